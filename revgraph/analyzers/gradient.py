@@ -1,0 +1,108 @@
+"""The gradient family, and the two controls: the input itself and noise."""
+
+import numpy as np
+import tensorflow as tf
+
+from revgraph.analyzers.analyzer import Analyzer, ReverseAnalyzer
+from revgraph.canonize import prune
+from revgraph.composites import DECONVNET, GRADIENT, GUIDED_BACKPROP
+
+POSTPROCESSES = {None: tf.identity, "abs": tf.abs, "square": tf.square}
+
+
+class Gradient(ReverseAnalyzer):
+    """The gradient of the selected neuron with respect to the input.  [Simonyan et al., 2014]
+
+    Args:
+        model: A built Keras model.
+        postprocess: None, `"abs"` or `"square"`, applied to the gradient.
+        convention: `"paper"` or `"innvestigate"`; they agree.
+        **options: See `Analyzer`.
+    """
+
+    name = "gradient"
+    starts_at_value = False
+    composite = GRADIENT
+
+    def __init__(self, model, postprocess=None, convention="paper", **options):
+        if postprocess not in POSTPROCESSES:
+            raise ValueError(f'postprocess is None, "abs" or "square". Received: {postprocess!r}.')
+        self.postprocess = postprocess
+        self.convention = checked_convention(convention)
+        super().__init__(model, type(self).composite, **options)
+
+    def _canonize(self, graph):
+        return prune(graph)
+
+    def _finish(self, relevance, x):
+        return POSTPROCESSES[self.postprocess](relevance)
+
+
+class InputTimesGradient(Gradient):
+    """Input times gradient.  [Shrikumar et al., 2017]"""
+
+    name = "input_t_gradient"
+
+    def __init__(self, model, convention="paper", **options):
+        super().__init__(model, None, convention, **options)
+
+    def _finish(self, relevance, x):
+        return tf.cast(x, relevance.dtype) * relevance if relevance.shape.rank == x.shape.rank else relevance
+
+
+class Deconvnet(Gradient):
+    """Gradient whose ReLUs pass the positive part of what comes from above.  [Zeiler and Fergus, 2014]"""
+
+    name = "deconvnet"
+    composite = DECONVNET
+
+    @property
+    def starts_at_value(self):
+        return self.convention == "innvestigate"
+
+
+class GuidedBackprop(Deconvnet):
+    """Gradient that passes only positive gradients through active ReLUs.  [Springenberg et al., 2015]"""
+
+    name = "guided_backprop"
+    composite = GUIDED_BACKPROP
+
+
+class Input(Analyzer):
+    """The input itself, as a control."""
+
+    name = "input"
+
+    def _explain(self, inputs, selection):
+        return [np.asarray(x).astype(self.graph.dtype) for x in inputs]
+
+
+class Random(Analyzer):
+    """Gaussian noise, as a control.
+
+    Args:
+        model: A built Keras model.
+        stddev: Standard deviation of the noise.
+        seed: Integer for the same noise each time the analyzer is made; None for other noise.
+        **options: See `Analyzer`.
+    """
+
+    name = "random"
+
+    def __init__(self, model, stddev=1, seed=None, **options):
+        if not stddev >= 0:
+            raise ValueError(f"stddev must be a number >= 0. Received: {stddev!r}.")
+        super().__init__(model, **options)
+        self.stddev = stddev
+        self.seed = seed
+        self._generator = np.random.default_rng(seed)
+
+    def _explain(self, inputs, selection):
+        return [self._generator.normal(0, self.stddev, np.shape(x)).astype(self.graph.dtype) for x in inputs]
+
+
+def checked_convention(convention):
+    """The convention, if it is one."""
+    if convention not in ("paper", "innvestigate"):
+        raise ValueError(f'convention is "paper" or "innvestigate". Received: {convention!r}.')
+    return convention

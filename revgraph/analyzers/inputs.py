@@ -1,0 +1,117 @@
+"""What `analyze` takes: arrays, tensors, lists and dicts of them, checked before anything runs."""
+
+import warnings
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from revgraph.graph.graph import Graph
+
+
+def flat_inputs(x, graph: Graph) -> list:
+    """The arrays of the model's inputs in flat order, checked.
+
+    Args:
+        x: Array or tensor, or the structure of them that the model takes; a dict by input names is always taken.
+        graph: The model's graph.
+
+    Returns:
+        List of NumPy arrays or tensors, all with the same number of samples.
+
+    Raises:
+        TypeError: Not numbers, or half precision.
+        ValueError: Wrong number of inputs, wrong shape, different batch sizes, or no samples.
+    """
+    slots, names = graph.input_slots, graph.input_names
+    parts = _parts(x, graph)
+    if len(parts) != len(slots):
+        raise ValueError(
+            f"The model {graph.name!r} takes {len(slots)} inputs ({', '.join(names)}). Received {len(parts)}."
+        )
+    arrays = [_array(part, name, graph.specs[slot]) for part, name, slot in zip(parts, names, slots, strict=True)]
+    sizes = {array.shape[0] for array in arrays}
+    if len(sizes) > 1:
+        raise ValueError(f"All inputs need the same number of samples. Received: {sorted(sizes)}.")
+    if sizes == {0}:
+        raise ValueError("Nothing to explain: the batch is empty. Pass at least one sample.")
+    return arrays
+
+
+def _parts(x, graph):
+    if isinstance(x, dict):
+        known = dict(zip(graph.input_names, range(len(graph.input_names)), strict=True))
+        if set(x) == set(known):
+            return [x[name] for name in graph.input_names]
+        raise ValueError(
+            f"The inputs are named {list(graph.input_names)}. Received a dict with keys {sorted(map(str, x))}."
+        )
+    if isinstance(x, list | tuple) and len(graph.input_slots) == 1:
+        single = not isinstance(graph.inputs, int)
+        if single and len(x) == 1:
+            return list(x)
+        if len(x) == 1 and getattr(x[0], "ndim", 0) == len(graph.specs[graph.input_slots[0]].shape):
+            return list(x)
+        return [_stacked(x, graph)]
+    return list(keras.tree.flatten(x)) if isinstance(x, list | tuple) else [x]
+
+
+def _stacked(x, graph):
+    """A list of numbers as one array; a list of arrays is not one input."""
+    if any(isinstance(part, np.ndarray | tf.Tensor) for part in x) and len(x) > 1:
+        shapes = {np.shape(part) for part in x}
+        rank = len(graph.specs[graph.input_slots[0]].shape)
+        if len(shapes) > 1 or len(next(iter(shapes))) != rank - 1:
+            raise ValueError(f"The model {graph.name!r} takes 1 input ({graph.input_names[0]}). Received {len(x)}.")
+    return x
+
+
+def _array(part, name, spec):
+    array = part if isinstance(part, tf.Tensor | tf.Variable) else _to_numpy(part, name)
+    dtype = tf.as_dtype(array.dtype)
+    if dtype in (tf.float16, tf.bfloat16):
+        raise TypeError(
+            f'Input {name!r} is {dtype.name}, which has too few digits for relevance. Convert it: x.astype("float32").'
+        )
+    if not (dtype.is_floating or dtype.is_integer or dtype.is_bool):
+        raise TypeError(f"Input {name!r} must hold numbers. Received dtype {array.dtype}.")
+    _check_shape(tuple(array.shape), name, spec.shape)
+    if dtype.is_floating and not np.isfinite(np.sum(array)):
+        _warn_not_finite(array, name)
+    return array
+
+
+def _to_numpy(part, name):
+    try:
+        array = np.asarray(part)
+    except ValueError as error:
+        raise ValueError(f"Input {name!r} is not an array: {error}") from error
+    if array.dtype.kind not in "fiub" and array.dtype.name != "bfloat16":
+        raise TypeError(
+            f"Input {name!r} must be an array of numbers. Received: {type(part).__name__} with dtype {array.dtype}."
+        )
+    return array
+
+
+def _check_shape(shape, name, expected):
+    wanted = "(batch" + "".join(f", {'any' if n is None else n}" for n in expected[1:]) + ")"
+    if len(shape) == len(expected) - 1:
+        raise ValueError(
+            f"Input {name!r} lacks an axis: expected shape {wanted}, received {shape}. One sample needs a batch axis "
+            f"too: x[None]."
+        )
+    fits = len(shape) == len(expected) and all(e in (None, s) for s, e in zip(shape[1:], expected[1:], strict=True))
+    if not fits:
+        raise ValueError(f"Input {name!r} has the wrong shape: expected {wanted}, received {shape}.")
+
+
+def _warn_not_finite(array, name):
+    bad = ~np.isfinite(np.asarray(array))
+    if not bad.any():
+        return
+    samples = np.flatnonzero(bad.reshape(len(bad), -1).any(axis=1))
+    kind = "NaN" if np.isnan(np.asarray(array)).any() else "infinite values"
+    warnings.warn(
+        f"Input {name!r} contains {kind} (samples {samples[:10].tolist()}); their relevance will not be finite.",
+        stacklevel=5,
+    )

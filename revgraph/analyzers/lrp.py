@@ -1,0 +1,228 @@
+"""Layer-wise relevance propagation: the analyzer, and how its arguments become a composite."""
+
+import inspect
+
+import keras
+import tensorflow as tf
+
+from revgraph import composites
+from revgraph.analyzers.analyzer import ReverseAnalyzer
+from revgraph.analyzers.gradient import checked_convention
+from revgraph.canonize import average_pooling_to_conv, canonize, fold_batchnorm, split_activations
+from revgraph.composites import Composite, Matcher, everywhere
+from revgraph.graph import trace
+from revgraph.graph.analysis import is_linear_layer
+from revgraph.graph.operations import Opaque, Scale
+from revgraph.reverse_rules import (
+    AlphaBeta,
+    Epsilon,
+    Flat,
+    Jacobian,
+    Pass,
+    Rule,
+    SumOverEmbedding,
+    WSquare,
+    Z,
+    ZBox,
+    ZPlus,
+    ZPlusFast,
+)
+from revgraph.reverse_rules.innvestigate import as_innvestigate
+
+RULES = {
+    "Z": Z(),
+    "ZIgnoreBias": Z(bias=False),
+    "Epsilon": Epsilon(),
+    "EpsilonIgnoreBias": Epsilon(bias=False),
+    "WSquare": WSquare(),
+    "Flat": Flat(),
+    "AlphaBeta": AlphaBeta(),
+    "AlphaBetaIgnoreBias": AlphaBeta(bias=False),
+    "Alpha2Beta1": AlphaBeta(2, 1),
+    "Alpha2Beta1IgnoreBias": AlphaBeta(2, 1, bias=False),
+    "Alpha1Beta0": AlphaBeta(1, 0),
+    "Alpha1Beta0IgnoreBias": AlphaBeta(1, 0, bias=False),
+    "ZPlus": ZPlus(bias=False),
+    "ZPlusFast": ZPlusFast(),
+    "Bounded": ZBox(),
+}
+"""Rules by the names that iNNvestigate gives them."""
+
+
+class LRP(ReverseAnalyzer):
+    """Layer-wise relevance propagation.  [Bach et al., 2015]
+
+    Args:
+        model: A built Keras model.
+        rule: A `Rule`, the name of one, a list of them in order from input to output, a list of (condition, rule)
+            pairs with conditions on the Keras layer, or a `Composite`.
+        input_layer_rule: Rule of the first linear layer, or (low, high) for `ZBox`.
+        until_layer_idx: With `until_layer_rule`: the layers `model.layers[0]` to `model.layers[until_layer_idx]` get
+            that rule.
+        until_layer_rule: See `until_layer_idx`.
+        bn_layer_rule: Rule of BatchNormalization that is not folded; with it nothing is folded.
+        convention: `"paper"`, or `"innvestigate"` for the numbers of iNNvestigate 2.1.2.
+        **options: See `Analyzer`.
+
+    Example:
+
+        analyzer = revgraph.create_analyzer("lrp", model, rule=Epsilon(1e-3), input_layer_rule=(0, 1))
+    """
+
+    name = "lrp"
+
+    def __init__(
+        self,
+        model,
+        rule=None,
+        input_layer_rule=None,
+        until_layer_idx=None,
+        until_layer_rule=None,
+        bn_layer_rule=None,
+        convention="paper",
+        **options,
+    ):
+        if rule is None:
+            raise TypeError(
+                'The analyzer "lrp" needs a rule: a Rule, a name such as "Epsilon", a list, or a Composite.'
+            )
+        self.convention = checked_convention(convention)
+        self.bn_layer_rule = None if bn_layer_rule is None else as_rule(bn_layer_rule)
+        composite = as_composite(rule, model)
+        extra = []
+        if input_layer_rule is not None:
+            extra.append((composites.FIRST, _input_rule(input_layer_rule)))
+        if until_layer_idx is not None:
+            extra.append((_until(model, until_layer_idx), as_rule(until_layer_rule)))
+        if self.bn_layer_rule is not None:
+            extra.append((keras.layers.BatchNormalization, self.bn_layer_rule))
+        composite = Composite(*extra, *composite.entries, defaults=composite.defaults, name=composite.name)
+        if options.get("allow_lambda_layers"):
+            lambdas = (keras.layers.Lambda, Jacobian())
+            composite = Composite(*composite.entries, defaults=(*composite.defaults, lambdas), name=composite.name)
+        if self.convention == "innvestigate":
+            composite = _innvestigate(composite)
+        super().__init__(model, composite, **options)
+
+    def _canonize(self, graph):
+        if self.convention == "innvestigate":
+            graph = average_pooling_to_conv(graph)
+            return graph if self.bn_layer_rule is not None else fold_batchnorm(graph)
+        if self.bn_layer_rule is not None:
+            keep = [slot for s in graph.sites if isinstance(s.operation, Scale) for slot in (*s.inputs, *s.outputs)]
+            return canonize(graph, keep)
+        return canonize(graph)
+
+
+def as_rule(rule) -> Rule:
+    """A rule from a `Rule`, a class of rules, or a name."""
+    if isinstance(rule, Rule):
+        return rule
+    if inspect.isclass(rule) and issubclass(rule, Rule):
+        return rule()
+    if isinstance(rule, str):
+        if rule in RULES:
+            return RULES[rule]
+        raise KeyError(f"No rule is named {rule!r}. The rules are {', '.join(RULES)}.")
+    raise TypeError(f"Expected a rule, such as revgraph.reverse_rules.Epsilon(), or its name. Received: {rule!r}.")
+
+
+def as_composite(rule, model) -> Composite:
+    """A composite from whatever `LRP` takes as its rule."""
+    if isinstance(rule, Composite):
+        return rule
+    if not isinstance(rule, list | tuple):
+        return everywhere(as_rule(rule))
+    if not rule:
+        raise ValueError("The list of rules is empty.")
+    if all(isinstance(entry, list | tuple) and len(entry) == 2 for entry in rule):
+        return Composite(*((match, as_rule(r)) for match, r in rule), name="conditions")
+    rules = [as_rule(r) for r in rule]
+    linear = sum(is_linear_layer(site.operation) for site in split_activations(trace(model)).sites)
+    if len(rules) != linear:
+        raise ValueError(
+            f"A list of rules has one for each of the model's {linear} linear layers, from input to output. "
+            f"Received {len(rules)} rules."
+        )
+    return Composite(*((composites.position(i), r) for i, r in enumerate(rules)), name="list of rules")
+
+
+def _input_rule(rule):
+    if isinstance(rule, list | tuple) and len(rule) == 2 and not isinstance(rule[0], str | Rule):
+        return ZBox(*rule)
+    return as_rule(rule)
+
+
+def _until(model, index):
+    layers = list(model.layers)
+    if not isinstance(index, int) or not -len(layers) <= index < len(layers):
+        raise ValueError(
+            f"until_layer_idx must be the position of one of the model's {len(layers)} layers. Received: {index!r}."
+        )
+    chosen = {id(layer) for layer in layers[: index % len(layers) + 1]}
+    return Matcher(
+        lambda site, facts: id(site.layer) in chosen and is_linear_layer(site.operation), f"layers up to {index}"
+    )
+
+
+GRADIENT_ACTIVATIONS = (
+    keras.layers.LeakyReLU,
+    keras.layers.PReLU,
+    keras.layers.ELU,
+    keras.layers.ReLU,
+    keras.layers.Softmax,
+)
+
+
+def _innvestigate(composite):
+    """The composite with iNNvestigate's rules, and with its handling of everything that has no kernel."""
+    structure = (
+        (composites.EMBEDDING, SumOverEmbedding()),
+        (keras.layers.Add, Z()),
+        (composites.POOLING, Z()),
+        (composites.SCALE, Pass()),
+        (GRADIENT_ACTIVATIONS, Jacobian()),
+        (composites.ACTIVATION, Pass()),
+        (composites.ANY & _not_opaque(), Jacobian()),
+    )
+    return Composite(*composite.entries, defaults=structure, name=composite.name).map(as_innvestigate)
+
+
+def _not_opaque():
+    return Matcher(
+        lambda site, facts: not isinstance(site.operation, Opaque) and not is_linear_layer(site.operation), "no kernel"
+    )
+
+
+class DeepTaylor(LRP):
+    """Deep Taylor decomposition: z+ on every linear layer.  [Montavon et al., 2017]
+
+    Args:
+        model: A built Keras model, for which inputs of linear layers are not negative.
+        **options: See `LRP`.
+    """
+
+    name = "deep_taylor"
+
+    def __init__(self, model, **options):
+        super().__init__(model, rule=ZPlus(bias=False), **options)
+
+    def _start(self, y, index):
+        return tf.nn.relu(super()._start(y, index))
+
+
+class BoundedDeepTaylor(DeepTaylor):
+    """Deep Taylor decomposition with z^B on the first linear layer, for inputs in a box.  [Montavon et al., 2017]
+
+    Args:
+        model: A built Keras model.
+        low, high: Bounds of the input: numbers, or arrays that broadcast against it.
+        **options: See `LRP`.
+    """
+
+    name = "deep_taylor.bounded"
+
+    def __init__(self, model, low=None, high=None, **options):
+        if low is None or high is None:
+            raise TypeError("deep_taylor.bounded needs the bounds of the input: low=..., high=... .")
+        super().__init__(model, input_layer_rule=(low, high), **options)

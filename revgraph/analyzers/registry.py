@@ -1,0 +1,220 @@
+"""`create_analyzer` and the table of its names."""
+
+import dataclasses
+import difflib
+import inspect
+from collections.abc import Callable
+
+from revgraph import composites
+from revgraph.analyzers import gradient
+from revgraph.analyzers.analyzer import Analyzer
+from revgraph.analyzers.lrp import LRP, BoundedDeepTaylor, DeepTaylor
+from revgraph.graph.graph import format_table
+from revgraph.reverse_rules import AlphaBeta, Epsilon, Flat, Gamma, WSquare, Z, ZPlus, ZPlusFast
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """One row of `ANALYZERS`.
+
+    Args:
+        make: Function of the model and the method's arguments that returns an `Analyzer`.
+        computes: What it computes, in a line.
+        paper: Where it comes from.
+    """
+
+    make: Callable[..., Analyzer]
+    computes: str
+    paper: str
+
+
+class Methods(dict):
+    """Name -> `Method`; prints as a table."""
+
+    def __str__(self):
+        return format_table(("name", "computes", "paper"), [(n, m.computes, m.paper) for n, m in self.items()])
+
+    def __repr__(self):
+        return f"<{len(self)} analyzers: {', '.join(self)}>"
+
+
+def _lrp(rule):
+    """A method that binds one rule everywhere."""
+
+    def make(model, **options):
+        return LRP(model, rule=rule, **options)
+
+    return make
+
+
+def _epsilon(model, epsilon=1e-7, bias=True, **options):
+    return LRP(model, rule=Epsilon(epsilon, bias), **options)
+
+
+def _epsilon_without_bias(model, epsilon=1e-7, **options):
+    return LRP(model, rule=Epsilon(epsilon, False), **options)
+
+
+def _alpha_beta(model, alpha=None, beta=None, bias=True, **options):
+    return LRP(model, rule=AlphaBeta(alpha, beta, bias), **options)
+
+
+def _gamma(model, gamma=0.25, generalized=True, bias=True, **options):
+    return LRP(model, rule=Gamma(gamma, generalized, bias), **options)
+
+
+def _preset(alpha, beta, first=None):
+    def make(model, epsilon=0.1, **options):
+        return LRP(model, rule=composites.sequential_preset(alpha, beta, epsilon, first), **options)
+
+    return make
+
+
+def _preset_b_flat_until(model, until_layer_idx=None, epsilon=0.1, **options):
+    if until_layer_idx is None:
+        raise TypeError(
+            'The analyzer "lrp.sequential_preset_b_flat_until_idx" needs until_layer_idx, the position in '
+            "model.layers of the last layer with the flat rule."
+        )
+    preset = composites.sequential_preset(2, 1, epsilon)
+    return LRP(model, rule=preset, until_layer_idx=until_layer_idx, until_layer_rule=Flat(), **options)
+
+
+def _composite(composite):
+    def make(model, epsilon=1e-6, **options):
+        return LRP(model, rule=composite(epsilon), **options)
+
+    return make
+
+
+def _epsilon_gamma_box(model, low=None, high=None, gamma=0.25, epsilon=1e-6, **options):
+    if low is None or high is None:
+        raise TypeError(
+            'The analyzer "lrp.epsilon_gamma_box" needs the bounds of the input: low=..., high=..., numbers or '
+            "arrays that broadcast against it, such as one value per channel."
+        )
+    return LRP(model, rule=composites.epsilon_gamma_box(low, high, gamma, epsilon), **options)
+
+
+def _excitation_backprop(model, **options):
+    return LRP(model, rule=composites.excitation_backprop(), **options)
+
+
+BACH, MONTAVON, SIMONYAN = "Bach et al., 2015", "Montavon et al., 2017", "Simonyan et al., 2014"
+LAPUSCHKIN, OVERVIEW, ZHANG = "Lapuschkin et al., 2019", "Montavon et al., 2019", "Zhang et al., 2018"
+
+ANALYZERS = Methods(
+    {
+        "input": Method(gradient.Input, "the input itself, as a control", ""),
+        "random": Method(gradient.Random, "Gaussian noise, as a control", ""),
+        "gradient": Method(gradient.Gradient, "gradient of the selected neuron", SIMONYAN),
+        "gradient.baseline": Method(gradient.Gradient, "the same gradient, iNNvestigate's second name", SIMONYAN),
+        "input_t_gradient": Method(gradient.InputTimesGradient, "input times gradient", "Shrikumar et al., 2017"),
+        "deconvnet": Method(gradient.Deconvnet, "ReLUs pass positive gradients", "Zeiler and Fergus, 2014"),
+        "guided_backprop": Method(
+            gradient.GuidedBackprop, "active ReLUs pass positive gradients", "Springenberg et al., 2015"
+        ),
+        "lrp": Method(LRP, "any rules: rule=...", BACH),
+        "lrp.z": Method(_lrp(Z()), "LRP-0", BACH),
+        "lrp.z_IB": Method(_lrp(Z(bias=False)), "LRP-0, bias ignored", BACH),
+        "lrp.epsilon": Method(_epsilon, "LRP-epsilon: epsilon=1e-7, bias=True", BACH),
+        "lrp.epsilon_IB": Method(_epsilon_without_bias, "LRP-epsilon, bias ignored", BACH),
+        "lrp.gamma": Method(_gamma, "LRP-gamma: gamma=0.25", OVERVIEW),
+        "lrp.w_square": Method(_lrp(WSquare()), "shares by squared weights", MONTAVON),
+        "lrp.flat": Method(_lrp(Flat()), "equal shares", LAPUSCHKIN),
+        "lrp.alpha_beta": Method(_alpha_beta, "LRP-alpha-beta: alpha, beta, bias=True", BACH),
+        "lrp.alpha_2_beta_1": Method(_lrp(AlphaBeta(2, 1)), "LRP-alpha 2, beta 1", BACH),
+        "lrp.alpha_2_beta_1_IB": Method(_lrp(AlphaBeta(2, 1, bias=False)), "the same, bias ignored", BACH),
+        "lrp.alpha_1_beta_0": Method(_lrp(AlphaBeta(1, 0)), "LRP-alpha 1, beta 0", BACH),
+        "lrp.alpha_1_beta_0_IB": Method(_lrp(AlphaBeta(1, 0, bias=False)), "the same, bias ignored", BACH),
+        "lrp.z_plus": Method(_lrp(ZPlus(bias=False)), "z+, bias ignored", MONTAVON),
+        "lrp.z_plus_fast": Method(_lrp(ZPlusFast()), "z+ for inputs that are not negative", MONTAVON),
+        "lrp.sequential_preset_a": Method(
+            _preset(1, 0), "convolutions alpha 1 beta 0, dense layers epsilon 0.1", OVERVIEW
+        ),
+        "lrp.sequential_preset_b": Method(
+            _preset(2, 1), "convolutions alpha 2 beta 1, dense layers epsilon 0.1", OVERVIEW
+        ),
+        "lrp.sequential_preset_a_flat": Method(_preset(1, 0, Flat()), "preset a, flat on the first layer", LAPUSCHKIN),
+        "lrp.sequential_preset_b_flat": Method(_preset(2, 1, Flat()), "preset b, flat on the first layer", LAPUSCHKIN),
+        "lrp.sequential_preset_b_flat_until_idx": Method(
+            _preset_b_flat_until, "preset b, flat up to model.layers[until_layer_idx]", LAPUSCHKIN
+        ),
+        "lrp.epsilon_plus": Method(_composite(composites.epsilon_plus), "convolutions z+, dense epsilon", OVERVIEW),
+        "lrp.epsilon_plus_flat": Method(
+            _composite(composites.epsilon_plus_flat), "the same, flat on the first layer", OVERVIEW
+        ),
+        "lrp.epsilon_alpha2_beta1": Method(
+            _composite(composites.epsilon_alpha2_beta1), "convolutions alpha 2 beta 1, dense epsilon", OVERVIEW
+        ),
+        "lrp.epsilon_alpha2_beta1_flat": Method(
+            _composite(composites.epsilon_alpha2_beta1_flat), "the same, flat on the first layer", OVERVIEW
+        ),
+        "lrp.epsilon_gamma_box": Method(
+            _epsilon_gamma_box, "convolutions gamma, dense epsilon, box on the first: low, high", OVERVIEW
+        ),
+        "excitation_backprop": Method(_excitation_backprop, "z+ without bias on every linear layer", ZHANG),
+        "deep_taylor": Method(DeepTaylor, "deep Taylor decomposition", MONTAVON),
+        "deep_taylor.bounded": Method(BoundedDeepTaylor, "deep Taylor, box on the first: low, high", MONTAVON),
+    }
+)
+"""Every analyzer: name -> what it is. Print it to see the table."""
+
+
+def create_analyzer(name, model, **kwargs) -> Analyzer:
+    """Makes the analyzer of that name.
+
+    Args:
+        name: A key of `ANALYZERS`.
+        model: A built Keras model.
+        **kwargs: Arguments of the analyzer, see `ANALYZERS[name].make`.
+
+    Returns:
+        An `Analyzer`.
+
+    Raises:
+        KeyError: No analyzer has that name; the nearest and all names are listed.
+        TypeError: The model is not a Keras model, or the analyzer does not take an argument.
+        ValueError: The model is not built, or a parameter is illegal.
+        NotAnalyzeableModelException: The model has a layer without a rule.
+
+    Example:
+
+        analyzer = revgraph.create_analyzer("lrp.alpha_1_beta_0", model)
+        relevance = analyzer.analyze(x)
+    """
+    if name not in ANALYZERS:
+        near = difflib.get_close_matches(str(name), ANALYZERS, n=3, cutoff=0.5)
+        hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+        raise KeyError(f"No analyzer is named {name!r}.{hint} The analyzers are: {', '.join(ANALYZERS)}.")
+    make = ANALYZERS[name].make
+    _check_arguments(name, make, kwargs)
+    analyzer = make(model, **kwargs)
+    analyzer.name = name
+    return analyzer
+
+
+def _check_arguments(name, make, kwargs):
+    accepted = _accepted(make)
+    unknown = [key for key in kwargs if key not in accepted]
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], accepted, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise TypeError(
+            f"The analyzer {name!r} does not take {unknown[0]!r}.{hint} It takes: {', '.join(accepted) or 'nothing'}."
+        )
+
+
+def _accepted(make):
+    """Names of the arguments of a method, those of the classes that it passes its options on to included."""
+    names = []
+    makers = list(make.__mro__) if inspect.isclass(make) else [make, *LRP.__mro__]
+    for maker in makers:
+        function = maker.__dict__.get("__init__") if inspect.isclass(maker) else maker
+        if function is None or maker is object:
+            continue
+        parameters = inspect.signature(function).parameters.values()
+        names += [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            break
+    return [n for n in dict.fromkeys(names) if n not in ("self", "model", "composite")]

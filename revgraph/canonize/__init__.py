@@ -1,0 +1,21 @@
+"""Graphs rewritten into the form on which rules are defined."""
+
+from revgraph.canonize.passes import (
+    average_pooling_to_conv,
+    canonize,
+    fold_batchnorm,
+    prune,
+    split_activations,
+    split_separable,
+    strip_output_activation,
+)
+
+__all__ = [
+    "average_pooling_to_conv",
+    "canonize",
+    "fold_batchnorm",
+    "prune",
+    "split_activations",
+    "split_separable",
+    "strip_output_activation",
+]

@@ -1,0 +1,330 @@
+"""Composites: which rule for which site. The first entry that matches wins."""
+
+import dataclasses
+import fnmatch
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+from revgraph.graph.analysis import Facts, is_linear_layer, is_relu
+from revgraph.graph.graph import Graph, Site, format_table
+from revgraph.graph.operations import (
+    Activation,
+    ChannelDiagonalConv,
+    Convolutional,
+    Dense,
+    Einsum,
+    Embedding,
+    Opaque,
+    Operation,
+    Product,
+    Routing,
+    Scale,
+    Sum,
+)
+from revgraph.reverse_rules import (
+    AlphaBeta,
+    DeconvNet,
+    Epsilon,
+    Flat,
+    Gamma,
+    GuidedBackprop,
+    Jacobian,
+    Norm,
+    Pass,
+    Rule,
+    SumOverEmbedding,
+    WSquare,
+    Z,
+    ZBox,
+    ZPlus,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Matcher:
+    """Says whether an entry of a composite applies to a site.
+
+    Args:
+        test: Function `(site, facts) -> bool`, with `facts` of revgraph.graph.analysis.
+        text: How the matcher is printed.
+    """
+
+    test: Callable[[Site, Facts], bool]
+    text: str
+
+    def __call__(self, site, facts):
+        return bool(self.test(site, facts))
+
+    def __str__(self):
+        return self.text
+
+    def __and__(self, other):
+        other = matcher(other)
+        return Matcher(lambda site, facts: self(site, facts) and other(site, facts), f"{self} and {other}")
+
+
+def operations(*kinds: type[Operation], text=None) -> Matcher:
+    """Matches sites by the kind of what they compute."""
+    text = text or " | ".join(kind.__name__ for kind in kinds)
+    return Matcher(lambda site, facts: isinstance(site.operation, kinds), text)
+
+
+DENSE = operations(Dense, Einsum, text="dense layers")
+CONVOLUTION = operations(Convolutional, text="convolutions")
+LINEAR = Matcher(lambda site, facts: is_linear_layer(site.operation), "linear layers")
+POOLING = operations(ChannelDiagonalConv, text="average pooling")
+SUM = operations(Sum, text="sums")
+SCALE = operations(Scale, text="scale and shift")
+ACTIVATION = operations(Activation, text="activations")
+RELU = Matcher(lambda site, facts: is_relu(site.operation), "ReLUs")
+ROUTING = operations(Routing, text="routing")
+PRODUCT = operations(Product, text="products")
+EMBEDDING = operations(Embedding, text="embeddings")
+FIRST = Matcher(lambda site, facts: site in facts.first_linear, "first linear layer")
+ANY = Matcher(lambda site, facts: True, "everything")
+
+
+def name(pattern) -> Matcher:
+    """Matches the layer's name or the site's path with a pattern such as `block1_*`."""
+
+    def test(site, facts):
+        return fnmatch.fnmatchcase(site.path, pattern) or fnmatch.fnmatchcase(_layer_name(site), pattern)
+
+    return Matcher(test, f"{pattern!r}")
+
+
+def position(start, stop=None) -> Matcher:
+    """Matches linear layers by their place in the order of execution, from 0; negative places count from the end."""
+
+    def test(site, facts):
+        return site in (facts.linear[start:][:1] if stop is None else facts.linear[start:stop])
+
+    return Matcher(test, f"linear layer {start}" if stop is None else f"linear layers {start} to {stop - 1}")
+
+
+def keras_op(operation) -> Matcher:
+    """Matches raw calls of a `keras.ops` function, given as the function or its name: `keras_op("relu")`."""
+    wanted = getattr(operation, "__name__", operation)
+
+    def test(site, facts):
+        if site.layer is None or isinstance(site.layer, keras.layers.Layer):
+            return False
+        return type(site.layer).__name__.lower() == wanted.replace("_", "").lower()
+
+    return Matcher(test, f"keras.ops.{wanted}")
+
+
+def matcher(match) -> Matcher:
+    """A matcher from whatever an entry of a composite may name.
+
+    Args:
+        match: A `Matcher`; a layer class or tuple of classes; a string, matched as a pattern against names and paths;
+            or a function of the Keras layer that returns a bool.
+
+    Raises:
+        TypeError: It is none of these.
+    """
+    if isinstance(match, Matcher):
+        return match
+    if isinstance(match, str):
+        return name(match)
+    classes = match if isinstance(match, tuple) else (match,)
+    if classes and all(inspect.isclass(cls) for cls in classes):
+        if all(issubclass(cls, Operation) for cls in classes):
+            return operations(*classes)
+        text = " | ".join(cls.__name__ for cls in classes)
+        return ClassMatcher(lambda site, facts: isinstance(site.layer, classes) and _is_own(site), text, classes)
+    if callable(match):
+        return Matcher(
+            lambda site, facts: site.layer is not None and _is_own(site) and bool(match(site.layer)),
+            getattr(match, "__name__", repr(match)),
+        )
+    raise TypeError(
+        "A composite's entry names sites by a layer class, a tuple of classes, a name pattern, a function of the "
+        f"layer, or a matcher of revgraph.composites. Received: {match!r}."
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassMatcher(Matcher):
+    """Matches by layer class; remembers the classes, which tracing then keeps whole."""
+
+    classes: tuple[type, ...]
+
+
+def _is_own(site):
+    """Whether the site is the layer itself, not the activation that was split off it."""
+    return not (isinstance(site.operation, Activation) and site.path.endswith(f"/{site.operation.name}"))
+
+
+def _layer_name(site):
+    return getattr(site.layer, "name", "")
+
+
+@dataclasses.dataclass(frozen=True)
+class Bound:
+    """A site, its rule, and the entry that gave it."""
+
+    site: Site
+    rule: Rule
+    reason: str
+
+
+class Composite:
+    """Assigns a rule to every site of a graph: the first matching entry wins.
+
+    Args:
+        *entries: Pairs of what to match and a `Rule`. See `matcher` for what may be matched.
+        defaults: Entries tried after these; `STRUCTURE` by default, which has a rule for everything that has no
+            weights.
+        name: Name for printing.
+
+    Example:
+
+        composite = Composite(
+            (composites.FIRST, Flat()),
+            (keras.layers.Conv2D, Gamma(0.25)),
+            ("predictions", Epsilon(1e-2)),
+            (composites.LINEAR, Epsilon(1e-6)),
+        )
+        analyzer = revgraph.create_analyzer("lrp", model, rule=composite)
+    """
+
+    def __init__(self, *entries, defaults=None, name="composite"):
+        self.name = name
+        self.entries = tuple(self._entry(entry) for entry in entries)
+        self.defaults = STRUCTURE if defaults is None else tuple(self._entry(entry) for entry in defaults)
+
+    @staticmethod
+    def _entry(entry):
+        if not isinstance(entry, tuple | list) or len(entry) != 2:
+            raise TypeError(f"A composite's entry is a pair (match, rule). Received: {entry!r}.")
+        match, rule = entry
+        if not isinstance(rule, Rule):
+            raise TypeError(
+                f"The second half of a composite's entry is a rule, such as revgraph.reverse_rules.Epsilon(). "
+                f"Received: {rule!r}."
+            )
+        return matcher(match), rule
+
+    @property
+    def classes(self) -> tuple[type, ...]:
+        """Layer classes that entries name."""
+        return tuple(c for match, _ in self.entries if isinstance(match, ClassMatcher) for c in match.classes)
+
+    def map(self, change) -> "Composite":
+        """A composite whose rules are `change(rule)`."""
+        entries = [(match, change(rule)) for match, rule in self.entries]
+        return Composite(*entries, defaults=[(m, change(r)) for m, r in self.defaults], name=self.name)
+
+    def bind(self, graph: Graph) -> tuple[Bound, ...]:
+        """The rule of each site.
+
+        Raises:
+            NotAnalyzeableModelException: A site that no entry matches.
+        """
+        facts = Facts(graph)
+        return tuple(self._bind(site, facts) for site in graph.sites)
+
+    def _bind(self, site, facts):
+        for match, rule in (*self.entries, *self.defaults):
+            if match(site, facts):
+                return Bound(site, rule, str(match))
+        raise NotAnalyzeableModelException(
+            f"No rule for {site.path!r} ({_class_name(site)}): composite {self.name!r} has no entry that matches it. "
+            f"Give it one, for example\n"
+            f'    revgraph.create_analyzer("lrp", model, rule=revgraph.Composite(({_class_name(site)}, '
+            f"revgraph.reverse_rules.Epsilon()), ...))\n"
+            f'or use a gradient method such as "input_t_gradient".'
+        )
+
+    def __repr__(self):
+        return f"<Composite {self.name!r}: {len(self.entries)} entries>"
+
+    def __str__(self):
+        rows = [(match, rule) for match, rule in (*self.entries, *self.defaults)]
+        return format_table(("match", "rule"), rows, title=repr(self)[1:-1])
+
+
+class NotAnalyzeableModelException(ValueError):
+    """The model has a part that the analyzer has no rule for."""
+
+
+def _class_name(site):
+    if isinstance(site.operation, Opaque) or site.layer is None:
+        return site.operation.label
+    return type(site.layer).__name__
+
+
+STRUCTURE = (
+    (EMBEDDING, SumOverEmbedding()),
+    (ROUTING, Jacobian()),
+    (ACTIVATION, Pass()),
+    (SUM, Epsilon()),
+    (POOLING, Norm()),
+    (SCALE, Pass()),
+)
+"""Rules for everything that has no kernel, tried after a composite's own entries."""
+
+GRADIENT = Composite((EMBEDDING, SumOverEmbedding()), (ANY, Jacobian()), name="gradient")
+DECONVNET = Composite((EMBEDDING, SumOverEmbedding()), (RELU, DeconvNet()), (ANY, Jacobian()), name="deconvnet")
+GUIDED_BACKPROP = Composite(
+    (EMBEDDING, SumOverEmbedding()), (RELU, GuidedBackprop()), (ANY, Jacobian()), name="guided_backprop"
+)
+
+
+def everywhere(rule: Rule) -> Composite:
+    """One rule for every linear layer.
+
+    Scale and shift take part in Z and Epsilon, through which other rules pass; Flat, WSquare and ZBox apply to average
+    pooling as they are, where other rules share out in proportion.
+    """
+    scale = [(SCALE, rule)] if isinstance(rule, Z | Epsilon) else []
+    pooling = [(POOLING, rule)] if isinstance(rule, Flat | WSquare | ZBox) else []
+    return Composite((LINEAR, rule), *scale, *pooling, name=type(rule).__name__)
+
+
+def epsilon_plus(epsilon=1e-6) -> Composite:
+    """Convolutions z+, dense layers epsilon."""
+    return Composite((CONVOLUTION, ZPlus()), (DENSE, Epsilon(epsilon)), name="epsilon_plus")
+
+
+def epsilon_plus_flat(epsilon=1e-6) -> Composite:
+    """Convolutions z+, dense layers epsilon, the first linear layer flat."""
+    return Composite((FIRST, Flat()), *epsilon_plus(epsilon).entries, name="epsilon_plus_flat")
+
+
+def epsilon_alpha2_beta1(epsilon=1e-6) -> Composite:
+    """Convolutions alpha 2 beta 1, dense layers epsilon."""
+    return Composite((CONVOLUTION, AlphaBeta(2, 1)), (DENSE, Epsilon(epsilon)), name="epsilon_alpha2_beta1")
+
+
+def epsilon_alpha2_beta1_flat(epsilon=1e-6) -> Composite:
+    """Convolutions alpha 2 beta 1, dense layers epsilon, the first linear layer flat."""
+    return Composite((FIRST, Flat()), *epsilon_alpha2_beta1(epsilon).entries, name="epsilon_alpha2_beta1_flat")
+
+
+def epsilon_gamma_box(low, high, gamma=0.25, epsilon=1e-6) -> Composite:
+    """Convolutions gamma, dense layers epsilon, the first convolution z^B with the bounds of the input."""
+    return Composite(
+        (FIRST & CONVOLUTION, ZBox(low, high)),
+        (CONVOLUTION, Gamma(gamma)),
+        (DENSE, Epsilon(epsilon)),
+        name="epsilon_gamma_box",
+    )
+
+
+def excitation_backprop() -> Composite:
+    """z+ without bias on every linear layer."""
+    return Composite((LINEAR, ZPlus(bias=False)), name="excitation_backprop")
+
+
+def sequential_preset(alpha, beta, epsilon=0.1, first: Any = None) -> Composite:
+    """Dense layers epsilon, convolutions alpha-beta; `first` is the first layer's own rule, if any."""
+    entries = [(CONVOLUTION, AlphaBeta(alpha, beta)), (DENSE, Epsilon(epsilon))]
+    if first is not None:
+        entries.insert(0, (FIRST, first))
+    return Composite(*entries, name="sequential_preset")

@@ -1,0 +1,444 @@
+"""What a site computes: operations as values that read the model's live variables.
+
+An operation is called as `operation(inputs, weights)` with tuples of tensors and a dict of named weights, so that a
+rule can call it on modified inputs and on modified weights. `operation.read(dtype)` gives the weights as they are now.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import keras
+import tensorflow as tf
+from keras import ops
+
+Source = Callable[[tf.DType], tf.Tensor]
+"""Reads one weight, in the asked-for dtype, at the moment of the call."""
+
+Reader = Callable[[tf.DType], dict[str, tf.Tensor]]
+"""Reads all weights of an operation by name."""
+
+
+def live(read) -> Source:
+    """A source that calls `read()` anew each time, so that weights assigned later are seen."""
+
+    def source(dtype):
+        value = read()
+        return tf.cast(tf.convert_to_tensor(getattr(value, "value", value)), dtype)
+
+    return source
+
+
+def constant(value) -> Source:
+    """A source of a value that never changes."""
+    return lambda dtype: tf.cast(tf.convert_to_tensor(value), dtype)
+
+
+def reading(sources: Mapping[str, Source]) -> Reader:
+    """A reader of weights from one source each."""
+    return lambda dtype: {name: source(dtype) for name, source in sources.items()}
+
+
+class Operation:
+    """What one site computes."""
+
+    outputs_count = 1
+
+    @property
+    def label(self) -> str:
+        """The name under which printed graphs and error messages show this operation."""
+        return type(self).__name__
+
+    def read(self, dtype) -> dict[str, tf.Tensor]:
+        """Reads the weights from the model, in `dtype`."""
+        return {}
+
+    def __call__(self, inputs, weights) -> tuple[tf.Tensor, ...]:
+        raise NotImplementedError
+
+    def split(self, weights) -> tuple[dict[str, tf.Tensor], tf.Tensor | None]:
+        """The weights that must be known to compute the part that is linear in the inputs, and the bias added to it."""
+        return weights, None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Affine(Operation):
+    """z = linear(x, weights) + bias; every weight but `"bias"` enters the linear part.
+
+    Args:
+        reader: Reads the weights. The bias has a shape that broadcasts against z.
+    """
+
+    reader: Reader
+
+    def read(self, dtype):
+        return self.reader(dtype)
+
+    def linear(self, inputs, weights) -> tf.Tensor:
+        """The part of z that is linear in the inputs."""
+        raise NotImplementedError
+
+    def split(self, weights):
+        return {name: w for name, w in weights.items() if name != "bias"}, weights.get("bias")
+
+    def add_bias(self, z, bias) -> tf.Tensor:
+        """z + bias."""
+        return z + bias
+
+    def __call__(self, inputs, weights):
+        z = self.linear(inputs, weights)
+        bias = weights.get("bias")
+        return (z if bias is None else self.add_bias(z, bias),)
+
+    def scale_outputs(self, weights, scale):
+        """Kernels that give the output channels multiplied by the vector `scale`."""
+        raise NotImplementedError
+
+    def scale_inputs(self, weights, scale):
+        """Kernels that act as if the input channels were multiplied by the vector `scale`."""
+        raise NotImplementedError
+
+    def output_axis(self, rank) -> int | None:
+        """The axis of the output along which `scale_outputs` takes a vector; None if there is none."""
+        return None
+
+    def input_axis(self, rank) -> int | None:
+        """The axis of the input along which `scale_inputs` takes a vector; None if there is none."""
+        return None
+
+
+def along(vector, axis, rank):
+    """Reshapes a vector so that it broadcasts along `axis` of a tensor of `rank` axes; a scalar stays a scalar."""
+    if vector.shape.rank == 0:
+        return vector
+    return tf.reshape(vector, (-1,) + (1,) * (rank - 1 - axis))
+
+
+class Dense(Affine):
+    """x W over the last axis."""
+
+    def linear(self, inputs, weights):
+        return ops.matmul(inputs[0], weights["kernel"])
+
+    def output_axis(self, rank):
+        return rank - 1
+
+    input_axis = output_axis
+
+    def scale_outputs(self, weights, scale):
+        return {"kernel": weights["kernel"] * scale}
+
+    def scale_inputs(self, weights, scale):
+        return {"kernel": weights["kernel"] * (scale if scale.shape.rank == 0 else scale[:, None])}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Einsum(Affine):
+    """An einsum of the input with a kernel, as EinsumDense computes it."""
+
+    equation: str
+
+    def linear(self, inputs, weights):
+        return ops.einsum(self.equation, inputs[0], weights["kernel"])
+
+    def _axes(self):
+        left, output = self.equation.replace(" ", "").split("->")
+        return (*left.split(","), output)
+
+    def output_axis(self, rank):
+        _, kernel, output = self._axes()
+        return rank - 1 if kernel[-1] == output[-1] else None
+
+    def scale_outputs(self, weights, scale):
+        return {"kernel": weights["kernel"] * scale}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Convolutional(Affine):
+    """What convolutions share. Channels-first data are transposed, because CPU kernels want channels last."""
+
+    strides: tuple[int, ...]
+    padding: str
+    dilation: tuple[int, ...]
+    data_format: str
+
+    def output_axis(self, rank):
+        return rank - 1 if self.data_format == "channels_last" else 1
+
+    input_axis = output_axis
+
+    def linear(self, inputs, weights):
+        (x,) = inputs
+        if self.data_format == "channels_last":
+            return self.convolve(x, weights)
+        return channels_first(self.convolve(channels_last(x), weights))
+
+    def convolve(self, x, weights):
+        """The convolution, channels last."""
+        raise NotImplementedError
+
+
+def channels_last(x):
+    """Moves the channel axis from 1 to the end."""
+    return tf.transpose(x, (0, *range(2, x.shape.rank), 1))
+
+
+def channels_first(x):
+    """Moves the channel axis from the end to 1."""
+    return tf.transpose(x, (0, x.shape.rank - 1, *range(1, x.shape.rank - 1)))
+
+
+class Conv(Convolutional):
+    """Convolution in 1 to 3 dimensions; groups follow from the shapes of kernel and input."""
+
+    def convolve(self, x, weights):
+        kernel, padding = weights["kernel"], self.padding
+        if padding == "causal":
+            left = self.dilation[0] * (kernel.shape[0] - 1)
+            x, padding = tf.pad(x, ((0, 0), (left, 0), (0, 0))), "valid"
+        return ops.conv(x, kernel, self.strides, padding, "channels_last", self.dilation)
+
+    def scale_outputs(self, weights, scale):
+        return {"kernel": weights["kernel"] * scale}
+
+    def scale_inputs(self, weights, scale):
+        kernel = weights["kernel"]
+        if scale.shape.rank == 0:
+            return {"kernel": kernel * scale}
+        groups = scale.shape[0] // kernel.shape[-2]
+        per_group = tf.transpose(tf.reshape(scale, (groups, kernel.shape[-2])))
+        return {"kernel": kernel * tf.repeat(per_group, kernel.shape[-1] // groups, axis=1)}
+
+
+class DepthwiseConv(Convolutional):
+    """One convolution, or several, on each channel by itself."""
+
+    def convolve(self, x, weights):
+        return ops.depthwise_conv(x, weights["kernel"], self.strides, self.padding, "channels_last", self.dilation)
+
+    def scale_outputs(self, weights, scale):
+        kernel = weights["kernel"]
+        return {"kernel": kernel * (scale if scale.shape.rank == 0 else tf.reshape(scale, kernel.shape[-2:]))}
+
+    def scale_inputs(self, weights, scale):
+        return {"kernel": weights["kernel"] * (scale if scale.shape.rank == 0 else scale[:, None])}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ConvTranspose(Convolutional):
+    """Transposed convolution; its kernel is (..., outputs, inputs)."""
+
+    output_padding: int | tuple[int, ...] | None
+
+    def convolve(self, x, weights):
+        return ops.conv_transpose(
+            x,
+            weights["kernel"],
+            list(self.strides),
+            self.padding,
+            self.output_padding,
+            "channels_last",
+            self.dilation,
+        )
+
+    def scale_outputs(self, weights, scale):
+        return {"kernel": weights["kernel"] * (scale if scale.shape.rank == 0 else scale[:, None])}
+
+    def scale_inputs(self, weights, scale):
+        return {"kernel": weights["kernel"] * scale}
+
+
+class SeparableConv(Convolutional):
+    """A depthwise convolution followed by a pointwise one, as one site with two kernels."""
+
+    def convolve(self, x, weights):
+        kernel, padding = weights["depthwise_kernel"], self.padding
+        if padding == "causal":
+            left = self.dilation[0] * (kernel.shape[0] - 1)
+            x, padding = tf.pad(x, ((0, 0), (left, 0), (0, 0))), "valid"
+        x = ops.depthwise_conv(x, kernel, self.strides, padding, "channels_last", self.dilation)
+        return ops.conv(x, weights["pointwise_kernel"], 1, "valid", "channels_last")
+
+    def scale_outputs(self, weights, scale):
+        return {**weights, "pointwise_kernel": weights["pointwise_kernel"] * scale}
+
+    def scale_inputs(self, weights, scale):
+        kernel = weights["depthwise_kernel"]
+        scale = scale if scale.shape.rank == 0 else scale[:, None]
+        return {**weights, "depthwise_kernel": kernel * scale}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ChannelDiagonalConv(Affine):
+    r"""A convolution whose kernel is zero off the channel diagonal and equal over its window: average pooling.
+
+    On the diagonal stands kernel / n, with n the number of real elements in the window. Rules change weights entry by
+    entry, which keeps equal entries equal, so the kernel is stored as one number and the sum over the window is left
+    to TensorFlow's pooling kernels.
+    """
+
+    average: Callable[[tf.Tensor], tf.Tensor]
+
+    def linear(self, inputs, weights):
+        return self.average(*inputs) * weights["kernel"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Scale(Affine):
+    """x * kernel + bias, entry by entry.
+
+    With an `axis`, kernel and bias are vectors along it, as BatchNormalization has them, or scalars. Without one they
+    are tensors that broadcast against x.
+    """
+
+    axis: int | None = None
+
+    def linear(self, inputs, weights):
+        return inputs[0] * self._broadcast(weights["kernel"], inputs[0].shape.rank)
+
+    def add_bias(self, z, bias):
+        return z + self._broadcast(bias, z.shape.rank)
+
+    def output_axis(self, rank):
+        return None if self.axis is None else self.axis % rank
+
+    def scale_outputs(self, weights, scale):
+        return {"kernel": weights["kernel"] * scale}
+
+    def _broadcast(self, weight, rank):
+        return weight if self.axis is None else along(weight, self.axis % rank, rank)
+
+
+class Sum(Affine):
+    """sum_i kernel_i x_i: Add (ones), Subtract (1, -1), Average (1/n)."""
+
+    def linear(self, inputs, weights):
+        return (
+            tf.add_n(self.summands(inputs, weights))
+            if self._same_shape(inputs)
+            else sum(self.summands(inputs, weights))
+        )
+
+    @staticmethod
+    def summands(inputs, weights):
+        """The terms of the sum, each of its input's shape."""
+        return [x * weights["kernel"][i] for i, x in enumerate(inputs)]
+
+    @staticmethod
+    def _same_shape(inputs):
+        return all(x.shape == inputs[0].shape for x in inputs) and inputs[0].shape.is_fully_defined()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Fused(Operation):
+    """An affine operation with an activation behind it, as `Dense(activation="relu")` has it."""
+
+    affine: Affine
+    activation: "Activation"
+
+    @property
+    def label(self):
+        return f"{self.affine.label} + {self.activation.label}"
+
+    def read(self, dtype):
+        return self.affine.read(dtype)
+
+    def __call__(self, inputs, weights):
+        return self.activation(self.affine(inputs, weights), {})
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Activation(Operation):
+    """A function of one input that keeps its shape; the name says which."""
+
+    function: Callable[[tf.Tensor], tf.Tensor]
+    name: str
+    layer: Any = None
+
+    @property
+    def label(self):
+        return self.name
+
+    def __call__(self, inputs, weights):
+        return (self.function(inputs[0]),)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Routing(Operation):
+    """Moves entries from place to place: reshape, transpose, pad, crop, concatenate, maximum, max pooling, upsampling.
+
+    Its transposed Jacobian sends all relevance back to where the entries came from. `keeps_sign` says that outputs
+    are non-negative where all inputs are.
+    """
+
+    function: Callable[..., object]
+    name: str
+    outputs_count: int = 1
+    keeps_sign: bool = True
+
+    @property
+    def label(self):
+        return self.name
+
+    def __call__(self, inputs, weights):
+        return tuple(tf.nest.flatten(self.function(*inputs)))
+
+
+class AveragePool(Routing):
+    """Average pooling of any kind, before canonization makes it a channel-diagonal convolution."""
+
+
+class Product(Operation):
+    """The product of its inputs: gates, attention weights, swish."""
+
+    def __call__(self, inputs, weights):
+        z = inputs[0]
+        for x in inputs[1:]:
+            z = z * x
+        return (z,)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Embedding(Operation):
+    """Looks up a row for each index; the row's relevance belongs to the index."""
+
+    table: Source
+
+    def read(self, dtype):
+        return {"embeddings": self.table(dtype)}
+
+    def __call__(self, inputs, weights):
+        return (tf.gather(weights["embeddings"], tf.cast(inputs[0], tf.int32)),)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Opaque(Operation):
+    """A Keras layer or operation that revgraph cannot look into: called as a whole, on its variables by name."""
+
+    operation: keras.Operation
+    function: Callable[..., object]
+    outputs_count: int = 1
+
+    @property
+    def label(self):
+        return type(self.operation).__name__
+
+    def read(self, dtype):
+        return {name: live(lambda v=v: v)(v.dtype) for name, v in self._variables().items()}
+
+    def _variables(self):
+        """Variables by the shortest ending of their path that tells them apart, mostly `kernel` and `bias`."""
+        variables = getattr(self.operation, "variables", ())
+        names = [v.name for v in variables]
+        return {
+            (v.name if names.count(v.name) == 1 else v.path): v
+            for v in variables
+            if "float" in keras.backend.standardize_dtype(v.dtype)
+        }
+
+    def __call__(self, inputs, weights):
+        if not weights:
+            return tuple(tf.nest.flatten(self.function(*inputs)))
+        mapping = [(v, weights[name]) for name, v in self._variables().items() if name in weights]
+        with keras.StatelessScope(state_mapping=mapping):
+            return tuple(tf.nest.flatten(self.function(*inputs)))

@@ -1,0 +1,277 @@
+"""The rules of Layer-wise Relevance Propagation, each as its formula.
+
+Notation: x input, W weights, b bias, z = W x + b, R relevance, ^+ and ^- positive and negative parts; j runs over
+inputs, k over outputs.
+
+References:
+    [BACH2015] Bach et al.: On Pixel-Wise Explanations for Non-Linear Classifier Decisions by Layer-Wise Relevance
+        Propagation. PLoS ONE 10(7), 2015.
+    [MONTAVON2017] Montavon et al.: Explaining Nonlinear Classification Decisions with Deep Taylor Decomposition.
+        Pattern Recognition 65, 2017.
+    [MONTAVON2019] Montavon et al.: Layer-Wise Relevance Propagation: An Overview. In: Explainable AI, LNCS 11700, 2019.
+    [LAPUSCHKIN2019] Lapuschkin et al.: Unmasking Clever Hans predictors. Nature Communications 10, 2019.
+    [ANDEOL2021] Andeol et al.: Learning Domain Invariant Representations by Joint Wasserstein Distance Minimization.
+        arXiv 2106.04923, 2021.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from revgraph.reverse_rules.engine import Part, Pullback, Rule, Term, identity, neg, on, ones, pos
+
+
+def _bias(included):
+    """Keyword of `on` that leaves the bias out."""
+    return {} if included else {"bias": False}
+
+
+@dataclasses.dataclass(frozen=True)
+class Z(Rule):
+    """LRP-0: R_j = sum_k x_j w_jk / z_k R_k.  [BACH2015, eq. 56]
+
+    Args:
+        bias: Whether the bias takes part in z and so absorbs its share.
+    """
+
+    bias: bool = True
+
+    def parts(self):
+        return (Part((Term(identity, on(**_bias(self.bias))),)),)
+
+
+@dataclasses.dataclass(frozen=True)
+class Epsilon(Rule):
+    """LRP-epsilon: R_j = sum_k x_j w_jk / (z_k + epsilon sgn(z_k)) R_k.  [BACH2015, eq. 58]
+
+    Args:
+        epsilon: Stabiliser, non-negative.
+        bias: Whether the bias takes part in z and so absorbs its share.
+    """
+
+    epsilon: float = 1e-7
+    bias: bool = True
+
+    def parts(self):
+        return (Part((Term(identity, on(**_bias(self.bias))),)),)
+
+
+@dataclasses.dataclass(frozen=True)
+class ZPlus(Rule):
+    """z+: R_j = sum_k (x_j w_jk)^+ / (sum_i (x_i w_ik)^+ + b_k^+) R_k, for inputs of any sign.  [MONTAVON2017]
+
+    Args:
+        bias: Whether the positive part of the bias takes part.
+    """
+
+    bias: bool = True
+
+    def parts(self):
+        return (Part((Term(pos, on(pos, **_bias(self.bias))), Term(neg, on(neg, bias=False)))),)
+
+
+@dataclasses.dataclass(frozen=True)
+class ZPlusFast(Rule):
+    """z+ for inputs that are not negative: R_j = sum_k x_j w_jk^+ / sum_i x_i w_ik^+ R_k.  [MONTAVON2017]"""
+
+    def parts(self):
+        return (Part((Term(identity, on(pos, bias=False)),)),)
+
+
+@dataclasses.dataclass(frozen=True)
+class AlphaBeta(Rule):
+    r"""R_j = sum_k (alpha (x_j w_jk)^+ / z_k^+ - beta (x_j w_jk)^- / z_k^-) R_k.  [BACH2015, eq. 60]
+
+    Args:
+        alpha, beta: Weights of gain and loss, alpha - beta = 1; either may be left to be inferred.
+        bias: Whether b^+ is part of z^+ and b^- of z^-.
+        rare_neurons: A unit that has only one of the two parts passes its relevance through that part once.
+    """
+
+    alpha: float | None = None
+    beta: float | None = None
+    bias: bool = True
+    rare_neurons: bool = False
+
+    def __post_init__(self):
+        super().__post_init__()
+        _infer_alpha_beta(self)
+
+    def parts(self):
+        gain = Part((Term(pos, on(pos, **_bias(self.bias))), Term(neg, on(neg, bias=False))), self.alpha)
+        loss = Part((Term(pos, on(neg, **_bias(self.bias))), Term(neg, on(pos, bias=False))), -self.beta)
+        if not self.beta:
+            return (gain,)
+        return _once_if_alone(gain, loss) if self.rare_neurons else (gain, loss)
+
+
+def _infer_alpha_beta(rule):
+    """Fills in the one of alpha and beta that was not given; 2 and 1 if neither was."""
+    alpha, beta = rule.alpha, rule.beta
+    if alpha is None:
+        alpha = 2.0 if beta is None else beta + 1.0
+    if beta is None:
+        beta = alpha - 1.0
+    if abs(alpha - beta - 1) > 1e-6 or alpha < 1 or beta < 0:
+        raise ValueError(
+            f"{type(rule).__name__}: alpha - beta must be 1 with alpha >= 1 and beta >= 0, so that relevance is "
+            f"conserved. Received: alpha={rule.alpha}, beta={rule.beta}."
+        )
+    object.__setattr__(rule, "alpha", float(alpha))
+    object.__setattr__(rule, "beta", float(beta))
+
+
+def _once_if_alone(gain, loss):
+    """Gates that give a part weight 1 where the other part is absent."""
+
+    def alone(part, other):
+        def gate(z, zs):
+            return tf.where(zs[other] == 0, tf.cast(1.0 / part.weight, z.dtype), tf.ones_like(z))
+
+        return dataclasses.replace(part, gate=gate)
+
+    return alone(gain, 1), alone(loss, 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Gamma(Rule):
+    """LRP-gamma: favours positive contributions by the factor 1 + gamma.  [MONTAVON2019], generalised in [ANDEOL2021]
+
+    The generalised form takes inputs and outputs of any sign. Where z_k >= 0,
+
+        R_j = sum_k (x_j w_jk + gamma (x_j w_jk)^+) / (sum_i x_i w_ik + gamma (x_i w_ik)^+ + b_k + gamma b_k^+) R_k,
+
+    and where z_k < 0 the negative contributions are favoured instead. The simple form is
+    x_j (w_jk + gamma w_jk^+) / sum_i x_i (w_ik + gamma w_ik^+) + b_k, for inputs that are not negative.
+
+    Args:
+        gamma: Non-negative.
+        generalized: Which form.
+        bias: Whether the bias takes part.
+    """
+
+    gamma: float = 0.25
+    generalized: bool = True
+    bias: bool = True
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.gamma >= 0:
+            raise ValueError(f"Gamma: gamma must be a number >= 0. Received: {self.gamma!r}.")
+
+    def favour(self, sign, weight):
+        """w + gamma w^+ or w + gamma w^-."""
+        return weight + self.gamma * sign(weight)
+
+    def parts(self):
+        more, less = functools.partial(self.favour, pos), functools.partial(self.favour, neg)
+        bias = _bias(self.bias)
+        if not self.generalized:
+            return (Part((Term(identity, on(more, **(bias or {"bias": identity}))),)),)
+        return (
+            Part((Term(pos, on(more, **bias)), Term(neg, on(less, bias=False))), gate=lambda z, zs: z >= 0),
+            Part((Term(pos, on(less, **bias)), Term(neg, on(more, bias=False))), gate=lambda z, zs: z < 0),
+        )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ZBox(Rule):
+    """z^B, for inputs in a box: R_j = sum_k (x_j w_jk - l_j w_jk^+ - h_j w_jk^-) / sum_i (...) R_k.  [MONTAVON2017]
+
+    Args:
+        low, high: Bounds of the input: numbers, or arrays that broadcast against it, such as one value per channel.
+    """
+
+    low: Any = 0.0
+    high: Any = 1.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        low, high = np.asarray(self.low), np.asarray(self.high)
+        if not np.all(low <= high):
+            raise ValueError(f"ZBox: low must not exceed high. Received: low={self.low!r}, high={self.high!r}.")
+
+    def parts(self):
+        def bound(value):
+            return lambda x: tf.broadcast_to(tf.cast(value, x.dtype), tf.shape(x))
+
+        return (
+            Part(
+                (
+                    Term(identity, on(bias=False)),
+                    Term(bound(self.low), on(pos, bias=False), sign=-1.0),
+                    Term(bound(self.high), on(neg, bias=False), sign=-1.0),
+                )
+            ),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class WSquare(Rule):
+    """w^2: R_j = sum_k w_jk^2 / sum_i w_ik^2 R_k.  [MONTAVON2017]"""
+
+    def parts(self):
+        return (Part((Term(ones, on(tf.square, bias=False)),)),)
+
+
+@dataclasses.dataclass(frozen=True)
+class Flat(Rule):
+    """Equal shares along every connection that exists: R_j = sum_k 1 / (sum_i 1) R_k.  [LAPUSCHKIN2019]"""
+
+    def parts(self):
+        return (Part((Term(ones, on(ones, bias=False)),)),)
+
+
+@dataclasses.dataclass(frozen=True)
+class Norm(Rule):
+    """For sums and average pooling: R_j = sum_k x_j / (sum_i x_i) R_k, in proportion to the summands."""
+
+    def parts(self):
+        return (Part((Term(identity, on(bias=False)),)),)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pass(Rule):
+    """R_j = R_j: relevance passes unchanged, as through activations.  [BACH2015]"""
+
+    def record(self, call):
+        return call.outputs, Pullback(lambda *relevance: relevance)
+
+
+@dataclasses.dataclass(frozen=True)
+class Jacobian(Rule):
+    """R_j = sum_k dz_k/dx_j R_k: the transposed Jacobian.
+
+    For selections of entries (reshape, padding, concatenation, max pooling: winner takes all) it routes relevance
+    back to where the entries came from, all of it. For every site it is the chain rule, which makes a gradient.
+    """
+
+    def record(self, call):
+        return call.outputs, Pullback(call.transposed)
+
+
+@dataclasses.dataclass(frozen=True)
+class SumOverEmbedding(Rule):
+    """The relevance of a token is the sum over its embedding: R_j = sum_d R_jd."""
+
+    def record(self, call):
+        return call.outputs, Pullback(lambda relevance: (tf.reduce_sum(relevance, axis=-1),))
+
+
+@dataclasses.dataclass(frozen=True)
+class DeconvNet(Rule):
+    """Deconvnet's ReLU: R_j = max(R_j, 0).  [Zeiler and Fergus, ECCV 2014]"""
+
+    def record(self, call):
+        return call.outputs, Pullback(lambda relevance: (pos(relevance),))
+
+
+@dataclasses.dataclass(frozen=True)
+class GuidedBackprop(Rule):
+    """Guided backpropagation's ReLU: R_j = max(f'(x_j) R_j, 0).  [Springenberg et al., ICLR workshop 2015]"""
+
+    def record(self, call):
+        return call.outputs, Pullback(lambda relevance: tuple(pos(r) for r in call.transposed(relevance)))

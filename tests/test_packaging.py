@@ -1,0 +1,112 @@
+"""What the project promises about itself: version, dependencies, direction of imports."""
+
+import ast
+import importlib.metadata
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+import revgraph
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).parent.parent
+SOURCES = sorted((ROOT / "revgraph").rglob("*.py"))
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+# What each room may import of the package; everything else is "the rest" and may import all.
+ROOMS = {
+    "graph": {"graph"},
+    "canonize": {"graph", "canonize"},
+    "reverse_rules": {"graph", "reverse_rules"},
+    "composites": {"graph", "canonize", "reverse_rules", "composites"},
+    "analyzers": {"graph", "canonize", "reverse_rules", "composites", "analyzers"},
+}
+
+
+def room(path):
+    return path.relative_to(ROOT / "revgraph").parts[0].removesuffix(".py")
+
+
+def imported_rooms(path):
+    """Names right below `revgraph` that a file imports, also inside of functions."""
+    package = path.relative_to(ROOT).parts[:-1]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            origin = (
+                ".".join([*package[: len(package) - node.level + 1], node.module or ""]) if node.level else node.module
+            )
+            names = [f"{origin.rstrip('.')}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        yield from (parts[1] for parts in (name.split(".") for name in names) if parts[0] == "revgraph" and parts[1:])
+
+
+def test_the_version_has_one_place():
+    assert re.fullmatch(r"\d+\.\d+\.\d+", revgraph.__version__)
+    assert importlib.metadata.version("revgraph") == revgraph.__version__
+    assert PROJECT["dynamic"] == ["version"] and "version" not in PROJECT
+    naming = [path for path in SOURCES if f'"{revgraph.__version__}"' in path.read_text()]
+    assert naming == [ROOT / "revgraph" / "__init__.py"]
+
+
+def test_the_package_is_typed():
+    assert Path(revgraph.__file__).with_name("py.typed").is_file()
+
+
+def test_the_core_depends_on_tensorflow_and_numpy_only():
+    assert sorted(Requirement(line).name for line in PROJECT["dependencies"]) == ["numpy", "tensorflow"]
+
+
+def test_the_oldest_versions_are_the_lower_bounds():
+    declared = [*PROJECT["dependencies"], *sum(PROJECT["optional-dependencies"].values(), [])]
+    bounds = {r.name: r.specifier for r in map(Requirement, declared) if r.name != "revgraph"}
+    pins = {}
+    for line in (ROOT / "constraints-oldest.txt").read_text().splitlines():
+        if line and not line.startswith("#"):
+            pins[Requirement(line).name] = next(iter(Requirement(line).specifier)).version
+    assert pins.keys() - bounds.keys() == {"keras"}
+    for name, specifier in bounds.items():
+        lowest = next(part.version for part in specifier if part.operator == ">=")
+        assert re.fullmatch(rf"{re.escape(lowest)}(\.0)*", pins[name]), f"{name}{specifier} is pinned at {pins[name]}"
+
+
+def test_importing_the_core_needs_no_extra():
+    code = (
+        "import sys, revgraph; print(*sorted({'matplotlib', 'PIL', 'sklearn', 'IPython', 'pytest'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.split() == []
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_point_one_way(path):
+    allowed = ROOMS.get(room(path))
+    if allowed is not None:
+        assert set(imported_rooms(path)) <= allowed
+
+
+def test_every_room_is_there():
+    assert ROOMS.keys() <= {room(path) for path in SOURCES}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_library_does_not_assert(path):
+    lines = [node.lineno for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Assert)]
+    assert lines == []
+
+
+def test_the_readme_names_analyzers_that_exist():
+    table = (ROOT / "README.md").read_text().split("## Analyzers")[1].split("## More")[0]
+    named = set(re.findall(r"`([a-z][\w.]*)`", table))
+    assert "lrp.epsilon" in named
+    assert named - set(revgraph.ANALYZERS) == set()
