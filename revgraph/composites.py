@@ -270,6 +270,9 @@ STRUCTURE = (
 """Rules for everything that has no kernel, tried after a composite's own entries."""
 
 GRADIENT = Composite((EMBEDDING, SumOverEmbedding()), (ANY, Jacobian()), name="gradient")
+INPUT_TIMES_GRADIENT = Composite(
+    (EMBEDDING, SumOverEmbedding(times_row=True)), (ANY, Jacobian()), name="input_t_gradient"
+)
 DECONVNET = Composite((EMBEDDING, SumOverEmbedding()), (RELU, DeconvNet()), (ANY, Jacobian()), name="deconvnet")
 GUIDED_BACKPROP = Composite(
     (EMBEDDING, SumOverEmbedding()), (RELU, GuidedBackprop()), (ANY, Jacobian()), name="guided_backprop"

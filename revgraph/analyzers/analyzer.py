@@ -1,21 +1,23 @@
 """`Analyzer`: explains a model's predictions, one compiled function per question."""
 
+import inspect
 import warnings
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from revgraph.analyzers import targets
 from revgraph.analyzers.conservation import Conservation, Entry, merge
 from revgraph.analyzers.inputs import flat_inputs
 from revgraph.analyzers.reverse_graph import ReverseGraph
-from revgraph.canonize import canonize, split_activations, strip_output_activation
+from revgraph.analyzers.targets import make_targets
+from revgraph.analyzers.walk import Question, Walk
+from revgraph.canonize import canonize, prune, split_activations, strip_output_activation
 from revgraph.composites import Composite
 from revgraph.graph import Graph, trace
 from revgraph.graph.analysis import nonnegative_slots
 from revgraph.graph.graph import format_table
-from revgraph.reverse_rules import per_sample
+from revgraph.graph.operations import Activation
 
 MODES = ("max_activation", "index", "all")
 
@@ -61,7 +63,7 @@ class Analyzer:
             X: Array or tensor (batch, ...), or the structure of them that the model takes; or a `tf.data.Dataset`,
                 `keras.utils.PyDataset` or generator of batches, of inputs alone or of tuples whose first element
                 they are.
-            neuron_selection: What to explain: an int; one int per sample; `"max_activation"`; `"all"`.
+            neuron_selection: What to explain; see `ReverseAnalyzer.analyze`.
             batch_size: Samples computed at once; all of an array by default.
             verbose: 1 shows a progress bar.
 
@@ -71,48 +73,48 @@ class Analyzer:
         Raises:
             ValueError: Wrong shape, number of inputs, or selection.
             TypeError: Not numbers, or not a selection.
-
-        Example:
-
-            relevance = analyzer.analyze(x, neuron_selection=3)
         """
-        results = [
-            self._explain(inputs, selection)
-            for inputs, selection in self._batches(X, neuron_selection, batch_size, verbose)
-        ]
-        flat = [np.concatenate(parts) for parts in zip(*results, strict=True)]
-        return keras.tree.pack_sequence_as(self.graph.inputs, flat)
+        self._selected(neuron_selection)
+        results = [self._explain(inputs) for inputs, _, _ in self._batches(X, batch_size, verbose)]
+        return self._packed([np.concatenate(parts) for parts in zip(*results, strict=True)])
 
-    def _explain(self, inputs, selection) -> list[np.ndarray]:
-        """Relevance of one batch, flat."""
+    def _explain(self, inputs) -> list[np.ndarray]:
+        """Relevance of one batch, flat, whatever is selected."""
         raise NotImplementedError
 
-    def _batches(self, x, selection, batch_size, verbose):
-        """Pairs of checked flat inputs and the selection for them."""
-        if selection is None:
-            if self.neuron_selection_mode == "index":
-                raise ValueError(
-                    'This analyzer was made with neuron_selection_mode="index": pass neuron_selection to analyze.'
-                )
-            selection = self.neuron_selection_mode
+    def _packed(self, flat):
+        return keras.tree.pack_sequence_as(self.graph.inputs, flat)
+
+    def _selected(self, selection):
+        """The selection, or the analyzer's own where none is given."""
+        if selection is not None:
+            return selection
+        if self.neuron_selection_mode == "index":
+            raise ValueError(
+                'This analyzer was made with neuron_selection_mode="index": pass neuron_selection to analyze.'
+            )
+        return "all" if self.neuron_selection_mode == "all" else None
+
+    def _batches(self, x, batch_size, verbose):
+        """Checked flat inputs, which samples they are, and of how many; each batch of a stream stands by itself."""
         if batch_size is not None and (not isinstance(batch_size, int | np.integer) or batch_size < 1):
             raise ValueError(f"batch_size must be a positive int. Received: {batch_size!r}.")
-        source = self._array_batches if _is_arrays(x) else self._stream_batches
-        return source(x, selection, batch_size, verbose)
+        if isinstance(x, tf.data.Dataset | keras.utils.PyDataset) or hasattr(x, "__next__"):
+            return self._stream(x, batch_size, verbose)
+        return self._slices(flat_inputs(x, self.graph), batch_size, verbose)
 
-    def _array_batches(self, x, selection, batch_size, verbose):
-        inputs = flat_inputs(x, self.graph)
+    @staticmethod
+    def _slices(inputs, batch_size, verbose):
         count = int(inputs[0].shape[0])
         size = batch_size or count
-        chosen = self._select(selection, count)
         progress = keras.utils.Progbar(-(-count // size)) if verbose else None
-        for start in range(0, count, size):
-            part = slice(start, start + size)
-            yield [array[part] for array in inputs], keras.tree.map_structure(lambda s, part=part: s[part], chosen)
+        for first in range(0, count, size):
+            samples = slice(first, first + size)
+            yield [array[samples] for array in inputs], samples, count
             if progress:
                 progress.add(1)
 
-    def _stream_batches(self, x, selection, batch_size, verbose):
+    def _stream(self, x, batch_size, verbose):
         if isinstance(x, keras.utils.PyDataset):
             x = (x[i] for i in range(len(x)))
         elif isinstance(x, tf.data.Dataset) and batch_size:
@@ -121,23 +123,15 @@ class Analyzer:
         empty = True
         for batch in x:
             inputs = flat_inputs(batch[0] if isinstance(batch, tuple) else batch, self.graph)
-            yield inputs, self._select(selection, int(inputs[0].shape[0]))
+            yield inputs, slice(0, None), int(inputs[0].shape[0])
             empty = False
             if progress:
                 progress.add(1)
         if empty:
             raise ValueError("Nothing to explain: the dataset is empty.")
 
-    def _select(self, selection, batch):
-        """What each sample explains, as arrays with a batch axis."""
-        return targets.select(selection, batch, self.graph)
-
     def __repr__(self):
         return f"<{self.name} of {self.graph.name!r}: {len(self.graph.sites)} sites>"
-
-
-def _is_arrays(x):
-    return not (isinstance(x, tf.data.Dataset | keras.utils.PyDataset) or hasattr(x, "__next__"))
 
 
 class ReverseAnalyzer(Analyzer):
@@ -149,114 +143,210 @@ class ReverseAnalyzer(Analyzer):
         **options: See `Analyzer`.
     """
 
-    starts_at_value = True
-    """Whether relevance starts as the selected neuron's own value; as 1 otherwise."""
-
     def __init__(self, model, composite: Composite, **options):
         self.composite = composite
         super().__init__(model, **options)
-        self._bound = self.composite.bind(self.graph)
-        self._programs = {}
+        self._walks: dict[Question, Walk] = {}
+        self._walk(Question(self.graph.output_slots))
 
     def _graph(self):
         graph = trace(self.model, keep=self.composite.classes)
-        stripped = strip_output_activation(split_activations(graph))
+        self._traced = split_activations(graph)
+        stripped = strip_output_activation(self._traced)
         if stripped.output_slots != graph.output_slots:
             warnings.warn(
                 f"The output of {graph.name!r} is a probability: its logits are explained, the values before "
                 f"softmax or sigmoid.",
-                stacklevel=4,
+                stacklevel=_outside(),
             )
-        return self._canonize(stripped)
+        return self._canonize(stripped, frozenset())
 
-    def _canonize(self, graph):
-        return canonize(graph)
+    def _canonize(self, graph, keep):
+        """The graph in the form on which this analyzer's rules are defined."""
+        return canonize(graph, keep)
 
-    @property
-    def _reverse(self):
-        return ReverseGraph(self.graph, self._bound, nonnegative_slots(self.graph))
+    def _own_start(self, y):
+        """The relevance that selected neurons start with: their own value."""
+        return y
 
-    def _compiled(self, program):
-        """The program as a concrete function of flat inputs and flat selections; traced when first asked for."""
-        if program not in self._programs:
-            graph = self.graph
-            inputs = [_spec(graph, slot) for slot in graph.input_slots]
-            indices = [tf.TensorSpec((None,), tf.int32) for _ in graph.output_slots]
-            self._programs[program] = tf.function(program, autograph=False).get_concrete_function(inputs, indices)
-        return self._programs[program]
-
-    def _seeds(self, recording, indices):
-        return {
-            slot: self._start(recording.values[slot], index)
-            for slot, index in zip(self.graph.output_slots, indices, strict=True)
-        }
-
-    def _start(self, y, index):
-        return targets.start(y, index, self.starts_at_value)
-
-    def _relevance(self, inputs, indices):
-        recording = self._reverse.record(inputs)
-        relevance = self._reverse.relevance(recording, self._seeds(recording, indices))
-        return [
-            self._finish(relevance.get(slot, tf.zeros(tf.shape(x), self.graph.dtype)), x)
-            for slot, x in zip(self.graph.input_slots, inputs, strict=True)
-        ]
-
-    def _finish(self, relevance, x):
+    def _finish(self, relevance, x, slot):
         """What is returned for an input, from the relevance that arrived there."""
         return relevance
 
-    def _ledger(self, inputs, indices):
-        recording = self._reverse.record(inputs)
-        seeds = self._seeds(recording, indices)
-        relevance, entries = self._reverse.ledger(recording, seeds)
-        start = tf.add_n([per_sample(seed) for seed in seeds.values()])
-        found = tf.add_n([per_sample(relevance[s]) for s in self.graph.input_slots if s in relevance])
-        return start, found, entries
+    def _walk(self, question) -> Walk:
+        """The walk that answers a question, made when first asked for."""
+        if question not in self._walks:
+            graph = self.graph
+            if question != Question(self.graph.output_slots):
+                graph = self._traced.rewrite(self._traced.sites, outputs=list(question.starts))
+                graph = self._canonize(prune(graph, question.slots), question.slots)
+            reverse = ReverseGraph(graph, self.composite.bind(graph), nonnegative_slots(graph))
+            self._walks[question] = Walk(reverse, question, self._own_start, self._finish)
+        return self._walks[question]
 
-    def _explain(self, inputs, selection):
-        return [r.numpy() for r in self._call(self._relevance, inputs, selection)]
+    def analyze(
+        self,
+        X,
+        neuron_selection=None,
+        batch_size=None,
+        verbose=0,
+        *,
+        initial_relevance=None,
+        layer=None,
+        attribute_to_neuron_input=False,
+        pre_activation=False,
+        return_layers=None,
+        layers_at="input",
+        return_convergence_delta=False,
+    ):
+        """Computes the relevance of every entry of the inputs.
 
-    def _call(self, program, inputs, selection):
-        arguments = [
-            tf.cast(x, _spec(self.graph, slot).dtype) for slot, x in zip(self.graph.input_slots, inputs, strict=True)
+        Args:
+            X: Array or tensor (batch, ...), or the structure of them that the model takes; or a `tf.data.Dataset`,
+                `keras.utils.PyDataset` or generator of batches, of inputs alone or of tuples whose first element
+                they are.
+            neuron_selection: What to explain. An int; one int per sample; an int array of shape (batch, targets);
+                `"max_activation"`, `"all"`; a tuple with an int or slice for each axis after the batch; a boolean
+                mask of the output's shape; a function of the output that gives one number per sample, such as
+                `lambda y: y[:, 3] - y[:, 5]`. For several outputs a dict of these by output name.
+            batch_size: Samples computed at once; all of an array by default.
+            verbose: 1 shows a progress bar.
+            initial_relevance: What a selected neuron starts with, in place of its own value (LRP) or 1 (gradients): a
+                number; one per sample; an array of the output's shape, which without a selection is the start itself;
+                or a function of the output that gives one of these.
+            layer: Name or path of an inner layer to start at, in place of the model's output.
+            attribute_to_neuron_input: Start at that layer's input.
+            pre_activation: Start before that layer's fused activation.
+            return_layers: Names or paths of layers, or `"all"`: their relevance is returned, too.
+            layers_at: `"input"` or `"output"` of those layers.
+            return_convergence_delta: Also return the start relevance less the sum that arrived at the inputs.
+
+        Returns:
+            Array of X's shape, or arrays in the structure of the model's inputs; float32, float64 for float64 models.
+            For several targets (batch, targets, ...). With `return_layers` and `return_convergence_delta` a tuple that
+            also has a dict by layer name (a list for layers with several tensors), and an array (batch,).
+
+        Raises:
+            ValueError: Wrong shape, number of inputs, or selection.
+            TypeError: Not numbers, or not a selection.
+            KeyError: Unknown or ambiguous layer or output name.
+
+        Example:
+
+            relevance = analyzer.analyze(x, neuron_selection=3)
+            relevance, layers = analyzer.analyze(x, return_layers=["conv1"])
+        """
+        names, starts = self._starts(layer, attribute_to_neuron_input, pre_activation)
+        asked = self._asked(return_layers, layers_at)
+        walk = self._walk(Question(starts, tuple(asked.values())))
+        results = [
+            walk.relevance(inputs, chosen)
+            for inputs, chosen in self._questions(
+                walk, names, X, neuron_selection, initial_relevance, batch_size, verbose
+            )
         ]
-        return self._compiled(program)(arguments, [tf.constant(s) for s in selection])
+        return self._answer(results, asked, return_layers is not None, return_convergence_delta)
 
-    def conservation(self, X, neuron_selection=None, batch_size=None, verbose=0) -> Conservation:
+    def _answer(self, results, asked, with_layers, with_delta):
+        """The value of `analyze` from the results of all batches."""
+        joined = keras.tree.map_structure(lambda *parts: np.concatenate([p.numpy() for p in parts]), *results)
+        answer = [self._packed(joined["relevance"])]
+        if with_layers:
+            answer.append({name: r[0] if len(r) == 1 else r for name, r in zip(asked, joined["layers"], strict=True)})
+        if with_delta:
+            start = joined["start"]
+            answer.append(start - sum(r.sum(axis=tuple(range(start.ndim, r.ndim))) for r in joined["relevance"]))
+        return answer[0] if len(answer) == 1 else tuple(answer)
+
+    def _questions(self, walk, names, x, selection, initial, batch_size, verbose):
+        """Pairs of flat inputs and their targets, batch by batch."""
+        shapes = [walk.graph.specs[slot].shape[1:] for slot in walk.question.starts]
+        selection = self._selected(selection)
+        for inputs, samples, count in self._batches(x, batch_size, verbose):
+            if samples.start == 0:
+                targets = make_targets(selection, initial, count, names, shapes)
+            chosen = [target.part(samples) for target in targets]
+            if any(target.needs_output() for target in chosen):
+                chosen = [t.on(y) for t, y in zip(chosen, walk.outputs(inputs), strict=True)]
+            yield inputs, chosen
+
+    def _starts(self, layer, at_input, pre_activation) -> tuple[tuple[str, ...], tuple[int, ...]]:
+        """Names and slots at which relevance starts."""
+        if layer is None:
+            if at_input or pre_activation:
+                raise ValueError("attribute_to_neuron_input and pre_activation go with layer=..., which is missing.")
+            return self.graph.output_names, self.graph.output_slots
+        call = self._traced.find(layer)
+        slots = call.inputs if at_input else call.outputs
+        if len(slots) != 1:
+            raise ValueError(
+                f"Relevance starts at one tensor, and {call.path!r} has {len(slots)} "
+                f"{'inputs' if at_input else 'outputs'}: name the layer that makes the one you mean."
+            )
+        if pre_activation:
+            producer = self._traced.producers().get(slots[0])
+            if producer is not None and isinstance(producer.operation, Activation):
+                slots = producer.inputs
+        return (call.path,), slots
+
+    def _asked(self, return_layers, at) -> dict[str, tuple[int, ...]]:
+        """Slots whose relevance is returned, by the name under which it was asked for."""
+        if at not in ("input", "output"):
+            raise ValueError(f'layers_at is "input" or "output". Received: {at!r}.')
+        if return_layers is None:
+            return {}
+        if isinstance(return_layers, str) and return_layers == "all":
+            calls = {call.path: call for call in self._traced.calls}
+        else:
+            names = [return_layers] if isinstance(return_layers, str) else list(return_layers)
+            calls = {_name(name): self._traced.find(name) for name in names}
+        return {name: call.inputs if at == "input" else call.outputs for name, call in calls.items()}
+
+    def record(self, X) -> "RecordedPass":
+        """Runs the model forward once, for several starts without another forward pass.
+
+        Args:
+            X: As in `analyze`, one batch.
+
+        Returns:
+            A `RecordedPass`, whose `analyze` takes a selection.
+
+        Example:
+
+            recorded = analyzer.record(x)
+            first, second = (recorded.analyze(neuron_selection=c) for c in (3, 5))
+        """
+        inputs = flat_inputs(X, self.graph)
+        walk = self._walk(Question(self.graph.output_slots))
+        return RecordedPass(self, walk, [tf.convert_to_tensor(x) for x in inputs])
+
+    def conservation(self, X, neuron_selection=None, batch_size=None, verbose=0, **start) -> Conservation:
         """Where relevance went: found at the inputs, absorbed by biases and stabilisers, or lost otherwise.
 
         Args:
             X, neuron_selection, batch_size, verbose: See `analyze`.
+            **start: `initial_relevance`, `layer`, `attribute_to_neuron_input`, `pre_activation`: see `analyze`.
 
         Returns:
             A `Conservation`, which prints as a table.
         """
+        initial = start.pop("initial_relevance", None)
+        layer = start.pop("layer", None)
+        names, starts = self._starts(
+            layer, start.pop("attribute_to_neuron_input", False), start.pop("pre_activation", False)
+        )
+        if start:
+            raise TypeError(f"conservation does not take {next(iter(start))!r}.")
+        walk = self._walk(Question(starts))
         return merge(
-            self._conservation(inputs, selection)
-            for inputs, selection in self._batches(X, neuron_selection, batch_size, verbose)
+            _conservation(walk, inputs, chosen)
+            for inputs, chosen in self._questions(walk, names, X, neuron_selection, initial, batch_size, verbose)
         )
 
-    def _conservation(self, inputs, selection):
-        start, found, entries = keras.tree.map_structure(
-            lambda t: t.numpy(), self._call(self._ledger, inputs, selection)
-        )
-        reached = self._reached()
-        layers = tuple(
-            Entry(path, given, taken, bias, stabiliser, given - taken - bias - stabiliser)
-            for path, (given, taken, bias, stabiliser) in zip(reached, entries, strict=True)
-        )
-        bias, stabiliser = (sum(e[i] for e in entries) for i in (2, 3))
-        return Conservation(start, found, bias, stabiliser, start - found - bias - stabiliser, layers)
-
-    def _reached(self):
-        """Paths of the sites that relevance passes, from output to input."""
-        reached, paths = set(self.graph.output_slots), []
-        for site in reversed(self.graph.sites):
-            if reached.intersection(site.outputs):
-                reached.update(site.inputs)
-                paths.append(site.path)
-        return paths
+    @property
+    def _bound(self):
+        """The rule of each site."""
+        return self._walk(Question(self.graph.output_slots)).reverse.bound
 
     def summary(self) -> str:
         """Which site got which rule, and why; a text table."""
@@ -264,7 +354,54 @@ class ReverseAnalyzer(Analyzer):
         return format_table(("site", "operation", "rule", "matched by", "merged"), rows, title=repr(self)[1:-1])
 
 
-def _spec(graph, slot):
-    spec = graph.specs[slot]
-    floating = spec.dtype.startswith(("float", "bfloat"))
-    return tf.TensorSpec((None, *spec.shape[1:]), graph.dtype if floating else spec.dtype)
+class RecordedPass:
+    """A forward pass on which relevance can start again and again."""
+
+    def __init__(self, analyzer: ReverseAnalyzer, walk: Walk, inputs):
+        self._analyzer = analyzer
+        self._walk = walk
+        self._inputs = inputs
+        self._recording = walk.reverse.record(inputs)
+
+    def analyze(self, neuron_selection=None, initial_relevance=None):
+        """Relevance of the recorded inputs; see `ReverseAnalyzer.analyze`."""
+        graph, starts = self._walk.graph, self._walk.question.starts
+        selection = self._analyzer._selected(neuron_selection)
+        shapes = [graph.specs[slot].shape[1:] for slot in starts]
+        chosen = make_targets(selection, initial_relevance, int(self._inputs[0].shape[0]), graph.output_names, shapes)
+        chosen = [t.on(self._recording.values[slot]) for t, slot in zip(chosen, starts, strict=True)]
+        result = self._walk.pulled(self._recording, self._walk.tensors(chosen))
+        return self._analyzer._answer([result], {}, False, False)
+
+
+def _conservation(walk, inputs, chosen):
+    start, found, entries = keras.tree.map_structure(lambda t: t.numpy(), walk.ledger(inputs, chosen))
+    paths = _reached(walk)
+    layers = tuple(
+        Entry(path, given, taken, bias, stabiliser, given - taken - bias - stabiliser)
+        for path, (given, taken, bias, stabiliser) in zip(paths, entries, strict=True)
+    )
+    bias, stabiliser = (sum(entry[i] for entry in entries) for i in (2, 3))
+    return Conservation(start, found, bias, stabiliser, start - found - bias - stabiliser, layers)
+
+
+def _reached(walk):
+    """Paths of the sites that relevance passes, from output to input."""
+    reached, paths = set(walk.question.starts), []
+    for site in reversed(walk.graph.sites):
+        if reached.intersection(site.outputs):
+            reached.update(site.inputs)
+            paths.append(site.path)
+    return paths
+
+
+def _name(layer):
+    return layer if isinstance(layer, str) else getattr(layer, "name", str(layer))
+
+
+def _outside() -> int:
+    """The stack level of the caller outside revgraph, for warnings."""
+    level, frame = 1, inspect.currentframe().f_back
+    while frame is not None and frame.f_globals.get("__name__", "").startswith("revgraph"):
+        level, frame = level + 1, frame.f_back
+    return level

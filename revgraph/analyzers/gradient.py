@@ -1,11 +1,14 @@
 """The gradient family, and the two controls: the input itself and noise."""
 
+import functools
+
 import numpy as np
 import tensorflow as tf
 
 from revgraph.analyzers.analyzer import Analyzer, ReverseAnalyzer
 from revgraph.canonize import prune
-from revgraph.composites import DECONVNET, GRADIENT, GUIDED_BACKPROP
+from revgraph.composites import DECONVNET, GRADIENT, GUIDED_BACKPROP, INPUT_TIMES_GRADIENT
+from revgraph.graph.operations import Embedding
 
 POSTPROCESSES = {None: tf.identity, "abs": tf.abs, "square": tf.square}
 
@@ -21,7 +24,6 @@ class Gradient(ReverseAnalyzer):
     """
 
     name = "gradient"
-    starts_at_value = False
     composite = GRADIENT
 
     def __init__(self, model, postprocess=None, convention="paper", **options):
@@ -31,10 +33,13 @@ class Gradient(ReverseAnalyzer):
         self.convention = checked_convention(convention)
         super().__init__(model, type(self).composite, **options)
 
-    def _canonize(self, graph):
-        return prune(graph)
+    def _canonize(self, graph, keep):
+        return prune(graph, keep)
 
-    def _finish(self, relevance, x):
+    def _own_start(self, y):
+        return tf.ones_like(y)
+
+    def _finish(self, relevance, x, slot):
         return POSTPROCESSES[self.postprocess](relevance)
 
 
@@ -42,12 +47,18 @@ class InputTimesGradient(Gradient):
     """Input times gradient.  [Shrikumar et al., 2017]"""
 
     name = "input_t_gradient"
+    composite = INPUT_TIMES_GRADIENT
 
     def __init__(self, model, convention="paper", **options):
         super().__init__(model, None, convention, **options)
 
-    def _finish(self, relevance, x):
-        return tf.cast(x, relevance.dtype) * relevance if relevance.shape.rank == x.shape.rank else relevance
+    @functools.cached_property
+    def _indices(self):
+        """Slots of inputs that are indices into an embedding, whose rows are what the gradient is multiplied with."""
+        return {slot for site in self.graph.sites if isinstance(site.operation, Embedding) for slot in site.inputs}
+
+    def _finish(self, relevance, x, slot):
+        return relevance if slot in self._indices else tf.cast(x, relevance.dtype) * relevance
 
 
 class Deconvnet(Gradient):
@@ -56,9 +67,8 @@ class Deconvnet(Gradient):
     name = "deconvnet"
     composite = DECONVNET
 
-    @property
-    def starts_at_value(self):
-        return self.convention == "innvestigate"
+    def _own_start(self, y):
+        return y if self.convention == "innvestigate" else tf.ones_like(y)
 
 
 class GuidedBackprop(Deconvnet):
@@ -73,7 +83,7 @@ class Input(Analyzer):
 
     name = "input"
 
-    def _explain(self, inputs, selection):
+    def _explain(self, inputs):
         return [np.asarray(x).astype(self.graph.dtype) for x in inputs]
 
 
@@ -97,7 +107,7 @@ class Random(Analyzer):
         self.seed = seed
         self._generator = np.random.default_rng(seed)
 
-    def _explain(self, inputs, selection):
+    def _explain(self, inputs):
         return [self._generator.normal(0, self.stddev, np.shape(x)).astype(self.graph.dtype) for x in inputs]
 
 

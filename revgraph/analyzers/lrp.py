@@ -104,14 +104,12 @@ class LRP(ReverseAnalyzer):
             composite = _innvestigate(composite)
         super().__init__(model, composite, **options)
 
-    def _canonize(self, graph):
-        if self.convention == "innvestigate":
-            graph = average_pooling_to_conv(graph)
-            return graph if self.bn_layer_rule is not None else fold_batchnorm(graph)
+    def _canonize(self, graph, keep):
         if self.bn_layer_rule is not None:
-            keep = [slot for s in graph.sites if isinstance(s.operation, Scale) for slot in (*s.inputs, *s.outputs)]
-            return canonize(graph, keep)
-        return canonize(graph)
+            keep = keep.union(*((*s.inputs, *s.outputs) for s in graph.sites if isinstance(s.operation, Scale)))
+        if self.convention == "innvestigate":
+            return fold_batchnorm(average_pooling_to_conv(graph), keep)
+        return canonize(graph, keep)
 
 
 def as_rule(rule) -> Rule:
@@ -207,8 +205,8 @@ class DeepTaylor(LRP):
     def __init__(self, model, **options):
         super().__init__(model, rule=ZPlus(bias=False), **options)
 
-    def _start(self, y, index):
-        return tf.nn.relu(super()._start(y, index))
+    def _own_start(self, y):
+        return tf.nn.relu(y)
 
 
 class BoundedDeepTaylor(DeepTaylor):

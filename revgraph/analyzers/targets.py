@@ -1,4 +1,8 @@
-"""Where relevance starts: which neuron, and how much."""
+"""Where relevance starts: which neurons, and how much."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -6,100 +10,238 @@ import tensorflow as tf
 MAX, ALL, NONE = -1, -2, -3
 """Codes in a vector of selected neurons: the largest, every one, and none."""
 
+_WORDS = {None: MAX, "max_activation": MAX, "all": ALL}
+_TAKES = (
+    'neuron_selection takes "max_activation", "all", an int, one int per sample, an int array of shape '
+    "(batch, targets), a tuple of ints and slices, a boolean mask, or a function of the output"
+)
 
-def select(selection, batch, graph) -> list[np.ndarray]:
-    """One vector of indices per output of the graph; see `indices`.
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Target:
+    """What relevance starts from at one output.
 
     Args:
-        selection: What `indices` takes; for several outputs a dict by their names, where the others start nothing.
-        batch: Number of samples.
-        graph: The graph whose outputs are selected from.
+        index: int32 (batch,) or (batch, targets): positions in the flattened output or codes; None for a mask.
+        mask: bool or float (batch, ...), of the output's shape, factors on the neurons; None for an index.
+        contrast: Function of the output that gives a number per sample, in place of both.
+        amount: How much relevance a selected neuron starts with: (batch, ...) of the output's rank, axes of size 1
+            broadcast; a function of the output that returns this; None for the analyzer's own start.
     """
-    names, slots = graph.output_names, graph.output_slots
-    if not isinstance(selection, dict):
-        if len(slots) > 1:
-            raise ValueError(
-                f"The model {graph.name!r} has {len(slots)} outputs: say which to explain with a dict by output name, "
-                f"such as neuron_selection={{{names[0]!r}: 0}}. The outputs are {', '.join(map(repr, names))}."
-            )
-        selection = {names[0]: selection}
-    unknown = [name for name in selection if name not in names]
-    if unknown or not selection:
-        raise KeyError(
-            f"neuron_selection names outputs that the model {graph.name!r} does not have: {unknown}. "
-            f"The outputs are {', '.join(map(repr, names))}."
-        )
-    return [
-        indices(selection[name], batch, graph.specs[slot].shape[1:])
-        if name in selection
-        else np.full(batch, NONE, np.int32)
-        for name, slot in zip(names, slots, strict=True)
-    ]
+
+    index: np.ndarray | None = None
+    mask: np.ndarray | None = None
+    contrast: Callable | None = None
+    amount: Any = None
+
+    def part(self, samples: slice) -> "Target":
+        """The target of some of the samples."""
+
+        def cut(value):
+            return value[samples] if isinstance(value, np.ndarray) else value
+
+        return Target(cut(self.index), cut(self.mask), self.contrast, cut(self.amount))
+
+    def needs_output(self) -> bool:
+        """Whether the output must be known before the start can be."""
+        return self.contrast is not None or callable(self.amount)
+
+    def on(self, y) -> "Target":
+        """The same target with what depends on the output y worked out."""
+        mask = self.mask if self.contrast is None else slope(self.contrast, y)
+        amount = self.amount
+        if callable(amount):
+            amount = as_amount(amount(tf.convert_to_tensor(y)), int(y.shape[0]), tuple(y.shape[1:]))
+        return Target(self.index, mask, None, amount)
+
+    def tensors(self, dtype) -> tuple[tf.Tensor, ...]:
+        """What a compiled start takes: the index or the mask, and the amount if there is one."""
+        first = tf.constant(self.index, tf.int32) if self.mask is None else tf.cast(self.mask, dtype)
+        return (first,) if self.amount is None else (first, tf.cast(self.amount, dtype))
+
+    def specs(self, rank, dtype) -> tuple[tf.TensorSpec, ...]:
+        """The signature of `tensors` for any batch size."""
+        full = tf.TensorSpec((None,) * rank, dtype)
+        first = full if self.mask is not None else tf.TensorSpec((None,) * self.index.ndim, tf.int32)
+        return (first,) if self.amount is None else (first, full)
 
 
-def start(y, index, own_value):
-    """Relevance of the output that selects one neuron per sample.
+def start(y, tensors, own):
+    """Relevance at an output.
 
     Args:
         y: Output, (batch, ...).
-        index: int32 of shape (batch,): position in the flattened output, `MAX` or `ALL`. Several maxima share equally.
-        own_value: Whether relevance starts as the neuron's own value (LRP) or as 1 (gradients).
+        tensors: What `Target.tensors` gives, with an index of shape (batch,).
+        own: The analyzer's own start, like y: y itself (LRP) or ones (gradients).
 
     Returns:
         Tensor like y, zero where nothing starts.
     """
+    first, *amount = tensors
+    chosen = chosen_neurons(y, first) if first.dtype == tf.int32 else first
+    return chosen * (amount[0] if amount else own)
+
+
+def chosen_neurons(y, index):
+    """1 where a neuron is selected by `index` (batch,), 0 elsewhere; several maxima share equally."""
     flat = tf.reshape(y, (tf.shape(y)[0], -1))
     top = tf.cast(flat == tf.reduce_max(flat, axis=1, keepdims=True), y.dtype)
     top /= tf.reduce_sum(top, axis=1, keepdims=True)
     chosen = tf.one_hot(index, tf.shape(flat)[1], dtype=y.dtype)
     chosen = tf.where((index == MAX)[:, None], top, tf.where((index == ALL)[:, None], tf.ones_like(flat), chosen))
-    return tf.reshape(chosen, tf.shape(y)) * (y if own_value else tf.ones_like(y))
+    return tf.reshape(chosen, tf.shape(y))
 
 
-def indices(selection, batch, shape) -> np.ndarray:
-    """One index per sample from what a user may pass as `neuron_selection`.
+def slope(contrast, y) -> np.ndarray:
+    """df/dy of a function that gives one number per sample."""
+    y = tf.convert_to_tensor(y)
+    with tf.GradientTape() as tape:
+        tape.watch(y)
+        value = contrast(y)
+    if not tf.is_tensor(value) or tuple(value.shape) != (y.shape[0],):
+        raise ValueError(
+            f"A function given as neuron_selection must return one number per sample, a tensor of shape "
+            f"({y.shape[0]},). Received: {getattr(value, 'shape', type(value).__name__)}."
+        )
+    gradient = tape.gradient(value, y)
+    if gradient is None:
+        raise ValueError(
+            "A function given as neuron_selection must compute its result from the output with TensorFlow or keras.ops."
+        )
+    return gradient.numpy()
+
+
+def make_targets(selection, initial_relevance, batch, names, shapes) -> list[Target]:
+    """One target per output, from what users pass to `analyze`.
 
     Args:
-        selection: None or "max_activation", "all", an int, or one int per sample.
+        selection: See `Analyzer.analyze`; for several outputs a dict by name, where the others start nothing.
+        initial_relevance: See `Analyzer.analyze`; for several outputs a dict by name, or one for all.
         batch: Number of samples.
-        shape: Shape of the output without the batch axis.
-
-    Returns:
-        int32 array of shape (batch,).
-
-    Raises:
-        ValueError: Unknown word, wrong number of indices, or index out of range.
-        TypeError: Not a selection.
+        names: Names of the outputs.
+        shapes: Their shapes without the batch axis.
     """
-    size = int(np.prod(shape, dtype=np.int64)) if None not in shape else None
-    if selection is None or isinstance(selection, str):
-        codes = {None: MAX, "max_activation": MAX, "all": ALL}
-        if selection not in codes:
+    if not isinstance(selection, dict):
+        if len(names) > 1:
             raise ValueError(
-                f'neuron_selection takes "max_activation", "all", an index, or one index per sample. '
-                f"Received: {selection!r}."
+                f"There are {len(names)} outputs: say which to explain with a dict by output name, such as "
+                f"neuron_selection={{{names[0]!r}: 0}}. The outputs are {', '.join(map(repr, names))}."
             )
-        return np.full(batch, codes[selection], np.int32)
+        selection = {names[0]: selection}
+    amounts = initial_relevance
+    if not isinstance(amounts, dict):
+        amounts = dict.fromkeys(selection, initial_relevance)
+    unknown = [name for name in (*selection, *amounts) if name not in names]
+    if unknown or not selection:
+        raise KeyError(f"Unknown outputs {unknown}. The outputs are {', '.join(map(repr, names))}.")
+    return [
+        _target(selection[name], amounts.get(name), batch, shape)
+        if name in selection
+        else Target(np.full(batch, NONE, np.int32))
+        for name, shape in zip(names, shapes, strict=True)
+    ]
+
+
+def _target(selection, initial, batch, shape):
+    amount = initial if initial is None or callable(initial) else as_amount(initial, batch, shape)
+    if selection is None and isinstance(amount, np.ndarray) and np.ndim(initial) == len(shape) + 1:
+        return Target(mask=np.ones(amount.shape, bool), amount=amount)
+    if callable(selection):
+        return Target(contrast=selection, amount=amount)
+    if selection is None or isinstance(selection, str):
+        if selection not in _WORDS:
+            raise ValueError(f"{_TAKES}. Received: {selection!r}.")
+        return Target(np.full(batch, _WORDS[selection], np.int32), amount=amount)
+    if isinstance(selection, slice):
+        selection = (selection,)
+    slices = isinstance(selection, tuple) and any(isinstance(s, slice) or s is Ellipsis for s in selection)
+    if slices or (isinstance(selection, tuple) and (len(shape) > 1 or len(selection) != batch)):
+        return Target(mask=_mask_of_tuple(selection, batch, shape), amount=amount)
     chosen = np.asarray(selection)
-    if chosen.dtype == bool or not np.issubdtype(chosen.dtype, np.integer) or chosen.ndim > 1:
-        raise TypeError(
-            f'neuron_selection takes "max_activation", "all", an int, or one int per sample. '
-            f"Received: {selection!r} of type {type(selection).__name__}."
+    if chosen.dtype == bool:
+        return Target(mask=_checked_mask(chosen, batch, shape), amount=amount)
+    return Target(_checked_index(chosen, selection, batch, shape), amount=amount)
+
+
+def as_amount(value, batch, shape) -> np.ndarray:
+    """Start relevance with a batch axis: from a number, one number per sample, or an array of the output's shape."""
+    value = np.asarray(value)
+    if not (np.issubdtype(value.dtype, np.number)):
+        raise TypeError(f"initial_relevance must be numbers. Received dtype {value.dtype}.")
+    ones = (1,) * len(shape)
+    if value.ndim == 0:
+        return np.full((batch, *ones), value)
+    if value.shape == (batch,):
+        return value.reshape(batch, *ones)
+    fits = value.ndim == len(shape) + 1 and all(
+        e is None or s == e for s, e in zip(value.shape, (batch, *shape), strict=True)
+    )
+    if not fits:
+        raise ValueError(
+            f"initial_relevance must be a number, one number per sample, or an array of the output's shape "
+            f"{_text((batch, *shape))}. Received shape {value.shape}."
         )
+    return value
+
+
+def _mask_of_tuple(selection, batch, shape):
+    if len(selection) != len(shape):
+        raise ValueError(
+            f"A tuple given as neuron_selection needs an index or a slice for each of the {len(shape)} axes after the "
+            f"batch: the shape is {_text(('batch', *shape))}. Received {selection!r}."
+        )
+    for axis, (chosen, size) in enumerate(zip(selection, shape, strict=True)):
+        if isinstance(chosen, slice):
+            continue
+        if not isinstance(chosen, int | np.integer) or isinstance(chosen, bool):
+            raise TypeError(f"A tuple given as neuron_selection holds ints and slices. Received: {selection!r}.")
+        if chosen < 0 or (size is not None and chosen >= size):
+            raise ValueError(
+                f"neuron_selection is out of range on axis {axis + 1}: {chosen!r} for size {size}. The shape is "
+                f"{_text(('batch', *shape))}."
+            )
+    if None in shape:
+        raise ValueError(
+            f"A tuple cannot select from the shape {_text(('batch', *shape))}, which is not known in advance. Select "
+            f"with a function, such as lambda y: tf.reduce_sum(y[:, 0, 0], -1), or a boolean mask."
+        )
+    mask = np.zeros((batch, *shape), bool)
+    mask[(slice(None), *selection)] = True
+    return mask
+
+
+def _checked_mask(mask, batch, shape):
+    full = (batch, *shape)
+    if mask.shape == full[1:]:
+        mask = np.broadcast_to(mask, (batch, *mask.shape))
+    if mask.ndim != len(full) or any(e not in (None, s) for s, e in zip(mask.shape, full, strict=True)):
+        raise ValueError(
+            f"A boolean mask given as neuron_selection needs the output's shape {_text(full)}. Received {mask.shape}."
+        )
+    return mask
+
+
+def _checked_index(chosen, selection, batch, shape):
+    if not np.issubdtype(chosen.dtype, np.integer) or chosen.ndim > 2:
+        raise TypeError(f"{_TAKES}. Received: {selection!r} of type {type(selection).__name__}.")
     if len(shape) != 1:
         raise ValueError(
-            f"neuron_selection by a single index needs an output with one axis besides the batch. "
-            f"The output has shape (batch, {', '.join(map(str, shape))}): select by a tuple of {len(shape)} indices."
+            f"A single index selects from one axis besides the batch. The shape is {_text(('batch', *shape))}: select "
+            f"by a tuple of {len(shape)} indices or slices."
         )
     if chosen.ndim == 0:
         chosen = np.full(batch, chosen)
     if len(chosen) != batch:
         raise ValueError(
-            f"neuron_selection has {len(chosen)} indices for {batch} samples: pass one index, or one per sample."
+            f"neuron_selection has {len(chosen)} entries for {batch} samples: pass one index, or one per sample."
         )
-    if size is not None and chosen.size and (chosen.min() < 0 or chosen.max() >= size):
+    (size,) = shape
+    if chosen.size and (chosen.min() < 0 or (size is not None and chosen.max() >= size)):
         raise ValueError(
-            f"neuron_selection is out of range: the output has {size} neurons, 0 to {size - 1}. "
-            f"Received: {selection!r}."
+            f"neuron_selection is out of range: there are {size} neurons, 0 to {size - 1}. Received: {selection!r}."
         )
     return chosen.astype(np.int32)
+
+
+def _text(shape):
+    return "(" + ", ".join("?" if n is None else str(n) for n in shape) + ")"

@@ -255,10 +255,17 @@ class Jacobian(Rule):
 
 @dataclasses.dataclass(frozen=True)
 class SumOverEmbedding(Rule):
-    """The relevance of a token is the sum over its embedding: R_j = sum_d R_jd."""
+    """The relevance of a token is the sum over its embedding: R_j = sum_d R_jd.
+
+    Args:
+        times_row: Multiply by the embedding first, R_j = sum_d e_jd R_jd: input times gradient of a token.
+    """
+
+    times_row: bool = False
 
     def record(self, call):
-        return call.outputs, Pullback(lambda relevance: (tf.reduce_sum(relevance, axis=-1),))
+        (row,) = call.outputs
+        return call.outputs, Pullback(lambda r: (tf.reduce_sum(row * r if self.times_row else r, axis=-1),))
 
 
 @dataclasses.dataclass(frozen=True)
