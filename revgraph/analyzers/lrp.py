@@ -12,7 +12,7 @@ from revgraph.canonize import average_pooling_to_conv, canonize, fold_batchnorm,
 from revgraph.composites import Composite, Matcher, everywhere
 from revgraph.graph import trace
 from revgraph.graph.analysis import is_linear_layer
-from revgraph.graph.operations import Opaque, Scale
+from revgraph.graph.operations import BatchNorm, Opaque, Scale
 from revgraph.reverse_rules import (
     AlphaBeta,
     Epsilon,
@@ -95,7 +95,7 @@ class LRP(ReverseAnalyzer):
         if until_layer_idx is not None:
             extra.append((_until(model, until_layer_idx), as_rule(until_layer_rule)))
         if self.bn_layer_rule is not None:
-            extra.append((keras.layers.BatchNormalization, self.bn_layer_rule))
+            extra.append((BatchNorm, self.bn_layer_rule))
         composite = Composite(*extra, *composite.entries, defaults=composite.defaults, name=composite.name)
         if options.get("allow_lambda_layers"):
             lambdas = (keras.layers.Lambda, Jacobian())

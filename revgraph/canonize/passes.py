@@ -14,6 +14,7 @@ from revgraph.graph.operations import (
     Activation,
     Affine,
     AveragePool,
+    BatchNorm,
     ChannelDiagonalConv,
     Conv,
     DepthwiseConv,
@@ -191,7 +192,7 @@ def _in_order(writer, graph):
 
 def _is_batchnorm(site):
     # Other scales in front of a linear layer are preprocessing of the input, whose relevance users want to see.
-    return isinstance(site.operation, Scale) and isinstance(site.layer, keras.layers.BatchNormalization)
+    return isinstance(site.operation, BatchNorm)
 
 
 def _fits(scale, axis, rank):

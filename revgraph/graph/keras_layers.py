@@ -7,6 +7,7 @@ from keras import layers, ops
 from revgraph.graph.operations import (
     Activation,
     AveragePool,
+    BatchNorm,
     Conv,
     ConvTranspose,
     Dense,
@@ -117,7 +118,7 @@ def _batch_normalization(layer, template, outputs):
             shift += live(lambda: layer.beta)(dtype)
         return {"kernel": scale, "bias": shift}
 
-    return Scale(weights, layer.axis % len(outputs[0].shape))
+    return BatchNorm(weights, layer.axis % len(outputs[0].shape))
 
 
 def _sum(weights):

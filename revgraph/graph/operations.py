@@ -309,6 +309,10 @@ class Scale(Affine):
         return weight if self.axis is None else along(weight, self.axis % rank, rank)
 
 
+class BatchNorm(Scale):
+    """Batch normalization in inference: the scale gamma / sqrt(variance + epsilon), and the shift that goes with it."""
+
+
 class Sum(Affine):
     """sum_i kernel_i x_i: Add (ones), Subtract (1, -1), Average (1/n)."""
 
