@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from revgraph.analyzers.conservation import Conservation, Entry, merge
 from revgraph.analyzers.inputs import flat_inputs
-from revgraph.analyzers.reverse_graph import ReverseGraph
+from revgraph.analyzers.reverse_graph import Adjustment, ReverseGraph
 from revgraph.analyzers.targets import make_targets
 from revgraph.analyzers.walk import Question, Walk
 from revgraph.canonize import canonize, prune, split_activations, strip_output_activation
@@ -140,14 +140,41 @@ class ReverseAnalyzer(Analyzer):
     Args:
         model: A built Keras model.
         composite: Which rule for which site.
+        reverse_verbose: Print which site got which rule.
+        reverse_clip_values: (low, high), to which relevance is clipped at every site; False for no clipping.
+        reverse_project_bottleneck_layers: True or (low, high): relevance is scaled to [-1, 1], or to that range, at the
+            tensors through which all paths lead; see `Adjustment`.
+        reverse_check_min_max_values: Print the least and the largest relevance at every site, at each `analyze`.
+        reverse_check_finite: Warn of sites whose relevance is not finite, at each `analyze`.
+        reverse_keep_tensors: Keep the relevance at the inputs of every site in `reversed_tensors`, a dict by the path
+            of the site, until the next `analyze`.
         **options: See `Analyzer`.
     """
 
-    def __init__(self, model, composite: Composite, **options):
+    def __init__(
+        self,
+        model,
+        composite: Composite,
+        reverse_verbose=False,
+        reverse_clip_values=False,
+        reverse_project_bottleneck_layers=False,
+        reverse_check_min_max_values=False,
+        reverse_check_finite=False,
+        reverse_keep_tensors=False,
+        **options,
+    ):
         self.composite = composite
+        self.reverse_clip_values = reverse_clip_values
+        self.reverse_project_bottleneck_layers = reverse_project_bottleneck_layers
+        self.reverse_check_min_max_values = reverse_check_min_max_values
+        self.reverse_check_finite = reverse_check_finite
+        self.reverse_keep_tensors = reverse_keep_tensors
+        self.reversed_tensors = None
         super().__init__(model, **options)
         self._walks: dict[Question, Walk] = {}
         self._walk(Question(self.graph.output_slots))
+        if reverse_verbose:
+            print(self.summary())
 
     def _graph(self):
         graph = trace(self.model, keep=self.composite.classes)
@@ -180,9 +207,17 @@ class ReverseAnalyzer(Analyzer):
             if question != Question(self.graph.output_slots):
                 graph = self._traced.rewrite(self._traced.sites, outputs=list(question.starts))
                 graph = self._canonize(prune(graph, question.slots), question.slots)
-            reverse = ReverseGraph(graph, self.composite.bind(graph), nonnegative_slots(graph))
-            self._walks[question] = Walk(reverse, question, self._own_start, self._finish)
+            self._walks[question] = self._new_walk(graph, question)
         return self._walks[question]
+
+    def _new_walk(self, graph, question) -> Walk:
+        """A walk over a canonized graph."""
+        keep = self.reverse_keep_tensors or self.reverse_check_finite or self.reverse_check_min_max_values
+        return Walk(self._reverse_graph(graph, question), question, self._own_start, self._finish, keep)
+
+    def _reverse_graph(self, graph, question) -> ReverseGraph:
+        adjust = Adjustment(graph, self.reverse_clip_values, self.reverse_project_bottleneck_layers)
+        return ReverseGraph(graph, self.composite.bind(graph), nonnegative_slots(graph), adjust)
 
     def analyze(
         self,
@@ -250,6 +285,8 @@ class ReverseAnalyzer(Analyzer):
     def _answer(self, results, asked, with_layers, with_delta):
         """The value of `analyze` from the results of all batches."""
         joined = keras.tree.map_structure(lambda *parts: np.concatenate([p.numpy() for p in parts]), *results)
+        if "kept" in joined:
+            self._inspect(joined["kept"])
         answer = [self._packed(joined["relevance"])]
         if with_layers:
             answer.append({name: r[0] if len(r) == 1 else r for name, r in zip(asked, joined["layers"], strict=True)})
@@ -257,6 +294,20 @@ class ReverseAnalyzer(Analyzer):
             start = joined["start"]
             answer.append(start - sum(r.sum(axis=tuple(range(start.ndim, r.ndim))) for r in joined["relevance"]))
         return answer[0] if len(answer) == 1 else tuple(answer)
+
+    def _inspect(self, kept):
+        """Keeps, checks and prints intermediate relevance, as the constructor's arguments ask for."""
+        order = {site.path: i for i, site in enumerate(self.graph.sites)}
+        kept = {path: kept[path] for path in sorted(kept, key=lambda path: order.get(path, -1))}
+        if self.reverse_keep_tensors:
+            self.reversed_tensors = {path: r[0] if len(r) == 1 else r for path, r in kept.items()}
+        if self.reverse_check_finite:
+            bad = [path for path, tensors in kept.items() if not all(np.isfinite(r).all() for r in tensors)]
+            if bad:
+                warnings.warn(f"Relevance is not finite at the inputs of {', '.join(bad)}.", stacklevel=_outside())
+        if self.reverse_check_min_max_values:
+            rows = [(p, min(map(np.min, t)), max(map(np.max, t))) for p, t in kept.items()]
+            print(format_table(("relevance at the inputs of", "min", "max"), rows))
 
     def _questions(self, walk, names, x, selection, initial, batch_size, verbose):
         """Pairs of flat inputs and their targets, batch by batch."""
@@ -316,7 +367,9 @@ class ReverseAnalyzer(Analyzer):
             recorded = analyzer.record(x)
             first, second = (recorded.analyze(neuron_selection=c) for c in (3, 5))
         """
-        inputs = flat_inputs(X, self.graph)
+        return self._recorded(flat_inputs(X, self.graph))
+
+    def _recorded(self, inputs):
         walk = self._walk(Question(self.graph.output_slots))
         return RecordedPass(self, walk, [tf.convert_to_tensor(x) for x in inputs])
 

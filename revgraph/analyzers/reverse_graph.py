@@ -1,7 +1,7 @@
 """The reverse graph: a forward walk that records pullbacks, and backward walks over them."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import tensorflow as tf
 
@@ -27,7 +27,8 @@ class ReverseGraph:
         nonnegative: Slots known to hold no negative entry.
     """
 
-    def __init__(self, graph: Graph, bound: tuple[Bound, ...], nonnegative=frozenset()):
+    def __init__(self, graph: Graph, bound: tuple[Bound, ...], nonnegative=frozenset(), adjust: Callable | None = None):
+        self.adjust = adjust
         self.graph = graph
         self.bound = bound
         self.replacements = tuple(
@@ -69,6 +70,7 @@ class ReverseGraph:
         for site, pullback in zip(reversed(self.graph.sites), reversed(recording.pullbacks), strict=True):
             if not any(slot in relevance for slot in site.outputs):
                 continue
+            self._adjust(relevance, site.outputs)
             given = [
                 relevance[slot] if slot in relevance else tf.zeros_like(recording.values[slot]) for slot in site.outputs
             ]
@@ -77,4 +79,63 @@ class ReverseGraph:
             for slot, r in zip(site.inputs, taken, strict=True):
                 if r is not None:
                     relevance[slot] = relevance[slot] + r if slot in relevance else r
+        self._adjust(relevance, self.graph.input_slots)
         return relevance
+
+    def _adjust(self, relevance, slots):
+        if self.adjust:
+            relevance.update({slot: self.adjust(slot, relevance[slot]) for slot in slots if slot in relevance})
+
+
+@dataclasses.dataclass(frozen=True)
+class Adjustment:
+    """Keeps intermediate relevance in bounds, for networks in which it explodes.
+
+    Args:
+        graph: The graph that is walked.
+        clip: (low, high), to which every relevance is clipped; False for no clipping.
+        project: True or (low, high): at bottlenecks, the tensors through which all paths from input to output lead,
+            relevance is divided by its largest absolute value, per sample, and mapped from [-1, 1] to that range.
+            Tensors without axes besides batch and channel stay as they are. False for no projection.
+    """
+
+    graph: Graph
+    clip: bool | tuple[float, float] = False
+    project: bool | tuple[float, float] = False
+
+    def __post_init__(self):
+        if self.clip is not False:
+            _check_range("reverse_clip_values", self.clip)
+        if self.project not in (False, True):
+            _check_range("reverse_project_bottleneck_layers", self.project)
+        object.__setattr__(self, "_bottlenecks", bottlenecks(self.graph) if self.project else frozenset())
+
+    def __call__(self, slot, relevance):
+        if slot in self._bottlenecks and relevance.shape.rank > 2:
+            axes = tuple(range(1, relevance.shape.rank))
+            relevance = tf.math.divide_no_nan(relevance, tf.reduce_max(tf.abs(relevance), axes, keepdims=True))
+            if self.project is not True:
+                low, high = self.project
+                relevance = low + (relevance + 1) / 2 * (high - low)
+        return tf.clip_by_value(relevance, *self.clip) if self.clip else relevance
+
+    def __bool__(self):
+        return bool(self.clip or self.project)
+
+
+def _check_range(name, value):
+    if not isinstance(value, tuple | list) or len(value) != 2 or not value[0] < value[1]:
+        raise ValueError(f"{name} is a pair (low, high) with low < high, or False. Received: {value!r}.")
+
+
+def bottlenecks(graph: Graph) -> frozenset[int]:
+    """The slots through which every path from an input to an output leads."""
+    last = {slot: len(graph.sites) for slot in graph.output_slots}
+    for position, site in reversed(list(enumerate(graph.sites))):
+        for slot in site.inputs:
+            last.setdefault(slot, position)
+    live, found = {slot for slot in graph.input_slots if slot in last}, set()
+    for position, site in enumerate(graph.sites):
+        found.update(live if len(live) == 1 else ())
+        live = {slot for slot in live.union(site.outputs) if last.get(slot, -1) > position}
+    return frozenset(found | (live if len(live) == 1 else set()))

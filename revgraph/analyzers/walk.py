@@ -38,13 +38,15 @@ class Walk:
         question: The question that it answers.
         own: Function of an output that gives the analyzer's own start relevance.
         finish: Function of relevance, input and slot that gives what is returned for an input.
+        keep: Also return the relevance at the inputs of every site.
     """
 
-    def __init__(self, reverse: ReverseGraph, question: Question, own: Callable, finish: Callable):
+    def __init__(self, reverse: ReverseGraph, question: Question, own: Callable, finish: Callable, keep=False):
         self.reverse = reverse
         self.question = question
         self.own = own
         self.finish = finish
+        self.keep = keep
         self._compiled = {}
 
     @property
@@ -146,11 +148,14 @@ class Walk:
         def of(slot):
             return relevance[slot] if slot in relevance else no_relevance(recording.values[slot], self.graph.dtype)
 
-        return {
+        result = {
             "relevance": [self.finish(of(slot), recording.values[slot], slot) for slot in self.graph.input_slots],
             "layers": [[of(slot) for slot in slots] for slots in self.question.returned],
             "start": sum(map(per_sample, seeds.values())),
         }
+        if self.keep:
+            result["kept"] = {site.path: [of(slot) for slot in site.inputs] for site in self.graph.sites}
+        return result
 
 
 def no_relevance(value, dtype):

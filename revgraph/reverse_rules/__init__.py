@@ -26,6 +26,7 @@ from revgraph.reverse_rules.rules import (
     Jacobian,
     Norm,
     Pass,
+    ReLUBetaSmooth,
     SumOverEmbedding,
     WSquare,
     Z,
@@ -33,9 +34,11 @@ from revgraph.reverse_rules.rules import (
     ZPlus,
     ZPlusFast,
 )
+from revgraph.reverse_rules.tensorwatch import BRule, ERule
 
 __all__ = [
-    "Absorbed", "AlphaBeta", "DeconvNet", "Epsilon", "Flat", "Gamma", "GuidedBackprop", "Jacobian", "Norm", "Part",
-    "Pass", "Pullback", "ReplacementLayer", "Rule", "SafeDivide", "SiteCall", "SumOverEmbedding", "Term", "WSquare",
-    "Z", "ZBox", "ZPlus", "ZPlusFast", "identity", "neg", "on", "ones", "per_sample", "pos",
+    "Absorbed", "AlphaBeta", "BRule", "DeconvNet", "ERule", "Epsilon", "Flat", "Gamma", "GuidedBackprop", "Jacobian",
+    "Norm", "Part", "Pass", "Pullback", "ReLUBetaSmooth", "ReplacementLayer", "Rule", "SafeDivide", "SiteCall",
+    "SumOverEmbedding", "Term", "WSquare", "Z", "ZBox", "ZPlus", "ZPlusFast", "identity", "neg", "on", "ones",
+    "per_sample", "pos",
 ]  # fmt: skip

@@ -105,7 +105,7 @@ class AlphaBeta(Rule):
         loss = Part((Term(pos, on(neg, **_bias(self.bias))), Term(neg, on(pos, bias=False))), -self.beta)
         if not self.beta:
             return (gain,)
-        return _once_if_alone(gain, loss) if self.rare_neurons else (gain, loss)
+        return once_if_alone(gain, loss) if self.rare_neurons else (gain, loss)
 
 
 def _infer_alpha_beta(rule):
@@ -124,7 +124,7 @@ def _infer_alpha_beta(rule):
     object.__setattr__(rule, "beta", float(beta))
 
 
-def _once_if_alone(gain, loss):
+def once_if_alone(gain, loss):
     """Gates that give a part weight 1 where the other part is absent."""
 
     def alone(part, other):
@@ -282,3 +282,23 @@ class GuidedBackprop(Rule):
 
     def record(self, call):
         return call.outputs, Pullback(lambda relevance: tuple(pos(r) for r in call.transposed(relevance)))
+
+
+@dataclasses.dataclass(frozen=True)
+class ReLUBetaSmooth(Rule):
+    """The gradient of a smoothed ReLU: R_j = sigmoid(beta x_j) R_j.  [Dombrowski et al., NeurIPS 2019]
+
+    Args:
+        beta: Sharpness, positive; the larger, the closer to the ReLU's own gradient.
+    """
+
+    beta: float = 10.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.beta > 0:
+            raise ValueError(f"ReLUBetaSmooth: beta must be a positive number. Received: {self.beta!r}.")
+
+    def record(self, call):
+        slope = tf.math.sigmoid(self.beta * call.inputs[0])
+        return call.outputs, Pullback(lambda relevance: (slope * relevance,))

@@ -1,0 +1,118 @@
+"""DeepLIFT: contributions of differences from a reference input."""
+
+import tensorflow as tf
+
+from revgraph.analyzers.analyzer import ReverseAnalyzer
+from revgraph.analyzers.inputs import flat_inputs
+from revgraph.analyzers.reference import flat_references
+from revgraph.analyzers.walk import Walk
+from revgraph.canonize import prune
+from revgraph.canonize.reference import WithReference, is_linear, with_reference
+from revgraph.composites import Composite, Matcher
+from revgraph.graph.operations import Activation, Embedding, Product, Routing
+from revgraph.reverse_rules import Jacobian, per_sample
+from revgraph.reverse_rules.deep_lift import (
+    EmbeddingDifference,
+    Rescale,
+    RescaleChoice,
+    RescaleProduct,
+    TimesDifference,
+)
+
+
+def beside(kind, text, word="") -> Matcher:
+    """Matches sites that see a reference by the kind of their operation, and a word in its name."""
+
+    def test(site, facts):
+        operation = getattr(site.operation, "operation", None)
+        named = word in getattr(operation, "name", "").lower()
+        return isinstance(site.operation, WithReference) and isinstance(operation, kind) and named
+
+    return Matcher(test, text)
+
+
+DEEP_LIFT = Composite(
+    (Matcher(lambda site, facts: is_linear(site.operation), "linear operations"), Jacobian()),
+    (beside(Routing, "inputs", "input"), TimesDifference()),
+    (beside(Activation, "activations"), Rescale()),
+    (beside(Routing, "maxima", "max"), RescaleChoice(tf.maximum)),
+    (beside(Routing, "minima", "min"), RescaleChoice(tf.minimum)),
+    (beside(Product, "products"), RescaleProduct()),
+    (beside(Embedding, "embeddings"), EmbeddingDifference()),
+    defaults=(),
+    name="deep_lift",
+)
+
+
+class DeepLIFT(ReverseAnalyzer):
+    """DeepLIFT with the rescale rule: contributions add up to the output's difference from the reference's.
+
+    [Shrikumar et al., 2017]
+
+    Args:
+        model: A built Keras model.
+        reference_inputs: What inputs are compared with: a number, an array of one sample's or of the batch's shape, or
+            for several inputs a list of these.
+        **options: See `ReverseAnalyzer`.
+
+    Example:
+
+        analyzer = revgraph.create_analyzer("deep_lift", model, reference_inputs=x_train.mean(axis=0))
+        contributions = analyzer.analyze(x, neuron_selection=3)  # sums to y[3] - y_reference[3], sample by sample
+    """
+
+    name = "deep_lift"
+
+    def __init__(self, model, reference_inputs=0, **options):
+        self.reference_inputs = reference_inputs
+        super().__init__(model, DEEP_LIFT, **options)
+
+    def _canonize(self, graph, keep):
+        return prune(graph, keep)
+
+    def _own_start(self, y):
+        return tf.ones_like(y)
+
+    def _new_walk(self, graph, question):
+        graph, beside = with_reference(graph)
+        return DifferenceWalk(self._reverse_graph(graph, question), question, beside, self._own_start, self._finish)
+
+    def _batches(self, x, batch_size, verbose):
+        for inputs, samples, count in super()._batches(x, batch_size, verbose):
+            yield inputs + self._references(inputs, samples, count), samples, count
+
+    def _references(self, inputs, samples=slice(None), count=None):
+        return flat_references(self.reference_inputs, inputs, self.graph, samples, count)
+
+    def _packed(self, flat):
+        return super()._packed(flat[: len(self.graph.input_slots)])
+
+    def record(self, X):
+        inputs = flat_inputs(X, self.graph)
+        return self._recorded(inputs + self._references(inputs))
+
+    def conservation(self, *_, **__):
+        raise TypeError(
+            "DeepLIFT passes multipliers back, not relevance, so there is no ledger of it. "
+            "analyze(x, return_convergence_delta=True) says how far contributions are from the output's difference."
+        )
+
+
+class DifferenceWalk(Walk):
+    """A walk over a graph beside its reference, whose start relevance is the output's difference.
+
+    Args:
+        reverse, question, own, finish: See `Walk`.
+        beside: The slot of the reference, for each slot of the graph.
+    """
+
+    def __init__(self, reverse, question, beside, own, finish):
+        super().__init__(reverse, question, own, finish)
+        self.beside = beside
+
+    def _pulled_once(self, recording, tensors):
+        differences = [
+            per_sample(seed * (recording.values[slot] - recording.values[self.beside[slot]]))
+            for slot, seed in self.seeds(recording, tensors).items()
+        ]
+        return {**super()._pulled_once(recording, tensors), "start": sum(differences)}

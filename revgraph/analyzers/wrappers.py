@@ -1,0 +1,348 @@
+"""Analyzers around an analyzer: averages over noisy inputs, integrals along a path."""
+
+import dataclasses
+import functools
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from revgraph.analyzers.analyzer import Analyzer, ReverseAnalyzer
+from revgraph.analyzers.gradient import Gradient, checked_convention
+from revgraph.analyzers.inputs import flat_inputs
+from revgraph.analyzers.reference import flat_references
+from revgraph.analyzers.targets import make_targets, start
+from revgraph.analyzers.walk import Question
+from revgraph.reverse_rules import per_sample
+
+AT_ONCE = 64
+"""Samples explained at once, where `batch_size` does not say so and the batch itself is smaller."""
+
+
+class AugmentReduceBase(Analyzer):
+    """Explains several variants of each input and averages their relevance.
+
+    A subclass says what the variants are (`augment`), and may change the mean (`reduce`). Where the largest output is
+    explained, it is that of the input itself, for all of its variants. Any analyzer can be wrapped, and everything that
+    its `analyze` takes is passed on.
+
+    Args:
+        subanalyzer: The analyzer that explains the variants.
+        augment_by_n: Number of variants of each input.
+        neuron_selection_mode: See `Analyzer`; the subanalyzer's own by default.
+    """
+
+    name = "augment_reduce"
+
+    def __init__(self, subanalyzer, augment_by_n=2, neuron_selection_mode=None):
+        if not isinstance(subanalyzer, Analyzer):
+            raise TypeError(f"{type(self).__name__} wraps an analyzer of revgraph. Received: {subanalyzer!r}.")
+        if not isinstance(augment_by_n, int | np.integer) or augment_by_n < 1:
+            raise ValueError(f"The number of variants must be a positive int. Received: {augment_by_n!r}.")
+        self.subanalyzer = subanalyzer
+        self.augment_by_n = int(augment_by_n)
+        super().__init__(subanalyzer.model, neuron_selection_mode or subanalyzer.neuron_selection_mode)
+
+    def _graph(self):
+        return self.subanalyzer.graph
+
+    def augment(self, inputs, step) -> list:
+        """The variant number `step` of the inputs.
+
+        Args:
+            inputs: Flat list of arrays, (batch, ...) each.
+            step: From 0 to augment_by_n - 1, asked for in this order.
+        """
+        return inputs
+
+    def reduce(self, mean, inputs) -> list:
+        """What is returned, from the mean relevance over all variants.
+
+        Args:
+            mean, inputs: Flat lists of arrays, (batch, ...) each; with several targets means are (batch, targets, ...).
+        """
+        return mean
+
+    def analyze(self, X, neuron_selection=None, batch_size=None, verbose=0, **options):
+        """Computes the relevance of every entry of the inputs.
+
+        Args:
+            X, neuron_selection, batch_size, verbose: See `Analyzer.analyze`.
+            **options: Passed on to the subanalyzer's `analyze`.
+
+        Returns:
+            What the subanalyzer returns, averaged.
+        """
+        selection = self._selected(neuron_selection)
+        self._begin()
+        if isinstance(X, tf.data.Dataset | keras.utils.PyDataset) or hasattr(X, "__next__"):
+            batches = (inputs for inputs, _, _ in Analyzer._batches(self, X, batch_size, verbose))
+            verbose = 0
+        else:
+            batches = [flat_inputs(X, self.graph)]
+        results = [self._explained(inputs, selection, batch_size, verbose, options) for inputs in batches]
+        return keras.tree.map_structure(lambda *parts: np.concatenate(parts), *results)
+
+    def _begin(self):
+        """Called before each `analyze`."""
+
+    def _explained(self, inputs, selection, batch_size, verbose, options):
+        slots = self.graph.input_slots
+        inputs = [np.asarray(self.graph.cast(slot, x)) for slot, x in zip(slots, inputs, strict=True)]
+        count = len(inputs[0])
+        selection = self._fixed(selection, inputs, batch_size, options)
+        together = max(1, min(self.augment_by_n, (batch_size or AT_ONCE) // count))
+        progress = keras.utils.Progbar(self.augment_by_n) if verbose else None
+        total = None
+        for first in range(0, self.augment_by_n, together):
+            steps = range(first, min(first + together, self.augment_by_n))
+            variants = [self.augment(inputs, step) for step in steps]
+            result = self.subanalyzer.analyze(
+                keras.tree.pack_sequence_as(
+                    self.graph.inputs, [np.concatenate(x) for x in zip(*variants, strict=True)]
+                ),
+                _tiled(selection, count, len(steps)),
+                batch_size=batch_size,
+                **{name: _tiled(value, count, len(steps)) for name, value in options.items()},
+            )
+            part = keras.tree.map_structure(functools.partial(_summed, len(steps)), result)
+            total = part if total is None else keras.tree.map_structure(np.add, total, part)
+            if progress:
+                progress.add(len(steps))
+        dtype = self.graph.dtype
+        mean = keras.tree.map_structure(lambda r: (r / self.augment_by_n).astype(dtype), total)
+        relevance, *rest = mean if isinstance(mean, tuple) else (mean,)
+        reduced = self.reduce(keras.tree.flatten(relevance), inputs)
+        relevance = keras.tree.pack_sequence_as(relevance, [np.asarray(r, dtype) for r in reduced])
+        return (relevance, *rest) if rest else relevance
+
+    def _fixed(self, selection, inputs, batch_size, options):
+        """The selection, with the largest output of these inputs in place of the largest of each variant."""
+        if isinstance(selection, dict):
+            largest = [name for name, chosen in selection.items() if _is_largest(chosen)]
+            if largest:
+                outputs = outputs_at_start(self.subanalyzer, inputs, batch_size, options)
+                selection = {**selection, **{name: _argmax(outputs[name]) for name in largest if name in outputs}}
+            return selection
+        starts_as_given = isinstance(options.get("initial_relevance"), np.ndarray) and selection is None
+        if not _is_largest(selection) or starts_as_given or self._finds_no_neuron():
+            return selection
+        outputs = outputs_at_start(self.subanalyzer, inputs, batch_size, options)
+        return _argmax(next(iter(outputs.values()))) if len(outputs) == 1 else selection
+
+    def _finds_no_neuron(self):
+        return not isinstance(_innermost(self.subanalyzer), ReverseAnalyzer)
+
+    def summary(self):
+        """Which site got which rule in the wrapped analyzer."""
+        return self.subanalyzer.summary()
+
+
+def _innermost(analyzer):
+    while isinstance(analyzer, AugmentReduceBase):
+        analyzer = analyzer.subanalyzer
+    return analyzer
+
+
+def outputs_at_start(analyzer, inputs, batch_size, options) -> dict[str, np.ndarray]:
+    """The tensors at which an analyzer's relevance starts, by name."""
+    analyzer = _innermost(analyzer)
+    where = (options.get(name) for name in ("layer", "attribute_to_neuron_input", "pre_activation"))
+    names, starts = analyzer._starts(*where)
+    walk = analyzer._walk(Question(starts))
+    packed = keras.tree.pack_sequence_as(analyzer.graph.inputs, inputs)
+    outputs = [walk.outputs(part) for part, _, _ in analyzer._batches(packed, batch_size, 0)]
+    return {name: np.concatenate(parts) for name, *parts in zip(names, *outputs, strict=True)}
+
+
+def selected_values(analyzer, inputs, selection, batch_size, options) -> np.ndarray:
+    """The value of what is selected, (batch,), or (batch, targets) for several targets."""
+    outputs = outputs_at_start(analyzer, inputs, batch_size, options)
+    shapes = [y.shape[1:] for y in outputs.values()]
+    initial = options.get("initial_relevance")
+    targets = make_targets(selection, initial, len(inputs[0]), list(outputs), shapes)
+    return sum(_value(target, y) for target, y in zip(targets, outputs.values(), strict=True))
+
+
+def _value(target, y):
+    if target.contrast is not None:
+        return np.asarray(target.contrast(tf.constant(y)))
+    target = target.on(y)
+    if target.index is not None and target.index.ndim == 2:
+        columns = (dataclasses.replace(target, index=column) for column in target.index.T)
+        return np.stack([_value(column, y) for column in columns], axis=1)
+    chosen = start(tf.constant(y), target.tensors(y.dtype), tf.ones_like(y))
+    return per_sample(chosen * y).numpy()
+
+
+def _is_largest(selection):
+    return selection is None or (isinstance(selection, str) and selection == "max_activation")
+
+
+def _argmax(y):
+    """The largest entry of each sample: an index, or for outputs with more axes a mask."""
+    index = y.reshape(len(y), -1).argmax(axis=1)
+    return index if y.ndim == 2 else np.eye(y[0].size, dtype=bool)[index].reshape(y.shape)
+
+
+def _tiled(value, count, times):
+    """A selection or start for `times` variants of each of `count` samples."""
+    if isinstance(value, dict):
+        return {name: _tiled(part, count, times) for name, part in value.items()}
+    if isinstance(value, tf.Tensor):
+        value = value.numpy()
+    if isinstance(value, list | tuple) and not any(isinstance(v, slice | str) or v is Ellipsis for v in value):
+        value = np.asarray(value) if isinstance(value, list) or len(value) == count else value
+    if isinstance(value, np.ndarray) and value.ndim and len(value) == count:
+        return np.concatenate([value] * times)
+    return value
+
+
+def _summed(times, relevance):
+    """Sum over variants, in float64."""
+    return relevance.reshape(times, -1, *relevance.shape[1:]).sum(axis=0, dtype="float64")
+
+
+class GaussianSmoother(AugmentReduceBase):
+    """Mean relevance of inputs with Gaussian noise on them.  [Smilkov et al., 2017]
+
+    Args:
+        subanalyzer: The analyzer that explains the noisy inputs.
+        augment_by_n: Number of noisy variants of each input.
+        noise_scale: Standard deviation of the noise, in the input's own units.
+        seed: Integer for the same noise at each `analyze`; None for other noise.
+        neuron_selection_mode: See `Analyzer`; the subanalyzer's own by default.
+
+    Example:
+
+        smooth = GaussianSmoother(revgraph.create_analyzer("lrp.epsilon", model), noise_scale=0.1, seed=0)
+        relevance = smooth.analyze(x)
+    """
+
+    name = "gaussian_smoother"
+
+    def __init__(self, subanalyzer, augment_by_n=64, noise_scale=1, seed=None, neuron_selection_mode=None):
+        if isinstance(noise_scale, str) or not noise_scale >= 0:
+            raise ValueError(f"noise_scale must be a number >= 0. Received: {noise_scale!r}.")
+        super().__init__(subanalyzer, augment_by_n, neuron_selection_mode)
+        _check_floating(self)
+        self.noise_scale = noise_scale
+        self.seed = seed
+
+    def _begin(self):
+        self._generator = np.random.default_rng(self.seed)
+
+    def augment(self, inputs, step):
+        return [x + self._generator.normal(0, self.noise_scale, x.shape).astype(x.dtype) for x in inputs]
+
+
+class PathIntegrator(AugmentReduceBase):
+    """Mean relevance along the straight path from a reference to the input, times their difference.
+
+    (x - r) * 1/n sum_k R(r + t_k (x - r)), with midpoints t_k = (k + 1/2) / n for k = 0 to n - 1, or the left ends
+    t_k = k / n under `convention="innvestigate"`.  [Sundararajan et al., 2017]
+
+    Args:
+        subanalyzer: The analyzer that explains the points of the path.
+        steps: n, number of points.
+        reference_inputs: r: a number, an array of one sample's or of the batch's shape, or for several inputs a list of
+            these.
+        convention: `"paper"` or `"innvestigate"`.
+        neuron_selection_mode: See `Analyzer`; the subanalyzer's own by default.
+
+    Example:
+
+        path = PathIntegrator(revgraph.create_analyzer("lrp.epsilon", model), steps=32, reference_inputs=x_mean)
+        relevance = path.analyze(x)
+    """
+
+    name = "path_integrator"
+
+    def __init__(self, subanalyzer, steps=64, reference_inputs=0, convention="paper", neuron_selection_mode=None):
+        self.convention = checked_convention(convention)
+        super().__init__(subanalyzer, steps, neuron_selection_mode)
+        _check_floating(self)
+        self.reference_inputs = reference_inputs
+
+    def augment(self, inputs, step):
+        t = (step + (0.5 if self.convention == "paper" else 0.0)) / self.augment_by_n
+        references = flat_references(self.reference_inputs, inputs, self.graph)
+        return [r + x.dtype.type(t) * (x - r) for x, r in zip(inputs, references, strict=True)]
+
+    def reduce(self, mean, inputs):
+        references = flat_references(self.reference_inputs, inputs, self.graph)
+        differences = [x - r for x, r in zip(inputs, references, strict=True)]
+        # With several targets, means have an axis more behind the batch.
+        return [m * (d if m.ndim == d.ndim else np.expand_dims(d, 1)) for m, d in zip(mean, differences, strict=True)]
+
+    def _explained(self, inputs, selection, batch_size, verbose, options):
+        if options.get("return_layers") is not None:
+            raise ValueError(
+                f"{type(self).__name__} has relevance for inputs only, because it is a product with their difference "
+                f"from the reference. Leave out return_layers."
+            )
+        with_delta = options.get("return_convergence_delta", False)
+        options = {name: value for name, value in options.items() if name != "return_convergence_delta"}
+        relevance = super()._explained(inputs, selection, batch_size, verbose, options)
+        if not with_delta:
+            return relevance
+        selection = self._fixed(selection, inputs, batch_size, options)
+        references = flat_references(self.reference_inputs, inputs, self.graph)
+        ends = (selected_values(self.subanalyzer, x, selection, batch_size, options) for x in (inputs, references))
+        difference = np.subtract(*ends)
+        found = [r.sum(axis=tuple(range(difference.ndim, r.ndim))) for r in keras.tree.flatten(relevance)]
+        return relevance, difference - sum(found)
+
+
+def _check_floating(wrapper):
+    graph = wrapper.graph
+    names = [
+        name
+        for name, slot in zip(graph.input_names, graph.input_slots, strict=True)
+        if not graph.specs[slot].dtype.startswith(("float", "bfloat"))
+    ]
+    if names:
+        raise TypeError(
+            f"{type(wrapper).__name__} changes its inputs step by step, and {', '.join(names)} holds indices. Explain "
+            f"the model from its embeddings on, or use an analyzer without a wrapper."
+        )
+
+
+class SmoothGrad(GaussianSmoother):
+    """SmoothGrad: the mean gradient of noisy inputs.  [Smilkov et al., 2017]
+
+    Args:
+        model: A built Keras model.
+        augment_by_n: Number of noisy variants of each input.
+        noise_scale: Standard deviation of the noise, in the input's own units.
+        seed: Integer for the same noise at each `analyze`; None for other noise.
+        postprocess: None, `"abs"` or `"square"`, applied to each gradient.
+        **options: See `Gradient`.
+    """
+
+    name = "smoothgrad"
+
+    def __init__(self, model, augment_by_n=64, noise_scale=1, seed=None, postprocess=None, **options):
+        super().__init__(Gradient(model, postprocess, **options), augment_by_n, noise_scale, seed)
+
+
+class IntegratedGradients(PathIntegrator):
+    """Integrated gradients: contributions that add up to the output's difference from the reference's.
+
+    [Sundararajan et al., 2017]
+
+    Args:
+        model: A built Keras model.
+        steps: Number of points on the path.
+        reference_inputs: A number, an array of one sample's or of the batch's shape, or for several inputs a list of
+            these.
+        postprocess: None, `"abs"` or `"square"`, applied to each gradient.
+        convention: `"paper"` for midpoints, `"innvestigate"` for left ends.
+        **options: See `Gradient`.
+    """
+
+    name = "integrated_gradients"
+
+    def __init__(self, model, steps=64, reference_inputs=0, postprocess=None, convention="paper", **options):
+        gradient = Gradient(model, postprocess, convention, **options)
+        super().__init__(gradient, steps, reference_inputs, convention)

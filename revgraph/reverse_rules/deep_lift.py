@@ -1,0 +1,117 @@
+"""The rules of DeepLIFT: multipliers m = contribution / difference from the reference, chained like gradients.
+
+Each rule is bound to an operation that reads inputs and reference inputs, in this order, and writes outputs and
+reference outputs. Relevance here is the multiplier of a tensor, until `TimesDifference` makes it the contribution.
+
+References:
+    [SHRIKUMAR2017] Shrikumar et al.: Learning Important Features Through Propagating Activation Differences. ICML 2017.
+    [LUNDBERG2017] Lundberg and Lee: A Unified Approach to Interpreting Model Predictions. NeurIPS 2017.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from revgraph.reverse_rules.engine import Pullback, Rule
+
+NEAR = 1e-6
+"""Differences below this count as none: the limit of the rescale rule, the gradient, is used."""
+
+
+def _halves(tensors):
+    half = len(tensors) // 2
+    return tensors[:half], tensors[half:]
+
+
+def _with_none(multipliers):
+    """Multipliers of the inputs; nothing goes to the reference inputs."""
+    return (*multipliers, *(None for _ in multipliers))
+
+
+@dataclasses.dataclass(frozen=True)
+class Rescale(Rule):
+    """m_x = (y - y_ref) / (x - x_ref) m_y, entry by entry.  [SHRIKUMAR2017, section 3.5.1]"""
+
+    def record(self, call):
+        (x, x_ref), (y, y_ref) = call.inputs, call.outputs
+
+        def pull(m, _):
+            dx, dy = x - x_ref, y - y_ref
+            near = tf.abs(dx) < NEAR
+            slope = call.transposed(m, tf.zeros_like(m))[0]
+            return _with_none([tf.where(near, slope, m * dy / tf.where(near, tf.ones_like(dx), dx))])
+
+        return call.outputs, Pullback(pull)
+
+
+@dataclasses.dataclass(frozen=True)
+class RescaleChoice(Rule):
+    """For maxima and minima: y - y_ref goes to the entries that were chosen, in the input and in the reference.
+
+    With c = max(y, y_ref), c - y_ref goes to where y was chosen, and y - c to where y_ref was; each is divided by the
+    difference that it finds there. Minima likewise.
+
+    Args:
+        choose: `tf.maximum` or `tf.minimum`.
+    """
+
+    choose: Callable = tf.maximum
+
+    def record(self, call):
+        xs, x_refs = _halves(call.inputs)
+        y, y_ref = call.outputs
+        _, slope = call.record(call.inputs, call.weights)
+
+        def pull(m, _):
+            chosen = self.choose(y, y_ref)
+            shares = _halves(call.transposed(m * (chosen - y_ref), m * (y - chosen)))
+            return _with_none(
+                [
+                    tf.where(tf.abs(x - r) < NEAR, limit, tf.math.divide_no_nan(here + there, x - r))
+                    for x, r, limit, here, there in zip(xs, x_refs, slope(m, tf.zeros_like(m)), *shares, strict=False)
+                ]
+            )
+
+        return call.outputs, Pullback(pull)
+
+
+@dataclasses.dataclass(frozen=True)
+class RescaleProduct(Rule):
+    """For products: the gradient averaged over the straight path from the reference, exactly.  [LUNDBERG2017]
+
+    For two factors m_a = (b + b_ref) / 2 m_y. For n factors the gradient is a polynomial of degree n - 1 along the
+    path, which Gauss-Legendre quadrature integrates.
+    """
+
+    def record(self, call):
+        xs, refs = _halves(call.inputs)
+        nodes, weights = np.polynomial.legendre.leggauss((len(xs) + 1) // 2)
+        points = [tuple(r + (t + 1) / 2 * (x - r) for x, r in zip(xs, refs, strict=True)) for t in nodes]
+        gradients = [call.record((*point, *refs), call.weights)[1] for point in points]
+
+        def pull(m, _):
+            parts = [gradient(m * (w / 2), tf.zeros_like(m)) for gradient, w in zip(gradients, weights, strict=True)]
+            return _with_none([sum(p[i] for p in parts) for i in range(len(xs))])
+
+        return call.outputs, Pullback(pull)
+
+
+@dataclasses.dataclass(frozen=True)
+class EmbeddingDifference(Rule):
+    """The contribution of a token: sum_d m_d (e_d - e_ref,d) over its embedding."""
+
+    def record(self, call):
+        e, e_ref = call.outputs
+        return call.outputs, Pullback(lambda m, _: (tf.reduce_sum(m * (e - e_ref), axis=-1), None))
+
+
+@dataclasses.dataclass(frozen=True)
+class TimesDifference(Rule):
+    """The contribution m (x - x_ref) of an input; inputs that are indices have theirs already."""
+
+    def record(self, call):
+        x, x_ref = call.inputs
+        pull = Pullback(lambda m, _: (m * (x - x_ref) if x.dtype.is_floating else m, None))
+        return call.outputs, pull

@@ -1,0 +1,76 @@
+"""The two rules of TensorWatch's relevance inverter: the e-rule and the b-rule. Neither ever uses the bias.
+
+Reference:
+    [BACH2015] Bach et al.: On Pixel-Wise Explanations for Non-Linear Classifier Decisions by Layer-Wise Relevance
+        Propagation. PLoS ONE 10(7), 2015.
+"""
+
+import dataclasses
+import functools
+
+import tensorflow as tf
+
+from revgraph.reverse_rules.engine import Part, Rule, Term, identity, neg, on, pos
+from revgraph.reverse_rules.rules import once_if_alone
+
+
+@dataclasses.dataclass(frozen=True)
+class ERule(Rule):
+    """e-rule: R_j = sum_k x_j^p w_jk^p R_k / (z_k + epsilon sgn(z_k)), z_k = sum_i x_i^p w_ik^p.  [BACH2015, eq. 58]
+
+    A unit whose z_k is exactly zero drops its relevance.
+
+    Args:
+        exponent: p, a whole number from 1.
+        epsilon: Stabiliser, non-negative.
+    """
+
+    exponent: int = 1
+    epsilon: float = 1e-6
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not (self.exponent >= 1 and int(self.exponent) == self.exponent):
+            raise ValueError(
+                f"ERule: exponent must be a whole number from 1, because x^p of a negative x is not a number "
+                f"otherwise. Received: {self.exponent!r}."
+            )
+
+    def parts(self):
+        power = identity if self.exponent == 1 else functools.partial(_power, self.exponent)
+        return (Part((Term(power, on(power, bias=False)),), gate=lambda z, zs: zs[0] != 0),)
+
+
+def _power(exponent, t):
+    return tf.pow(t, tf.cast(exponent, t.dtype))
+
+
+@dataclasses.dataclass(frozen=True)
+class BRule(Rule):
+    """b-rule: R_j = sum_k ((1 + beta) (x_j w_jk)^+ / z_k^+ - beta (x_j w_jk)^- / z_k^-) R_k.  [BACH2015, eq. 60]
+
+    A unit with neither part drops its relevance, and so does one that has only the part of weight zero, which is the
+    negative part for beta = 0 and the positive one for beta = -1.
+
+    Args:
+        beta: Weight of the negative part; 1 + beta is that of the positive one.
+        epsilon: Stabiliser, non-negative.
+        rare_neurons: A unit that has only one of the two parts passes its relevance through that part once, so that
+            relevance is conserved.
+    """
+
+    beta: float = 0.5
+    epsilon: float = 1e-6
+    rare_neurons: bool = True
+
+    def __post_init__(self):
+        super().__post_init__()
+        if isinstance(self.beta, str) or not -float("inf") < self.beta < float("inf"):
+            raise ValueError(f"BRule: beta must be a number. Received: {self.beta!r}.")
+
+    def parts(self):
+        gain = Part((Term(pos, on(pos, bias=False)), Term(neg, on(neg, bias=False))), 1.0 + self.beta)
+        loss = Part((Term(pos, on(neg, bias=False)), Term(neg, on(pos, bias=False))), -self.beta)
+        if not gain.weight or not loss.weight:
+            return (gain,) if gain.weight else (loss,)
+        return once_if_alone(gain, loss) if self.rare_neurons else (gain, loss)
