@@ -1,15 +1,28 @@
 """The ledger: where relevance went."""
 
 import dataclasses
+import warnings
+from collections.abc import Iterable
 
 import numpy as np
+import tensorflow as tf
 
-from revgraph.graph.graph import format_table
+from revgraph.graph.tables import Table, Tabular
+from revgraph.reverse_rules import per_sample
+
+FIELDS = ("start", "input", "bias", "stabiliser", "other")
+"""What the ledger says of every site, and in total."""
+
+LISTED = 40
+"""Ledgers of more sites list only those that lose something."""
+
+GROWTH = 1e3
+"""The factor of growth of |R| through one site from which on `analyze` warns."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Entry:
-    """One site of the ledger; every field is an array of shape (batch,).
+    """One site of the ledger; every field but the path is an array of shape (batch,).
 
     Args:
         path: The site.
@@ -18,6 +31,7 @@ class Entry:
         bias: Absorbed by the bias.
         stabiliser: Absorbed by the stabiliser.
         other: What remains: start - input - bias - stabiliser.
+        growth: sum |R| below over sum |R| above.
     """
 
     path: str
@@ -26,11 +40,23 @@ class Entry:
     bias: np.ndarray
     stabiliser: np.ndarray
     other: np.ndarray
+    growth: np.ndarray
+
+    @property
+    def lost(self) -> np.ndarray:
+        """Relevance that arrived and was not handed on."""
+        return self.start - self.input
+
+    def __repr__(self):
+        return f"<{self.path}: {_means(self)}>"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Conservation:
+class Conservation(Tabular):
     """Where relevance went: `start = input + bias + stabiliser + other`, arrays of shape (batch,).
+
+    It prints as a table of averages, sorted by what is lost. `report[3]` is the report on one sample, `report[:8]` on
+    several.
 
     Args:
         start: Relevance at the start.
@@ -39,6 +65,12 @@ class Conservation:
         stabiliser: Absorbed by stabilisers, in all sites.
         other: What remains.
         layers: One entry per site that relevance passed, from output to input.
+
+    Example:
+
+        report = analyzer.conservation(x)
+        print(report)
+        report.plot()
     """
 
     start: np.ndarray
@@ -48,34 +80,193 @@ class Conservation:
     other: np.ndarray
     layers: tuple[Entry, ...]
 
-    def to_dict(self) -> dict:
-        """The ledger as plain lists, for JSON."""
+    def __len__(self):
+        return len(self.start)
 
-        def fields(entry):
-            names = ("start", "input", "bias", "stabiliser", "other")
+    def __getitem__(self, samples) -> "Conservation":
+        def chosen(entry, names):
+            return {name: np.atleast_1d(getattr(entry, name)[samples]) for name in names}
+
+        layers = tuple(Entry(entry.path, **chosen(entry, (*FIELDS, "growth"))) for entry in self.layers)
+        return Conservation(**chosen(self, FIELDS), layers=layers)
+
+    def sorted_layers(self) -> list[Entry]:
+        """The entries, from the one that loses most on average to the one that loses least."""
+        return sorted(self.layers, key=lambda entry: -np.mean(np.abs(entry.lost)))
+
+    def to_dict(self) -> dict:
+        """The ledger as plain lists, one value per sample, for JSON."""
+
+        def fields(entry, names):
             return {name: np.asarray(getattr(entry, name)).tolist() for name in names}
 
-        return {**fields(self), "layers": [{"path": e.path, **fields(e)} for e in self.layers]}
+        layers = [{"path": entry.path, **fields(entry, (*FIELDS, "growth"))} for entry in self.layers]
+        return {**fields(self, FIELDS), "layers": layers}
 
-    def __str__(self):
-        def row(name, entry):
-            fields = (entry.start, entry.input, entry.bias, entry.stabiliser, entry.other)
-            return (name, *(f"{np.mean(field):.6g}" for field in fields))
+    def table(self) -> Table:
+        """Averages over the samples, sorted by what is lost; growth is the largest of them."""
+        listed = self.sorted_layers()
+        if len(listed) > LISTED:
+            listed = [entry for entry in listed if self._loses(entry)]
+        rows = [("total", *_averages(self), "")]
+        rows += [(entry.path, *_averages(entry), float(np.max(entry.growth))) for entry in listed]
+        rest = len(self.layers) - len(listed)
+        return Table(
+            ("site", *FIELDS, "growth"),
+            rows,
+            title=f"Relevance of {len(self)} samples, {self._found()} of it found at the input",
+            footer=f"{rest} more sites hand on all they get." if rest else None,
+        )
 
-        lost = sorted(self.layers, key=lambda e: -np.mean(np.abs(e.start - e.input)))
-        rows = [row("total", self), *(row(e.path, e) for e in lost)]
-        return format_table(("site", "start", "input", "bias", "stabiliser", "other"), rows)
+    def plot(self):
+        """Draws how much relevance is left after each site, and what it absorbs, averaged over the samples.
+
+        Returns:
+            A `Picture`, a matplotlib figure.
+
+        Raises:
+            ImportError: matplotlib is not installed.
+        """
+        from revgraph.analyzers.pictures import Picture
+
+        start = np.mean(self.start)
+        share = 100 / start if start else 0.0
+        entries = [e for e in self.layers if len(self.layers) <= LISTED or self._loses(e)]
+        left = 100 - share * np.cumsum([np.mean(e.lost) for e in entries])
+        rows = np.arange(len(entries))
+        picture = Picture(9, 1.6 + 0.22 * max(len(entries), 4))
+        remaining, absorbed = picture.subplots(1, 2, sharey=True)
+        remaining.barh(rows, left, color="0.75", height=0.8)
+        remaining.axvline(100, color="0.4", linewidth=0.8, linestyle=":")
+        remaining.set(xlabel="relevance left after the site, % of the start", yticks=rows)
+        remaining.set_yticklabels([e.path for e in entries], fontsize=8)
+        _stack(absorbed, rows, {name: [share * np.mean(getattr(e, name)) for e in entries] for name in FIELDS[2:]})
+        absorbed.axvline(0, color="0.4", linewidth=0.8)
+        absorbed.set_xlabel("absorbed by the site, % of the start")
+        absorbed.use_sticky_edges = False
+        absorbed.autoscale_view()
+        low, high = absorbed.get_xlim()
+        # Rounding errors shall not look like losses.
+        absorbed.set_xlim(min(low, -1), max(high, 1))
+        absorbed.legend(fontsize=8, loc="lower right")
+        remaining.invert_yaxis()
+        for axes in (remaining, absorbed):
+            axes.tick_params(labelsize=8)
+            axes.xaxis.label.set_size(9)
+            axes.spines[["top", "right"]].set_visible(False)
+        picture.suptitle(f"From output to input: {self._found()} of the relevance arrives", fontsize=10)
+        return picture
+
+    def _loses(self, entry):
+        return np.mean(np.abs(entry.lost)) > 1e-6 * np.mean(np.abs(self.start))
+
+    def _found(self):
+        start = np.mean(self.start)
+        return f"{np.mean(self.input) / start:.1%}" if start else "none"
+
+    def __repr__(self):
+        return f"<Conservation of {len(self)} samples: {_means(self)}>"
 
 
-def merge(ledgers) -> Conservation:
+COLOURS = {"bias": "#0072b2", "stabiliser": "#e69f00", "other": "#cc79a7"}
+"""Okabe and Ito's colours, which colour-blind people can tell apart."""
+
+
+def _stack(axes, rows, shares):
+    """Horizontal bars on top of each other, positive shares to the right of zero and negative ones to the left."""
+    right, left = np.zeros(len(rows)), np.zeros(len(rows))
+    for name, values in shares.items():
+        values = np.asarray(values)
+        axes.barh(rows, values, left=np.where(values >= 0, right, left), color=COLOURS[name], label=name, height=0.8)
+        right += np.maximum(values, 0)
+        left += np.minimum(values, 0)
+
+
+def _averages(entry):
+    return [float(np.mean(getattr(entry, name))) for name in FIELDS]
+
+
+def _means(entry):
+    return ", ".join(f"{name} {value:.4g}" for name, value in zip(FIELDS, _averages(entry), strict=True))
+
+
+def merge(ledgers: Iterable[Conservation]) -> Conservation:
     """One ledger of several batches."""
     ledgers = list(ledgers)
 
-    def joined(parts):
-        names = ("start", "input", "bias", "stabiliser", "other")
+    def joined(parts, names):
         return {name: np.concatenate([getattr(p, name) for p in parts]) for name in names}
 
     layers = tuple(
-        Entry(entries[0].path, **joined(entries)) for entries in zip(*(x.layers for x in ledgers), strict=True)
+        Entry(entries[0].path, **joined(entries, (*FIELDS, "growth")))
+        for entries in zip(*(x.layers for x in ledgers), strict=True)
     )
-    return Conservation(**joined(ledgers), layers=layers)
+    return Conservation(**joined(ledgers, FIELDS), layers=layers)
+
+
+def growth(above, below) -> tf.Tensor:
+    """sum |R| below a site over sum |R| above it, per sample; 0 where nothing arrives.
+
+    Args:
+        above, below: Relevance of the site's outputs and of its inputs, (batch, ...) each; None for no relevance.
+    """
+    return tf.math.divide_no_nan(_magnitude(below), _magnitude(above))
+
+
+def _magnitude(relevance):
+    return sum(per_sample(tf.abs(r)) for r in relevance if r is not None)
+
+
+class GrowthWatch:
+    """Sees on a backward walk by how much |R| grows through each site; an `account` of `ReverseGraph`.
+
+    Only sites that divide are measured: nothing else can make relevance explode. The relevance that one site hands on
+    is what the next one gets, so each tensor is summed once.
+
+    Attributes:
+        paths: The sites measured, in the order of the walk.
+        factors: Growth through each, the largest of the batch; scalars.
+    """
+
+    def __init__(self):
+        self.paths, self.factors = [], []
+        self._summed = {}
+
+    def __call__(self, site, pullback, given, taken):
+        if pullback.accounts is None:
+            return
+        above = sum(self._sum(r) for r in given)
+        below = sum(self._sum(r) for r in taken if r is not None)
+        self.paths.append(site.path)
+        self.factors.append(tf.reduce_max(tf.math.divide_no_nan(below, above)))
+
+    def _sum(self, relevance):
+        if relevance.ref() not in self._summed:
+            self._summed[relevance.ref()] = per_sample(tf.abs(relevance))
+        return self._summed[relevance.ref()]
+
+
+def warn_of_growth(paths, factors, limit=GROWTH, stacklevel=2) -> bool:
+    """Warns of the site through which |R| grows most, if by more than `limit`.
+
+    Args:
+        paths: Sites, as `GrowthWatch` found them.
+        factors: Array of growth through each.
+        limit: Factor that is still let pass.
+        stacklevel: Of the warning.
+
+    Returns:
+        Whether it warned.
+    """
+    factors = np.asarray(factors)
+    if not factors.size or not np.max(factors) > limit:
+        return False
+    worst = int(np.argmax(factors))
+    warnings.warn(
+        f"Relevance explodes at {paths[worst]!r}: the sum of |R| grows {factors[worst]:.3g}-fold there, because "
+        f"contributions of opposite sign cancel. Give that site a larger epsilon or gamma, such as "
+        f"revgraph.Composite(({paths[worst]!r}, Epsilon(1e-2)), ...) or Gamma(0.25), or ZPlus where it is an Add. "
+        f"`conservation` shows the growth through every site.",
+        stacklevel=stacklevel,
+    )
+    return True

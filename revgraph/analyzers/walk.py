@@ -7,6 +7,7 @@ import keras
 import tensorflow as tf
 
 from revgraph.analyzers import targets
+from revgraph.analyzers.conservation import GrowthWatch
 from revgraph.analyzers.reverse_graph import Recording, ReverseGraph
 from revgraph.graph.graph import Graph
 from revgraph.reverse_rules import per_sample
@@ -119,8 +120,8 @@ class Walk:
                 is vectorised over targets, and relevance has shape (batch, targets, ...).
 
         Returns:
-            Dict of `relevance` (one tensor per input), `layers` (one list of tensors per layer asked for) and
-            `start` (relevance at the start, per sample).
+            Dict of `relevance` (one tensor per input), `layers` (one list of tensors per layer asked for), `start`
+            (relevance at the start, per sample), and for one target `growth` (by site, see `GrowthWatch`).
         """
         several = [first.dtype == tf.int32 and first.shape.rank == 2 for first, *_ in tensors]
         if not any(several):
@@ -132,7 +133,9 @@ class Walk:
                 (next(indices), *rest) if many else (first, *rest)
                 for (first, *rest), many in zip(tensors, several, strict=True)
             ]
-            return self._pulled_once(recording, chosen)
+            result = self._pulled_once(recording, chosen)
+            del result["growth"]
+            return result
 
         stacked = [tf.transpose(first) for (first, *_), many in zip(tensors, several, strict=True) if many]
         if tf.executing_eagerly():
@@ -143,7 +146,8 @@ class Walk:
 
     def _pulled_once(self, recording, tensors):
         seeds = self.seeds(recording, tensors)
-        relevance = self.reverse.relevance(recording, seeds)
+        watch = GrowthWatch()
+        relevance = self.reverse.relevance(recording, seeds, watch)
 
         def of(slot):
             return relevance[slot] if slot in relevance else no_relevance(recording.values[slot], self.graph.dtype)
@@ -152,6 +156,7 @@ class Walk:
             "relevance": [self.finish(of(slot), recording.values[slot], slot) for slot in self.graph.input_slots],
             "layers": [[of(slot) for slot in slots] for slots in self.question.returned],
             "start": sum(map(per_sample, seeds.values())),
+            "growth": dict(zip(watch.paths, watch.factors, strict=True)),
         }
         if self.keep:
             result["kept"] = {site.path: [of(slot) for slot in site.inputs] for site in self.graph.sites}

@@ -9,10 +9,13 @@ part p and g_p its gate. A rule only says which modifications, combined how.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
+
+from revgraph.graph.operations import Affine
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,28 +36,33 @@ class SafeDivide:
 
     def __call__(self, r, z):
         if self.zeros_only:
-            return tf.math.divide_no_nan(r, tf.where(z == 0, tf.cast(self.epsilon, z.dtype), z))
-        return tf.math.divide_no_nan(r, z + self.epsilon * sign(z))
+            return tf.math.divide_no_nan(r, tf.where(z == 0, tf.constant(self.epsilon, z.dtype), z))
+        epsilon = tf.constant(self.epsilon, z.dtype)
+        return tf.math.divide_no_nan(r, z + tf.where(z >= 0, epsilon, -epsilon))
 
 
-def sign(z):
-    """The sign of z, +1 at zero."""
-    return tf.where(z >= 0, tf.ones_like(z), -tf.ones_like(z))
+@dataclasses.dataclass(frozen=True)
+class Signed:
+    """positive * t^+ + negative * t^-, entry by entry.
+
+    What is linear in t^+ and t^- the engine computes once for all modifiers of this kind.
+    """
+
+    positive: float
+    negative: float
+
+    def __call__(self, t):
+        if self == identity:
+            return t
+        if self == pos:
+            return tf.maximum(t, tf.zeros((), t.dtype))
+        if self == neg:
+            return tf.minimum(t, tf.zeros((), t.dtype))
+        return tf.where(t >= 0, self.positive * t, self.negative * t)
 
 
-def identity(t):
-    """Leaves a tensor as it is."""
-    return t
-
-
-def pos(t):
-    """The positive part."""
-    return tf.maximum(t, tf.zeros((), t.dtype))
-
-
-def neg(t):
-    """The negative part."""
-    return tf.minimum(t, tf.zeros((), t.dtype))
+identity, pos, neg = Signed(1.0, 1.0), Signed(1.0, 0.0), Signed(0.0, 1.0)
+"""Modifiers: a tensor as it is, its positive part, its negative part."""
 
 
 def ones(t):
@@ -82,6 +90,23 @@ class on:
         chosen = dict(self.by_name)
         chosen = {name: chosen.get(name, self.modifier) for name in weights}
         return {name: chosen[name](w) for name, w in weights.items() if chosen[name] is not False}
+
+    def signed(self, names) -> "Signed | None":
+        """The one `Signed` modifier that all weights of these names get, if that is so."""
+        named = dict(self.by_name)
+        modifiers = {named.get(name, self.modifier) for name in names} or {self.modifier}
+        (first, *others) = modifiers
+        return first if not others and isinstance(first, Signed) else None
+
+
+def where_positive(z, zs):
+    """Gate that is open where the site's own output is not negative."""
+    return z >= 0
+
+
+def where_negative(z, zs):
+    """Gate that is open where the site's own output is negative."""
+    return z < 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,36 +203,94 @@ class Pullback:
         return Absorbed(zero, zero)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Recorded:
+    """The operation called on modified inputs, under a tape.
+
+    Args:
+        inputs: x, the modified inputs.
+        outputs: What the operation gives for them, without bias where it is affine.
+        transposed: R -> (dz/dx)^T R, one tensor per input, None for indices.
+    """
+
+    inputs: tuple
+    outputs: tuple
+    transposed: Callable
+
+    @property
+    def z(self):
+        return self.outputs[0]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class RecordedTerm:
+    """A term on the forward walk: z_t = sum of factor * recorded z, plus bias."""
+
+    pieces: tuple[tuple[float, Recorded], ...]
+    bias: tf.Tensor | None
+    sign: float
+
+    @property
+    def z(self):
+        parts = [piece.z if factor == 1 else factor * piece.z for factor, piece in self.pieces]
+        return sum(parts[1:], parts[0]) if self.bias is None else sum(parts, self.bias)
+
+
 class SiteCall:
     """One call of an operation on the forward walk; rules record their Zs from it.
+
+    What is known to be zero is not computed, and nothing is computed twice: kernels and inputs as they are give the
+    forward pass, and three or more kernels that are combinations of W^+ and W^- are had from these two. All of that
+    is addition of what the forward pass adds up anyway; nothing is subtracted.
 
     Args:
         operation: The site's operation.
         inputs: Its input tensors.
         dtype: The dtype in which its weights are read.
         nonnegative: For each input, whether it is known to have no negative entry.
+        positive: Whether relevance is known to arrive only where the output is positive.
+        plain: Compute every term as it is written, without any of this.
 
     Attributes:
-        outputs: What the site computes.
-        weights: Its weights by name.
+        weights: The operation's weights by name.
     """
 
-    def __init__(self, operation, inputs, dtype, nonnegative=None):
+    def __init__(self, operation, inputs, dtype, nonnegative=None, positive=False, plain=False):
         self.operation = operation
         self.inputs = tuple(inputs)
-        self.weights = operation.read(dtype)
-        self.nonnegative = bool(nonnegative) and all(nonnegative)
-        kernels, bias = operation.split(self.weights)
-        self._unmodified = self.record(self.inputs, kernels)
-        z, self.transposed = self._unmodified
-        self.outputs = z if bias is None else (operation.add_bias(z[0], bias),)
+        self.weights = operation.weights(dtype, self.inputs)
+        self.nonnegative = bool(nonnegative) and all(nonnegative) and not plain
+        self.positive = positive and not plain
+        self.plain = plain
+        self._kernels, self._bias = operation.split(self.weights)
+        self._recorded = {}
 
-    def record(self, inputs, weights):
-        """Calls the operation under a tape.
+    @functools.cached_property
+    def outputs(self) -> tuple[tf.Tensor, ...]:
+        """What the site computes."""
+        pieces = self._forward_pieces()
+        if pieces is None:
+            outputs = self._record(identity, on()).outputs
+        else:
+            outputs = (tf.add_n([piece.z for piece in pieces]),)
+        return outputs if self._bias is None else (self.operation.add_bias(outputs[0], self._bias),)
 
-        Returns:
-            Its outputs, and the function R -> (dz/dx)^T R that gives one tensor per input, None for indices.
-        """
+    def _forward_pieces(self):
+        """What was recorded already and adds up to the forward pass, if that is so."""
+        if (identity, identity) in self._recorded or self.plain:
+            return None
+        for halves in ((identity,), (pos, neg)):
+            keys = [(x, w) for x in halves for w in (pos, neg)]
+            if all(key in self._recorded for key in keys):
+                return [self._recorded[key] for key in keys]
+        return None
+
+    def transposed(self, *relevance):
+        """(dz/dx)^T R of the site as it is."""
+        return self._record(identity, on()).transposed(*relevance)
+
+    def record(self, inputs, weights) -> Recorded:
+        """Calls the operation under a tape that watches the inputs."""
         watched = [x for x in inputs if x.dtype.is_floating]
         with tf.GradientTape(watch_accessed_variables=False, persistent=tf.executing_eagerly()) as tape:
             tape.watch(watched)
@@ -217,42 +300,59 @@ class SiteCall:
             gradients = iter(tape.gradient(outputs, watched, relevance, unconnected_gradients="zero"))
             return tuple(next(gradients) if x.dtype.is_floating else None for x in inputs)
 
-        return outputs, transposed
+        return Recorded(tuple(inputs), tuple(outputs), transposed)
 
-    def term(self, term) -> "Recorded | None":
-        """Records one term; None where it is known to be zero.
+    def _record(self, modify, weights: on) -> Recorded:
+        """The linear part on modified inputs with modified kernels, recorded once."""
+        kernels, _ = self.operation.split(weights(self.weights))
+        key = (modify, weights.signed(self._kernels) or weights)
+        if key not in self._recorded or self.plain:
+            inputs = self.inputs if modify == identity else tuple(modify(x) for x in self.inputs)
+            self._recorded[key] = self.record(inputs, kernels)
+        return self._recorded[key]
 
-        What is not modified is not computed again: kernels and inputs as they are give the forward pass.
-        """
-        modify, weights = term.inputs, term.weights(self.weights)
-        kernels, bias = self.operation.split(weights)
-        if self.nonnegative and modify is neg:
-            if bias is None:
-                return None
-            modify = tf.zeros_like
-        if self.nonnegative and modify is pos:
-            modify = identity
-        inputs = self.inputs if modify is identity else tuple(modify(x) for x in self.inputs)
-        own, _ = self.operation.split(self.weights)
-        if modify is identity and kernels.keys() == own.keys() and all(kernels[n] is own[n] for n in own):
-            (z, *_), transposed = self._unmodified
+    def parts(self, parts) -> list[tuple["Part", list[RecordedTerm]]]:
+        """The parts of a rule with their terms recorded; what is known to be zero is left out."""
+        if self.positive:
+            parts = [_opened(part) for part in parts if part.gate is not where_negative]
+        known = [(part, [t for t in map(self._known, part.terms) if t is not None]) for part in parts]
+        kernels = {}
+        for _, terms in known:
+            for term in terms:
+                kernels.setdefault(term.inputs, set()).add(term.weights.signed(self._kernels))
+        kernels.setdefault(identity, set()).add(identity)
+        # Two kernels of the family cost as much as W^+ and W^-; from three on the two are cheaper.
+        halved = {x for x, family in kernels.items() if len(family - {None}) > 2 and self._is_additive()}
+        return [(part, [self._term(term, term.inputs in halved) for term in terms]) for part, terms in known]
+
+    def _is_additive(self):
+        """Whether the operation is linear in its kernel, and so the sum of its calls with W^+ and with W^-."""
+        return isinstance(self.operation, Affine) and len(self._kernels) == 1 and not self.plain
+
+    def _known(self, term) -> "Term | None":
+        """The term as it is on inputs known not to be negative; None where it is zero."""
+        if not self.nonnegative:
+            return term
+        if term.inputs == neg:
+            has_bias = self.operation.split(term.weights(self.weights))[1] is not None
+            return dataclasses.replace(term, inputs=tf.zeros_like) if has_bias else None
+        return dataclasses.replace(term, inputs=identity) if term.inputs == pos else term
+
+    def _term(self, term, halved) -> RecordedTerm:
+        modifier = term.weights.signed(self._kernels)
+        if halved and modifier is not None:
+            halves = ((modifier.positive, pos), (modifier.negative, neg))
+            pieces = tuple((factor, self._record(term.inputs, on(w))) for factor, w in halves if factor)
         else:
-            (z, *_), transposed = self.record(inputs, kernels)
-        if bias is None:
-            return Recorded(inputs, z, None, transposed, term.sign)
-        z_bias = self.operation.add_bias(tf.zeros_like(z), bias)
-        return Recorded(inputs, z + z_bias, z_bias, transposed, term.sign)
+            pieces = ((1.0, self._record(term.inputs, term.weights)),)
+        _, bias = self.operation.split(term.weights(self.weights))
+        if bias is not None:
+            bias = self.operation.add_bias(tf.zeros_like(pieces[0][1].z), bias)
+        return RecordedTerm(pieces, bias, term.sign)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Recorded:
-    """A term after the forward walk: x_t, z_t, the bias in z_t, (dz_t/dx_t)^T, s_t."""
-
-    inputs: tuple
-    z: tf.Tensor
-    bias: tf.Tensor | None
-    transposed: Callable
-    sign: float
+def _opened(part):
+    return dataclasses.replace(part, gate=None) if part.gate is where_positive else part
 
 
 class ReplacementLayer:
@@ -265,8 +365,7 @@ class ReplacementLayer:
         site: The site, or its operation.
         rule: The rule.
         dtype: Dtype in which weights are read and relevance is computed.
-        nonnegative: For each input, whether it is known to have no negative entry. Terms on the negative part of such
-            an input are left out.
+        **known: `nonnegative`, `positive`, `plain`: what is known of inputs and relevance, see `SiteCall`.
 
     Example:
 
@@ -275,15 +374,16 @@ class ReplacementLayer:
         (relevance,) = pullback(y)
     """
 
-    def __init__(self, site, rule, dtype="float32", nonnegative=None):
+    def __init__(self, site, rule, dtype="float32", **known):
         self.site = site
         self.rule = rule
         self.dtype = tf.as_dtype(dtype)
-        self.nonnegative = nonnegative
+        self.known = known
 
     def __call__(self, *inputs) -> tuple[tuple[tf.Tensor, ...], Pullback]:
         operation = getattr(self.site, "operation", self.site)
-        return self.rule.record(SiteCall(operation, inputs, self.dtype, self.nonnegative))
+        inputs = map(tf.convert_to_tensor, inputs)
+        return self.rule.record(SiteCall(operation, inputs, self.dtype, **self.known))
 
     def __repr__(self):
         return f"<ReplacementLayer {getattr(self.site, 'path', self.site)}: {self.rule}>"
@@ -291,42 +391,51 @@ class ReplacementLayer:
 
 def _record_parts(rule, call):
     """The formula at the head of this file: outputs, and the pullback."""
-    parts = rule.parts()
-    terms = [[t for t in map(call.term, part.terms) if t is not None] for part in parts]
-    z = call.outputs[0]
-    zs = tuple(sum((t.z * t.sign if t.sign != 1 else t.z for t in ts[1:]), _first(ts, z)) for ts in terms)
+    parts = call.parts(rule.parts())
+    outputs = call.outputs
+    z = outputs[0]
+    zs = tuple(_signed_sum(terms, z) for _, terms in parts)
 
     def shares(relevance):
-        for part, ts, z_part in zip(parts, terms, zs, strict=True):
+        for (part, terms), z_part in zip(parts, zs, strict=True):
             gated = relevance if part.gate is None else relevance * tf.cast(part.gate(z, zs), relevance.dtype)
-            yield part, ts, z_part, gated, rule.divide(gated, z_part)
+            yield part, terms, z_part, gated, rule.divide(gated, z_part)
 
     def pull(relevance):
-        total = [tf.zeros_like(x) if x.dtype.is_floating else None for x in call.inputs]
-        for part, ts, _, _, s in shares(relevance):
-            for t in ts:
-                factor = part.weight * t.sign
-                gradients = t.transposed(s if factor == 1 else factor * s)
-                total = [
-                    sofar if gradient is None else sofar + x * gradient
-                    for sofar, x, gradient in zip(total, t.inputs, gradients, strict=True)
-                ]
-        return total
+        arriving = {}
+        for part, terms, _, _, s in shares(relevance):
+            for term in terms:
+                for factor, piece in term.pieces:
+                    factor = part.weight * term.sign * factor
+                    share = s if factor == 1 else factor * s
+                    arriving[piece] = arriving[piece] + share if piece in arriving else share
+        total = [None] * len(call.inputs)
+        for piece, share in arriving.items():
+            for i, (x, gradient) in enumerate(zip(piece.inputs, piece.transposed(share), strict=True)):
+                if gradient is not None:
+                    total[i] = x * gradient if total[i] is None else total[i] + x * gradient
+        return [
+            tf.zeros_like(x) if r is None and x.dtype.is_floating else r
+            for x, r in zip(call.inputs, total, strict=True)
+        ]
 
     def absorbed(relevance):
         bias = stabiliser = tf.zeros(tf.shape(relevance)[:1], relevance.dtype)
-        for part, ts, z_part, gated, s in shares(relevance):
+        for part, terms, z_part, gated, s in shares(relevance):
             stabiliser += part.weight * per_sample(gated - s * z_part)
-            for t in ts:
-                if t.bias is not None:
-                    bias += part.weight * t.sign * per_sample(s * t.bias)
+            for term in terms:
+                if term.bias is not None:
+                    bias += part.weight * term.sign * per_sample(s * term.bias)
         return Absorbed(bias, stabiliser)
 
-    return call.outputs, Pullback(pull, absorbed)
+    return outputs, Pullback(pull, absorbed)
 
 
-def _first(terms, z):
-    return terms[0].z * terms[0].sign if terms else tf.zeros_like(z)
+def _signed_sum(terms, z):
+    if not terms:
+        return tf.zeros_like(z)
+    signed = [term.z if term.sign == 1 else term.sign * term.z for term in terms]
+    return sum(signed[1:], signed[0])
 
 
 def per_sample(t):

@@ -15,13 +15,25 @@ References:
 """
 
 import dataclasses
-import functools
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from revgraph.reverse_rules.engine import Part, Pullback, Rule, Term, identity, neg, on, ones, pos
+from revgraph.reverse_rules.engine import (
+    Part,
+    Pullback,
+    Rule,
+    Signed,
+    Term,
+    identity,
+    neg,
+    on,
+    ones,
+    pos,
+    where_negative,
+    where_positive,
+)
 
 
 def _bias(included):
@@ -129,7 +141,7 @@ def once_if_alone(gain, loss):
 
     def alone(part, other):
         def gate(z, zs):
-            return tf.where(zs[other] == 0, tf.cast(1.0 / part.weight, z.dtype), tf.ones_like(z))
+            return tf.where(zs[other] == 0, tf.constant(1.0 / part.weight, z.dtype), tf.ones_like(z))
 
         return dataclasses.replace(part, gate=gate)
 
@@ -162,18 +174,14 @@ class Gamma(Rule):
         if not self.gamma >= 0:
             raise ValueError(f"Gamma: gamma must be a number >= 0. Received: {self.gamma!r}.")
 
-    def favour(self, sign, weight):
-        """w + gamma w^+ or w + gamma w^-."""
-        return weight + self.gamma * sign(weight)
-
     def parts(self):
-        more, less = functools.partial(self.favour, pos), functools.partial(self.favour, neg)
+        more, less = Signed(1.0 + self.gamma, 1.0), Signed(1.0, 1.0 + self.gamma)
         bias = _bias(self.bias)
         if not self.generalized:
             return (Part((Term(identity, on(more, **(bias or {"bias": identity}))),)),)
         return (
-            Part((Term(pos, on(more, **bias)), Term(neg, on(less, bias=False))), gate=lambda z, zs: z >= 0),
-            Part((Term(pos, on(less, **bias)), Term(neg, on(more, bias=False))), gate=lambda z, zs: z < 0),
+            Part((Term(pos, on(more, **bias)), Term(neg, on(less, bias=False))), gate=where_positive),
+            Part((Term(pos, on(less, **bias)), Term(neg, on(more, bias=False))), gate=where_negative),
         )
 
 
@@ -196,7 +204,7 @@ class ZBox(Rule):
 
     def parts(self):
         def bound(value):
-            return lambda x: tf.broadcast_to(tf.cast(value, x.dtype), tf.shape(x))
+            return lambda x: tf.broadcast_to(tf.cast(np.asarray(value), x.dtype), tf.shape(x))
 
         return (
             Part(
