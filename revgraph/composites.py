@@ -9,7 +9,7 @@ from typing import Any
 import keras
 
 from revgraph.graph.analysis import Facts, is_linear_layer, is_relu
-from revgraph.graph.graph import Graph, Site, format_table
+from revgraph.graph.graph import Graph, Site
 from revgraph.graph.operations import (
     Activation,
     ChannelDiagonalConv,
@@ -24,6 +24,7 @@ from revgraph.graph.operations import (
     Scale,
     Sum,
 )
+from revgraph.graph.tables import Table, Tabular
 from revgraph.reverse_rules import (
     AlphaBeta,
     DeconvNet,
@@ -173,7 +174,7 @@ class Bound:
     reason: str
 
 
-class Composite:
+class Composite(Tabular):
     """Assigns a rule to every site of a graph: the first matching entry wins.
 
     Args:
@@ -244,9 +245,9 @@ class Composite:
     def __repr__(self):
         return f"<Composite {self.name!r}: {len(self.entries)} entries>"
 
-    def __str__(self):
-        rows = [(match, rule) for match, rule in (*self.entries, *self.defaults)]
-        return format_table(("match", "rule"), rows, title=repr(self)[1:-1])
+    def table(self) -> Table:
+        """The entries in the order in which they are tried, the defaults after the composite's own."""
+        return Table(("match", "rule"), (*self.entries, *self.defaults), title=repr(self)[1:-1])
 
 
 class NotAnalyzeableModelException(ValueError):

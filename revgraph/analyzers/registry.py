@@ -9,7 +9,7 @@ from revgraph import composites
 from revgraph.analyzers import gradient
 from revgraph.analyzers.analyzer import Analyzer
 from revgraph.analyzers.lrp import LRP, BoundedDeepTaylor, DeepTaylor
-from revgraph.graph.graph import format_table
+from revgraph.graph.tables import Table, Tabular
 from revgraph.reverse_rules import AlphaBeta, Epsilon, Flat, Gamma, WSquare, Z, ZPlus, ZPlusFast
 
 
@@ -28,11 +28,13 @@ class Method:
     paper: str
 
 
-class Methods(dict):
+class Methods(Tabular, dict):
     """Name -> `Method`; prints as a table."""
 
-    def __str__(self):
-        return format_table(("name", "computes", "paper"), [(n, m.computes, m.paper) for n, m in self.items()])
+    def table(self) -> Table:
+        """What each computes, and the paper that it comes from."""
+        rows = [(name, method.computes, method.paper) for name, method in self.items()]
+        return Table(("name", "computes", "paper"), rows, title=f"{len(self)} analyzers")
 
     def __repr__(self):
         return f"<{len(self)} analyzers: {', '.join(self)}>"

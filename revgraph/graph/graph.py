@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from revgraph.graph.operations import Operation
+from revgraph.graph.tables import Table, Tabular
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Call:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Graph:
+class Graph(Tabular):
     """A model as a flat, immutable list of sites.
 
     Args:
@@ -159,24 +160,14 @@ class Graph:
     def __repr__(self):
         return f"<Graph {self.name!r}: {len(self.sites)} sites, {self.dtype}>"
 
-    def __str__(self):
+    def table(self) -> Table:
+        """The sites, what they compute, the shapes of their outputs, and what was folded into them."""
         rows = [(s.path, s.operation.label, self._shapes(s.outputs), ", ".join(s.merged)) for s in self.sites]
-        return format_table(("site", "operation", "output", "merged"), rows, title=repr(self)[1:-1])
+        return Table(("site", "operation", "output", "merged"), rows, title=repr(self)[1:-1])
 
     def _shapes(self, slots):
         shapes = (tuple("?" if n is None else n for n in self.specs[slot].shape) for slot in slots)
         return ", ".join("(" + ", ".join(map(str, shape)) + ")" for shape in shapes)
-
-
-def format_table(header, rows, title=None) -> str:
-    """Columns of text under a header, as plain text; columns without any entry are left out."""
-    rows = [[str(cell) for cell in row] for row in rows]
-    shown = [i for i in range(len(header)) if any(row[i] for row in rows) or i == 0]
-    table = [[header[i] for i in shown], *([row[i] for i in shown] for row in rows)]
-    widths = [max(len(row[i]) for row in table) for i in range(len(shown))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
-    lines.insert(1, "  ".join("-" * width for width in widths))
-    return "\n".join(([title] if title else []) + lines)
 
 
 def as_numpy(structure):

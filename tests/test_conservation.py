@@ -1,0 +1,188 @@
+"""The ledger: what is absorbed where, how it prints, what it draws."""
+
+import json
+import warnings
+
+import keras
+import matplotlib.image
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+import revgraph
+from revgraph.analyzers import conservation
+from revgraph.analyzers.conservation import Conservation, Entry, GrowthWatch, growth, warn_of_growth
+from revgraph.analyzers.reverse_graph import ReverseGraph
+from revgraph.canonize import canonize
+from revgraph.composites import everywhere
+from revgraph.reverse_rules import Epsilon
+
+DOUBLE = {"dtype": "float64"}
+
+
+def dense(kernel, bias):
+    """A model of one unit."""
+    x = keras.Input((len(kernel),), name="x", **DOUBLE)
+    unit = layers.Dense(1, name="unit", **DOUBLE)
+    model = keras.Model(x, unit(x), name="one")
+    unit.set_weights([np.reshape(kernel, (-1, 1)), np.reshape(bias, (1,))])
+    return model
+
+
+def convolutional():
+    """A residual block between convolutions, with random weights and statistics."""
+    image = keras.Input((6, 6, 2), name="image", **DOUBLE)
+    x = layers.Conv2D(4, 3, padding="same", name="conv", **DOUBLE)(image)
+    x = layers.BatchNormalization(name="bn", **DOUBLE)(x)
+    x = layers.ReLU(name="relu", **DOUBLE)(x)
+    branch = layers.Conv2D(4, 3, padding="same", name="branch", **DOUBLE)(x)
+    x = layers.Add(name="add", **DOUBLE)([x, branch])
+    x = layers.AveragePooling2D(2, name="pool", **DOUBLE)(x)
+    x = layers.Flatten(name="flatten", **DOUBLE)(x)
+    model = keras.Model(image, layers.Dense(3, name="logits", **DOUBLE)(x), name="small")
+    rng = np.random.default_rng(0)
+    for variable in model.weights:
+        values = rng.normal(size=variable.shape)
+        variable.assign(0.1 + values**2 if "variance" in variable.path else values)
+    return model
+
+
+X = np.random.default_rng(1).normal(size=(5, 6, 6, 2))
+
+
+@pytest.fixture(scope="module")
+def analyzer():
+    return revgraph.create_analyzer("lrp.epsilon", convolutional(), epsilon=0.01)
+
+
+@pytest.fixture(scope="module")
+def report(analyzer):
+    return analyzer.conservation(X)
+
+
+def test_one_unit_by_hand():
+    # z = 1 + 2 + 1 = 4, s = R / (z + epsilon) = 4 / 4.5: the bias keeps 1 * s, the stabiliser epsilon * s.
+    report = revgraph.create_analyzer("lrp.epsilon", dense([1, 1], 1), epsilon=0.5).conservation([[1.0, 2.0]])
+    assert len(report) == 1
+    np.testing.assert_allclose(report.start, [4])
+    np.testing.assert_allclose(report.input, [3 * 4 / 4.5])
+    np.testing.assert_allclose(report.bias, [4 / 4.5])
+    np.testing.assert_allclose(report.stabiliser, [0.5 * 4 / 4.5])
+    np.testing.assert_allclose(report.other, [0], atol=1e-12)
+    (entry,) = report.layers
+    np.testing.assert_allclose(entry.growth, [3 / 4.5])
+    np.testing.assert_allclose(entry.lost, [4 - 3 * 4 / 4.5])
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["lrp.z", "lrp.epsilon", "lrp.alpha_1_beta_0", "lrp.alpha_2_beta_1", "lrp.epsilon_plus_flat"],
+)
+def test_nothing_is_lost_unaccounted_for(name):
+    report = revgraph.create_analyzer(name, convolutional()).conservation(X)
+    np.testing.assert_allclose(report.start, report.input + report.bias + report.stabiliser + report.other)
+    assert np.all(np.abs(report.other) <= 1e-9 * np.abs(report.start))
+    for entry in report.layers:
+        np.testing.assert_allclose(entry.start, entry.input + entry.bias + entry.stabiliser + entry.other)
+    for name in ("bias", "stabiliser"):
+        np.testing.assert_allclose(getattr(report, name), sum(getattr(entry, name) for entry in report.layers))
+
+
+def test_one_sample_is_the_row_of_the_batch(analyzer, report):
+    alone = analyzer.conservation(X[3:4])
+    for one in (report[3], report[3:4], report[-2], report[[3]]):
+        assert len(one) == 1
+        np.testing.assert_allclose(one.input, alone.input)
+        np.testing.assert_allclose(one.layers[0].growth, alone.layers[0].growth)
+    assert len(report[[0, 2]]) == 2
+    with pytest.raises(IndexError):
+        report[5]
+
+
+def test_batches_are_joined(analyzer, report):
+    batched = analyzer.conservation(X, batch_size=2)
+    for a, b in zip([report, *report.layers], [batched, *batched.layers], strict=True):
+        for name in conservation.FIELDS:
+            np.testing.assert_allclose(getattr(a, name), getattr(b, name), atol=1e-12)
+
+
+def test_it_prints_what_is_lost_first(report):
+    rows = [line.split() for line in str(report).splitlines()[3:]]
+    assert rows[0][0] == "total"
+    lost = [abs(float(start) - float(found)) for _, start, found, *_ in rows[1:]]
+    assert {path for path, *_ in rows[1:]} == {entry.path for entry in report.layers}
+    averages = [np.mean(np.abs(entry.lost)) for entry in report.sorted_layers()]
+    assert averages == sorted(averages, reverse=True) and len(lost) == len(averages)
+    assert rows[1][0] == report.sorted_layers()[0].path
+    assert float(rows[0][1]) == pytest.approx(report.start.mean(), rel=1e-3)
+    assert str(report).startswith("Relevance of 5 samples, ")
+
+
+def test_long_ledgers_list_what_loses_something(monkeypatch, report):
+    monkeypatch.setattr(conservation, "LISTED", 3)
+    text = str(report)
+    assert "conv" in text and "relu" not in text
+    hidden = sum(not np.mean(np.abs(e.lost)) > 1e-6 * np.mean(np.abs(report.start)) for e in report.layers)
+    assert f"{hidden} more sites hand on all they get." in text
+
+
+def test_to_dict_is_for_json(report):
+    loaded = json.loads(json.dumps(report.to_dict()))
+    np.testing.assert_allclose(loaded["start"], report.start)
+    assert [entry["path"] for entry in loaded["layers"]] == [entry.path for entry in report.layers]
+    assert loaded["layers"][0].keys() == {"path", *conservation.FIELDS, "growth"}
+
+
+def test_the_picture_has_a_bar_per_site(report, tmp_path):
+    picture = report.plot()
+    remaining, absorbed = picture.axes
+    assert [label.get_text() for label in remaining.get_yticklabels()] == [entry.path for entry in report.layers]
+    start = report.start.mean()
+    left = [bar.get_width() for bar in remaining.patches]
+    lost = sum(entry.lost.mean() for entry in report.layers)
+    assert left[-1] == pytest.approx(100 * (1 - lost / start))
+    widths = sum(bar.get_width() for bar in absorbed.patches)
+    assert widths == pytest.approx(100 * lost / start)
+    assert [text.get_text() for text in absorbed.get_legend().get_texts()] == ["bias", "stabiliser", "other"]
+    picture.savefig(tmp_path / "ledger.png")
+    assert matplotlib.image.imread(tmp_path / "ledger.png").std() > 0
+    assert picture._repr_png_().startswith(b"\x89PNG")
+
+
+def test_relevance_that_starts_at_zero_prints_and_draws():
+    zero = np.zeros(2)
+    report = Conservation(zero, zero, zero, zero, zero, (Entry("a", zero, zero, zero, zero, zero, zero),))
+    assert "none of it found" in str(report)
+    assert report.plot().axes
+
+
+def test_growth_by_hand():
+    # R = [1000, -999] from a start of 1.
+    report = revgraph.create_analyzer("lrp.z", dense([1000.0, -999.0], 0)).conservation([[1.0, 1.0]])
+    np.testing.assert_allclose(report.layers[0].growth, [1999], rtol=1e-5)
+    np.testing.assert_allclose(report.input, report.start, rtol=1e-5)
+    above, below = tf.constant([[1.0, -1.0], [0.0, 0.0]]), tf.constant([[5.0], [7.0]])
+    np.testing.assert_allclose(growth([above], [below, None]), [2.5, 0])
+
+
+def test_the_watch_names_the_site_that_explodes():
+    x = keras.Input((2,), name="x", **DOUBLE)
+    gentle = layers.Dense(2, name="gentle", use_bias=False, **DOUBLE)
+    unit = layers.Dense(1, name="unit", use_bias=False, **DOUBLE)
+    model = keras.Model(x, unit(layers.ReLU(**DOUBLE)(gentle(x))))
+    gentle.set_weights([np.eye(2)])
+    unit.set_weights([np.array([[1e4], [1 - 1e4]])])
+    graph = canonize(model)
+    reverse = ReverseGraph(graph, everywhere(Epsilon()).bind(graph))
+    recording = reverse.record([tf.ones((3, 2), tf.float64)])
+    watch = GrowthWatch()
+    reverse._walk(recording, {graph.output_slots[0]: recording.values[graph.output_slots[0]]}, watch)
+    assert watch.paths == ["unit", "gentle"]
+    np.testing.assert_allclose(watch.factors, [2e4 - 1, 1], rtol=1e-3)
+    with pytest.warns(UserWarning, match=r"explodes at 'unit'.*2e\+04-fold"):
+        assert warn_of_growth(watch.paths, watch.factors)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert not warn_of_growth(watch.paths, watch.factors, limit=1e5)
+        assert not warn_of_growth([], [])
