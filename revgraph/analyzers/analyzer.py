@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from revgraph.analyzers.conservation import Conservation, Entry, merge
+from revgraph.analyzers.conservation import GROWTH, Conservation, Entry, merge, warn_of_growth
 from revgraph.analyzers.inputs import flat_inputs
 from revgraph.analyzers.reverse_graph import Adjustment, ReverseGraph
 from revgraph.analyzers.targets import make_targets
@@ -15,7 +15,6 @@ from revgraph.analyzers.walk import Question, Walk
 from revgraph.canonize import canonize, prune, split_activations, strip_output_activation
 from revgraph.composites import Composite
 from revgraph.graph import Graph, trace
-from revgraph.graph.analysis import nonnegative_slots
 from revgraph.graph.operations import Activation
 from revgraph.graph.tables import Table, Tabular
 
@@ -152,6 +151,7 @@ class ReverseAnalyzer(Analyzer):
         reverse_check_finite: Warn of sites whose relevance is not finite, at each `analyze`.
         reverse_keep_tensors: Keep the relevance at the inputs of every site in `reversed_tensors`, a dict by the path
             of the site, until the next `analyze`.
+        max_growth: `analyze` warns, once, when the sum of |R| grows by more than this factor through a site.
         **options: See `Analyzer`.
     """
 
@@ -165,9 +165,12 @@ class ReverseAnalyzer(Analyzer):
         reverse_check_min_max_values=False,
         reverse_check_finite=False,
         reverse_keep_tensors=False,
+        max_growth=GROWTH,
         **options,
     ):
         self.composite = composite
+        self.max_growth = max_growth
+        self._warned = False
         self.reverse_clip_values = reverse_clip_values
         self.reverse_project_bottleneck_layers = reverse_project_bottleneck_layers
         self.reverse_check_min_max_values = reverse_check_min_max_values
@@ -221,7 +224,7 @@ class ReverseAnalyzer(Analyzer):
 
     def _reverse_graph(self, graph, question) -> ReverseGraph:
         adjust = Adjustment(graph, self.reverse_clip_values, self.reverse_project_bottleneck_layers)
-        return ReverseGraph(graph, self.composite.bind(graph), nonnegative_slots(graph), adjust)
+        return ReverseGraph(graph, self.composite.bind(graph), question.starts, adjust)
 
     def analyze(
         self,
@@ -288,6 +291,7 @@ class ReverseAnalyzer(Analyzer):
 
     def _answer(self, results, asked, with_layers, with_delta):
         """The value of `analyze` from the results of all batches."""
+        self._warn_of_growth([result.pop("growth", {}) for result in results])
         joined = keras.tree.map_structure(lambda *parts: np.concatenate([p.numpy() for p in parts]), *results)
         if "kept" in joined:
             self._inspect(joined["kept"])
@@ -298,6 +302,13 @@ class ReverseAnalyzer(Analyzer):
             start = joined["start"]
             answer.append(start - sum(r.sum(axis=tuple(range(start.ndim, r.ndim))) for r in joined["relevance"]))
         return answer[0] if len(answer) == 1 else tuple(answer)
+
+    def _warn_of_growth(self, growths):
+        """Warns once of the site at which relevance explodes, if there is one."""
+        if not self._warned:
+            paths = list(growths[0])
+            factors = [max(float(growth[path]) for growth in growths) for path in paths]
+            self._warned = warn_of_growth(paths, factors, self.max_growth, stacklevel=_outside() + 1)
 
     def _inspect(self, kept):
         """Keeps, checks and prints intermediate relevance, as the constructor's arguments ask for."""
@@ -311,7 +322,7 @@ class ReverseAnalyzer(Analyzer):
                 warnings.warn(f"Relevance is not finite at the inputs of {', '.join(bad)}.", stacklevel=_outside())
         if self.reverse_check_min_max_values:
             rows = [(p, min(map(np.min, t)), max(map(np.max, t))) for p, t in kept.items()]
-            print(format_table(("relevance at the inputs of", "min", "max"), rows))
+            print(Table(("relevance at the inputs of", "min", "max"), rows))
 
     def _questions(self, walk, names, x, selection, initial, batch_size, verbose):
         """Pairs of flat inputs and their targets, batch by batch."""
@@ -442,8 +453,8 @@ def _conservation(walk, inputs, chosen):
     start, found, entries = keras.tree.map_structure(lambda t: t.numpy(), walk.ledger(inputs, chosen))
     paths = _reached(walk)
     layers = tuple(
-        Entry(path, given, taken, bias, stabiliser, given - taken - bias - stabiliser, growth)
-        for path, (given, taken, bias, stabiliser, growth) in zip(paths, entries, strict=True)
+        Entry(path, given, taken, bias, stabiliser, given - taken - bias - stabiliser, grown)
+        for path, (given, taken, bias, stabiliser, grown) in zip(paths, entries, strict=True)
     )
     bias, stabiliser = (sum(entry[i] for entry in entries) for i in (2, 3))
     return Conservation(start, found, bias, stabiliser, start - found - bias - stabiliser, layers)

@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping
 import tensorflow as tf
 
 from revgraph.analyzers.conservation import growth
+from revgraph.analyzers.knowledge import positive_sites
 from revgraph.composites import Bound
+from revgraph.graph.analysis import nonnegative_slots
 from revgraph.graph.graph import Graph
 from revgraph.reverse_rules import Pullback, ReplacementLayer, per_sample
 
@@ -25,15 +27,27 @@ class ReverseGraph:
     Args:
         graph: The canonized graph.
         bound: The rule of each site.
-        nonnegative: Slots known to hold no negative entry.
+        starts: Slots at which relevance starts.
+        adjust: Function `(slot, relevance) -> relevance`, applied to the summed relevance of a slot before it is handed
+            on; None to leave it as it is.
+        plain: Use nothing of what is known of signs and zeros, and compute every term as its rule writes it.
     """
 
-    def __init__(self, graph: Graph, bound: tuple[Bound, ...], nonnegative=frozenset(), adjust: Callable | None = None):
-        self.adjust = adjust
+    def __init__(self, graph: Graph, bound: tuple[Bound, ...], starts, adjust: Callable | None = None, plain=False):
         self.graph = graph
         self.bound = bound
+        self.adjust = adjust
+        nonnegative = nonnegative_slots(graph)
+        positive = frozenset() if adjust else positive_sites(graph, bound, starts)
         self.replacements = tuple(
-            ReplacementLayer(b.site, b.rule, graph.dtype, [slot in nonnegative for slot in b.site.inputs])
+            ReplacementLayer(
+                b.site,
+                b.rule,
+                graph.dtype,
+                nonnegative=[slot in nonnegative for slot in b.site.inputs],
+                positive=b.site in positive,
+                plain=plain,
+            )
             for b in bound
         )
 
@@ -48,23 +62,23 @@ class ReverseGraph:
             pullbacks.append(pullback)
         return Recording(values, tuple(pullbacks))
 
-    def relevance(self, recording: Recording, seeds: Mapping[int, tf.Tensor]) -> dict[int, tf.Tensor]:
+    def relevance(self, recording: Recording, seeds: Mapping[int, tf.Tensor], account=None) -> dict[int, tf.Tensor]:
         """Walks backward from the relevance of the seeded slots to that of every slot they depend on.
 
-        Relevance that arrives at a slot from several readers is summed before it is handed on.
+        Relevance that arrives at a slot from several readers is summed before it is handed on. `account(site, pullback,
+        given, taken)` is called at every site with the relevance of its outputs and of its inputs.
         """
-        return self._walk(recording, seeds, lambda *_: None)
+        return self._walk(recording, seeds, account or (lambda *_: None))
 
     def ledger(self, recording, seeds):
-        """Relevance per slot, and per site (out, in, bias, stabiliser, growth of |R|), each of shape (batch,)."""
+        """Relevance per slot, and per site (out, in, bias, stabiliser, growth), each of shape (batch,)."""
         entries = []
 
         def account(site, pullback, given, taken):
             absorbed = pullback.absorbed(*given)
             arrived = [per_sample(r) for r in taken if r is not None]
-            entries.append(
-                (sum(map(per_sample, given)), sum(arrived), absorbed.bias, absorbed.stabiliser, growth(given, taken))
-            )
+            totals = sum(map(per_sample, given)), sum(arrived)
+            entries.append((*totals, absorbed.bias, absorbed.stabiliser, growth(given, taken)))
 
         return self._walk(recording, seeds, account), entries
 
