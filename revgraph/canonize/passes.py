@@ -23,7 +23,6 @@ from revgraph.graph.operations import (
     Scale,
     SeparableConv,
     along,
-    constant,
     reading,
 )
 from revgraph.graph.tracing import trace
@@ -112,7 +111,7 @@ def average_pooling_to_conv(graph: Graph, keep=frozenset()) -> Graph:
         pool = site.operation
         if not isinstance(pool, AveragePool):
             return site
-        conv = ChannelDiagonalConv(reading({"kernel": constant(1.0)}), pool.function)
+        conv = ChannelDiagonalConv(reading({}), pool.function, pool.count)
         return dataclasses.replace(site, operation=conv)
 
     return graph.rewrite(map(rewrite, graph.sites))

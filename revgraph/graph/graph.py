@@ -95,7 +95,8 @@ class Graph(Tabular):
         """Computes the tensor of every slot from the flat inputs."""
         values = {slot: self.cast(slot, x) for slot, x in zip(self.input_slots, inputs, strict=True)}
         for site in self.sites:
-            outputs = site.operation([values[i] for i in site.inputs], site.operation.read(self.dtype))
+            arguments = [values[i] for i in site.inputs]
+            outputs = site.operation(arguments, site.operation.weights(self.dtype, arguments))
             values.update(zip(site.outputs, outputs, strict=True))
         return values
 

@@ -4,6 +4,7 @@ import keras
 import tensorflow as tf
 from keras import layers, ops
 
+from revgraph.graph import windows
 from revgraph.graph.operations import (
     Activation,
     AveragePool,
@@ -141,7 +142,13 @@ def _routing(layer, template, outputs):
 
 
 def _average_pool(layer, template, outputs):
-    return AveragePool(average_pooling(layer, template), type(layer).__name__)
+    if hasattr(layer, "pool_size"):
+        count = windows.of_pooling(layer.pool_size, layer.strides, layer.padding, layer.data_format)
+    elif hasattr(layer, "output_size"):
+        count = windows.of_adaptive_pooling(layer.output_size, layer.data_format)
+    else:
+        count = windows.of_global_pooling(layer.data_format)
+    return AveragePool(average_pooling(layer, template), type(layer).__name__, count=count)
 
 
 def average_pooling(layer, template):

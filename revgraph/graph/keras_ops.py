@@ -5,6 +5,7 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
+from revgraph.graph import windows
 from revgraph.graph.operations import (
     Activation,
     AveragePool,
@@ -162,7 +163,7 @@ def _tuple(value, rank):
 
 
 def _mean(operation, template, outputs):
-    return AveragePool(template.bind(operation.call), "mean")
+    return AveragePool(template.bind(operation.call), "mean", count=windows.of_mean(operation.axis))
 
 
 def _total(operation, template, outputs):
@@ -173,7 +174,11 @@ def _total(operation, template, outputs):
 
 
 def _average_pool(operation, template, outputs):
-    return AveragePool(template.bind(operation.call), "average_pool")
+    rank = len(outputs[0].shape) - 2
+    data_format = operation.data_format or keras.config.image_data_format()
+    size = _tuple(operation.pool_size, rank)
+    count = windows.of_pooling(size, _tuple(operation.strides or size, rank), operation.padding, data_format)
+    return AveragePool(template.bind(operation.call), "average_pool", count=count)
 
 
 def _pad(operation, template, outputs):

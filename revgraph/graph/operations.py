@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 from keras import ops
 
@@ -24,14 +25,19 @@ def live(read) -> Source:
 
     def source(dtype):
         value = read()
-        return tf.cast(tf.convert_to_tensor(getattr(value, "value", value)), dtype)
+        return _tensor(getattr(value, "value", value), dtype)
 
     return source
 
 
 def constant(value) -> Source:
     """A source of a value that never changes."""
-    return lambda dtype: tf.cast(tf.convert_to_tensor(value), dtype)
+    return lambda dtype: _tensor(value, dtype)
+
+
+def _tensor(value, dtype):
+    # TensorFlow on its own would make Python numbers float32 first.
+    return tf.cast(value if tf.is_tensor(value) else np.asarray(value), dtype)
 
 
 def reading(sources: Mapping[str, Source]) -> Reader:
@@ -52,6 +58,10 @@ class Operation:
     def read(self, dtype) -> dict[str, tf.Tensor]:
         """Reads the weights from the model, in `dtype`."""
         return {}
+
+    def weights(self, dtype, inputs) -> dict[str, tf.Tensor]:
+        """The weights of a call on these inputs, on whose shape they may depend."""
+        return self.read(dtype)
 
     def __call__(self, inputs, weights) -> tuple[tf.Tensor, ...]:
         raise NotImplementedError
@@ -196,7 +206,17 @@ class Conv(Convolutional):
         if padding == "causal":
             left = self.dilation[0] * (kernel.shape[0] - 1)
             x, padding = tf.pad(x, ((0, 0), (left, 0), (0, 0))), "valid"
-        return ops.conv(x, kernel, self.strides, padding, "channels_last", self.dilation)
+        geometry = (self.strides, padding, "channels_last", self.dilation)
+        groups = x.shape[-1] // kernel.shape[-2]
+        if groups == 1:
+            return ops.conv(x, kernel, *geometry)
+        # TensorFlow has no grouped convolution with a gradient on all CPUs; compiled by XLA it takes a hundred times as
+        # long.
+        if groups == x.shape[-1] and len(self.strides) < 3 and len(set(self.strides)) == 1:
+            kernel = tf.reshape(kernel, (*kernel.shape[:-2], groups, kernel.shape[-1] // groups))
+            return ops.depthwise_conv(x, kernel, *geometry)
+        parts = zip(tf.split(x, groups, axis=-1), tf.split(kernel, groups, axis=-1), strict=True)
+        return tf.concat([ops.conv(part, k, *geometry) for part, k in parts], axis=-1)
 
     def scale_outputs(self, weights, scale):
         return {"kernel": weights["kernel"] * scale}
@@ -270,17 +290,26 @@ class SeparableConv(Convolutional):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ChannelDiagonalConv(Affine):
-    r"""A convolution whose kernel is zero off the channel diagonal and equal over its window: average pooling.
+    """A convolution whose kernel is zero off the channel diagonal and equal over its window: average pooling.
 
-    On the diagonal stands kernel / n, with n the number of real elements in the window. Rules change weights entry by
-    entry, which keeps equal entries equal, so the kernel is stored as one number and the sum over the window is left
-    to TensorFlow's pooling kernels.
+    On the diagonal stands 1 / n, with n the number of real elements in the window. Rules change weights entry by
+    entry, which keeps equal entries equal, so the kernel is one number per window, or one for all, and the sum over
+    the window is left to TensorFlow's pooling kernels.
+
+    Args:
+        average: The average pooling.
+        count: n, as a function of the input; see `AveragePool`.
     """
 
     average: Callable[[tf.Tensor], tf.Tensor]
+    count: Callable[[tf.Tensor], Any]
+
+    def weights(self, dtype, inputs):
+        return {"kernel": 1 / _tensor(self.count(*inputs), dtype)}
 
     def linear(self, inputs, weights):
-        return self.average(*inputs) * weights["kernel"]
+        kernel = weights["kernel"]
+        return self.average(*inputs) * (_tensor(self.count(*inputs), kernel.dtype) * kernel)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -388,8 +417,16 @@ class Routing(Operation):
         return tuple(tf.nest.flatten(self.function(*inputs)))
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
 class AveragePool(Routing):
-    """Average pooling of any kind, before canonization makes it a channel-diagonal convolution."""
+    """Average pooling of any kind, before canonization makes it a channel-diagonal convolution.
+
+    Args:
+        count: How many elements each window averages, padding left out, as a function of the input; the result
+            broadcasts against the output. See revgraph.graph.windows.
+    """
+
+    count: Callable[[tf.Tensor], Any] = lambda x: 1
 
 
 class Product(Operation):

@@ -15,6 +15,7 @@ References:
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -127,7 +128,7 @@ def _infer_alpha_beta(rule):
         alpha = 2.0 if beta is None else beta + 1.0
     if beta is None:
         beta = alpha - 1.0
-    if abs(alpha - beta - 1) > 1e-6 or alpha < 1 or beta < 0:
+    if not (abs(alpha - beta - 1) <= 1e-6 and alpha >= 1 and beta >= 0):
         raise ValueError(
             f"{type(rule).__name__}: alpha - beta must be 1 with alpha >= 1 and beta >= 0, so that relevance is "
             f"conserved. Received: alpha={rule.alpha}, beta={rule.beta}."
@@ -191,30 +192,50 @@ class ZBox(Rule):
 
     Args:
         low, high: Bounds of the input: numbers, or arrays that broadcast against it, such as one value per channel.
+            None takes the bounds that were declared for the model's input (`input_bounds`), carried to this layer.
     """
 
-    low: Any = 0.0
-    high: Any = 1.0
+    low: Any = None
+    high: Any = None
 
     def __post_init__(self):
         super().__post_init__()
-        low, high = np.asarray(self.low), np.asarray(self.high)
-        if not np.all(low <= high):
+        if (self.low is None) != (self.high is None):
+            raise ValueError(f"ZBox: give both bounds or neither. Received: low={self.low!r}, high={self.high!r}.")
+        if self.low is not None and not np.all(np.asarray(self.low) <= np.asarray(self.high)):
             raise ValueError(f"ZBox: low must not exceed high. Received: low={self.low!r}, high={self.high!r}.")
 
+    def bounds(self, dtype):
+        """(low, high) as tensors."""
+        return tf.cast(self.low, dtype), tf.cast(self.high, dtype)
+
     def parts(self):
-        def bound(value):
-            return lambda x: tf.broadcast_to(tf.cast(np.asarray(value), x.dtype), tf.shape(x))
+        def bound(which):
+            return lambda x: tf.broadcast_to(self.bounds(x.dtype)[which], tf.shape(x))
 
         return (
             Part(
                 (
                     Term(identity, on(bias=False)),
-                    Term(bound(self.low), on(pos, bias=False), sign=-1.0),
-                    Term(bound(self.high), on(neg, bias=False), sign=-1.0),
+                    Term(bound(0), on(pos, bias=False), sign=-1.0),
+                    Term(bound(1), on(neg, bias=False), sign=-1.0),
                 )
             ),
         )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class CarriedBox(ZBox):
+    """z^B with the bounds of the model's input, carried to the layer from the live weights of what is before it.
+
+    Args:
+        source: Function of a dtype that gives (low, high).
+    """
+
+    source: Callable | None = None
+
+    def bounds(self, dtype):
+        return self.source(dtype)
 
 
 @dataclasses.dataclass(frozen=True)

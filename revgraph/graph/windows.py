@@ -1,0 +1,65 @@
+"""How many elements each window of an average pooling covers; padding does not count.
+
+Each function gives a function of the pooling's input, whose result broadcasts against the pooling's output.
+"""
+
+import math
+
+import tensorflow as tf
+
+from revgraph.graph.operations import along
+
+
+def of_pooling(size, strides, padding, data_format):
+    """Windows of one size."""
+
+    def count(x):
+        if padding == "valid":
+            return math.prod(size)
+        return _count(x, data_format, lambda axis, length: _covered(length, size[axis], strides[axis]))
+
+    return count
+
+
+def _covered(length, size, stride):
+    windows = -(-length // stride)
+    before = tf.maximum((windows - 1) * stride + size - length, 0) // 2
+    start = tf.range(windows) * stride - before
+    return tf.minimum(start + size, length) - tf.maximum(start, 0)
+
+
+def of_adaptive_pooling(windows, data_format):
+    """Windows as many as asked for: the i-th goes from floor(i length / windows) to ceil((i + 1) length / windows)."""
+
+    def covered(axis, length):
+        i = tf.range(windows[axis])
+        return -(-(i + 1) * length // windows[axis]) - i * length // windows[axis]
+
+    return lambda x: _count(x, data_format, covered)
+
+
+def _count(x, data_format, covered):
+    """The product over the spatial axes of what windows cover along each."""
+    rank, shape = x.shape.rank, tf.shape(x)
+    first = 1 if data_format == "channels_last" else 2
+    counts = [along(covered(i, shape[first + i]), first + i, rank) for i in range(rank - 2)]
+    return math.prod(counts[1:], start=counts[0])
+
+
+def of_mean(axes):
+    """A mean over these axes; None for all."""
+
+    def count(x):
+        return tf.size(x) if axes is None else tf.reduce_prod(tf.gather(tf.shape(x), axes))
+
+    return count
+
+
+def of_global_pooling(data_format):
+    """A mean over all spatial axes."""
+
+    def count(x):
+        first = 1 if data_format == "channels_last" else 2
+        return tf.reduce_prod(tf.shape(x)[first : first + x.shape.rank - 2])
+
+    return count
