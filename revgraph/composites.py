@@ -9,6 +9,7 @@ from typing import Any
 import keras
 
 from revgraph.graph.analysis import Facts, is_linear_layer, is_relu
+from revgraph.graph.bounds import Bounds
 from revgraph.graph.graph import Graph, Site
 from revgraph.graph.operations import (
     Activation,
@@ -35,6 +36,7 @@ from revgraph.reverse_rules import (
     Jacobian,
     Norm,
     Pass,
+    ReLUBetaSmooth,
     Rule,
     SumOverEmbedding,
     WSquare,
@@ -158,7 +160,8 @@ class ClassMatcher(Matcher):
 
 def _is_own(site):
     """Whether the site is the layer itself, not the activation that was split off it."""
-    return not (isinstance(site.operation, Activation) and site.path.endswith(f"/{site.operation.name}"))
+    fused = hasattr(site.layer, "activation") and not isinstance(site.layer, keras.layers.Activation)
+    return not (isinstance(site.operation, Activation) and fused)
 
 
 def _layer_name(site):
@@ -221,19 +224,24 @@ class Composite(Tabular):
         entries = [(match, change(rule)) for match, rule in self.entries]
         return Composite(*entries, defaults=[(m, change(r)) for m, r in self.defaults], name=self.name)
 
-    def bind(self, graph: Graph) -> tuple[Bound, ...]:
+    def bind(self, graph: Graph, input_bounds=None) -> tuple[Bound, ...]:
         """The rule of each site.
+
+        Args:
+            graph: The graph.
+            input_bounds: Bounds (low, high) of the model's inputs, for those `ZBox` rules that have none of their own.
 
         Raises:
             NotAnalyzeableModelException: A site that no entry matches.
+            ValueError: A `ZBox` without bounds, where none are declared for the input either.
         """
         facts = Facts(graph)
-        return tuple(self._bind(site, facts) for site in graph.sites)
+        return tuple(self._bind(site, facts, input_bounds) for site in graph.sites)
 
-    def _bind(self, site, facts):
+    def _bind(self, site, facts, input_bounds):
         for match, rule in (*self.entries, *self.defaults):
             if match(site, facts):
-                return Bound(site, rule, str(match))
+                return Bound(site, _boxed(rule, site, facts.graph, input_bounds), str(match))
         raise NotAnalyzeableModelException(
             f"No rule for {site.path!r} ({_class_name(site)}): composite {self.name!r} has no entry that matches it. "
             f"Give it one, for example\n"
@@ -248,6 +256,19 @@ class Composite(Tabular):
     def table(self) -> Table:
         """The entries in the order in which they are tried, the defaults after the composite's own."""
         return Table(("match", "rule"), (*self.entries, *self.defaults), title=repr(self)[1:-1])
+
+
+def _boxed(rule, site, graph, input_bounds):
+    """The rule; a `ZBox` without bounds of its own gets those of the input, carried to its site."""
+    if not isinstance(rule, ZBox) or rule.low is not None:
+        return rule
+    if input_bounds is None:
+        raise ValueError(
+            f"The rule ZBox at {site.path!r} needs the bounds of its input. Give them to the analyzer, as low=..., "
+            f"high=... (numbers, or arrays such as one value per channel); or declare those of the model's input, and "
+            f"they are carried through Rescaling and Normalization: input_bounds=(0, 255)."
+        )
+    return dataclasses.replace(rule, carried=Bounds(graph, site.inputs[0], *input_bounds))
 
 
 class NotAnalyzeableModelException(ValueError):
@@ -278,6 +299,11 @@ DECONVNET = Composite((EMBEDDING, SumOverEmbedding()), (RELU, DeconvNet()), (ANY
 GUIDED_BACKPROP = Composite(
     (EMBEDDING, SumOverEmbedding()), (RELU, GuidedBackprop()), (ANY, Jacobian()), name="guided_backprop"
 )
+
+
+def beta_smooth(beta=10.0) -> Composite:
+    """The gradient with smoothed ReLUs."""
+    return Composite((EMBEDDING, SumOverEmbedding()), (RELU, ReLUBetaSmooth(beta)), (ANY, Jacobian()), name="beta_smooth")
 
 
 def everywhere(rule: Rule) -> Composite:
@@ -311,7 +337,7 @@ def epsilon_alpha2_beta1_flat(epsilon=1e-6) -> Composite:
     return Composite((FIRST, Flat()), *epsilon_alpha2_beta1(epsilon).entries, name="epsilon_alpha2_beta1_flat")
 
 
-def epsilon_gamma_box(low, high, gamma=0.25, epsilon=1e-6) -> Composite:
+def epsilon_gamma_box(low=None, high=None, gamma=0.25, epsilon=1e-6) -> Composite:
     """Convolutions gamma, dense layers epsilon, the first convolution z^B with the bounds of the input."""
     return Composite(
         (FIRST & CONVOLUTION, ZBox(low, high)),

@@ -15,6 +15,7 @@ from revgraph.analyzers.walk import Question, Walk
 from revgraph.canonize import canonize, prune, split_activations, strip_output_activation
 from revgraph.composites import Composite
 from revgraph.graph import Graph, trace
+from revgraph.graph.bounds import checked_bounds
 from revgraph.graph.operations import Activation
 from revgraph.graph.tables import Table, Tabular
 
@@ -151,6 +152,8 @@ class ReverseAnalyzer(Analyzer):
         reverse_check_finite: Warn of sites whose relevance is not finite, at each `analyze`.
         reverse_keep_tensors: Keep the relevance at the inputs of every site in `reversed_tensors`, a dict by the path
             of the site, until the next `analyze`.
+        input_bounds: (low, high) of the model's inputs, for `ZBox` rules that have no bounds of their own: numbers, or
+            arrays that broadcast against a sample.
         max_growth: `analyze` warns, once, when the sum of |R| grows by more than this factor through a site.
         **options: See `Analyzer`.
     """
@@ -165,9 +168,11 @@ class ReverseAnalyzer(Analyzer):
         reverse_check_min_max_values=False,
         reverse_check_finite=False,
         reverse_keep_tensors=False,
+        input_bounds=None,
         max_growth=GROWTH,
         **options,
     ):
+        self.input_bounds = None if input_bounds is None else checked_bounds(input_bounds)
         self.composite = composite
         self.max_growth = max_growth
         self._warned = False
@@ -224,7 +229,7 @@ class ReverseAnalyzer(Analyzer):
 
     def _reverse_graph(self, graph, question) -> ReverseGraph:
         adjust = Adjustment(graph, self.reverse_clip_values, self.reverse_project_bottleneck_layers)
-        return ReverseGraph(graph, self.composite.bind(graph), question.starts, adjust)
+        return ReverseGraph(graph, self.composite.bind(graph, self.input_bounds), question.starts, adjust)
 
     def analyze(
         self,

@@ -44,7 +44,7 @@ RULES = {
     "Alpha1Beta0IgnoreBias": AlphaBeta(1, 0, bias=False),
     "ZPlus": ZPlus(bias=False),
     "ZPlusFast": ZPlusFast(),
-    "Bounded": ZBox(),
+    "Bounded": ZBox(-1, 1),
 }
 """Rules by the names that iNNvestigate gives them."""
 
@@ -214,13 +214,12 @@ class BoundedDeepTaylor(DeepTaylor):
 
     Args:
         model: A built Keras model.
-        low, high: Bounds of the input: numbers, or arrays that broadcast against it.
+        low, high: Bounds of the input: numbers, or arrays that broadcast against it. Without them, those that
+            `input_bounds` declares.
         **options: See `LRP`.
     """
 
     name = "deep_taylor.bounded"
 
     def __init__(self, model, low=None, high=None, **options):
-        if low is None or high is None:
-            raise TypeError("deep_taylor.bounded needs the bounds of the input: low=..., high=... .")
         super().__init__(model, input_layer_rule=(low, high), **options)

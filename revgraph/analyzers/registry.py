@@ -6,11 +6,13 @@ import inspect
 from collections.abc import Callable
 
 from revgraph import composites
-from revgraph.analyzers import gradient
+from revgraph.analyzers import gradient, wrappers
 from revgraph.analyzers.analyzer import Analyzer
+from revgraph.analyzers.deep_lift import DeepLIFT
 from revgraph.analyzers.lrp import LRP, BoundedDeepTaylor, DeepTaylor
+from revgraph.analyzers.patterns import PatternAttribution, PatternNet
 from revgraph.graph.tables import Table, Tabular
-from revgraph.reverse_rules import AlphaBeta, Epsilon, Flat, Gamma, WSquare, Z, ZPlus, ZPlusFast
+from revgraph.reverse_rules import AlphaBeta, BRule, Epsilon, ERule, Flat, Gamma, WSquare, Z, ZPlus, ZPlusFast
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,11 +23,30 @@ class Method:
         make: Function of the model and the method's arguments that returns an `Analyzer`.
         computes: What it computes, in a line.
         paper: Where it comes from.
+        sets: Arguments of the class behind it that `make` sets itself.
+        options: The class whose arguments `make` takes beside its own; by default its base class, or `LRP` for functions.
     """
 
     make: Callable[..., Analyzer]
     computes: str
     paper: str
+    sets: tuple[str, ...] = ("rule",)
+    options: type[Analyzer] | None = None
+
+    def arguments(self) -> tuple[str, ...]:
+        """Names of the arguments that it takes beside the model."""
+        is_class = inspect.isclass(self.make)
+        classes = (self.options or (self.make if is_class else LRP)).__mro__
+        makers = [cls.__dict__["__init__"] for cls in classes if "__init__" in cls.__dict__ and cls is not object]
+        if self.options or not is_class:
+            makers.insert(0, self.make.__init__ if is_class else self.make)
+        names = []
+        for maker in makers:
+            parameters = inspect.signature(maker).parameters.values()
+            names += [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+            if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+                break
+        return tuple(name for name in dict.fromkeys(names) if name not in ("self", "model", "composite", *self.sets))
 
 
 class Methods(Tabular, dict):
@@ -65,6 +86,14 @@ def _gamma(model, gamma=0.25, generalized=True, bias=True, **options):
     return LRP(model, rule=Gamma(gamma, generalized, bias), **options)
 
 
+def _e_rule(model, exponent=1, epsilon=1e-6, bn_layer_rule="Pass", **options):
+    return LRP(model, rule=ERule(exponent, epsilon), bn_layer_rule=bn_layer_rule, **options)
+
+
+def _b_rule(model, beta=0.5, epsilon=1e-6, rare_neurons=True, bn_layer_rule="Pass", **options):
+    return LRP(model, rule=BRule(beta, epsilon, rare_neurons), bn_layer_rule=bn_layer_rule, **options)
+
+
 def _preset(alpha, beta, first=None):
     def make(model, epsilon=0.1, **options):
         return LRP(model, rule=composites.sequential_preset(alpha, beta, epsilon, first), **options)
@@ -90,11 +119,6 @@ def _composite(composite):
 
 
 def _epsilon_gamma_box(model, low=None, high=None, gamma=0.25, epsilon=1e-6, **options):
-    if low is None or high is None:
-        raise TypeError(
-            'The analyzer "lrp.epsilon_gamma_box" needs the bounds of the input: low=..., high=..., numbers or '
-            "arrays that broadcast against it, such as one value per channel."
-        )
     return LRP(model, rule=composites.epsilon_gamma_box(low, high, gamma, epsilon), **options)
 
 
@@ -104,6 +128,7 @@ def _excitation_backprop(model, **options):
 
 BACH, MONTAVON, SIMONYAN = "Bach et al., 2015", "Montavon et al., 2017", "Simonyan et al., 2014"
 LAPUSCHKIN, OVERVIEW, ZHANG = "Lapuschkin et al., 2019", "Montavon et al., 2019", "Zhang et al., 2018"
+KINDERMANS = "Kindermans et al., 2018"
 
 ANALYZERS = Methods(
     {
@@ -116,12 +141,34 @@ ANALYZERS = Methods(
         "guided_backprop": Method(
             gradient.GuidedBackprop, "active ReLUs pass positive gradients", "Springenberg et al., 2015"
         ),
-        "lrp": Method(LRP, "any rules: rule=...", BACH),
+        "integrated_gradients": Method(
+            wrappers.IntegratedGradients,
+            "gradient along a path from a reference, times the difference: steps=64, reference_inputs=0",
+            "Sundararajan et al., 2017",
+            options=gradient.Gradient,
+        ),
+        "smoothgrad": Method(
+            wrappers.SmoothGrad,
+            "mean gradient of noisy inputs: augment_by_n=64, noise_scale=1, seed",
+            "Smilkov et al., 2017",
+            options=gradient.Gradient,
+        ),
+        "beta_smooth": Method(
+            gradient.BetaSmooth, "gradient with smoothed ReLUs: beta=10", "Dombrowski et al., 2019"
+        ),
+        "deep_lift": Method(
+            DeepLIFT, "contributions to the difference from a reference: reference_inputs=0", "Shrikumar et al., 2017"
+        ),
+        "pattern.net": Method(PatternNet, "the signal behind the output, by patterns: fit(x) first", KINDERMANS),
+        "pattern.attribution": Method(PatternAttribution, "what the signal contributes: fit(x) first", KINDERMANS),
+        "lrp": Method(LRP, "any rules: rule=...", BACH, sets=()),
         "lrp.z": Method(_lrp(Z()), "LRP-0", BACH),
         "lrp.z_IB": Method(_lrp(Z(bias=False)), "LRP-0, bias ignored", BACH),
         "lrp.epsilon": Method(_epsilon, "LRP-epsilon: epsilon=1e-7, bias=True", BACH),
         "lrp.epsilon_IB": Method(_epsilon_without_bias, "LRP-epsilon, bias ignored", BACH),
         "lrp.gamma": Method(_gamma, "LRP-gamma: gamma=0.25", OVERVIEW),
+        "lrp.e_rule": Method(_e_rule, "TensorWatch's e-rule: exponent=1, epsilon=1e-6", BACH),
+        "lrp.b_rule": Method(_b_rule, "TensorWatch's b-rule: beta=0.5, epsilon=1e-6, rare_neurons=True", BACH),
         "lrp.w_square": Method(_lrp(WSquare()), "shares by squared weights", MONTAVON),
         "lrp.flat": Method(_lrp(Flat()), "equal shares", LAPUSCHKIN),
         "lrp.alpha_beta": Method(_alpha_beta, "LRP-alpha-beta: alpha, beta, bias=True", BACH),
@@ -140,7 +187,10 @@ ANALYZERS = Methods(
         "lrp.sequential_preset_a_flat": Method(_preset(1, 0, Flat()), "preset a, flat on the first layer", LAPUSCHKIN),
         "lrp.sequential_preset_b_flat": Method(_preset(2, 1, Flat()), "preset b, flat on the first layer", LAPUSCHKIN),
         "lrp.sequential_preset_b_flat_until_idx": Method(
-            _preset_b_flat_until, "preset b, flat up to model.layers[until_layer_idx]", LAPUSCHKIN
+            _preset_b_flat_until,
+            "preset b, flat up to model.layers[until_layer_idx]",
+            LAPUSCHKIN,
+            sets=("rule", "until_layer_rule"),
         ),
         "lrp.epsilon_plus": Method(_composite(composites.epsilon_plus), "convolutions z+, dense epsilon", OVERVIEW),
         "lrp.epsilon_plus_flat": Method(
@@ -157,7 +207,12 @@ ANALYZERS = Methods(
         ),
         "excitation_backprop": Method(_excitation_backprop, "z+ without bias on every linear layer", ZHANG),
         "deep_taylor": Method(DeepTaylor, "deep Taylor decomposition", MONTAVON),
-        "deep_taylor.bounded": Method(BoundedDeepTaylor, "deep Taylor, box on the first: low, high", MONTAVON),
+        "deep_taylor.bounded": Method(
+            BoundedDeepTaylor,
+            "deep Taylor, box on the first: low, high",
+            MONTAVON,
+            sets=("rule", "input_layer_rule"),
+        ),
     }
 )
 """Every analyzer: name -> what it is. Print it to see the table."""
@@ -169,7 +224,7 @@ def create_analyzer(name, model, **kwargs) -> Analyzer:
     Args:
         name: A key of `ANALYZERS`.
         model: A built Keras model.
-        **kwargs: Arguments of the analyzer, see `ANALYZERS[name].make`.
+        **kwargs: Arguments of the analyzer: `ANALYZERS[name].arguments()`.
 
     Returns:
         An `Analyzer`.
@@ -189,15 +244,14 @@ def create_analyzer(name, model, **kwargs) -> Analyzer:
         near = difflib.get_close_matches(str(name), ANALYZERS, n=3, cutoff=0.5)
         hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
         raise KeyError(f"No analyzer is named {name!r}.{hint} The analyzers are: {', '.join(ANALYZERS)}.")
-    make = ANALYZERS[name].make
-    _check_arguments(name, make, kwargs)
-    analyzer = make(model, **kwargs)
+    method = ANALYZERS[name]
+    _check_arguments(name, method.arguments(), kwargs)
+    analyzer = method.make(model, **kwargs)
     analyzer.name = name
     return analyzer
 
 
-def _check_arguments(name, make, kwargs):
-    accepted = _accepted(make)
+def _check_arguments(name, accepted, kwargs):
     unknown = [key for key in kwargs if key not in accepted]
     if unknown:
         near = difflib.get_close_matches(unknown[0], accepted, n=1)
@@ -205,18 +259,3 @@ def _check_arguments(name, make, kwargs):
         raise TypeError(
             f"The analyzer {name!r} does not take {unknown[0]!r}.{hint} It takes: {', '.join(accepted) or 'nothing'}."
         )
-
-
-def _accepted(make):
-    """Names of the arguments of a method, those of the classes that it passes its options on to included."""
-    names = []
-    makers = list(make.__mro__) if inspect.isclass(make) else [make, *LRP.__mro__]
-    for maker in makers:
-        function = maker.__dict__.get("__init__") if inspect.isclass(maker) else maker
-        if function is None or maker is object:
-            continue
-        parameters = inspect.signature(function).parameters.values()
-        names += [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-            break
-    return [n for n in dict.fromkeys(names) if n not in ("self", "model", "composite")]

@@ -27,18 +27,18 @@ class ReverseGraph:
     Args:
         graph: The canonized graph.
         bound: The rule of each site.
-        starts: Slots at which relevance starts.
+        starts: Slots at which relevance starts; the graph's outputs by default.
         adjust: Function `(slot, relevance) -> relevance`, applied to the summed relevance of a slot before it is handed
             on; None to leave it as it is.
         plain: Use nothing of what is known of signs and zeros, and compute every term as its rule writes it.
     """
 
-    def __init__(self, graph: Graph, bound: tuple[Bound, ...], starts, adjust: Callable | None = None, plain=False):
+    def __init__(self, graph: Graph, bound: tuple[Bound, ...], starts=None, adjust: Callable | None = None, plain=False):
         self.graph = graph
         self.bound = bound
         self.adjust = adjust
         nonnegative = nonnegative_slots(graph)
-        positive = frozenset() if adjust else positive_sites(graph, bound, starts)
+        positive = frozenset() if adjust else positive_sites(graph, bound, starts or graph.output_slots)
         self.replacements = tuple(
             ReplacementLayer(
                 b.site,

@@ -193,10 +193,12 @@ class ZBox(Rule):
     Args:
         low, high: Bounds of the input: numbers, or arrays that broadcast against it, such as one value per channel.
             None takes the bounds that were declared for the model's input (`input_bounds`), carried to this layer.
+        carried: Function of a dtype that gives those; a composite fills it in.
     """
 
     low: Any = None
     high: Any = None
+    carried: Callable | None = None
 
     def __post_init__(self):
         super().__post_init__()
@@ -207,7 +209,11 @@ class ZBox(Rule):
 
     def bounds(self, dtype):
         """(low, high) as tensors."""
-        return tf.cast(self.low, dtype), tf.cast(self.high, dtype)
+        if self.carried is not None:
+            return self.carried(dtype)
+        if self.low is None:
+            raise ValueError("ZBox has no bounds: give low and high.")
+        return tf.cast(np.asarray(self.low), dtype), tf.cast(np.asarray(self.high), dtype)
 
     def parts(self):
         def bound(which):
@@ -222,20 +228,6 @@ class ZBox(Rule):
                 )
             ),
         )
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class CarriedBox(ZBox):
-    """z^B with the bounds of the model's input, carried to the layer from the live weights of what is before it.
-
-    Args:
-        source: Function of a dtype that gives (low, high).
-    """
-
-    source: Callable | None = None
-
-    def bounds(self, dtype):
-        return self.source(dtype)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,73 @@
+"""Bounds of the input, carried to the layer that needs them."""
+
+import numpy as np
+import tensorflow as tf
+
+from revgraph.graph.graph import Graph
+from revgraph.graph.operations import Affine, Routing
+
+
+class Bounds:
+    """The bounds of a slot, given those of the input from which it is computed.
+
+    Between the two may stand scaling and normalization, which map bounds entry by entry, and routing: padding brings
+    in zeros, other routing moves bounds with the entries. They are worked out from the live weights at each call.
+
+    Args:
+        graph: The graph.
+        slot: The slot whose bounds are wanted.
+        low, high: Bounds of the input: numbers, or arrays that broadcast against a sample, such as one value per
+            channel.
+
+    Raises:
+        ValueError: The slot is not reached from an input through scaling and routing alone.
+    """
+
+    def __init__(self, graph: Graph, slot, low, high):
+        self.sites = []
+        self.declared = low, high
+        producers = graph.producers()
+        while slot in producers:
+            site = producers[slot]
+            if len(site.inputs) != 1 or not isinstance(site.operation, Affine | Routing):
+                raise ValueError(
+                    f"The bounds of the input cannot be carried through {site.path!r} ({site.operation.label}): give "
+                    f"those of the layer itself, as low=... and high=... ."
+                )
+            self.sites.insert(0, site)
+            slot = site.inputs[0]
+        self.graph = graph
+        self.rank = len(graph.specs[slot].shape)
+
+    def __call__(self, dtype) -> tuple[tf.Tensor, tf.Tensor]:
+        """(low, high), which broadcast against the slot."""
+        low, high = (self._with_batch_axis(tf.cast(b, dtype)) for b in self.declared)
+        for site in self.sites:
+            low, high = self._through(site, low, high)
+        return low, high
+
+    def _with_batch_axis(self, bound):
+        return tf.reshape(bound, (1,) * (self.rank - bound.shape.rank) + tuple(bound.shape))
+
+    def _through(self, site, low, high):
+        operation = site.operation
+        if isinstance(operation, Routing):
+            uniform = all(n == 1 for bound in (low, high) for n in bound.shape[:-1])
+            if uniform and "padding" in operation.name.lower():
+                return tf.minimum(low, tf.zeros_like(low)), tf.maximum(high, tf.zeros_like(high))
+            shape = [n or 1 for n in self.graph.specs[site.inputs[0]].shape]
+            low, high = (tf.broadcast_to(bound, (1, *shape[1:])) for bound in (low, high))
+        weights = operation.read(low.dtype)
+        (a, *_), (b, *_) = operation((low,), weights), operation((high,), weights)
+        return tf.minimum(a, b), tf.maximum(a, b)
+
+
+def checked_bounds(bounds) -> tuple:
+    """Declared bounds of the input, if they are a pair (low, high) with low <= high.
+
+    Raises:
+        ValueError: They are not.
+    """
+    if not isinstance(bounds, tuple | list) or len(bounds) != 2 or not np.all(np.asarray(bounds[0]) <= bounds[1]):
+        raise ValueError(f"input_bounds is a pair (low, high) with low <= high. Received: {bounds!r}.")
+    return tuple(bounds)
