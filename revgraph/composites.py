@@ -303,7 +303,9 @@ GUIDED_BACKPROP = Composite(
 
 def beta_smooth(beta=10.0) -> Composite:
     """The gradient with smoothed ReLUs."""
-    return Composite((EMBEDDING, SumOverEmbedding()), (RELU, ReLUBetaSmooth(beta)), (ANY, Jacobian()), name="beta_smooth")
+    return Composite(
+        (EMBEDDING, SumOverEmbedding()), (RELU, ReLUBetaSmooth(beta)), (ANY, Jacobian()), name="beta_smooth"
+    )
 
 
 def everywhere(rule: Rule) -> Composite:

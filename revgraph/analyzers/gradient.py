@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from revgraph.analyzers.analyzer import Analyzer, ReverseAnalyzer
 from revgraph.canonize import prune
-from revgraph.composites import DECONVNET, GRADIENT, GUIDED_BACKPROP, INPUT_TIMES_GRADIENT
+from revgraph.composites import DECONVNET, GRADIENT, GUIDED_BACKPROP, INPUT_TIMES_GRADIENT, beta_smooth
 from revgraph.graph.operations import Embedding
 
 POSTPROCESSES = {None: tf.identity, "abs": tf.abs, "square": tf.square}
@@ -31,7 +31,7 @@ class Gradient(ReverseAnalyzer):
             raise ValueError(f'postprocess is None, "abs" or "square". Received: {postprocess!r}.')
         self.postprocess = postprocess
         self.convention = checked_convention(convention)
-        super().__init__(model, type(self).composite, **options)
+        super().__init__(model, self.composite, **options)
 
     def _canonize(self, graph, keep):
         return prune(graph, keep)
@@ -49,15 +49,13 @@ class InputTimesGradient(Gradient):
     name = "input_t_gradient"
     composite = INPUT_TIMES_GRADIENT
 
-    def __init__(self, model, convention="paper", **options):
-        super().__init__(model, None, convention, **options)
-
     @functools.cached_property
     def _indices(self):
         """Slots of inputs that are indices into an embedding, whose rows are what the gradient is multiplied with."""
         return {slot for site in self.graph.sites if isinstance(site.operation, Embedding) for slot in site.inputs}
 
     def _finish(self, relevance, x, slot):
+        relevance = super()._finish(relevance, x, slot)
         return relevance if slot in self._indices else tf.cast(x, relevance.dtype) * relevance
 
 
@@ -76,6 +74,22 @@ class GuidedBackprop(Deconvnet):
 
     name = "guided_backprop"
     composite = GUIDED_BACKPROP
+
+
+class BetaSmooth(Gradient):
+    """The gradient with ReLUs smoothed to softplus.  [Dombrowski et al., 2019]
+
+    Args:
+        model: A built Keras model.
+        beta: Sharpness of the softplus, positive.
+        postprocess, convention, **options: See `Gradient`.
+    """
+
+    name = "beta_smooth"
+
+    def __init__(self, model, beta=10.0, postprocess=None, convention="paper", **options):
+        self.composite = beta_smooth(beta)
+        super().__init__(model, postprocess, convention, **options)
 
 
 class Input(Analyzer):

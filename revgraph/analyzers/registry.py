@@ -12,7 +12,7 @@ from revgraph.analyzers.deep_lift import DeepLIFT
 from revgraph.analyzers.lrp import LRP, BoundedDeepTaylor, DeepTaylor
 from revgraph.analyzers.patterns import PatternAttribution, PatternNet
 from revgraph.graph.tables import Table, Tabular
-from revgraph.reverse_rules import AlphaBeta, BRule, Epsilon, ERule, Flat, Gamma, WSquare, Z, ZPlus, ZPlusFast
+from revgraph.reverse_rules import AlphaBeta, BRule, Epsilon, ERule, Flat, Gamma, Pass, WSquare, Z, ZPlus, ZPlusFast
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Method:
         computes: What it computes, in a line.
         paper: Where it comes from.
         sets: Arguments of the class behind it that `make` sets itself.
-        options: The class whose arguments `make` takes beside its own; by default its base class, or `LRP` for functions.
+        options: The class whose arguments `make` takes beside its own: by default its base, or for functions `LRP`.
     """
 
     make: Callable[..., Analyzer]
@@ -86,12 +86,12 @@ def _gamma(model, gamma=0.25, generalized=True, bias=True, **options):
     return LRP(model, rule=Gamma(gamma, generalized, bias), **options)
 
 
-def _e_rule(model, exponent=1, epsilon=1e-6, bn_layer_rule="Pass", **options):
-    return LRP(model, rule=ERule(exponent, epsilon), bn_layer_rule=bn_layer_rule, **options)
+def _e_rule(model, exponent=1, epsilon=1e-6, bn_layer_rule=None, **options):
+    return LRP(model, rule=ERule(exponent, epsilon), bn_layer_rule=bn_layer_rule or Pass(), **options)
 
 
-def _b_rule(model, beta=0.5, epsilon=1e-6, rare_neurons=True, bn_layer_rule="Pass", **options):
-    return LRP(model, rule=BRule(beta, epsilon, rare_neurons), bn_layer_rule=bn_layer_rule, **options)
+def _b_rule(model, beta=0.5, epsilon=1e-6, rare_neurons=True, bn_layer_rule=None, **options):
+    return LRP(model, rule=BRule(beta, epsilon, rare_neurons), bn_layer_rule=bn_layer_rule or Pass(), **options)
 
 
 def _preset(alpha, beta, first=None):
@@ -153,9 +153,7 @@ ANALYZERS = Methods(
             "Smilkov et al., 2017",
             options=gradient.Gradient,
         ),
-        "beta_smooth": Method(
-            gradient.BetaSmooth, "gradient with smoothed ReLUs: beta=10", "Dombrowski et al., 2019"
-        ),
+        "beta_smooth": Method(gradient.BetaSmooth, "gradient with smoothed ReLUs: beta=10", "Dombrowski et al., 2019"),
         "deep_lift": Method(
             DeepLIFT, "contributions to the difference from a reference: reference_inputs=0", "Shrikumar et al., 2017"
         ),

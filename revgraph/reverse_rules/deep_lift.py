@@ -62,7 +62,7 @@ class RescaleChoice(Rule):
     def record(self, call):
         xs, x_refs = _halves(call.inputs)
         y, y_ref = call.outputs
-        _, slope = call.record(call.inputs, call.weights)
+        slope = call.record(call.inputs, call.weights).transposed
 
         def pull(m, _):
             chosen = self.choose(y, y_ref)
@@ -89,7 +89,7 @@ class RescaleProduct(Rule):
         xs, refs = _halves(call.inputs)
         nodes, weights = np.polynomial.legendre.leggauss((len(xs) + 1) // 2)
         points = [tuple(r + (t + 1) / 2 * (x - r) for x, r in zip(xs, refs, strict=True)) for t in nodes]
-        gradients = [call.record((*point, *refs), call.weights)[1] for point in points]
+        gradients = [call.record((*point, *refs), call.weights).transposed for point in points]
 
         def pull(m, _):
             parts = [gradient(m * (w / 2), tf.zeros_like(m)) for gradient, w in zip(gradients, weights, strict=True)]

@@ -27,9 +27,5 @@ class Pattern(Rule):
     def record(self, call):
         kernel = call.weights["kernel"]
         pattern = tf.cast(self.pattern, kernel.dtype)
-        weights = {
-            **call.operation.split(call.weights)[0],
-            "kernel": pattern * kernel if self.times_weights else pattern,
-        }
-        _, transposed = call.record(call.inputs, weights)
-        return call.outputs, Pullback(transposed)
+        recorded = call.record(call.inputs, {"kernel": pattern * kernel if self.times_weights else pattern})
+        return call.outputs, Pullback(recorded.transposed)
