@@ -12,12 +12,14 @@ from revgraph.canonize import average_pooling_to_conv, canonize, fold_batchnorm,
 from revgraph.composites import Composite, Matcher, everywhere
 from revgraph.graph import trace
 from revgraph.graph.analysis import is_linear_layer
-from revgraph.graph.operations import BatchNorm, Opaque, Scale
+from revgraph.graph.operations import Activation, BatchNorm, Opaque, Scale
 from revgraph.reverse_rules import (
     AlphaBeta,
     Epsilon,
     Flat,
+    Gamma,
     Jacobian,
+    Norm,
     Pass,
     Rule,
     SumOverEmbedding,
@@ -45,8 +47,54 @@ RULES = {
     "ZPlus": ZPlus(bias=False),
     "ZPlusFast": ZPlusFast(),
     "Bounded": ZBox(-1, 1),
+    "Norm": Norm(),
+    "Pass": Pass(),
+    "Gamma": Gamma(),
 }
-"""Rules by the names that iNNvestigate gives them."""
+"""Rules by name, those of iNNvestigate first."""
+
+
+def _behind_reshapes(site, facts):
+    """Whether a linear layer sees an input of the model through nothing but Flatten, Permute and Reshape."""
+    producers = facts.graph.producers()
+    (slot, *_), reshapes = site.inputs, (keras.layers.Flatten, keras.layers.Permute, keras.layers.Reshape)
+    while slot in producers and isinstance(producers[slot].layer, reshapes):
+        (slot,) = producers[slot].inputs
+    return slot in facts.graph.input_slots and is_linear_layer(site.operation)
+
+
+def _has_activation_argument(site, facts):
+    """Whether an activation is an Activation layer, or was given to a layer as `activation=...`."""
+    return isinstance(site.operation, Activation) and hasattr(site.layer, "activation")
+
+
+FIRST = Matcher(_behind_reshapes, "first linear layer")
+PASSED = Matcher(_has_activation_argument, "activations")
+FUSED = Matcher(
+    lambda site, facts: _has_activation_argument(site, facts) and not isinstance(site.layer, keras.layers.Activation),
+    "activations of linear layers",
+)
+NO_KERNEL = Matcher(
+    lambda site, facts: not isinstance(site.operation, Opaque) and not is_linear_layer(site.operation), "no kernel"
+)
+
+INNVESTIGATE = (
+    (composites.EMBEDDING, SumOverEmbedding()),
+    (keras.layers.Add, Z()),
+    (composites.POOLING, Z()),
+    (composites.operations(BatchNorm), Pass()),
+    (PASSED, Pass()),
+    (NO_KERNEL, Jacobian()),
+)
+"""How LRP of iNNvestigate treats what has no kernel."""
+
+INNVESTIGATE_DEEP_TAYLOR = (
+    (composites.EMBEDDING, SumOverEmbedding()),
+    (composites.operations(BatchNorm), Pass()),
+    (FUSED, Pass()),
+    (NO_KERNEL, Jacobian()),
+)
+"""How deep Taylor of iNNvestigate treats what has no kernel."""
 
 
 class LRP(ReverseAnalyzer):
@@ -70,6 +118,7 @@ class LRP(ReverseAnalyzer):
     """
 
     name = "lrp"
+    innvestigate = INNVESTIGATE
 
     def __init__(
         self,
@@ -92,6 +141,11 @@ class LRP(ReverseAnalyzer):
         extra = []
         if input_layer_rule is not None:
             extra.append((composites.FIRST, _input_rule(input_layer_rule)))
+        if (until_layer_idx is None) != (until_layer_rule is None):
+            raise TypeError(
+                f"until_layer_idx and until_layer_rule go together. Received: until_layer_idx={until_layer_idx!r}, "
+                f"until_layer_rule={until_layer_rule!r}."
+            )
         if until_layer_idx is not None:
             extra.append((_until(model, until_layer_idx), as_rule(until_layer_rule)))
         if self.bn_layer_rule is not None:
@@ -101,7 +155,7 @@ class LRP(ReverseAnalyzer):
             lambdas = (keras.layers.Lambda, Jacobian())
             composite = Composite(*composite.entries, defaults=(*composite.defaults, lambdas), name=composite.name)
         if self.convention == "innvestigate":
-            composite = _innvestigate(composite)
+            composite = _innvestigate(composite, self.innvestigate)
         super().__init__(model, composite, **options)
 
     def _canonize(self, graph, keep):
@@ -134,7 +188,7 @@ def as_composite(rule, model) -> Composite:
     if not rule:
         raise ValueError("The list of rules is empty.")
     if all(isinstance(entry, list | tuple) and len(entry) == 2 for entry in rule):
-        return Composite(*((match, as_rule(r)) for match, r in rule), name="conditions")
+        return Composite(*((_condition(match), as_rule(r)) for match, r in rule), name="conditions")
     rules = [as_rule(r) for r in rule]
     linear = sum(is_linear_layer(site.operation) for site in split_activations(trace(model)).sites)
     if len(rules) != linear:
@@ -143,6 +197,12 @@ def as_composite(rule, model) -> Composite:
             f"Received {len(rules)} rules."
         )
     return Composite(*((composites.position(i), r) for i, r in enumerate(rules)), name="list of rules")
+
+
+def _condition(match):
+    """A condition on the Keras layer speaks of linear layers only; anything else names its sites itself."""
+    is_function = callable(match) and not isinstance(match, Matcher) and not inspect.isclass(match)
+    return composites.LINEAR & match if is_function else match
 
 
 def _input_rule(rule):
@@ -163,33 +223,10 @@ def _until(model, index):
     )
 
 
-GRADIENT_ACTIVATIONS = (
-    keras.layers.LeakyReLU,
-    keras.layers.PReLU,
-    keras.layers.ELU,
-    keras.layers.ReLU,
-    keras.layers.Softmax,
-)
-
-
-def _innvestigate(composite):
-    """The composite with iNNvestigate's rules, and with its handling of everything that has no kernel."""
-    structure = (
-        (composites.EMBEDDING, SumOverEmbedding()),
-        (keras.layers.Add, Z()),
-        (composites.POOLING, Z()),
-        (composites.SCALE, Pass()),
-        (GRADIENT_ACTIVATIONS, Jacobian()),
-        (composites.ACTIVATION, Pass()),
-        (composites.ANY & _not_opaque(), Jacobian()),
-    )
-    return Composite(*composite.entries, defaults=structure, name=composite.name).map(as_innvestigate)
-
-
-def _not_opaque():
-    return Matcher(
-        lambda site, facts: not isinstance(site.operation, Opaque) and not is_linear_layer(site.operation), "no kernel"
-    )
+def _innvestigate(composite, structure):
+    """The composite with iNNvestigate's rules, its first layer, and its handling of what has no kernel."""
+    entries = [(FIRST if match is composites.FIRST else match, rule) for match, rule in composite.entries]
+    return Composite(*entries, defaults=structure, name=composite.name).map(as_innvestigate)
 
 
 class DeepTaylor(LRP):
@@ -201,6 +238,7 @@ class DeepTaylor(LRP):
     """
 
     name = "deep_taylor"
+    innvestigate = INNVESTIGATE_DEEP_TAYLOR
 
     def __init__(self, model, **options):
         super().__init__(model, rule=ZPlus(bias=False), **options)

@@ -107,7 +107,7 @@ def _preset_b_flat_until(model, until_layer_idx=None, epsilon=0.1, **options):
             'The analyzer "lrp.sequential_preset_b_flat_until_idx" needs until_layer_idx, the position in '
             "model.layers of the last layer with the flat rule."
         )
-    preset = composites.sequential_preset(2, 1, epsilon)
+    preset = composites.sequential_preset(2, 1, epsilon, Flat())
     return LRP(model, rule=preset, until_layer_idx=until_layer_idx, until_layer_rule=Flat(), **options)
 
 
