@@ -1,0 +1,115 @@
+"""Which activation a piece of pointwise arithmetic is, told by its values.
+
+TensorFlow spells most activations out: `x * sigmoid(x)` for SiLU, a product with `erfc` for GELU. What such a piece
+computes is seen best from what it computes: its values at some points are compared with those of the activations that
+have a name.
+"""
+
+import functools
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from revgraph.graph.operations import Activation
+
+POINTS = np.concatenate([np.linspace(-9.03, 9.01, 37), [-0.31, -0.07, 0.05, 0.27, 60.3, -60.7]])
+"""Where pieces are compared."""
+
+FIRST, LAST, SMALL = 0, 36, 39
+"""Positions of a negative, a positive, and a small positive point."""
+
+POINTWISE = frozenset(
+    "Abs Add AddV2 BiasAdd Cast Cos Div DivNoNan Elu Equal Erf Erfc Exp Expm1 Greater GreaterEqual Inv LeakyRelu Less "
+    "LessEqual Log Log1p LogicalAnd LogicalNot LogicalOr Maximum Minimum Mul Neg NotEqual OnesLike Pow RealDiv "
+    "Reciprocal Relu Relu6 Rsqrt Select SelectV2 Selu Sigmoid Sign Sin Softplus Softsign Sqrt Square "
+    "SquaredDifference Sub Tanh ZerosLike".split()
+)
+"""Operations that compute each entry from the entries at the same place."""
+
+DIRECT = {
+    "Elu": "elu",
+    "Exp": "exponential",
+    "LeakyRelu": "leaky_relu",
+    "LogSoftmax": "log_softmax",
+    "Relu": "relu",
+    "Relu6": "relu6",
+    "Selu": "selu",
+    "Sigmoid": "sigmoid",
+    "Softmax": "softmax",
+    "Softplus": "softplus",
+    "Softsign": "softsign",
+    "Tanh": "tanh",
+}
+"""TensorFlow operations that are an activation by themselves, and its name."""
+
+
+def _hard_sigmoid_of_keras_2(x):
+    return tf.clip_by_value(0.2 * x + 0.5, 0.0, 1.0)
+
+
+def _gelu_by_tanh(x):
+    return tf.nn.gelu(x, approximate=True)
+
+
+def _named():
+    names = (
+        "relu relu6 elu selu celu silu gelu mish softplus softsign sigmoid log_sigmoid tanh hard_sigmoid hard_silu "
+        "hard_tanh hard_shrink soft_shrink tanh_shrink sparse_plus sparse_sigmoid squareplus exponential"
+    )
+    found = [(name, getattr(keras.activations, name, None)) for name in names.split()]
+    return [
+        *((name, function) for name, function in found if function is not None),
+        ("gelu", _gelu_by_tanh),
+        ("hard_sigmoid", _hard_sigmoid_of_keras_2),
+    ]
+
+
+@functools.cache
+def _table():
+    return [(name, function, _values(function)) for name, function in _named()]
+
+
+def _values(function):
+    return np.asarray(function(tf.constant(POINTS, "float64")))
+
+
+def recognise(values, tolerance) -> Activation | None:
+    """The activation that has these values at `POINTS`.
+
+    Args:
+        values: Array like `POINTS`.
+        tolerance: Largest difference, relative to 1 and to the values, at which two functions are the same.
+
+    Returns:
+        An `Activation`; None where no activation has them.
+    """
+    if values.shape != POINTS.shape or not np.isfinite(values).all():
+        return None
+    best, error = None, tolerance
+    for name, function, expected in (*_table(), *_families(values)):
+        difference = np.max(np.abs(values - expected) / (1 + np.abs(expected)))
+        if difference < error:
+            best, error = Activation(function, name), difference
+    return best
+
+
+def _families(values):
+    """The members of families of activations that agree with the values at one point: they may be those."""
+    at_minus, at_plus = values[FIRST] / POINTS[FIRST], values[LAST] / POINTS[LAST]
+    candidates: list[tuple[str, Callable]] = []
+    if 0 < at_minus < 1 and np.isclose(at_plus, 1, rtol=1e-6):
+        slope = float(at_minus)
+        candidates.append(("leaky_relu", lambda x: tf.nn.leaky_relu(x, slope)))
+    top = float(values.max())
+    if values.min() == 0 < top < POINTS.max():
+        candidates.append(("relu", lambda x: tf.clip_by_value(x, 0, top)))
+    lowest = float(values.min())
+    if -9 < lowest < 0:
+        candidates.append(("elu", lambda x: tf.where(x > 0, x, -lowest * tf.math.expm1(tf.minimum(x, 0)))))
+    share = values[SMALL] / POINTS[SMALL]
+    if 0.5 < share < 1 and at_plus > 0.9:
+        beta = float(np.log(share / (1 - share)) / POINTS[SMALL])
+        candidates.append(("silu", lambda x: x * tf.sigmoid(beta * x)))
+    return [(name, function, _values(function)) for name, function in candidates]

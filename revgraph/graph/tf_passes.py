@@ -1,0 +1,159 @@
+"""Passes that end the reading of a TensorFlow graph: what it computes in several operations becomes one site."""
+
+import dataclasses
+import math
+
+import tensorflow as tf
+
+from revgraph.graph.graph import Graph, Site
+from revgraph.graph.operations import Affine, BatchNorm, Convolutional, Dense, Einsum, Scale, constant
+from revgraph.graph.tf_nodes import ScaleAndShift, Weight
+
+
+def simplify(graph: Graph) -> Graph:
+    """Drops what no output depends on, gives linear layers their bias, and puts scales and shifts together."""
+    for rewrite in (drop_unused, bias_into_linear, join_scale_and_shift, name_scales, number_paths):
+        graph = rewrite(graph)
+    return graph
+
+
+def drop_unused(graph: Graph) -> Graph:
+    """Drops the sites that no output depends on."""
+    needed, sites = set(graph.output_slots), []
+    for site in reversed(graph.sites):
+        if needed.intersection(site.outputs):
+            needed.update(site.inputs)
+            sites.append(site)
+    return graph.rewrite(reversed(sites))
+
+
+def bias_into_linear(graph: Graph) -> Graph:
+    """x W, then + b: one affine site."""
+
+    def merge(first, second):
+        linear, shift = first.operation, second.operation
+        if not isinstance(linear, Dense | Einsum | Convolutional) or not _is_shift(shift):
+            return None
+        # A bias for every single entry is not a layer's own.
+        if _axes(shift.bias.shape, len(graph.specs[second.outputs[0]].shape)) - {
+            linear.output_axis(len(graph.specs[second.outputs[0]].shape))
+        }:
+            return None
+        return dataclasses.replace(linear, reader=_with_bias(linear, shift.bias))
+
+    return _merge_pairs(graph, merge)
+
+
+def _with_bias(linear: Affine, bias: Weight):
+    return lambda dtype: {**linear.read(dtype), "bias": bias.read(dtype)}
+
+
+def join_scale_and_shift(graph: Graph) -> Graph:
+    """x * w, then + b: one site. Batch normalization written as (x - mean) * scale + shift: one site, too."""
+
+    def merge(first, second):
+        one, two = first.operation, second.operation
+        if not isinstance(one, ScaleAndShift) or not isinstance(two, ScaleAndShift):
+            return None
+        centred = _is_shift(one) and two.kernel is not None and _is_batchnorm(two) and _size(one.bias.shape) > 1
+        if centred or (two.kernel is None and one.bias is None) or (one.kernel is not None and _is_batchnorm(one)):
+            return _joined(one, two)
+        return None
+
+    return _merge_pairs(graph, merge)
+
+
+def _joined(one, two):
+    kernel = _combined(one.kernel, two.kernel, tf.multiply)
+    bias = _combined(one.bias, two.kernel, tf.multiply) if one.bias is not None else None
+    return ScaleAndShift(kernel, _combined(bias, two.bias, tf.add))
+
+
+def _combined(left, right, function):
+    if left is None or right is None:
+        return left if right is None else right
+    shape = tuple(tf.broadcast_static_shape(tf.TensorShape(left.shape), tf.TensorShape(right.shape)))
+    return Weight(
+        lambda dtype: function(left.read(dtype), right.read(dtype)), shape, made_by=left.made_by | right.made_by
+    )
+
+
+def name_scales(graph: Graph) -> Graph:
+    """Makes every scale and shift a `Scale`, or a `BatchNorm` where it is one."""
+
+    def rewrite(site):
+        if not isinstance(site.operation, ScaleAndShift):
+            return site
+        rank = len(graph.specs[site.outputs[0]].shape)
+        return dataclasses.replace(site, operation=_scale(site.operation, rank))
+
+    return graph.rewrite(map(rewrite, graph.sites))
+
+
+def number_paths(graph: Graph) -> Graph:
+    """Tells sites apart that come from the same node: `dense/MatMul`, `dense/MatMul#2`."""
+    counts: dict[str, int] = {}
+
+    def rewrite(site):
+        counts[site.path] = counts.get(site.path, 0) + 1
+        return site if counts[site.path] == 1 else dataclasses.replace(site, path=f"{site.path}#{counts[site.path]}")
+
+    return graph.rewrite(map(rewrite, graph.sites))
+
+
+def _scale(operation, rank):
+    kernel, bias = operation.kernel, operation.bias
+    sources = {"kernel": constant(1.0) if kernel is None else kernel.read}
+    sources |= {} if bias is None else {"bias": bias.read}
+    axes = frozenset().union(*(_axes(w.shape, rank) for w in (kernel, bias) if w is not None))
+    if not _is_batchnorm(operation) or len(axes) > 1:
+        return Scale(lambda dtype: {name: read(dtype) for name, read in sources.items()})
+    axis = next(iter(axes), None)
+
+    def vectors(dtype):
+        return {
+            name: tf.reshape(read(dtype), () if axis is None else (-1,)) if name in given else read(dtype)
+            for name, read in sources.items()
+        }
+
+    given = [name for name, w in (("kernel", kernel), ("bias", bias)) if w is not None]
+    return BatchNorm(vectors, axis)
+
+
+def _is_shift(operation):
+    return isinstance(operation, ScaleAndShift) and operation.kernel is None
+
+
+def _is_batchnorm(operation):
+    """Whether the scale is one over a standard deviation, as batch normalization computes it."""
+    if operation.kernel is None:
+        return False
+    made_by = operation.kernel.made_by
+    # A maximum keeps the standard deviation from zero in Keras's Normalization, which is preprocessing.
+    return "Rsqrt" in made_by or ("Sqrt" in made_by and "Maximum" not in made_by)
+
+
+def _axes(shape, rank) -> frozenset[int]:
+    """The axes of a tensor of `rank` axes along which a weight of this shape differs."""
+    return frozenset(rank - len(shape) + i for i, n in enumerate(shape) if n != 1)
+
+
+def _size(shape):
+    return math.prod(shape)
+
+
+def _merge_pairs(graph, merge) -> Graph:
+    """Makes a site and the only reader of its output one site, where `merge(first, second)` gives an operation."""
+    readers, held = graph.consumers(), set(graph.output_slots)
+    writer: dict[int, Site] = {}
+    for site in graph.sites:
+        if len(site.inputs) == 1 and site.inputs[0] in writer:
+            (slot,) = site.inputs
+            first = writer[slot]
+            alone = slot not in held and len(readers[slot]) == 1 and len(first.outputs) == 1
+            operation = merge(first, site) if alone else None
+            if operation is not None:
+                del writer[slot]
+                site = dataclasses.replace(first, operation=operation, outputs=site.outputs)
+        writer.update(dict.fromkeys(site.outputs, site))
+    return graph.rewrite(dict.fromkeys(writer.values()))
