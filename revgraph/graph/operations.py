@@ -454,7 +454,10 @@ class Embedding(Operation):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Opaque(Operation):
-    """A Keras layer or operation that revgraph cannot look into: called as a whole, on its variables by name."""
+    """A Keras layer or operation that revgraph cannot look into: called as a whole, on its variables by name.
+
+    Variables whose weight is left out are zero.
+    """
 
     operation: keras.Operation
     function: Callable[..., object]
@@ -478,8 +481,8 @@ class Opaque(Operation):
         }
 
     def __call__(self, inputs, weights):
-        if not weights:
+        mapping = [(v, weights[name] if name in weights else tf.zeros_like(v)) for name, v in self._variables().items()]
+        if not mapping:
             return tuple(tf.nest.flatten(self.function(*inputs)))
-        mapping = [(v, weights[name]) for name, v in self._variables().items() if name in weights]
         with keras.StatelessScope(state_mapping=mapping):
             return tuple(tf.nest.flatten(self.function(*inputs)))

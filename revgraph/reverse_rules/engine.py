@@ -292,7 +292,7 @@ class SiteCall:
     def record(self, inputs, weights) -> Recorded:
         """Calls the operation under a tape that watches the inputs."""
         watched = [x for x in inputs if x.dtype.is_floating]
-        with tf.GradientTape(watch_accessed_variables=False, persistent=tf.executing_eagerly()) as tape:
+        with tf.GradientTape(watch_accessed_variables=False, persistent=True) as tape:
             tape.watch(watched)
             outputs = self.operation(inputs, weights)
 

@@ -138,15 +138,17 @@ def _infer_alpha_beta(rule):
 
 
 def once_if_alone(gain, loss):
-    """Gates that give a part weight 1 where the other part is absent."""
+    """Gates by which, where one part is absent, the other has weight 1, and the absent one none."""
 
-    def alone(part, other):
+    def gated(part, own, other):
         def gate(z, zs):
-            return tf.where(zs[other] == 0, tf.constant(1.0 / part.weight, z.dtype), tf.ones_like(z))
+            absent, alone = (zs[own] == 0) & (zs[other] != 0), (zs[own] != 0) & (zs[other] == 0)
+            share = tf.where(alone, tf.constant(1.0 / part.weight, z.dtype), tf.ones_like(z))
+            return tf.where(absent, tf.zeros_like(z), share)
 
         return dataclasses.replace(part, gate=gate)
 
-    return alone(gain, 1), alone(loss, 0)
+    return gated(gain, 0, 1), gated(loss, 1, 0)
 
 
 @dataclasses.dataclass(frozen=True)
