@@ -45,6 +45,21 @@ def reading(sources: Mapping[str, Source]) -> Reader:
     return lambda dtype: {name: source(dtype) for name, source in sources.items()}
 
 
+def ordered_sum(terms) -> tf.Tensor:
+    """The sum of the terms, added up in their order.
+
+    TensorFlow makes one AddN of three additions or more, which adds in the order in which memory happens to be free:
+    results would differ in the last bit from run to run. It leaves subtractions alone.
+    """
+    first, *rest = terms
+    if not rest:
+        return first
+    total = first + rest[0]
+    for term in rest[1:]:
+        total = total - (-1.0) * term
+    return total
+
+
 class Operation:
     """What one site computes."""
 
@@ -168,7 +183,7 @@ class Convolutional(Affine):
     """What convolutions share. Channels-first data are transposed, because CPU kernels want channels last."""
 
     strides: tuple[int, ...]
-    padding: str
+    padding: str | tuple[tuple[int, int], ...]
     dilation: tuple[int, ...]
     data_format: str
 
@@ -187,6 +202,15 @@ class Convolutional(Affine):
         """The convolution, channels last."""
         raise NotImplementedError
 
+    def padded(self, x, kernel):
+        """x with explicit padding done, and the padding that is left for the convolution to do."""
+        around = self.padding
+        if around == "causal":
+            around = ((self.dilation[0] * (kernel.shape[0] - 1), 0),)
+        if isinstance(around, str):
+            return x, around
+        return tf.pad(x, ((0, 0), *around, (0, 0))), "valid"
+
 
 def channels_last(x):
     """Moves the channel axis from 1 to the end."""
@@ -202,10 +226,8 @@ class Conv(Convolutional):
     """Convolution in 1 to 3 dimensions; groups follow from the shapes of kernel and input."""
 
     def convolve(self, x, weights):
-        kernel, padding = weights["kernel"], self.padding
-        if padding == "causal":
-            left = self.dilation[0] * (kernel.shape[0] - 1)
-            x, padding = tf.pad(x, ((0, 0), (left, 0), (0, 0))), "valid"
+        kernel = weights["kernel"]
+        x, padding = self.padded(x, kernel)
         geometry = (self.strides, padding, "channels_last", self.dilation)
         groups = x.shape[-1] // kernel.shape[-2]
         if groups == 1:
@@ -234,7 +256,8 @@ class DepthwiseConv(Convolutional):
     """One convolution, or several, on each channel by itself."""
 
     def convolve(self, x, weights):
-        return ops.depthwise_conv(x, weights["kernel"], self.strides, self.padding, "channels_last", self.dilation)
+        x, padding = self.padded(x, weights["kernel"])
+        return ops.depthwise_conv(x, weights["kernel"], self.strides, padding, "channels_last", self.dilation)
 
     def scale_outputs(self, weights, scale):
         kernel = weights["kernel"]
@@ -272,10 +295,8 @@ class SeparableConv(Convolutional):
     """A depthwise convolution followed by a pointwise one, as one site with two kernels."""
 
     def convolve(self, x, weights):
-        kernel, padding = weights["depthwise_kernel"], self.padding
-        if padding == "causal":
-            left = self.dilation[0] * (kernel.shape[0] - 1)
-            x, padding = tf.pad(x, ((0, 0), (left, 0), (0, 0))), "valid"
+        kernel = weights["depthwise_kernel"]
+        x, padding = self.padded(x, kernel)
         x = ops.depthwise_conv(x, kernel, self.strides, padding, "channels_last", self.dilation)
         return ops.conv(x, weights["pointwise_kernel"], 1, "valid", "channels_last")
 
@@ -342,24 +363,53 @@ class BatchNorm(Scale):
     """Batch normalization in inference: the scale gamma / sqrt(variance + epsilon), and the shift that goes with it."""
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class LinearMap(Affine):
+    """A linear map without weights: cumulative sums, differences."""
+
+    function: Callable[[tf.Tensor], tf.Tensor]
+    name: str
+
+    @property
+    def label(self):
+        return self.name
+
+    def linear(self, inputs, weights):
+        return self.function(*inputs)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Normalize(Affine):
+    r"""Normalization of each sample by its own statistics: (x - mean(x)) * factor(x - mean(x)) * kernel + bias.
+
+    LayerNormalization, GroupNormalization, RMSNormalization, UnitNormalization. With `held` the factor, one over the
+    standard deviation, is a constant for whoever differentiates, and the operation is affine: mean subtraction, which
+    is a linear map, then scale and shift.
+
+    Args:
+        mean: Gives the means, which broadcast against x; None where nothing is subtracted.
+        factor: Gives the factors, which broadcast against x, from x less its means.
+        held: Whether the factor counts as a constant.
+    """
+
+    mean: Callable[[tf.Tensor], tf.Tensor] | None
+    factor: Callable[[tf.Tensor], tf.Tensor]
+    held: bool = False
+
+    def linear(self, inputs, weights):
+        (x,) = inputs
+        if self.mean is not None:
+            x = x - self.mean(x)
+        factor = self.factor(x)
+        z = x * (tf.stop_gradient(factor) if self.held else factor)
+        return z * weights["kernel"] if "kernel" in weights else z
+
+
 class Sum(Affine):
     """sum_i kernel_i x_i: Add (ones), Subtract (1, -1), Average (1/n)."""
 
     def linear(self, inputs, weights):
-        return (
-            tf.add_n(self.summands(inputs, weights))
-            if self._same_shape(inputs)
-            else sum(self.summands(inputs, weights))
-        )
-
-    @staticmethod
-    def summands(inputs, weights):
-        """The terms of the sum, each of its input's shape."""
-        return [x * weights["kernel"][i] for i, x in enumerate(inputs)]
-
-    @staticmethod
-    def _same_shape(inputs):
-        return all(x.shape == inputs[0].shape for x in inputs) and inputs[0].shape.is_fully_defined()
+        return ordered_sum([x * weights["kernel"][i] for i, x in enumerate(inputs)])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -417,6 +467,13 @@ class Routing(Operation):
         return tuple(tf.nest.flatten(self.function(*inputs)))
 
 
+class Interpolation(Routing):
+    """Every entry a weighted mean of input entries, with weights that sum to one: resizing, upsampling.
+
+    The transposed Jacobian conserves relevance here, too.
+    """
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class AveragePool(Routing):
     """Average pooling of any kind, before canonization makes it a channel-diagonal convolution.
@@ -430,13 +487,35 @@ class AveragePool(Routing):
 
 
 class Product(Operation):
-    """The product of its inputs: gates, attention weights, swish."""
+    """The product of its inputs, entry by entry: gates, swish."""
 
     def __call__(self, inputs, weights):
         z = inputs[0]
         for x in inputs[1:]:
             z = z * x
         return (z,)
+
+
+class Quotient(Operation):
+    """One input divided by the other, entry by entry."""
+
+    def __call__(self, inputs, weights):
+        return (inputs[0] / inputs[1],)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Contraction(Operation):
+    """Sums of products of its inputs, linear in each of them: matmul, einsum and dot of two tensors of the graph."""
+
+    function: Callable[..., tf.Tensor]
+    name: str
+
+    @property
+    def label(self):
+        return self.name
+
+    def __call__(self, inputs, weights):
+        return (self.function(*inputs),)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

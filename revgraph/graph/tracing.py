@@ -2,17 +2,22 @@
 
 import contextlib
 import dataclasses
+import functools
 import inspect
 import re
+import warnings
+from collections.abc import Callable
 from typing import Any
 
 import keras
+import tensorflow as tf
 from keras import KerasTensor
 
+from revgraph.graph.analysis import relevant_sites
 from revgraph.graph.graph import Call, Graph, Site, Spec
-from revgraph.graph.keras_layers import IDENTITIES, OPAQUE, layer_operation
-from revgraph.graph.keras_ops import tensor_operation
-from revgraph.graph.operations import Opaque
+from revgraph.graph.keras_layers import MASKED, OPAQUE, is_identity, layer_operation, makes_mask, sees_masks
+from revgraph.graph.keras_ops import expansion, tensor_operation
+from revgraph.graph.operations import Activation, Opaque, Routing
 
 
 def trace(model, keep=()) -> Graph:
@@ -45,7 +50,7 @@ def trace(model, keep=()) -> Graph:
             f"Expected a Keras model (keras.Sequential, functional or subclassed keras.Model). "
             f"Received: {model!r} of type {type(model).__module__}.{type(model).__name__}."
         )
-    return _Tracer(tuple(keep)).graph(model)
+    return _Tracer(tuple(keep), _dtype(model)).graph(model)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,12 +63,14 @@ class Slot:
 class _Tracer:
     """Collects sites while it walks through the model once."""
 
-    def __init__(self, keep):
+    def __init__(self, keep, dtype):
         self.keep = keep
+        self.dtype = dtype
         self.sites: list[Site] = []
         self.calls: list[Call] = []
         self.specs: dict[int, Spec] = {}
         self.paths: dict[str, int] = {}
+        self.masks: dict[int, Callable[[], int | None]] = {}
 
     def graph(self, model) -> Graph:
         with _untouched(model):
@@ -80,7 +87,7 @@ class _Tracer:
                 input_names=input_names,
                 output_names=output_names,
                 calls=tuple(self.calls),
-                dtype=_dtype(model),
+                dtype=self.dtype,
             )
 
     def _ends(self, model):
@@ -107,6 +114,10 @@ class _Tracer:
         self.specs[slot] = Spec(tuple(tensor.shape), keras.backend.standardize_dtype(tensor.dtype))
         return slot
 
+    def symbol(self, slot) -> KerasTensor:
+        """A symbolic tensor that stands in for the tensor of a slot."""
+        return KerasTensor(self.specs[slot].shape, self.specs[slot].dtype)
+
     def new_path(self, prefix, name) -> str:
         path = f"{prefix}/{name}" if prefix else name
         self.paths[path] = self.paths.get(path, 0) + 1
@@ -119,7 +130,7 @@ class _Tracer:
         names differ from one trace to the next.
         """
         for node in _nodes_between(inputs, outputs):
-            operation, tensors = node.operation, list(node.arguments.keras_tensors)
+            operation = node.operation
             if node.is_input or isinstance(operation, keras.layers.InputLayer):
                 raise ValueError(
                     f"The output of the model depends on an input that is not one of the model's: {operation.name!r}."
@@ -127,111 +138,268 @@ class _Tracer:
             is_layer = isinstance(operation, keras.layers.Layer)
             name = operation.name if is_layer or not fresh else _snake(type(operation).__name__)
             path = self.new_path(prefix, name)
-            read = tuple(slots[id(t)] for t in tensors)
-            written = self.add(operation, node.arguments, read, tensors, node.outputs, path)
+            read = tuple(slots[id(t)] for t in node.arguments.keras_tensors)
+            template = _template(node.arguments, self.dtype)
+            if is_layer and "mask" in template.kwargs and not sees_masks(operation):
+                template, read = template.without("mask", read)
+            written = self.add(operation, template, read, node.outputs, path)
             slots.update({id(t): slot for t, slot in zip(node.outputs, written, strict=True)})
             self.calls.append(Call(path, operation, read, tuple(written)))
 
-    def add(self, operation, arguments, read, tensors, outputs, path) -> tuple[int, ...]:
+    def add(self, operation, template, read, outputs, path) -> tuple[int, ...]:
         """Adds the sites of one call and returns the slots of its outputs."""
-        template = _template(arguments, tensors)
-        if not isinstance(operation, self.keep):
-            if isinstance(operation, IDENTITIES):
-                return read[:1]
-            if isinstance(operation, keras.Model | keras.Sequential):
-                return self.inline_model(operation, arguments, read, tensors, path)
-            known = self._known(operation, template, outputs)
-            if known is not None:
-                return self.site(path, known, read, outputs, operation)
-            if not isinstance(operation, OPAQUE) and isinstance(operation, keras.layers.Layer):
-                inlined = self.inline_layer(operation, arguments, read, tensors, path)
-                if inlined is not None:
-                    return inlined
-        opaque = Opaque(operation, template.bind(operation.call), len(outputs))
-        return self.site(path, opaque, read, outputs, operation)
+        if not isinstance(operation, keras.layers.Layer):
+            return self.add_operation(operation, template, read, outputs, path)
+        if template.kwargs.get("training") is True:
+            warnings.warn(
+                f"{path!r} is called with training=True: its output depends on chance or on the batch. revgraph "
+                f"explains the model as it is in inference, training=False.",
+                stacklevel=2,
+            )
+        given, masked = self._with_mask(operation, template, read)
+        written = self.add_layer(operation, given, masked, outputs, path)
+        if operation.supports_masking and any(slot not in self.masks for slot in written):
+            self._carry_mask(operation, template, read, written, path)
+        return written
 
-    @staticmethod
-    def _known(operation, template, outputs):
-        if isinstance(operation, keras.layers.Layer):
-            return layer_operation(operation, template, outputs)
-        return tensor_operation(operation, template, outputs)
+    def add_operation(self, operation, template, read, outputs, path):
+        """Adds the site of a raw operation, or those of what it is made of."""
+        known = tensor_operation(operation, template, outputs)
+        if known is not None:
+            return self.site(path, known, read, outputs, operation)
+        expanded = expansion(operation, template)
+        if expanded is not None:
+            return self.inline(expanded, template, read, path)
+        return self.site(path, Opaque(operation, template.bind(operation.call), len(outputs)), read, outputs, operation)
+
+    def add_layer(self, layer, template, read, outputs, path):
+        """Adds the sites of the call of a layer: its own, those inside, or none for an identity."""
+        kept = isinstance(layer, self.keep)
+        if not kept and is_identity(layer):
+            return read[:1]
+        if not kept and isinstance(layer, keras.Model):
+            return self.inline_model(layer, template, read, path)
+        if not kept and isinstance(layer, keras.layers.TimeDistributed):
+            return self.distribute(layer, template, read, outputs, path)
+        known = self._known(layer, template, read, outputs)
+        if known is not None:
+            return self.site(path, known, read, outputs, layer)
+        if not kept and not isinstance(layer, OPAQUE):
+            inlined = self.inline_layer(layer, template, read, path)
+            if inlined is not None:
+                return inlined
+        return self.site(path, Opaque(layer, template.bind(layer.call), len(outputs)), read, outputs, layer)
+
+    def _known(self, layer, template, read, outputs):
+        if isinstance(layer, MASKED) and any(slot in self.masks for slot in read):
+            return None
+        known = layer_operation(layer, template, outputs)
+        reshapes = isinstance(known, Activation) and tuple(outputs[0].shape) != self.specs[read[0]].shape
+        return None if reshapes else known
 
     def site(self, path, operation, read, outputs, layer):
         written = tuple(self.new_slot(t) for t in outputs)
         self.sites.append(Site(path, operation, tuple(read), written, layer))
         return written
 
-    def inline_model(self, model, arguments, read, tensors, path):
+    def inline(self, function, template, read, path) -> tuple[int, ...]:
+        """Adds the sites of what a function does with symbolic tensors in the place of its arguments."""
+        symbols = {slot: self.symbol(slot) for slot in read}
+        args, kwargs = template.fill([symbols[slot] for slot in read])
+        outputs = keras.tree.flatten(function(*args, **kwargs))
+        slots = {id(symbol): slot for slot, symbol in symbols.items()}
+        self.walk(list(symbols.values()), outputs, slots, path, fresh=True)
+        return tuple(slots[id(t)] for t in outputs)
+
+    def inline_model(self, model, template, read, path):
         functional = _functional(model)
         if functional is None:
-            written = self.inline_layer(model, arguments, read, tensors, path, required=True)
-            return written
+            return self.inline(_symbolic_call(model, path), template, read, path)
         inner = keras.tree.flatten(functional._inputs_struct)
-        slots = {id(x): slot for x, slot in zip(inner, read, strict=True)}
+        slots = {id(x): slot for x, slot in zip(inner, template.data(read), strict=True)}
         outputs = keras.tree.flatten(functional._outputs_struct)
         self.walk(inner, outputs, slots, path)
         return tuple(slots[id(t)] for t in outputs)
 
-    def inline_layer(self, layer, arguments, read, tensors, path, required=False):
+    def inline_layer(self, layer, template, read, path):
         """Looks into a layer by running its `call` on symbolic inputs; None where that is not possible."""
-        symbols = [KerasTensor(t.shape, t.dtype) for t in tensors]
-        stand_in = {id(t): s for t, s in zip(tensors, symbols, strict=True)}
-        args, kwargs = arguments.convert(lambda a: stand_in.get(id(a), a))
+        symbols = {slot: self.symbol(slot) for slot in read}
+        args, kwargs = template.fill([symbols[slot] for slot in read])
+        mark = len(self.sites), len(self.calls), len(self.specs), dict(self.paths), dict(self.masks)
+        slots = {id(symbol): slot for slot, symbol in symbols.items()}
+        self._mask_symbols(symbols, slots)
+        inputs = list(symbols.values())
         try:
-            outputs = keras.tree.flatten(_call_symbolically(layer, args, kwargs, path))
+            outputs = keras.tree.flatten(_symbolic_call(layer, path)(*args, **kwargs))
         except Exception:
             # Whatever a user's `call` raises on symbolic tensors means the same: revgraph cannot look inside.
-            if required:
-                raise
-            return None
+            outputs = [None]
         if not all(isinstance(t, KerasTensor) for t in outputs):
             return None
-        slots = {id(s): slot for s, slot in zip(symbols, read, strict=True)}
-        mark = len(self.sites), len(self.calls), dict(self.specs), dict(self.paths)
-        self.walk(symbols, outputs, slots, path, fresh=True)
-        inside = self.sites[mark[0] :]
-        pieces = any(isinstance(s.operation, Opaque) and not isinstance(s.layer, keras.layers.Layer) for s in inside)
-        if pieces and not required:
+        self.walk(inputs, outputs, slots, path, fresh=True)
+        written = tuple(slots[id(t)] for t in outputs)
+        if self._has_gaps(self.sites[mark[0] :], written):
             # Half a layer in pieces that have no rule helps nobody: it stays whole, so that one rule can be given.
             del self.sites[mark[0] :], self.calls[mark[1] :]
-            self.specs, self.paths = mark[2], mark[3]
+            self.specs = dict(list(self.specs.items())[: mark[2]])
+            self.paths, self.masks = mark[3], mark[4]
             return None
-        return tuple(slots[id(t)] for t in outputs)
+        return written
+
+    def _has_gaps(self, sites, outputs):
+        """Whether relevance of the outputs would come to a raw operation that revgraph knows nothing of."""
+        return any(
+            isinstance(site.operation, Opaque) and not isinstance(site.layer, keras.layers.Layer)
+            for site in relevant_sites(sites, outputs, self.specs)
+        )
+
+    def distribute(self, layer, template, read, outputs, path):
+        """Adds the sites of a layer that is applied at every time step: steps become samples, and steps again."""
+        (sequence,) = template.data(read)
+        steps, inner = self.specs[sequence].shape[1], layer.layer
+        before = KerasTensor((None, *self.specs[sequence].shape[2:]), self.specs[sequence].dtype)
+        after = KerasTensor((None, *outputs[0].shape[2:]), outputs[0].dtype)
+        merge = Routing(lambda x: tf.reshape(x, tf.concat([[-1], tf.shape(x)[2:]], 0)), "Reshape")
+        merged = self.site(f"{path}/merge", merge, (sequence,), [before], layer)
+        inner_path = self.new_path(path, inner.name)
+        written = self.add(inner, Template((Slot(0),), {}, self.dtype), merged, [after], inner_path)
+        self.calls.append(Call(inner_path, inner, merged, written))
+        if steps is not None:
+            split = Routing(lambda y: tf.reshape(y, tf.concat([[-1, steps], tf.shape(y)[1:]], 0)), "Reshape")
+            return self.site(f"{path}/split", split, written, outputs, layer)
+        split = Routing(lambda y, x: tf.reshape(y, tf.concat([tf.shape(x)[:2], tf.shape(y)[1:]], 0)), "Reshape")
+        return self.site(f"{path}/split", split, (*written, sequence), outputs, layer)
+
+    def mask_of(self, slot) -> int | None:
+        """The slot of a tensor's mask; its sites are added when it is first asked for."""
+        return self.masks[slot]() if slot in self.masks else None
+
+    def _with_mask(self, layer, template, read):
+        """The call with the masks of its inputs, where the layer takes them and was not given them."""
+        if not sees_masks(layer) or not any(slot in self.masks for slot in read):
+            return template, read
+        tensors = {name: value for name, value in template.named(layer.call).items() if _slots(value)}
+        kwargs, read = dict(template.kwargs), list(read)
+
+        def mask_slot(slot):
+            mask = self.mask_of(read[slot.index])
+            if mask is None:
+                return None
+            read.append(mask)
+            return Slot(len(read) - 1)
+
+        for name, value in tensors.items():
+            mask_name = "mask" if len(tensors) == 1 else f"{name}_mask"
+            if mask_name in _parameters(layer.call) and kwargs.get(mask_name) is None:
+                kwargs[mask_name] = keras.tree.map_structure(mask_slot, value)
+        return dataclasses.replace(template, kwargs=kwargs), tuple(read)
+
+    def _mask_symbols(self, symbols, slots):
+        """Attaches symbolic masks to symbolic tensors, as layers look for them there."""
+        for slot, symbol in list(symbols.items()):
+            mask = self.mask_of(slot)
+            if mask is not None:
+                symbol._keras_mask = symbols.setdefault(mask, self.symbol(mask))
+                slots[id(symbol._keras_mask)] = mask
+
+    def _carry_mask(self, layer, template, read, written, path):
+        """Remembers how to compute the masks of a layer's outputs from those of its inputs."""
+        if not makes_mask(layer) and not any(slot in self.masks for slot in template.data(read)):
+            return
+
+        @functools.cache
+        def masks():
+            return self._output_masks(layer, template, read, path)
+
+        for i, slot in enumerate(written):
+            if slot not in self.masks:
+                self.masks[slot] = lambda i=i: (masks() + (None,) * len(written))[i]
+
+    def _output_masks(self, layer, template, read, path):
+        data = dict.fromkeys(template.data(read))
+        symbols = {slot: self.symbol(slot) for slot in data}
+        masks = {slot: self.mask_of(slot) for slot in data}
+        mask_symbols = {mask: self.symbol(mask) for mask in masks.values() if mask is not None}
+        (inputs, *_), _ = template.fill([symbols.get(slot) for slot in read])
+        by_symbol = {id(symbols[slot]): mask_symbols.get(mask) for slot, mask in masks.items()}
+        previous = keras.tree.map_structure(lambda t: by_symbol[id(t)], inputs)
+        computed = keras.tree.flatten(layer.compute_mask(inputs, previous))
+        slots = {id(s): slot for slot, s in (*symbols.items(), *mask_symbols.items())}
+        wanted = [m for m in computed if m is not None]
+        self.walk([*symbols.values(), *mask_symbols.values()], wanted, slots, f"{path}/mask", fresh=True)
+        return tuple(None if m is None else slots[id(m)] for m in computed)
 
 
 @dataclasses.dataclass(frozen=True)
 class Template:
-    """The arguments of a call, with `Slot`s where tensors stood."""
+    """The arguments of a call, with `Slot`s where tensors stood.
+
+    Args:
+        args, kwargs: The arguments.
+        dtype: The floating dtype in which the graph computes.
+    """
 
     args: tuple
     kwargs: dict[str, Any]
+    dtype: str
+
+    def fill(self, tensors):
+        """Positional and named arguments with tensors in the place of their slots, without `training`."""
+        kwargs = {k: v for k, v in self.kwargs.items() if k != "training"}
+        return keras.tree.map_structure(
+            lambda a: tensors[a.index] if isinstance(a, Slot) else a, (tuple(self.args), kwargs)
+        )
 
     def bind(self, function):
-        """The function of the tensors alone; `training` is False where `function` takes it."""
-        kwargs = {k: v for k, v in self.kwargs.items() if k != "training"}
-        if "training" in _parameters(function):
-            kwargs["training"] = False
+        """The function of the tensors alone, in inference, whose floating results have the dtype of the graph."""
+        inference = {"training": False} if "training" in _parameters(function) else {}
 
         def bound(*tensors):
-            args, named = keras.tree.map_structure(
-                lambda a: tensors[a.index] if isinstance(a, Slot) else a, (self.args, kwargs)
-            )
-            return function(*args, **named)
+            args, kwargs = self.fill(tensors)
+            return keras.tree.map_structure(self._cast, function(*args, **kwargs, **inference))
 
         return bound
 
+    def _cast(self, result):
+        return tf.cast(result, self.dtype) if result.dtype.is_floating else result
+
+    def named(self, function) -> dict[str, Any]:
+        """The arguments by the names of the function's parameters."""
+        bound = inspect.signature(function).bind_partial(*self.args, **self.kwargs)
+        return dict(bound.arguments)
+
     def argument(self, function, name, default=None):
         """The value that the parameter `name` of `function` was given."""
-        bound = inspect.signature(function).bind_partial(*self.args, **self.kwargs)
-        return bound.arguments.get(name, default)
+        return self.named(function).get(name, default)
+
+    def data(self, read) -> tuple[int, ...]:
+        """Slots of the first argument."""
+        first = self.args[0] if self.args else next(iter(self.kwargs.values()))
+        return tuple(read[slot.index] for slot in _slots(first))
+
+    def without(self, name, read):
+        """The template and its slots without one named argument."""
+        kwargs = {k: v for k, v in self.kwargs.items() if k != name}
+        return dataclasses.replace(self, kwargs=kwargs).compact(read)
+
+    def compact(self, read):
+        """The template and those of the slots that it refers to, in the order in which it does."""
+        used = _slots((self.args, self.kwargs))
+        position = {slot: i for i, slot in enumerate(used)}
+        args, kwargs = keras.tree.map_structure(
+            lambda a: Slot(position[a]) if isinstance(a, Slot) else a, (tuple(self.args), self.kwargs)
+        )
+        return Template(args, kwargs, self.dtype), tuple(read[slot.index] for slot in used)
 
 
-def _template(arguments, tensors) -> Template:
-    index = {}
-    for i, t in enumerate(tensors):
-        index.setdefault(id(t), i)
-    args, kwargs = arguments.convert(lambda a: Slot(index[id(a)]) if isinstance(a, KerasTensor) else a)
-    return Template(tuple(args), kwargs)
+def _template(arguments, dtype) -> Template:
+    indices = iter(range(len(arguments.keras_tensors)))
+    args, kwargs = arguments.convert(lambda a: Slot(next(indices)) if isinstance(a, KerasTensor) else a)
+    return Template(tuple(args), kwargs, dtype)
+
+
+def _slots(structure) -> list[Slot]:
+    return [a for a in keras.tree.flatten(structure) if isinstance(a, Slot)]
 
 
 def _parameters(function):
@@ -267,14 +435,14 @@ def _nodes_between(inputs, outputs):
 
 
 def _functional(model):
-    """The functional graph of a model; None for a subclassed one."""
-    if isinstance(model, keras.Sequential):
-        model = getattr(model, "_functional", None) or model
-        if isinstance(model, keras.Sequential):
+    """The functional graph of a model; None for one whose `call` has to be run to know it."""
+    if isinstance(model, keras.Sequential) and type(model).call is keras.Sequential.call:
+        if not model.built or not model.layers:
             raise ValueError(
                 f"The model {model.name!r} is not built: its input shape is unknown. Call it once on data, "
                 f"or `model.build(input_shape)`, or add a `keras.Input(shape)` as the first layer."
             )
+        return getattr(model, "_functional", None)
     functional = [cls for cls in type(model).__mro__ if cls.__name__ == "Functional"]
     return model if functional and type(model).call is functional[0].call else None
 
@@ -301,6 +469,15 @@ def _symbols(shape, name):
     if shape and isinstance(shape[0], list | tuple):
         return [_symbols(value, f"{name}_{i}") for i, value in enumerate(shape)]
     return KerasTensor((None, *shape[1:]), name=name)
+
+
+def _symbolic_call(layer, path):
+    """The layer's `call`, for symbolic arguments."""
+
+    def call(*args, **kwargs):
+        return _call_symbolically(layer, args, kwargs, path)
+
+    return call
 
 
 def _call_symbolically(layer, args, kwargs, path):

@@ -63,3 +63,40 @@ def of_global_pooling(data_format):
         return tf.reduce_prod(tf.shape(x)[first : first + x.shape.rank - 2])
 
     return count
+
+
+def of_mask(rank):
+    """A mean over the steps that a mask (batch, steps) leaves, for an output of that rank."""
+
+    def count(x, mask):
+        steps = tf.reduce_sum(tf.cast(mask, x.dtype), axis=1)
+        return tf.reshape(steps, (-1,) + (1,) * (rank - 1))
+
+    return count
+
+
+def pooling_3d(pool, direct, size, strides, padding, data_format):
+    """Three-dimensional pooling; in float64, for which TensorFlow has no CPU kernels, one axis after the others.
+
+    Args:
+        pool: `keras.ops.max_pool` or `keras.ops.average_pool`.
+        direct: The pooling as it is, used for other dtypes.
+        size, strides, padding, data_format: Its geometry.
+    """
+
+    def pooling(x):
+        if x.dtype != tf.float64:
+            return direct(x)
+        if data_format == "channels_first":
+            x = tf.transpose(x, (0, 2, 3, 4, 1))
+        depth, height, width = tf.unstack(tf.shape(x)[1:4])
+        x = tf.reshape(x, (-1, height, width, x.shape[-1]))
+        x = pool(x, size[1:], strides[1:], padding, "channels_last")
+        height, width = tf.unstack(tf.shape(x)[1:3])
+        # Kernels want to know the number of channels in advance, which height and width may hide.
+        x = tf.reshape(x, (-1, depth, height * width, x.shape[-1]))
+        x = pool(x, (size[0], 1), (strides[0], 1), padding, "channels_last")
+        x = tf.reshape(x, (-1, tf.shape(x)[1], height, width, x.shape[-1]))
+        return tf.transpose(x, (0, 4, 1, 2, 3)) if data_format == "channels_first" else x
+
+    return pooling
