@@ -1,0 +1,129 @@
+"""Models without their output activation."""
+
+import contextlib
+
+import keras
+
+from revgraph.composites import NotAnalyzeableModelException
+
+ACTIVATIONS = tuple(
+    getattr(keras.layers, name) for name in ("Activation", "ReLU", "LeakyReLU", "PReLU", "ELU", "Softmax")
+)
+"""Layers that are activations."""
+
+ACTIVATION_OPS = frozenset(
+    "Relu Relu6 Sigmoid Softplus Softsign Silu LogSigmoid LeakyRelu HardSigmoid HardSilu Elu Selu Gelu Celu Softmax "
+    "LogSoftmax Sparsemax Tanh".split()
+)
+"""Classes of `keras.ops` that are activations."""
+
+
+def model_wo_softmax(model) -> keras.Model:
+    """The model without the softmax at its output.
+
+    Analyzers explain logits anyway; this is for code that wants them too.
+
+    Args:
+        model: A built Sequential or functional model, whose output is a Softmax layer, `Activation("softmax")`, a layer
+            with `activation="softmax"`, `keras.ops.softmax`, or a nested model that ends so.
+
+    Returns:
+        A new functional model that shares the layers' weights; `model` stays as it is.
+
+    Raises:
+        NotAnalyzeableModelException: There is no softmax at an output, or the model is a subclassed one.
+
+    Example:
+
+        logits = revgraph.model_wo_softmax(model)(x)
+    """
+    stripped, found = _stripped(model, _is_softmax)
+    if not found:
+        raise NotAnalyzeableModelException(
+            f"The model {model.name!r} has no softmax at its output, so there is none to remove."
+        )
+    return stripped
+
+
+def model_wo_output_activation(model) -> keras.Model:
+    """The model without the activations at its outputs, of whatever kind.
+
+    Args:
+        model: A built Sequential or functional model.
+
+    Returns:
+        A new functional model that shares the layers' weights; `model` stays as it is.
+
+    Raises:
+        NotAnalyzeableModelException: The model is a subclassed one.
+    """
+    return _stripped(model, lambda function: True)[0]
+
+
+def _is_softmax(operation):
+    function = getattr(operation, "activation", operation)
+    name = getattr(function, "__name__", None) or type(function).__name__
+    return name.lower() == "softmax"
+
+
+def _stripped(model, unwanted):
+    """(new model, whether anything was removed)."""
+    functional = getattr(model, "_functional", None) or model
+    if not hasattr(functional, "_outputs_struct"):
+        raise NotAnalyzeableModelException(
+            f"The model {model.name!r} is a subclassed model, or not built: its output activation cannot be removed "
+            f"from outside. Its analyzers explain the logits anyway."
+        )
+    found = []
+
+    def strip(tensor):
+        before = _before(tensor, unwanted)
+        found.append(before is not tensor)
+        return before
+
+    outputs = keras.tree.map_structure(strip, functional._outputs_struct)
+    return keras.Model(functional._inputs_struct, outputs, name=model.name), any(found)
+
+
+def _before(tensor, unwanted):
+    """The tensor before the activation that makes this one; the tensor itself where there is none."""
+    operation, node_index, tensor_index = tensor._keras_history
+    arguments = operation._inbound_nodes[node_index].arguments
+    if isinstance(operation, ACTIVATIONS) or type(operation).__name__ in ACTIVATION_OPS:
+        return arguments.keras_tensors[0] if _is_activation(operation) and unwanted(operation) else tensor
+    if isinstance(operation, keras.Model):
+        inner, found = _stripped(operation, unwanted)
+        if found:
+            with _outbound_nodes_restored(arguments.keras_tensors):
+                return keras.tree.flatten(inner(*arguments.args, **arguments.kwargs))[tensor_index]
+        return tensor
+    if _is_activation(operation) and hasattr(operation, "activation") and unwanted(operation):
+        with _outbound_nodes_restored(arguments.keras_tensors):
+            return _linear(operation)(*arguments.args, **arguments.kwargs)
+    return tensor
+
+
+def _is_activation(operation):
+    return getattr(operation, "activation", operation) not in (None, keras.activations.linear)
+
+
+def _linear(layer):
+    """The layer without its activation, on the same variables."""
+    twin = type(layer).__new__(type(layer))
+    # Layers pickle through a file, which would copy the variables.
+    twin.__dict__.update(layer.__dict__)
+    twin._inbound_nodes, twin._outbound_nodes = [], []
+    twin.activation = keras.activations.linear
+    return twin
+
+
+@contextlib.contextmanager
+def _outbound_nodes_restored(tensors):
+    """Calls on these tensors leave no trace in the layers that made them."""
+    operations = {id(t._keras_history.operation): t._keras_history.operation for t in tensors}.values()
+    before = [(operation, list(operation._outbound_nodes)) for operation in operations]
+    try:
+        yield
+    finally:
+        for operation, nodes in before:
+            operation._outbound_nodes[:] = nodes
