@@ -6,9 +6,19 @@ Example:
     relevance = analyzer.analyze(x)
 """
 
-from revgraph.analyzers import ANALYZERS, create_analyzer
+from revgraph.analyzers import ANALYZERS, create_analyzer, load_analyzer
 from revgraph.composites import Composite, NotAnalyzeableModelException
+from revgraph.models import model_wo_output_activation, model_wo_softmax
 
 __version__ = "0.1.0"
 
-__all__ = ["ANALYZERS", "Composite", "NotAnalyzeableModelException", "__version__", "create_analyzer"]
+__all__ = [
+    "ANALYZERS",
+    "Composite",
+    "NotAnalyzeableModelException",
+    "__version__",
+    "create_analyzer",
+    "load_analyzer",
+    "model_wo_output_activation",
+    "model_wo_softmax",
+]

@@ -53,10 +53,12 @@ class Matcher:
     Args:
         test: Function `(site, facts) -> bool`, with `facts` of revgraph.graph.analysis.
         text: How the matcher is printed.
+        recipe: The function of this module that makes it, and that function's arguments; by this it is saved.
     """
 
     test: Callable[[Site, Facts], bool]
     text: str
+    recipe: tuple = ()
 
     def __call__(self, site, facts):
         return bool(self.test(site, facts))
@@ -65,8 +67,16 @@ class Matcher:
         return self.text
 
     def __and__(self, other):
-        other = matcher(other)
-        return Matcher(lambda site, facts: self(site, facts) and other(site, facts), f"{self} and {other}")
+        return both(self, matcher(other))
+
+
+def both(first: Matcher, second: Matcher) -> Matcher:
+    """Matches what two matchers match; also written `first & second`."""
+
+    def test(site, facts):
+        return first(site, facts) and second(site, facts)
+
+    return Matcher(test, f"{first} and {second}", ("both", first, second))
 
 
 def operations(*kinds: type[Operation], text=None) -> Matcher:
@@ -96,7 +106,7 @@ def name(pattern) -> Matcher:
     def test(site, facts):
         return fnmatch.fnmatchcase(site.path, pattern) or fnmatch.fnmatchcase(_layer_name(site), pattern)
 
-    return Matcher(test, f"{pattern!r}")
+    return Matcher(test, f"{pattern!r}", ("name", pattern))
 
 
 def position(start, stop=None) -> Matcher:
@@ -105,7 +115,8 @@ def position(start, stop=None) -> Matcher:
     def test(site, facts):
         return site in (facts.linear[start:][:1] if stop is None else facts.linear[start:stop])
 
-    return Matcher(test, f"linear layer {start}" if stop is None else f"linear layers {start} to {stop - 1}")
+    text = f"linear layer {start}" if stop is None else f"linear layers {start} to {stop - 1}"
+    return Matcher(test, text, ("position", start, stop))
 
 
 def keras_op(operation) -> Matcher:
@@ -117,7 +128,7 @@ def keras_op(operation) -> Matcher:
             return False
         return type(site.layer).__name__.lower() == wanted.replace("_", "").lower()
 
-    return Matcher(test, f"keras.ops.{wanted}")
+    return Matcher(test, f"keras.ops.{wanted}", ("keras_op", wanted))
 
 
 def matcher(match) -> Matcher:
@@ -139,7 +150,9 @@ def matcher(match) -> Matcher:
         if all(issubclass(cls, Operation) for cls in classes):
             return operations(*classes)
         text = " | ".join(cls.__name__ for cls in classes)
-        return ClassMatcher(lambda site, facts: isinstance(site.layer, classes) and _is_own(site), text, classes)
+        return ClassMatcher(
+            lambda site, facts: isinstance(site.layer, classes) and _is_own(site), text, ("matcher", classes), classes
+        )
     if callable(match):
         return Matcher(
             lambda site, facts: site.layer is not None and _is_own(site) and bool(match(site.layer)),
@@ -155,7 +168,7 @@ def matcher(match) -> Matcher:
 class ClassMatcher(Matcher):
     """Matches by layer class; remembers the classes, which tracing then keeps whole."""
 
-    classes: tuple[type, ...]
+    classes: tuple[type, ...] = ()
 
 
 def _is_own(site):

@@ -2,11 +2,31 @@
 
 from revgraph.analyzers.analyzer import Analyzer, ReverseAnalyzer
 from revgraph.analyzers.conservation import Conservation
-from revgraph.analyzers.gradient import Deconvnet, Gradient, GuidedBackprop, Input, InputTimesGradient, Random
+from revgraph.analyzers.deep_lift import DeepLIFT
+from revgraph.analyzers.gradient import (
+    BetaSmooth,
+    Deconvnet,
+    Gradient,
+    GuidedBackprop,
+    Input,
+    InputTimesGradient,
+    Random,
+)
 from revgraph.analyzers.lrp import LRP, BoundedDeepTaylor, DeepTaylor
+from revgraph.analyzers.patterns import PatternAttribution, PatternNet
 from revgraph.analyzers.registry import ANALYZERS, Method, create_analyzer
+from revgraph.analyzers.saving import load_analyzer
+from revgraph.analyzers.wrappers import (
+    AugmentReduceBase,
+    GaussianSmoother,
+    IntegratedGradients,
+    PathIntegrator,
+    SmoothGrad,
+)
 
 __all__ = [
-    "ANALYZERS", "LRP", "Analyzer", "BoundedDeepTaylor", "Conservation", "Deconvnet", "DeepTaylor", "Gradient",
-    "GuidedBackprop", "Input", "InputTimesGradient", "Method", "Random", "ReverseAnalyzer", "create_analyzer",
+    "ANALYZERS", "LRP", "Analyzer", "AugmentReduceBase", "BetaSmooth", "BoundedDeepTaylor", "Conservation",
+    "Deconvnet", "DeepLIFT", "DeepTaylor", "GaussianSmoother", "Gradient", "GuidedBackprop", "Input",
+    "InputTimesGradient", "IntegratedGradients", "Method", "PathIntegrator", "PatternAttribution", "PatternNet",
+    "Random", "ReverseAnalyzer", "SmoothGrad", "create_analyzer", "load_analyzer",
 ]  # fmt: skip

@@ -36,6 +36,20 @@ class Analyzer(Tabular):
 
     name = "analyzer"
 
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        _, *parameters = inspect.signature(cls.__init__).parameters.values()
+        cls.__signature__ = inspect.Signature(parameters)
+
+    def __new__(cls, *args, **kwargs):
+        analyzer = super().__new__(cls)
+        try:
+            analyzer._given = inspect.signature(cls).bind(*args, **kwargs)
+        except TypeError:
+            # The call is wrong, which `__init__` says better.
+            analyzer._given = None
+        return analyzer
+
     def __init__(
         self,
         model,
@@ -55,6 +69,27 @@ class Analyzer(Tabular):
 
     def _graph(self) -> Graph:
         return trace(self.model)
+
+    def arguments(self) -> dict:
+        """What makes an equal analyzer, as keyword arguments of its class."""
+        given = dict(self._given.arguments)
+        options = given.pop("options", {})
+        return {**given, **options}
+
+    def save(self, path, overwrite=False):
+        """Writes the analyzer, its model included, to one file, which `revgraph.load_analyzer` reads.
+
+        Args:
+            path: Where to; `.revgraph` is the usual ending.
+            overwrite: Replace a file that exists.
+
+        Raises:
+            FileExistsError: The file exists.
+            TypeError: The analyzer holds something that cannot be written down, such as a function.
+        """
+        from revgraph.analyzers.saving import save
+
+        save(self, path, overwrite)
 
     def analyze(self, X, neuron_selection=None, batch_size=None, verbose=0):
         """Computes the relevance of every entry of the inputs.

@@ -54,6 +54,9 @@ class PatternNet(ReverseAnalyzer):
         if patterns is not None:
             self._set(patterns)
 
+    def arguments(self):
+        return {**super().arguments(), "patterns": self.patterns}
+
     def _linear_sites(self):
         return [site for site in self.graph.sites if is_linear_layer(site.operation)]
 

@@ -87,11 +87,11 @@ def _gamma(model, gamma=0.25, generalized=True, bias=True, **options):
 
 
 def _e_rule(model, exponent=1, epsilon=1e-6, bn_layer_rule=None, **options):
-    return LRP(model, rule=ERule(exponent, epsilon), bn_layer_rule=bn_layer_rule or Pass(), **options)
+    return LRP(model, rule=ERule(exponent, epsilon=epsilon), bn_layer_rule=bn_layer_rule or Pass(), **options)
 
 
 def _b_rule(model, beta=0.5, epsilon=1e-6, rare_neurons=True, bn_layer_rule=None, **options):
-    return LRP(model, rule=BRule(beta, epsilon, rare_neurons), bn_layer_rule=bn_layer_rule or Pass(), **options)
+    return LRP(model, rule=BRule(beta, rare_neurons, epsilon=epsilon), bn_layer_rule=bn_layer_rule or Pass(), **options)
 
 
 def _preset(alpha, beta, first=None):

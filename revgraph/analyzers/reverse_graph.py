@@ -10,6 +10,7 @@ from revgraph.analyzers.knowledge import positive_sites
 from revgraph.composites import Bound
 from revgraph.graph.analysis import nonnegative_slots
 from revgraph.graph.graph import Graph
+from revgraph.graph.operations import ordered_sum
 from revgraph.reverse_rules import Pullback, ReplacementLayer, per_sample
 
 
@@ -83,11 +84,11 @@ class ReverseGraph:
         return self._walk(recording, seeds, account), entries
 
     def _walk(self, recording, seeds, account):
-        relevance = dict(seeds)
+        arrived, relevance = {slot: [seed] for slot, seed in seeds.items()}, {}
         for site, pullback in zip(reversed(self.graph.sites), reversed(recording.pullbacks), strict=True):
-            if not any(slot in relevance for slot in site.outputs):
+            if not any(slot in arrived for slot in site.outputs):
                 continue
-            self._adjust(relevance, site.outputs)
+            relevance.update({slot: self._summed(slot, arrived) for slot in site.outputs if slot in arrived})
             given = [
                 relevance[slot] if slot in relevance else tf.zeros_like(recording.values[slot]) for slot in site.outputs
             ]
@@ -95,13 +96,12 @@ class ReverseGraph:
             account(site, pullback, given, taken)
             for slot, r in zip(site.inputs, taken, strict=True):
                 if r is not None:
-                    relevance[slot] = relevance[slot] + r if slot in relevance else r
-        self._adjust(relevance, self.graph.input_slots)
-        return relevance
+                    arrived.setdefault(slot, []).append(r)
+        return relevance | {slot: self._summed(slot, arrived) for slot in self.graph.input_slots if slot in arrived}
 
-    def _adjust(self, relevance, slots):
-        if self.adjust:
-            relevance.update({slot: self.adjust(slot, relevance[slot]) for slot in slots if slot in relevance})
+    def _summed(self, slot, arrived):
+        relevance = ordered_sum(arrived[slot])
+        return self.adjust(slot, relevance) if self.adjust else relevance
 
 
 @dataclasses.dataclass(frozen=True)

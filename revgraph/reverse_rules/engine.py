@@ -15,7 +15,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from revgraph.graph.operations import Affine
+from revgraph.graph.operations import Affine, ordered_sum
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,7 +157,7 @@ class Rule:
             raise ValueError(f"{type(self).__name__}: epsilon must be a number >= 0. Received: {self.epsilon!r}.")
 
     def __str__(self):
-        given = (f for f in dataclasses.fields(self) if getattr(self, f.name) is not f.default)
+        given = (f for f in dataclasses.fields(self) if repr(getattr(self, f.name)) != repr(f.default))
         shown = ", ".join(f"{f.name}={getattr(self, f.name)!r}" for f in given)
         return f"{type(self).__name__}({shown})"
 
@@ -169,6 +169,14 @@ class Rule:
     def divide(self) -> SafeDivide:
         """The division that this rule uses."""
         return SafeDivide(self.epsilon)
+
+    def at(self, site, facts) -> "Rule":
+        """The rule for one site, with `facts` of revgraph.graph.analysis: itself, unless its formula depends on them."""
+        return self
+
+    def reaches(self, index) -> bool:
+        """Whether the input of that index gets relevance."""
+        return True
 
     def record(self, call: "SiteCall"):
         """Records the Zs of all terms: returns the site's outputs and the pullback of relevance."""
@@ -233,7 +241,7 @@ class RecordedTerm:
     @property
     def z(self):
         parts = [piece.z if factor == 1 else factor * piece.z for factor, piece in self.pieces]
-        return sum(parts[1:], parts[0]) if self.bias is None else sum(parts, self.bias)
+        return ordered_sum(parts if self.bias is None else [*parts, self.bias])
 
 
 class SiteCall:
@@ -272,7 +280,7 @@ class SiteCall:
         if pieces is None:
             outputs = self._record(identity, on()).outputs
         else:
-            outputs = (tf.add_n([piece.z for piece in pieces]),)
+            outputs = (ordered_sum([piece.z for piece in pieces]),)
         return outputs if self._bias is None else (self.operation.add_bias(outputs[0], self._bias),)
 
     def _forward_pieces(self):
@@ -407,17 +415,13 @@ def _record_parts(rule, call):
             for term in terms:
                 for factor, piece in term.pieces:
                     factor = part.weight * term.sign * factor
-                    share = s if factor == 1 else factor * s
-                    arriving[piece] = arriving[piece] + share if piece in arriving else share
-        total = [None] * len(call.inputs)
-        for piece, share in arriving.items():
-            for i, (x, gradient) in enumerate(zip(piece.inputs, piece.transposed(share), strict=True)):
+                    arriving.setdefault(piece, []).append(s if factor == 1 else factor * s)
+        shared = [[] for _ in call.inputs]
+        for piece, s in arriving.items():
+            for sofar, x, gradient in zip(shared, piece.inputs, piece.transposed(ordered_sum(s)), strict=True):
                 if gradient is not None:
-                    total[i] = x * gradient if total[i] is None else total[i] + x * gradient
-        return [
-            tf.zeros_like(x) if r is None and x.dtype.is_floating else r
-            for x, r in zip(call.inputs, total, strict=True)
-        ]
+                    sofar.append(x * gradient)
+        return [_total(sofar, x) for sofar, x in zip(shared, call.inputs, strict=True)]
 
     def absorbed(relevance):
         bias = stabiliser = tf.zeros(tf.shape(relevance)[:1], relevance.dtype)
@@ -431,11 +435,18 @@ def _record_parts(rule, call):
     return outputs, Pullback(pull, absorbed)
 
 
+def _total(shares, x):
+    """The relevance of an input from all of its shares; None for indices."""
+    if shares:
+        return ordered_sum(shares)
+    return tf.zeros_like(x) if x.dtype.is_floating else None
+
+
 def _signed_sum(terms, z):
     if not terms:
         return tf.zeros_like(z)
     signed = [term.z if term.sign == 1 else term.sign * term.z for term in terms]
-    return sum(signed[1:], signed[0])
+    return ordered_sum(signed)
 
 
 def per_sample(t):

@@ -26,7 +26,7 @@ class ERule(Rule):
     """
 
     exponent: int = 1
-    epsilon: float = 1e-6
+    epsilon: float = dataclasses.field(default=1e-6, kw_only=True)
 
     def __post_init__(self):
         super().__post_init__()
@@ -60,7 +60,7 @@ class BRule(Rule):
     """
 
     beta: float = 0.5
-    epsilon: float = 1e-6
+    epsilon: float = dataclasses.field(default=1e-6, kw_only=True)
     rare_neurons: bool = True
 
     def __post_init__(self):

@@ -1,0 +1,151 @@
+"""Analyzers as files."""
+
+import dataclasses
+import json
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import revgraph
+from revgraph import composites
+from revgraph.analyzers import LRP
+from revgraph.reverse_rules import AlphaBeta, Epsilon, Flat, Gamma, Part, Rule, Term, ZBox, ZPlus, on
+
+
+@pytest.fixture
+def model():
+    x = keras.Input((6, 6, 2))
+    h = layers.Conv2D(3, 3, activation="relu", name="conv", bias_initializer="normal")(x)
+    h = layers.BatchNormalization(name="bn")(h)
+    h = layers.Flatten()(layers.AveragePooling2D(2)(h))
+    return keras.Model(x, layers.Dense(4, name="out")(h))
+
+
+ARGUMENTS = {
+    "lrp": {"rule": [AlphaBeta(2, 1), Epsilon(0.01)]},
+    "lrp.sequential_preset_b_flat_until_idx": {"until_layer_idx": 1},
+    "lrp.epsilon_gamma_box": {"low": np.array([-3.0, -2.0]), "high": 3.0, "gamma": 0.1},
+    "deep_taylor.bounded": {"input_bounds": (-4, 4)},
+    "lrp.epsilon": {"epsilon": 0.3, "bias": False, "neuron_selection_mode": "all", "convention": "innvestigate"},
+    "gradient": {"postprocess": "square"},
+    "random": {"seed": 3},
+    "smoothgrad": {"augment_by_n": 3, "seed": 1},
+    "integrated_gradients": {"steps": 5, "reference_inputs": np.full((6, 6, 2), 0.1)},
+    "deep_lift": {"reference_inputs": 0.5},
+}
+
+
+@pytest.mark.parametrize("name", [n for n in revgraph.ANALYZERS if not n.startswith("pattern")])
+def test_relevance_is_the_same_bit_for_bit(name, model, rng, tmp_path):
+    analyzer = revgraph.create_analyzer(name, model, **ARGUMENTS.get(name, {}))
+    analyzer.save(tmp_path / "a.revgraph")
+    again = revgraph.load_analyzer(tmp_path / "a.revgraph")
+    x = rng.normal(size=(3, 6, 6, 2)).astype("float32")
+    np.testing.assert_array_equal(again.analyze(x), analyzer.analyze(x))
+    assert again.name == name and type(again) is type(analyzer)
+
+
+def test_fitted_patterns_are_kept(model, rng, tmp_path):
+    x = rng.normal(size=(50, 6, 6, 2)).astype("float32")
+    analyzer = revgraph.create_analyzer("pattern.attribution", model).fit(x)
+    analyzer.save(tmp_path / "a.revgraph")
+    again = revgraph.load_analyzer(tmp_path / "a.revgraph")
+    np.testing.assert_array_equal(again.analyze(x[:3]), analyzer.analyze(x[:3]))
+
+
+def test_composites_of_every_kind_of_matcher(model, rng, tmp_path):
+    composite = revgraph.Composite(
+        (composites.FIRST & composites.CONVOLUTION, ZBox(-1.0, 1.0)),
+        (layers.Conv2D, Gamma(0.5)),
+        ((layers.Conv1D, layers.Conv3D), ZPlus(bias=False)),
+        ("ou*", Epsilon(0.25)),
+        (composites.position(-1), Flat()),
+        (composites.keras_op("relu"), revgraph.reverse_rules.Pass()),
+        name="mine",
+    )
+    analyzer = LRP(model, composite, max_growth=7.0)
+    analyzer.save(tmp_path / "a.revgraph")
+    again = revgraph.load_analyzer(tmp_path / "a.revgraph")
+    x = rng.normal(size=(3, 6, 6, 2)).astype("float32")
+    np.testing.assert_array_equal(again.analyze(x), analyzer.analyze(x))
+    assert str(again.composite) == str(analyzer.composite)
+    assert again.max_growth == 7.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Half(Rule):
+    share: float = 0.5
+
+    def parts(self):
+        return (Part((Term(weights=on(bias=False)),), self.share),)
+
+
+def test_own_rules_are_found_among_the_custom_objects(model, rng, tmp_path):
+    analyzer = revgraph.create_analyzer("lrp", model, rule=Half(0.25))
+    analyzer.save(tmp_path / "a.revgraph")
+    with pytest.raises(ValueError, match="uses the rule 'Half'.*custom_objects"):
+        revgraph.load_analyzer(tmp_path / "a.revgraph")
+    again = revgraph.load_analyzer(tmp_path / "a.revgraph", custom_objects={"Half": Half})
+    x = rng.normal(size=(2, 6, 6, 2)).astype("float32")
+    np.testing.assert_array_equal(again.analyze(x), analyzer.analyze(x))
+
+
+def test_functions_cannot_be_saved(model, tmp_path):
+    analyzer = revgraph.create_analyzer("lrp", model, rule=[(lambda layer: True, Epsilon())])
+    with pytest.raises(TypeError, match="cannot be saved"):
+        analyzer.save(tmp_path / "a.revgraph")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_existing_file_is_kept(model, tmp_path):
+    file = tmp_path / "a.revgraph"
+    file.write_text("precious")
+    analyzer = revgraph.create_analyzer("lrp.z", model)
+    with pytest.raises(FileExistsError, match="overwrite=True"):
+        analyzer.save(file)
+    assert file.read_text() == "precious"
+    analyzer.save(file, overwrite=True)
+    revgraph.load_analyzer(file)
+
+
+def test_there_is_no_pickle_in_the_file(model, tmp_path):
+    revgraph.create_analyzer("lrp.z", model).save(tmp_path / "a.revgraph")
+    with zipfile.ZipFile(tmp_path / "a.revgraph") as archive:
+        assert set(archive.namelist()) == {"analyzer.json", "model.keras", "arrays.npz"}
+        json.loads(archive.read("analyzer.json"))
+
+
+def damaged(path, model):
+    revgraph.create_analyzer("lrp.z", model).save(path)
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+def foreign_zip(path, model):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("readme.txt", "hello")
+
+
+def a_keras_file(path, model):
+    model.save(path.with_suffix(".keras"))
+    path.with_suffix(".keras").rename(path)
+
+
+@pytest.mark.parametrize("write", [damaged, foreign_zip, a_keras_file, lambda path, model: path.write_text("text")])
+def test_foreign_and_damaged_files(write, model, tmp_path):
+    write(tmp_path / "a.revgraph", model)
+    with pytest.raises(ValueError, match=r"a\.revgraph' is not a file of an analyzer, or it is damaged"):
+        revgraph.load_analyzer(tmp_path / "a.revgraph")
+
+
+def test_a_missing_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match="There is no file"):
+        revgraph.load_analyzer(tmp_path / "a.revgraph")
+
+
+def test_signatures_are_those_of_the_constructors():
+    import inspect
+
+    assert "input_layer_rule" in inspect.signature(LRP).parameters
