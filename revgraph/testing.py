@@ -50,7 +50,7 @@ class RuleReport(tuple, Tabular):
 
 
 def check_rule(
-    layer, rule, input_shape, *, formula=None, nonnegative=False, samples=3, seed=0, tolerance=1e-6
+    layer, rule, input_shape, *, formula=None, nonnegative=False, samples=3, seed=0, tolerance=None
 ) -> RuleReport:
     """Compares a rule on a layer with the rule on the layer's dense matrix, and reports where relevance goes.
 
@@ -66,7 +66,8 @@ def check_rule(
         nonnegative: Whether the random inputs are.
         samples: Number of random samples.
         seed: Integer.
-        tolerance: Largest difference that passes, relative to the largest relevance.
+        tolerance: Largest difference that passes, relative to the largest relevance; by default 1e-9, and 1e-4 for
+            layers that compute in float32. Layers of Keras are checked in float64.
 
     Returns:
         A `RuleReport`.
@@ -85,6 +86,7 @@ def check_rule(
     sites = [s for s in graph.sites if is_linear_layer(s.operation) or isinstance(s.operation, Affine | Opaque)]
     if not sites:
         raise ValueError(f"{layer.name!r} has no weights and no sum, so it has no dense matrix to compare with.")
+    tolerance = tolerance or (1e-9 if graph.dtype == "float64" else 1e-4)
     random = np.random.default_rng(seed)
     inputs = [random.normal(size=(samples, *graph.specs[slot].shape[1:])) for slot in graph.input_slots]
     values = graph.run([np.abs(x) for x in inputs] if nonnegative else inputs)
@@ -93,14 +95,24 @@ def check_rule(
 
 
 def _graph(layer, input_shape):
-    """The layer as a canonized graph in float64; a layer of one's own stays whole."""
+    """The layer as a canonized graph; a layer of one's own stays whole, one of Keras computes in float64."""
     several = bool(input_shape) and isinstance(input_shape[0], list | tuple)
-    inputs = [keras.Input(shape) for shape in (input_shape if several else [input_shape])]
+    shapes = list(input_shape) if several else [input_shape]
+    own = not type(layer).__module__.startswith("keras.")
+    if not own:
+        layer = _in_float64(layer, [(None, *shape) for shape in shapes])
+    inputs = [keras.Input(shape, dtype=layer.compute_dtype) for shape in shapes]
     model = keras.Model(inputs, layer(inputs if several else inputs[0]))
-    own = () if type(layer).__module__.startswith("keras.") else (type(layer),)
-    graph = canonize(trace(model, keep=own))
-    whole = any(isinstance(site.operation, Opaque) for site in graph.sites)
-    return graph if whole else graph.rewrite(graph.sites, dtype="float64")
+    return canonize(trace(model, keep=(type(layer),) if own else ()))
+
+
+def _in_float64(layer, shapes):
+    """A copy of the layer, with its weights if it has any yet."""
+    copy = type(layer).from_config({**layer.get_config(), "dtype": "float64"})
+    copy.build(shapes[0] if len(shapes) == 1 else shapes)
+    if layer.built and layer.weights:
+        copy.set_weights(layer.get_weights())
+    return copy
 
 
 def _checked(site, graph, values, rule, formula, random, tolerance):
