@@ -1,0 +1,155 @@
+"""DeepLIFT: contributions derived by hand, and the summation to the difference on networks of every kind."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+import revgraph
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+
+def randomize(model, rng):
+    for weight in model.weights:
+        values = rng.normal(size=weight.shape)
+        weight.assign(np.abs(values) + 0.1 if "variance" in weight.path else values)
+    return model
+
+
+def convolutional(rng):
+    """Every kind of operation that DeepLIFT has a rule for."""
+    image = layers.Input((6, 6, 2))
+    h = layers.Conv2D(3, 3, activation="relu", padding="same", name="first")(image)
+    h = layers.MaxPooling2D()(h)
+    gate = layers.Dense(3, activation="sigmoid")(layers.GlobalAveragePooling2D(keepdims=True)(h))
+    h = layers.Multiply()([h, gate])
+    h = layers.Maximum()([h, layers.Conv2D(3, 1)(h)])
+    h = layers.Minimum()([h, layers.Conv2D(3, 1)(h)])
+    h = layers.BatchNormalization()(h)
+    h = layers.Concatenate()([h, layers.Activation("tanh")(h)])
+    h = layers.Flatten()(h)
+    h = ops.relu(layers.Dense(4)(h))
+    return randomize(keras.Model(image, layers.Dense(3, activation="softmax")(h)), rng)
+
+
+@pytest.mark.parametrize("reference", ["number", "sample", "batch", "one"])
+@pytest.mark.filterwarnings("ignore:The output of")
+def test_contributions_sum_to_the_difference(reference, rng):
+    model, x = convolutional(rng), rng.normal(size=(3, 6, 6, 2))
+    shapes = {"number": (), "sample": (6, 6, 2), "batch": (3, 6, 6, 2), "one": (1, 6, 6, 2)}
+    reference = rng.normal(size=shapes[reference])
+    analyzer = revgraph.create_analyzer("deep_lift", model, reference_inputs=reference)
+    logits = revgraph.model_wo_softmax(model)
+    difference = (logits(x) - logits(np.broadcast_to(reference, x.shape))).numpy()
+    for neuron in range(3):
+        contributions, delta = analyzer.analyze(x, neuron, batch_size=2, return_convergence_delta=True)
+        np.testing.assert_allclose(contributions.sum(axis=(1, 2, 3)), difference[:, neuron], atol=1e-10)
+        np.testing.assert_allclose(delta, 0, atol=1e-10)
+
+
+def test_the_rescale_rule_by_hand():
+    # z = x1 + x2 - 1, y = relu(z). At x = (2, 1) z = 2, at the reference (0, 0) z = -1: multiplier 2 / 3.
+    model = keras.Sequential([layers.Input((2,)), layers.Dense(1, activation="relu"), layers.Dense(1)])
+    model.set_weights([np.ones((2, 1)), np.array([-1.0]), np.array([[3.0]]), np.zeros(1)])
+    contributions = revgraph.create_analyzer("deep_lift", model).analyze(np.array([[2.0, 1.0]]))
+    np.testing.assert_allclose(contributions, [[4, 2]])
+    # At the reference (2, 0): z = 1, so that the multiplier is 1 and only x2 differs.
+    analyzer = revgraph.create_analyzer("deep_lift", model, reference_inputs=np.array([2.0, 0.0]))
+    np.testing.assert_allclose(analyzer.analyze(np.array([[2.0, 1.0]])), [[0, 3]])
+
+
+def test_max_pooling_by_hand():
+    # max(1, 5) = 5 against max(2, 3) = 3: both were chosen at the second place, whose difference is 2.
+    # max(4, 1) = 4 against max(2, 3) = 3: of the difference 1, all is due to the first place (4 - 2 = 2).
+    # max(1, 2) = 2 against max(3, 0) = 3: all is due to the first place, which fell by 2.
+    model = keras.Sequential([layers.Input((2, 1)), layers.MaxPooling1D(2), layers.Flatten()])
+    for x, reference, expected in (([1, 5], [2, 3], [0, 2]), ([4, 1], [2, 3], [1, 0]), ([1, 2], [3, 0], [-1, 0])):
+        reference = np.array(reference, float).reshape(2, 1)
+        analyzer = revgraph.create_analyzer("deep_lift", model, reference_inputs=reference)
+        found = analyzer.analyze(np.array(x, float).reshape(1, 2, 1))
+        np.testing.assert_allclose(found.reshape(-1), expected, err_msg=f"{x} against {reference}")
+
+
+def test_a_product_shares_equally():
+    # 3 * 5 - 1 * 2 = 13 = (3 - 1) * (5 + 2) / 2 + (5 - 2) * (3 + 1) / 2 = 7 + 6.
+    a, b = layers.Input((1,)), layers.Input((1,))
+    model = keras.Model([a, b], layers.Multiply()([a, b]))
+    analyzer = revgraph.create_analyzer("deep_lift", model, reference_inputs=[1, np.array([2.0])])
+    first, second = analyzer.analyze([np.array([[3.0]]), np.array([[5.0]])])
+    np.testing.assert_allclose([first, second], [[[7]], [[6]]])
+
+
+def test_a_product_of_three_sums_to_the_difference(rng):
+    inputs = [layers.Input((2,)) for _ in range(3)]
+    model = keras.Model(inputs, layers.Multiply()(inputs))
+    x, r = rng.normal(size=(2, 3, 4, 2))
+    analyzer = revgraph.create_analyzer("deep_lift", model, reference_inputs=list(r))
+    contributions = analyzer.analyze(list(x), neuron_selection="all")
+    np.testing.assert_allclose(sum(contributions), x.prod(axis=0) - r.prod(axis=0))
+
+
+def test_a_piecewise_linear_network_far_from_its_kinks_gives_gradient_times_difference(rng):
+    model = randomize(keras.Sequential([layers.Input((3,)), layers.Dense(4, activation="relu"), layers.Dense(2)]), rng)
+    model.layers[0].bias.assign(np.full(4, 100.0))
+    x, r = rng.normal(size=(2, 5, 3))
+    found = revgraph.create_analyzer("deep_lift", model, reference_inputs=r).analyze(x, 0)
+    np.testing.assert_allclose(found, revgraph.create_analyzer("gradient", model).analyze(x, 0) * (x - r))
+
+
+def test_tokens_are_compared_with_the_reference_token(rng):
+    tokens = layers.Input((4,), dtype="int32")
+    h = layers.Flatten()(layers.Embedding(5, 3)(tokens))
+    model = randomize(keras.Model(tokens, layers.Dense(2)(layers.Dense(4, activation="relu")(h))), rng)
+    x = np.array([[1, 2, 0, 4], [0, 0, 0, 0]])
+    contributions = revgraph.create_analyzer("deep_lift", model).analyze(x, 1)
+    difference = (model(x) - model(np.zeros_like(x))).numpy()[:, 1]
+    np.testing.assert_allclose(contributions.sum(axis=1), difference, atol=1e-12)
+    assert contributions[0, 2] == 0
+
+
+@pytest.mark.filterwarnings("ignore:The output of")
+def test_selections_layers_and_recorded_passes(rng):
+    model, x = convolutional(rng), rng.normal(size=(2, 6, 6, 2))
+    analyzer = revgraph.create_analyzer("deep_lift", model, reference_inputs=0.5)
+    several = analyzer.analyze(x, np.array([[0, 2], [1, 1]]))
+    np.testing.assert_allclose(several[0, 1], analyzer.analyze(x, 2)[0])
+    inner, delta = analyzer.analyze(
+        x, layer="first", neuron_selection=(0, slice(None), 1), return_convergence_delta=True
+    )
+    assert inner.shape == x.shape
+    np.testing.assert_allclose(delta, 0, atol=1e-10)
+    np.testing.assert_allclose(analyzer.record(x).analyze(1), analyzer.analyze(x, 1))
+
+
+@pytest.mark.parametrize(
+    "reference, error, message",
+    [
+        (
+            np.zeros((2, 3)),
+            ValueError,
+            r"array of one sample's shape \(3,\) or of the batch's shape \(4, 3\).*\(2, 3\)",
+        ),
+        ("zero", TypeError, r"must be numbers"),
+    ],
+)
+def test_wrong_references(reference, error, message, rng):
+    model = keras.Sequential([layers.Input((3,)), layers.Dense(2)])
+    with pytest.raises(error, match=message):
+        revgraph.create_analyzer("deep_lift", model, reference_inputs=reference).analyze(np.zeros((4, 3)))
+
+
+def test_wrong_number_of_references():
+    inputs = [layers.Input((2,)), layers.Input((2,))]
+    model = keras.Model(inputs, layers.Add()(inputs))
+    x = [np.ones((1, 2)), np.ones((1, 2))]
+    with pytest.raises(ValueError, match="one entry for each of the 2 inputs"):
+        revgraph.create_analyzer("deep_lift", model, reference_inputs=[0, 0, 0]).analyze(x)
+    with pytest.raises(ValueError, match="a list with one entry for each"):
+        revgraph.create_analyzer("deep_lift", model, reference_inputs=np.zeros(2)).analyze(x)
+
+
+def test_there_is_no_ledger_of_multipliers():
+    model = keras.Sequential([layers.Input((3,)), layers.Dense(2)])
+    with pytest.raises(TypeError, match="return_convergence_delta"):
+        revgraph.create_analyzer("deep_lift", model).conservation(np.ones((1, 3)))
