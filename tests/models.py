@@ -27,7 +27,7 @@ def inputs_of(model, batch=3, seed=1, positive=False):
         return np.abs(value) if positive else value
 
     if isinstance(model, Subclassed):
-        return array(keras.KerasTensor((None, 6)))
+        return array(keras.KerasTensor((None, 6), dtype=keras.config.floatx()))
     if model.name == "two_inputs":
         return {x.name: array(x) for x in model.inputs}
     arrays = [array(x) for x in model.inputs]

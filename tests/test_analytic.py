@@ -53,8 +53,8 @@ IMAGE = np.arange(16.0).reshape(1, 4, 4, 1)
 
 def test_model_a_epsilon(model_a):
     # The windows sum to 45, 54, 81, 90. Filter 1 (bias -50) after ReLU: 0, 4, 31, 40; filter 2 (bias -75): 0, 0, 6, 15.
-    # Every output is 0 + 4 + 31 + 40 + 0 - 0 - 6 - 15 = 54; all four are maxima and start with 54 / 4. Together they hand
-    # on the contributions: filter 1 [[0, 4], [31, 40]], filter 2 [[0, 0], [-6, -15]].
+    # Every output is 0 + 4 + 31 + 40 + 0 - 0 - 6 - 15 = 54; all four are maxima and start with 54 / 4. Together they
+    # hand on the contributions: filter 1 [[0, 4], [31, 40]], filter 2 [[0, 0], [-6, -15]].
     # R / z is 1 in the active units of filter 1 and -1 in those of filter 2, so that the two lower windows cancel and
     # the upper right window remains: its pixels' own values.
     analyzer = create_analyzer("lrp.epsilon", model_a, epsilon=1e-9)
@@ -80,8 +80,9 @@ def test_model_a_deconvnet_and_guided_backprop(model_a):
 @pytest.mark.parametrize("name", ["deconvnet", "guided_backprop"])
 def test_model_a_inner_neurons(model_a, name):
     # A neuron's own ReLU counts: Deconvnet passes the 1 whether the neuron is active or not, guided backprop only where
-    # it is. Neuron (0, 0) is dead in both filters: 45 - 50 and 45 - 75. Summed over all eight neurons every window counts
-    # twice for Deconvnet; guided backprop counts the active ones: filter 1 all but the upper left, filter 2 the lower two.
+    # it is. Neuron (0, 0) is dead in both filters: 45 - 50 and 45 - 75. Summed over all eight neurons every window
+    # counts twice for Deconvnet; guided backprop counts the active ones: filter 1 all but the upper left, filter 2 the
+    # lower two.
     analyzer = create_analyzer(name, model_a)
     windows = np.zeros((2, 2, 4, 4))
     for i in range(2):
@@ -120,7 +121,7 @@ def test_model_b_epsilon():
 @pytest.mark.parametrize(
     ("first", "second", "expected"),
     [
-        # Hidden units 8, 12, 12, output 96, R = 24, 36, 36 (all weights of the second layer are equal, so gamma cancels).
+        # Hidden units 8, 12, 12, output 96, R = 24, 36, 36 (the second layer's weights are equal, so gamma cancels).
         # gamma 1: unit 1 has w + w+ = [-2, 4, 4] and z = -2 + 8 + 12 = 18, so 24 [-2, 8, 12] / 18 = [-8/3, 32/3, 16].
         # The others give 36 [2, 4, 6] / 12 = [6, 12, 18] each.
         (Gamma(1, generalized=False), Gamma(0.25, generalized=False), [28 / 3, 104 / 3, 52]),
@@ -166,8 +167,8 @@ def test_dense_lrp_0():
 
 @pytest.mark.parametrize(("output", "expected"), [(0, [4 / 19, 8 / 19]), (1, [5 / 27, 14 / 27])])
 def test_residual_connection(output, expected):
-    # z = [18 + 1, 25 + 2]. Output 1 gives 18/19 to the layer, which gives [3, 8] / 18 of it to the inputs and keeps 7 / 18
-    # in its bias, and 1/19 to the first input: [3 + 1, 8] / 19. Output 2: [5, 12 + 2] / 27.
+    # z = [18 + 1, 25 + 2]. Output 1 gives 18/19 to the layer, which gives [3, 8] / 18 of it to the inputs and keeps
+    # 7 / 18 in its bias, and 1/19 to the first input: [3 + 1, 8] / 19. Output 2: [5, 12 + 2] / 27.
     analyzer = create_analyzer("lrp.z", with_identity(KERNEL, BIAS))
     close(analyzer.analyze(A, neuron_selection=output, initial_relevance=1), [expected])
 
