@@ -6,6 +6,7 @@ Example:
     relevance = analyzer.analyze(x)
 """
 
+from revgraph import callbacks, visualize
 from revgraph.analyzers import ANALYZERS, create_analyzer, load_analyzer
 from revgraph.composites import Composite, NotAnalyzeableModelException
 from revgraph.models import model_wo_output_activation, model_wo_softmax
@@ -17,8 +18,10 @@ __all__ = [
     "Composite",
     "NotAnalyzeableModelException",
     "__version__",
+    "callbacks",
     "create_analyzer",
     "load_analyzer",
     "model_wo_output_activation",
     "model_wo_softmax",
+    "visualize",
 ]

@@ -174,10 +174,10 @@ def test_the_watch_names_the_site_that_explodes():
     gentle.set_weights([np.eye(2)])
     unit.set_weights([np.array([[1e4], [1 - 1e4]])])
     graph = canonize(model)
-    reverse = ReverseGraph(graph, everywhere(Epsilon()).bind(graph))
+    reverse = ReverseGraph(graph, everywhere(Epsilon()).bind(graph), graph.output_slots)
     recording = reverse.record([tf.ones((3, 2), tf.float64)])
     watch = GrowthWatch()
-    reverse._walk(recording, {graph.output_slots[0]: recording.values[graph.output_slots[0]]}, watch)
+    reverse.relevance(recording, {graph.output_slots[0]: recording.values[graph.output_slots[0]]}, watch)
     assert watch.paths == ["unit", "gentle"]
     np.testing.assert_allclose(watch.factors, [2e4 - 1, 1], rtol=1e-3)
     with pytest.warns(UserWarning, match=r"explodes at 'unit'.*2e\+04-fold"):
@@ -186,3 +186,19 @@ def test_the_watch_names_the_site_that_explodes():
         warnings.simplefilter("error")
         assert not warn_of_growth(watch.paths, watch.factors, limit=1e5)
         assert not warn_of_growth([], [])
+
+
+def test_analyze_warns_once_of_cancelling_branches():
+    # z = x - (1 - 1e-5) x: each branch gets 1e5 times the relevance, of opposite sign, and their sum is harmless.
+    x = keras.Input((3,), name="x", **DOUBLE)
+    scaled = layers.Dense(3, use_bias=False, name="scaled", **DOUBLE)
+    y = layers.Add(name="residual", **DOUBLE)([x, scaled(x)])
+    model = keras.Model(x, layers.Dense(1, name="out", kernel_initializer="ones", use_bias=False, **DOUBLE)(y))
+    scaled.set_weights([-(1 - 1e-5) * np.eye(3)])
+    analyzer = revgraph.create_analyzer("lrp.epsilon", model, epsilon=1e-12)
+    with pytest.warns(UserWarning, match="explodes at 'residual'.*ZPlus") as caught:
+        analyzer.analyze(np.ones((2, 3)))
+    assert len(caught) == 1 and caught[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        analyzer.analyze(np.ones((2, 3)))

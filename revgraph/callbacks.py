@@ -1,0 +1,114 @@
+"""`RelevanceCallback`: TensorBoard shows what the network looks at while it learns."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from revgraph.analyzers import Analyzer, create_analyzer
+from revgraph.visualize.heatmaps import displayable, heatmap
+
+
+class RelevanceCallback(keras.callbacks.Callback):
+    """Writes heatmaps and the conservation of chosen samples to TensorBoard, epoch by epoch.
+
+    Args:
+        x: Samples to explain: images (batch, height, width, channels) are written as heatmaps beside the image, time
+            series and features as `revgraph.visualize.plot` draws them, which needs matplotlib.
+        log_dir: Folder of the event files.
+        analyzer: Name of an analyzer, a pair of name and keyword arguments, or an `Analyzer` of the model that is
+            trained; it sees the weights as they are at the end of each epoch.
+        neuron_selection: What is explained; see `Analyzer.analyze`. With a fixed class the pictures of all epochs
+            answer the same question.
+        every: Write every so many epochs.
+        conservation: Write how much relevance arrives at the inputs, and how much biases and stabilisers absorb, as
+            shares of the start.
+        **options: Of `revgraph.visualize.heatmap`.
+
+    Raises:
+        ValueError: An option is illegal.
+
+    Example:
+
+        callback = revgraph.callbacks.RelevanceCallback(x_test[:8], "logs", "lrp.epsilon_plus", y_test[:8])
+        model.fit(x_train, y_train, epochs=20, callbacks=[callback])
+        # tensorboard --logdir logs
+    """
+
+    def __init__(
+        self,
+        x,
+        log_dir,
+        analyzer="lrp.epsilon_plus",
+        neuron_selection=None,
+        *,
+        every=1,
+        conservation=True,
+        **options,
+    ):
+        super().__init__()
+        if not isinstance(every, int) or every < 1:
+            raise ValueError(f"every is a positive number of epochs. Received: {every!r}.")
+        self.x = np.asarray(x)
+        self.log_dir = str(log_dir)
+        self.analyzer = analyzer
+        self.neuron_selection = neuron_selection
+        self.every = every
+        self.conservation = conservation
+        self.options = options
+        self._writer = None
+
+    def on_train_begin(self, logs=None):
+        self._made = self._make()
+        self._writer = tf.summary.create_file_writer(self.log_dir)
+
+    def _make(self):
+        if isinstance(self.analyzer, Analyzer):
+            return self.analyzer
+        name, arguments = (self.analyzer, {}) if isinstance(self.analyzer, str) else self.analyzer
+        return create_analyzer(name, self.model, **arguments)
+
+    def on_epoch_end(self, epoch, logs=None):
+        if (epoch + 1) % self.every:
+            return
+        relevance = self._made.analyze(self.x, self.neuron_selection)
+        with self._writer.as_default(step=epoch):
+            _write_images("relevance", self._pictures(relevance))
+            if self.conservation and hasattr(self._made, "conservation"):
+                report = self._made.conservation(self.x, self.neuron_selection)
+                start = np.sum(report.start)
+                for name in ("input", "bias", "stabiliser", "other"):
+                    share = np.sum(getattr(report, name)) / start if start else 0.0
+                    _write_scalar(f"conservation/{name}", share)
+        self._writer.flush()
+
+    def on_train_end(self, logs=None):
+        self._writer.close()
+
+    def _pictures(self, relevance):
+        """A PNG of 8 bits for each sample."""
+        if self.x.ndim != 4:
+            from revgraph.visualize.figures import plot
+
+            return [
+                plot(self.x[i : i + 1], relevance[i : i + 1], **self.options)._repr_png_() for i in range(len(self.x))
+            ]
+        axis = self.options.get("reduce_axis", -1)
+        images = displayable(np.moveaxis(self.x, axis, -1))
+        colours = np.moveaxis(heatmap(relevance, **self.options), axis, -1)
+        pairs = tf.image.convert_image_dtype(np.concatenate([images, colours], axis=2), tf.uint8)
+        return [tf.io.encode_png(pair).numpy() for pair in pairs]
+
+
+def _write_images(tag, pngs):
+    """What `tf.summary.image` writes, which needs TensorBoard installed where the network is trained."""
+    width, height = (str(size).encode() for size in tf.io.decode_png(pngs[0]).shape[1::-1])
+    tf.summary.write(tag, tf.constant([width, height, *pngs]), metadata=_metadata("images"))
+
+
+def _write_scalar(tag, value):
+    tf.summary.write(tag, tf.constant(value, tf.float32), metadata=_metadata("scalars"))
+
+
+def _metadata(plugin):
+    metadata = tf.compat.v1.SummaryMetadata
+    return metadata(plugin_data=metadata.PluginData(plugin_name=plugin))

@@ -1,0 +1,31 @@
+"""Pictures of relevance.
+
+`heatmap` and its relatives, and `text`, need nothing else. `plot`, `plot_grid`, `compare` and `plot_volume` need
+matplotlib, `imgify`, `gridify` and `imsave` Pillow: `pip install "revgraph[plot]"`.
+"""
+
+import importlib
+
+from revgraph.visualize.colormaps import DEFAULT, MAPS, ColorMap, colormap
+from revgraph.visualize.heatmaps import clip_quantile, gamma, graymap, heatmap, project
+from revgraph.visualize.tokens import Text, text
+
+_NEED_AN_EXTRA = {
+    "compare": "figures", "plot": "figures", "plot_grid": "figures", "plot_volume": "volumes",
+    "gridify": "images", "imgify": "images", "imsave": "images", "palette": "images",
+}  # fmt: skip
+
+__all__ = [
+    "DEFAULT", "MAPS", "ColorMap", "Text", "clip_quantile", "colormap", "compare", "gamma", "graymap", "gridify",
+    "heatmap", "imgify", "imsave", "palette", "plot", "plot_grid", "plot_volume", "project", "text",
+]  # fmt: skip
+
+
+def __getattr__(name):
+    if name in _NEED_AN_EXTRA:
+        return getattr(importlib.import_module(f"revgraph.visualize.{_NEED_AN_EXTRA[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted(__all__)

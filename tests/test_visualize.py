@@ -1,0 +1,535 @@
+"""Pictures: what colours mean, what stands where, and that nothing passed in is changed."""
+
+import io
+import subprocess
+import sys
+
+import keras
+import matplotlib.colors
+import matplotlib.image
+import numpy as np
+import pytest
+from keras import layers
+from PIL import Image
+
+import revgraph
+from revgraph import visualize
+from revgraph.analyzers.pictures import Picture
+from revgraph.visualize import ColorMap, colormap
+from revgraph.visualize.heatmaps import displayable
+from revgraph.visualize.images import ZENNIT
+
+RNG = np.random.default_rng(0)
+R = RNG.normal(size=(3, 4, 5, 2))
+
+
+class TestColourMaps:
+    @pytest.mark.parametrize("name", [name for name in visualize.MAPS if colormap(name).diverging])
+    def test_the_centre_is_zero(self, name):
+        cmap = colormap(name)
+        low, zero, high = cmap(np.array([0, 0.5, 1]))
+        assert np.ptp(zero) < 0.01 and not np.allclose(low, high, atol=0.2)
+        np.testing.assert_allclose(zero, cmap.palette()[128] / 255, atol=1e-9)
+
+    def test_the_language(self):
+        cmap = ColorMap("00f,80:fff,f00")
+        np.testing.assert_allclose(cmap(np.array([-1, 0, 0.25, 0.5, 1, 2])),
+                                   [[0, 0, 1], [0, 0, 1], [0.5, 0.5, 1], [1, 1, 1], [1, 0, 0], [1, 0, 0]])  # fmt: skip
+        np.testing.assert_allclose(ColorMap("000, 0f0, 0a0b0c")(0.75), [5 / 255, (255 + 11) / 510, 6 / 255])
+        np.testing.assert_allclose(ColorMap("40:000,fff")(np.array([0, 0.25])), [[0, 0, 0]] * 2, atol=0.01)
+
+    @pytest.mark.parametrize("source", ["fff", "00f,xyz", "ff:000,00:fff", "00f,,fff"])
+    def test_what_is_not_in_the_language(self, source):
+        with pytest.raises(ValueError, match="colour map's source"):
+            ColorMap(source)
+
+    @pytest.mark.parametrize("name", ["seismic", "bwr", "gray", "RdBu_r", "RdBu"])
+    def test_ours_are_matplotlibs(self, name):
+        values = np.linspace(0, 1, 101)
+        theirs = matplotlib.colormaps[name].resampled(2001)(values)[:, :3]
+        np.testing.assert_allclose(colormap(name)(values), theirs, atol=0.003)
+
+    def test_any_of_matplotlibs(self):
+        for cmap in ("viridis", matplotlib.colormaps["viridis"]):
+            values = np.linspace(0, 1, 256)
+            np.testing.assert_allclose(colormap(cmap)(values), matplotlib.colormaps["viridis"](values), atol=1e-9)
+
+    def test_turned_round(self):
+        values = np.linspace(0, 1, 11)
+        for name in ("coldnhot", "wred", "bwr"):
+            np.testing.assert_allclose(colormap(f"{name}_r")(values), colormap(name)(1 - values), atol=1e-9)
+        np.testing.assert_allclose(colormap("bwr_r")(0.5), [1, 1, 1])
+
+    def test_which_are_diverging(self):
+        for name in ("seismic", "bwr", "coldnhot", "coleus", "RdBu_r", "PuOr", "coolwarm"):
+            assert colormap(name).diverging, name
+        for name in ("gray", "wred", "wblue", "cold", "viridis", "hot", "Reds"):
+            assert not colormap(name).diverging, name
+
+    def test_unknown(self):
+        with pytest.raises(ValueError, match="No colour map is named 'sismic'"):
+            colormap("sismic")
+        with pytest.raises(TypeError, match="Received: 3"):
+            colormap(3)
+
+
+class TestHeatmap:
+    def test_zero_is_in_the_middle_and_the_largest_at_the_end(self):
+        relevance = np.array([[[-1.0, 0.0, 2.0]]])[..., None]
+        red, white, half_blue = [1, 0, 0], [1, 1, 1], [0.5, 0.5, 1]
+        rgb = visualize.heatmap(relevance, "bwr")
+        assert rgb.dtype == np.float32 and rgb.shape == (1, 1, 3, 3)
+        np.testing.assert_allclose(rgb[0, 0], [half_blue, white, red])
+
+    def test_channels(self):
+        for op, by_hand in [
+            ("sum", R.sum(-1)),
+            ("mean", R.mean(-1)),
+            ("absmax", np.where(np.abs(R[..., 0]) > np.abs(R[..., 1]), R[..., 0], R[..., 1])),
+            (np.max, R.max(-1)),
+        ]:
+            expected = visualize.heatmap(by_hand[..., None])
+            np.testing.assert_array_equal(visualize.heatmap(R, reduce_op=op), expected)
+            first = visualize.heatmap(np.moveaxis(R, -1, 1), reduce_op=op, reduce_axis=1)
+            np.testing.assert_array_equal(first, np.moveaxis(expected, -1, 1))
+        np.testing.assert_array_equal(
+            visualize.heatmap(R.sum(-1), reduce_axis=None), visualize.heatmap(R, reduce_op="sum")
+        )
+
+    def test_scale(self):
+        relevance = np.array([1.0, 4.0]).reshape(2, 1, 1, 1)
+        alone = visualize.heatmap(relevance, "bwr")[:, 0, 0]
+        together = visualize.heatmap(relevance, "bwr", scale="batch")[:, 0, 0]
+        chosen = visualize.heatmap(relevance, "bwr", absmax=2)[:, 0, 0]
+        each = visualize.heatmap(relevance, "bwr", absmax=[2, 8])[:, 0, 0]
+        np.testing.assert_allclose(alone[:, 1], [0, 0])
+        np.testing.assert_allclose(together[:, 1], [0.75, 0])
+        np.testing.assert_allclose(chosen[:, 1], [0.5, 0])
+        np.testing.assert_allclose(each[:, 1], [0.5, 0.5])
+
+    def test_percentile_and_gamma(self):
+        relevance = np.concatenate([np.arange(100.0), [1e6]]).reshape(1, 1, 101, 1)
+        green = visualize.heatmap(relevance, "bwr", percentile=99)[0, 0, :, 1]
+        np.testing.assert_allclose(green, 1 - np.clip(np.arange(101) / 99, 0, 1), atol=1e-6)
+        green = visualize.heatmap(relevance, "bwr", percentile=99, gamma=0.5)[0, 0, :, 1]
+        np.testing.assert_allclose(green, 1 - np.sqrt(np.clip(np.arange(101) / 99, 0, 1)), atol=1e-6)
+
+    def test_sequential_maps_start_at_zero_where_nothing_is_negative(self):
+        positive = np.array([0.0, 1.0, 2.0]).reshape(1, 1, 3, 1)
+        np.testing.assert_allclose(visualize.heatmap(positive, "gray")[0, 0, :, 0], [0, 0.5, 1])
+        np.testing.assert_allclose(visualize.heatmap(positive - 1, "gray")[0, 0, :, 0], [0, 0.5, 1])
+        np.testing.assert_allclose(visualize.heatmap(positive, "bwr")[0, 0, :, 2], [1, 0.5, 0])
+        forced = visualize.heatmap(positive, "gray", input_is_positive_only=False)
+        np.testing.assert_allclose(forced[0, 0, :, 0], [0.5, 0.75, 1])
+
+    def test_alpha(self):
+        assert visualize.heatmap(R, alpha_cmap=True).shape == (3, 4, 5, 4)
+        assert np.all(visualize.heatmap(R, "viridis", alpha_cmap=True)[..., 3] == 1)
+
+    def test_no_relevance_is_the_centre(self):
+        np.testing.assert_allclose(visualize.heatmap(np.zeros((1, 2, 2, 3)), "bwr"), 1)
+
+    @pytest.mark.parametrize(
+        "arguments, message",
+        [
+            ({"reduce_op": "max"}, "reduce_op is 'sum'"),
+            ({"scale": "all"}, 'scale is "image" or "batch"'),
+            ({"gamma": 0}, "gamma must be a positive"),
+            ({"percentile": 0}, "percentile is a number"),
+        ],
+    )
+    def test_illegal_options(self, arguments, message):
+        with pytest.raises(ValueError, match=message):
+            visualize.heatmap(R, **arguments)
+
+    def test_there_is_no_colour_for_nan(self):
+        with pytest.raises(ValueError, match="NaN or infinite"):
+            visualize.heatmap(np.full((1, 2, 2, 1), np.nan))
+        with pytest.raises(TypeError, match="array of numbers"):
+            visualize.heatmap(np.full((1, 2, 2, 1), "a"))
+
+
+class TestInnvestigate:
+    def test_nothing_is_changed_in_place_and_batches_work(self):
+        x = R.copy()
+        for function in ("project", "heatmap", "graymap", "gamma", "clip_quantile"):
+            getattr(visualize, function)(x)
+            np.testing.assert_array_equal(x, R)
+
+    def test_project(self):
+        x = np.array([[-1.0, 2.0], [4.0, 0.0], [0.0, 0.0]])
+        np.testing.assert_allclose(visualize.project(x), [[0.25, 1], [1, 0.5], [0.5, 0.5]])
+        np.testing.assert_allclose(visualize.project(x, (0, 255), 4), [[95.625, 191.25], [255, 127.5], [127.5, 127.5]])
+        np.testing.assert_allclose(visualize.project(x, absmax=[1, 8, 1])[:, 0], [0, 0.75, 0.5])
+        positive = visualize.project(np.array([[1, 2], [3, 4]]), input_is_positive_only=True)
+        np.testing.assert_allclose(positive, [[0.5, 1], [0.75, 1]])
+
+    def test_heatmap_is_seismic_where_asked(self):
+        x = RNG.normal(size=(1, 6, 6, 3))
+        theirs = matplotlib.colormaps["seismic"](visualize.project(x.sum(-1), (0, 255)).astype(int))[..., :3]
+        ours = visualize.heatmap(x, cmap_type="seismic", reduce_op="sum", reduce_axis=-1, alpha_cmap=False)
+        np.testing.assert_allclose(ours, theirs, atol=0.02)
+
+    def test_graymap(self):
+        x = RNG.normal(size=(2, 6, 6, 3))
+        np.testing.assert_allclose(visualize.graymap(x)[..., 0], visualize.project(x.sum(-1)), atol=1e-6)
+
+    def test_gamma(self):
+        x = np.array([-4.0, -1.0, 0.0, 1.0, 2.0])
+        np.testing.assert_allclose(visualize.gamma(x), [-4, -2, 0, 2, np.sqrt(8)])
+        np.testing.assert_allclose(visualize.gamma(x, 2, maxamp=2), [-8, -0.5, 0, 0.5, 2])
+        np.testing.assert_allclose(visualize.gamma(x + 1, minamp=1), visualize.gamma(x) + 1)
+        np.testing.assert_array_equal(visualize.gamma(np.zeros(3)), 0)
+        np.testing.assert_allclose(visualize.gamma(np.array([1, 4])), [2, 4])
+
+    def test_clip_quantile(self):
+        x = np.arange(101.0)
+        np.testing.assert_allclose(visualize.clip_quantile(x, 5), np.clip(x, 5, 95))
+        np.testing.assert_allclose(visualize.clip_quantile(x, 95), np.clip(x, 5, 95))
+        np.testing.assert_allclose(visualize.clip_quantile(x, (10, 50)), np.clip(x, 10, 50))
+
+
+class TestImages:
+    def test_zero_is_white(self):
+        array = np.array([[-3.0, 0.0, 1.5]])
+        image = visualize.imgify(array)
+        assert image.mode == "P" and image.size == (3, 1)
+        pixels = np.asarray(image.convert("RGB"))[0]
+        np.testing.assert_allclose(pixels, [[0, 0, 255], [255, 255, 255], [255, 128, 128]], atol=2)
+
+    def test_bounds(self):
+        ramp = np.array([[0.0, 1.0, 4.0]])
+        assert np.asarray(visualize.imgify(ramp, cmap="gray")).tolist() == [[0, 64, 255]]
+        assert np.asarray(visualize.imgify(ramp, cmap="gray", symmetric=True)).tolist() == [[128, 159, 255]]
+        assert np.asarray(visualize.imgify(ramp, vmin=0, vmax=8, cmap="gray")).tolist() == [[0, 32, 128]]
+        assert np.asarray(visualize.imgify(np.zeros((1, 2)))).tolist() == [[128, 128]]
+
+    def test_colours(self):
+        array = RNG.integers(0, 255, (4, 5, 3), np.uint8)
+        for given in (array, np.moveaxis(array, -1, 0)):
+            image = visualize.imgify(given)
+            assert image.mode == "RGB"
+            np.testing.assert_array_equal(np.asarray(image), array)
+
+    def test_grid(self):
+        batch = np.arange(5.0).reshape(5, 1, 1) * np.ones((5, 2, 3))
+        grid = visualize.gridify(batch)
+        np.testing.assert_array_equal(grid[::2, ::3, 0], [[0, 1], [2, 3], [4, 0]])
+        assert grid.shape == (6, 6, 1)
+        filled = visualize.gridify(batch, (2, 3), fill_value=9)
+        np.testing.assert_array_equal(filled[::2, ::3, 0], [[0, 1, 2], [3, 4, 9]])
+        np.testing.assert_array_equal(visualize.gridify(batch, (1, 2))[0, ::3, 0], [0, 1])
+        channels_first = RNG.random((4, 3, 6, 7))
+        np.testing.assert_array_equal(visualize.gridify(channels_first)[:6, 7:], np.moveaxis(channels_first[1], 0, -1))
+
+    def test_a_grid_of_relevance_is_filled_with_zero(self):
+        image = visualize.imgify(RNG.normal(size=(3, 4, 4)), grid=(2, 2))
+        np.testing.assert_array_equal(np.asarray(image)[4:, 4:], 128)
+
+    def test_each_sample_of_a_grid_has_its_own_scale(self):
+        batch = np.array([1.0, 10.0]).reshape(2, 1, 1) * np.array([[0.0, 1.0]])
+        assert np.asarray(visualize.imgify(batch, cmap="gray", grid=(1, 2))).tolist() == [[0, 255, 0, 255]]
+        shared = visualize.imgify(batch, vmax=10, cmap="gray", grid=(1, 2))
+        assert np.asarray(shared).tolist() == [[0, 26, 0, 255]]
+        each = visualize.imgify(batch, vmax=[2, 20], cmap="gray", grid=(1, 2))
+        assert np.asarray(each).tolist() == [[0, 128, 0, 128]]
+
+    def test_saved(self, tmp_path):
+        visualize.imsave(tmp_path / "r.png", R.sum(-1), cmap="coldnhot", grid=True)
+        with Image.open(tmp_path / "r.png") as image:
+            assert image.mode == "P" and image.size == (5, 12)
+        stream = io.BytesIO()
+        visualize.imsave(stream, R.sum(-1)[0], format="gif")
+        assert stream.getvalue().startswith(b"GIF")
+
+    @pytest.mark.parametrize("name", ZENNIT)
+    def test_palettes(self, name):
+        palette = visualize.palette(name)
+        assert palette.shape == (256, 3) and palette.dtype == np.uint8
+        strong = visualize.palette(name, level=2.0)
+        np.testing.assert_array_equal(strong[:64], np.tile(palette[0], (64, 1)))
+        np.testing.assert_array_equal(strong[-64:], np.tile(palette[-1], (64, 1)))
+
+    def test_zennits_seismic_is_zennits(self):
+        np.testing.assert_array_equal(
+            visualize.palette("seismic")[[0, 128, 255]], [[0, 0, 208], [208] * 3, [208, 0, 0]]
+        )
+
+    @pytest.mark.parametrize("shape, grid", [((4,), False), ((4, 4, 2), False), ((2, 4, 4, 2), True), ((4, 4), True)])
+    def test_shapes_that_are_no_images(self, shape, grid):
+        with pytest.raises(ValueError, match=r"has height, width.*Received shape"):
+            visualize.imgify(np.zeros(shape), grid=grid)
+
+
+@pytest.fixture(scope="module")
+def model():
+    image = keras.Input((6, 6, 1), name="image")
+    x = layers.Flatten()(layers.Conv2D(3, 3, activation="relu")(image))
+    return keras.Model(image, layers.Dense(3, name="logits")(x), name="tiny")
+
+
+X = RNG.random((3, 6, 6, 1)).astype("float32")
+S = RNG.normal(size=(3, 6, 6, 1))
+
+
+def shown(axes):
+    """The RGB that an axes shows."""
+    return np.asarray(axes.images[-1].get_array())[..., :3]
+
+
+class TestPlot:
+    def test_images(self):
+        picture = visualize.plot(X, S, np.eye(3) * 5, ["cat", "dog", "cow"])
+        axes = picture.axes[:9]
+        assert [a.get_title() for a in axes[:3]] == ["input", "relevance", "overlay"]
+        assert [axes[i].get_ylabel() for i in (0, 3, 6)] == ["cat: 5", "dog: 5", "cow: 5"]
+        for i in range(3):
+            np.testing.assert_allclose(shown(axes[3 * i]), np.repeat(X[i], 3, -1))
+            np.testing.assert_allclose(shown(axes[3 * i + 1]), visualize.heatmap(S)[i], atol=0.01)
+        assert len(picture.axes) == 9 + 3
+        limits = [bar.get_ylim()[1] for bar in picture.axes[9:]]
+        np.testing.assert_allclose(limits, np.abs(S).max(axis=(1, 2, 3)))
+
+    def test_one_scale_for_a_batch(self):
+        picture = visualize.plot(X, S, scale="batch", cmap_type="coldnhot", gamma=0.5, percentile=90)
+        wanted = visualize.heatmap(
+            S, "coldnhot", absmax=np.percentile(np.abs(S.reshape(3, -1)), 90, axis=1).max(), gamma=0.5
+        )
+        np.testing.assert_allclose(shown(picture.axes[4]), wanted[1], atol=0.02)
+        assert len(picture.axes) == 9 + 1
+
+    def test_the_selected_class_is_named(self):
+        outputs = np.array([[1.0, 2.0, 3.0]] * 3)
+        picture = visualize.plot(X, S, outputs, neuron_selection=[0, 1, 0])
+        assert [picture.axes[i].get_ylabel() for i in (0, 3, 6)] == ["output 0: 1", "output 1: 2", "output 0: 1"]
+        assert visualize.plot(X, S, outputs, neuron_selection="all").axes[0].get_ylabel() == ""
+        assert visualize.plot(X, S, titles=["a", "b", "c"]).axes[3].get_ylabel() == "b"
+
+    def test_channels_first_and_relevance_without_channels(self):
+        x, r = np.moveaxis(RNG.random((1, 6, 7, 3)), -1, 1), RNG.normal(size=(1, 6, 7, 3))
+        first = visualize.plot(x, np.moveaxis(r, -1, 1), reduce_axis=1)
+        assert shown(first.axes[0]).shape == (6, 7, 3)
+        np.testing.assert_allclose(shown(first.axes[1]), visualize.heatmap(r)[0], atol=0.01)
+        without = visualize.plot(np.moveaxis(x, 1, -1), r.sum(-1))
+        np.testing.assert_array_equal(shown(without.axes[1]), shown(first.axes[1]))
+
+    def test_the_first_samples_only(self):
+        assert len(visualize.plot(np.repeat(X, 5, 0), np.repeat(S, 5, 0), scale="batch").axes) == 8 * 3 + 1
+        assert len(visualize.plot(X, S, samples=1).axes) == 3 + 1
+
+    def test_positive_relevance_has_half_a_bar(self):
+        bar = visualize.plot(X, np.abs(S), scale="batch").axes[-1]
+        np.testing.assert_allclose(bar.get_ylim(), [0, np.abs(S).max()])
+        sequential = visualize.plot(X, np.abs(S), scale="batch", cmap_type="viridis")
+        np.testing.assert_allclose(
+            shown(sequential.axes[1]), visualize.heatmap(np.abs(S), "viridis", scale="batch")[0], atol=0.01
+        )
+
+    def test_series(self):
+        x, r = RNG.normal(size=(2, 20, 3)), RNG.normal(size=(2, 20, 3))
+        r[:, :, 2] = 0
+        picture = visualize.plot(x, r, titles=["one", "two"], channel_names=["a", "b", "c"])
+        axes = picture.axes[0]
+        assert axes.get_title(loc="left") == "one"
+        assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b", "c"]
+        colours = np.array([line.get_colors() for line in axes.collections])[..., :3]
+        wanted = visualize.heatmap(r, reduce_axis=None)[0]
+        np.testing.assert_allclose(colours, np.moveaxis(wanted, 1, 0), atol=0.01)
+
+    def test_features(self):
+        x, r = RNG.normal(size=(2, 5)), np.array([[1.0, -3.0, 0.5, 0.0, 2.0]] * 2)
+        axes = visualize.plot(x, r, feature_names=list("abcde"), top=3).axes[0]
+        assert [label.get_text()[0] for label in axes.get_yticklabels()] == ["b", "e", "a"]
+        np.testing.assert_allclose([bar.get_width() for bar in axes.patches], [-3, 2, 1])
+        wanted = visualize.heatmap(r, reduce_axis=None)[0]
+        np.testing.assert_allclose([bar.get_facecolor()[:3] for bar in axes.patches], wanted[[1, 4, 0]], atol=0.01)
+
+    def test_nothing_is_changed(self, tmp_path):
+        x, s = X.copy(), S.copy()
+        visualize.plot(x, s).savefig(tmp_path / "x.png")
+        np.testing.assert_array_equal(x, X)
+        np.testing.assert_array_equal(s, S)
+
+    def test_notebooks_show_it_and_pyplot_does_not_know_it(self):
+        import matplotlib.pyplot
+
+        picture = visualize.plot(X, S)
+        assert isinstance(picture, Picture) and matplotlib.pyplot.get_fignums() == []
+        pixels = matplotlib.image.imread(io.BytesIO(picture._repr_png_()))
+        assert pixels.ndim == 3 and pixels.std() > 0.1
+
+    @pytest.mark.parametrize(
+        "x, r, options, error, message",
+        [
+            (X[0, 0, 0], S, {}, ValueError, "needs a batch axis"),
+            (X, S[:2], {}, ValueError, r"relevance has shape \(2, 6, 6, 1\), for inputs of shape \(3, 6, 6, 1\)"),
+            (X, S, {"cmap": "bwr"}, TypeError, "Images take the options .*cmap_type.*Received: cmap"),
+            (X, S, {"scale": "row"}, ValueError, 'scale is "image" or "batch"'),
+            (X, S * np.nan, {}, ValueError, "NaN"),
+        ],
+    )
+    def test_what_does_not_fit(self, x, r, options, error, message):
+        with pytest.raises(error, match=message):
+            visualize.plot(x, r, **options)
+
+    @pytest.mark.parametrize("low, high", [(0, 1), (0, 255), (-1, 1), (-120, 151)])
+    def test_preprocessed_images_can_be_shown(self, low, high):
+        x = low + (high - low) * RNG.random((2, 4, 4, 3))
+        rgb = displayable(x)
+        assert rgb.min() >= 0 and rgb.max() <= 1 and rgb.max() > 0.8
+        assert displayable(x[..., :1]).shape == (2, 4, 4, 3)
+
+
+class TestGrid:
+    def test_one_scale_by_default(self):
+        picture = visualize.plot_grid(X, {"a": S, "b": 4 * S}, titles=["x", "y", "z"])
+        axes = np.array(picture.axes[:9]).reshape(3, 3)
+        assert [a.get_title() for a in axes[0]] == ["input", "a", "b"]
+        assert [a.get_ylabel() for a in axes[:, 0]] == ["x", "y", "z"]
+        for row in range(3):
+            for column, factor in ((1, 1), (2, 4)):
+                wanted = visualize.heatmap(factor * S, absmax=4 * np.abs(S).max())[row]
+                np.testing.assert_allclose(shown(axes[row, column]), wanted, atol=0.01)
+        assert len(picture.axes) == 9 + 1
+
+    @pytest.mark.parametrize("scale, bars", [("column", 2), ("row", 3), ("image", 0)])
+    def test_other_scales(self, scale, bars):
+        picture = visualize.plot_grid(X, {"a": S, "b": 4 * S}, scale=scale)
+        assert len(picture.axes) == 9 + bars
+        axes = np.array(picture.axes[:9]).reshape(3, 3)
+        each = np.abs(S).max(axis=(1, 2, 3))
+        absmax = {"column": np.full(3, each.max()), "row": 4 * each, "image": each}[scale]
+        np.testing.assert_allclose(shown(axes[1, 1]), visualize.heatmap(S, absmax=absmax)[1], atol=0.01)
+
+    def test_what_does_not_fit(self):
+        with pytest.raises(TypeError, match="dict from names to relevance"):
+            visualize.plot_grid(X, S)
+        with pytest.raises(ValueError, match="relevance of 'a' has shape"):
+            visualize.plot_grid(X, {"a": S[:1]})
+        with pytest.raises(ValueError, match="scale is 'all', 'column', 'row', 'image'"):
+            visualize.plot_grid(X, {"a": S}, scale="batch")
+
+
+class TestCompare:
+    def test_names_keywords_and_analyzers(self, model):
+        own = revgraph.create_analyzer("lrp.epsilon", model)
+        names = ["lrp.z", ("lrp.epsilon", {"epsilon": 10.0}), own]
+        picture = visualize.compare(model, X, names, class_names=["a", "b", "c"], samples=2)
+        axes = np.array(picture.axes[:8]).reshape(2, 4)
+        assert [a.get_title().replace("\n", "") for a in axes[0]] == [
+            "input",
+            "lrp.z",
+            "lrp.epsilon",
+            "lrp.epsilon (2)",
+        ]
+        outputs = model.predict(X, verbose=0)
+        wanted = [f"{'abc'[o.argmax()]}: {o.max():.3g}" for o in outputs[:2]]
+        assert [a.get_ylabel() for a in axes[:, 0]] == wanted
+        relevances = [revgraph.create_analyzer("lrp.z", model).analyze(X[:2]), own.analyze(X[:2])]
+        absmax = np.abs(relevances).max()
+        for column, r in zip((1, 3), relevances, strict=True):
+            np.testing.assert_allclose(shown(axes[1, column]), visualize.heatmap(r, absmax=absmax)[1], atol=0.01)
+
+    def test_a_class_per_sample_and_a_dict(self, model):
+        picture = visualize.compare(model, X, {"lrp.z": {}, "gradient": {}}, [2, 0, 1], scale="column")
+        assert [picture.axes[i].get_ylabel().split(":")[0] for i in (0, 3, 6)] == ["output 2", "output 0", "output 1"]
+        wanted = revgraph.create_analyzer("gradient", model).analyze(X, [2, 0, 1])
+        np.testing.assert_allclose(shown(picture.axes[2]), visualize.heatmap(wanted, scale="batch")[0], atol=0.01)
+
+    def test_one_line(self, model):
+        assert len(visualize.compare(model, X).axes) == 3 * 6 + 1
+
+    def test_nothing_to_compare(self, model):
+        with pytest.raises(ValueError, match="name at least one"):
+            visualize.compare(model, X, [])
+
+
+class TestVolumes:
+    V, W = RNG.random((2, 5, 4, 3, 1)), RNG.normal(size=(2, 5, 4, 3, 1))
+
+    @pytest.mark.parametrize("axis", [1, 2, 3])
+    def test_slices(self, axis):
+        picture = visualize.plot_volume(self.V, self.W, axis, slices=3)
+        size = self.V.shape[axis]
+        axes = np.array(picture.axes[:12]).reshape(4, 3)
+        chosen = [0, (size - 1) // 2, size - 1] if size != 4 else [0, 2, 3]
+        assert [a.get_title() for a in axes[0]] == [f"slice {i}" for i in chosen]
+        for i, a in zip(chosen, axes[2], strict=True):
+            np.testing.assert_allclose(shown(a)[..., 0], np.take(self.V[1], i, axis - 1)[..., 0])
+        coloured = axes[1, 1].images[-1].get_array()
+        wanted = visualize.heatmap(self.W)
+        np.testing.assert_allclose(coloured[..., :3], np.take(wanted[0], chosen[1], axis - 1), atol=0.01)
+
+    def test_with_a_slider(self):
+        ipywidgets = pytest.importorskip("ipywidgets")
+        widget = visualize.plot_volume(self.V, self.W, slider=True)
+        assert isinstance(widget, ipywidgets.interactive)
+        slider = widget.children[0]
+        assert (slider.min, slider.max, slider.value) == (0, 4, 2)
+
+    def test_what_does_not_fit(self):
+        with pytest.raises(ValueError, match=r"\(batch, depth, height, width, channels\).*Received"):
+            visualize.plot_volume(self.V[0], self.W[0])
+        with pytest.raises(ValueError, match="axis 1, 2 or 3"):
+            visualize.plot_volume(self.V, self.W, 0)
+
+
+class TestText:
+    def test_html_is_escaped_and_coloured(self):
+        text = visualize.text(["<b>", "good"], [-1.0, 2.0], "bwr")
+        markup = text._repr_html_()
+        assert "&lt;b&gt;" in markup and "<b>" not in markup and "script" not in markup
+        assert "background:#8080FF" in markup and "background:#FF0000" in markup
+        assert 'title="2"' in markup
+        assert str(text) == "<b>(-1) good(+2)"
+        assert repr(text) == "<Text: 1 texts, 2 tokens>"
+
+    def test_latex(self):
+        latex = visualize.text(["50%_{x}", "\\"], [1.0, -1.0], "bwr").to_latex()
+        assert latex == (
+            r"\colorbox[HTML]{FF0000}{\textcolor[HTML]{FFFFFF}{\strut 50\%\_\{x\}}} "
+            r"\colorbox[HTML]{0000FF}{\textcolor[HTML]{FFFFFF}{\strut \textbackslash{}}}"
+        )
+
+    def test_several_texts_of_different_length(self):
+        relevance = np.array([[1.0, -2.0, 9.0], [3.0, 4.0, 5.0]])
+        own = visualize.text([["a", "b"], ["c", "d", "e"]], relevance, "bwr", titles=["<1>", "2"])
+        assert own._repr_html_().count("<p") == 2 and "<b>&lt;1&gt;</b>" in own._repr_html_()
+        np.testing.assert_allclose(own.colours[0], [[1, 0.5, 0.5], [0, 0, 1]])
+        shared = visualize.text([["a", "b"], ["c", "d", "e"]], relevance, "bwr", scale="batch")
+        np.testing.assert_allclose(shared.colours[0], [[1, 0.8, 0.8], [0.6, 0.6, 1]], atol=1e-6)
+
+    def test_in_the_terminal(self):
+        from rich.console import Console
+
+        console = Console(file=io.StringIO(), force_terminal=True, color_system="truecolor")
+        console.print(visualize.text(["bad", "good"], [-1.0, 1.0], "bwr"))
+        assert "48;2;0;0;255mbad" in console.file.getvalue() and "good" in console.file.getvalue()
+
+    def test_what_does_not_fit(self):
+        with pytest.raises(ValueError, match="3 tokens needs as many"):
+            visualize.text(["a", "b", "c"], [1.0])
+        with pytest.raises(ValueError, match="2 texts, and relevance of 1"):
+            visualize.text([["a"], ["b"]], [[1.0]])
+
+
+def test_a_missing_extra_is_named():
+    code = """
+import sys
+sys.modules.update(matplotlib=None, PIL=None)
+from revgraph import visualize
+visualize.heatmap([[[[1.0]]]]), visualize.text(["a"], [1.0]).to_latex()
+for use in ("plot", "compare", "plot_volume", "imgify"):
+    try:
+        getattr(visualize, use)
+    except ImportError as error:
+        print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.count('pip install "revgraph[plot]"') == 4, done.stderr
+
+
+def test_tab_completion_finds_everything():
+    assert {"plot", "compare", "heatmap", "imgify", "text"} <= set(dir(visualize))
+    with pytest.raises(AttributeError, match="plott"):
+        getattr(visualize, "plott")  # noqa: B009
