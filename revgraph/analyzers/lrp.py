@@ -225,7 +225,12 @@ def _until(model, index):
 
 def _innvestigate(composite, structure):
     """The composite with iNNvestigate's rules, its first layer, and its handling of what has no kernel."""
-    entries = [(FIRST if match is composites.FIRST else match, rule) for match, rule in composite.entries]
+    without_kernel = (composites.POOLING, composites.SCALE)
+    entries = [
+        (FIRST if match is composites.FIRST else match, rule)
+        for match, rule in composite.entries
+        if match not in without_kernel
+    ]
     return Composite(*entries, defaults=structure, name=composite.name).map(as_innvestigate)
 
 
