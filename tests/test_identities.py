@@ -287,6 +287,7 @@ def test_random_architectures(architecture):
     same(gamma, epsilon)
     for rule in (AlphaBeta(2, 1), Gamma(0.25)):
         same(relevance(model, rule, x), relevance(model, rule, x, plain=True), rtol=1e-7)
+    x = 1e4 * x
     lrp = relevance(model, Epsilon(0), x)[0]
     same(lrp[:1], relevance(model, Epsilon(0), x[:1])[0])
     same(lrp, x * slope(lambda t: tf.reduce_sum(model(t)), x), rtol=1e-5)
