@@ -150,7 +150,7 @@ class _Tracer:
         """Adds the sites of one call and returns the slots of its outputs."""
         if not isinstance(operation, keras.layers.Layer):
             return self.add_operation(operation, template, read, outputs, path)
-        if template.kwargs.get("training") is True:
+        if template.kwargs.get("training") is True and _parameters(operation.call)["training"].default is not True:
             warnings.warn(
                 f"{path!r} is called with training=True: its output depends on chance or on the batch. revgraph "
                 f"explains the model as it is in inference, training=False.",
@@ -453,7 +453,13 @@ def _symbolic_inputs(model):
         inputs = keras.tree.map_structure(lambda x: KerasTensor(x.shape, x.dtype, name=x.name), model._inputs_struct)
         return inputs, (inputs,)
     shapes = getattr(model, "_build_shapes_dict", None)
-    if not model.built or not shapes:
+    if model.built and not shapes:
+        raise ValueError(
+            f"Cannot trace {model.name!r} ({type(model).__name__}): Keras could not run its `call` on symbolic inputs, "
+            f"and so does not know its input shape. A `call` that revgraph can trace uses layers and `keras.ops`, and "
+            f"its Python code does not depend on the values of tensors."
+        )
+    if not shapes:
         raise ValueError(
             f"The model {model.name!r} is not built: its input shape is unknown. Call it once on data before "
             f"explaining it, for example `model(x[:1])`."
