@@ -218,16 +218,18 @@ class PerturbationAnalysis:
             yield [(x, y) for x, (_, y) in zip(current, self.batches, strict=True)]
 
     def _evaluate(self, batches):
-        return self.model.evaluate(iter(batches), steps=len(batches), verbose=0)
+        return self.model.evaluate((batch for batch in batches), steps=len(batches), verbose=0)
 
 
-def _batches(generator):
-    if isinstance(generator, tuple):
-        x, y = generator
-        generator = ((x[i : i + 256], y[i : i + 256]) for i in range(0, len(x), 256))
-    elif isinstance(generator, keras.utils.PyDataset):
-        generator = (generator[i] for i in range(len(generator)))
-    for batch in generator:
+def _batches(source):
+    if isinstance(source, tuple):
+        x, y = source
+        batches = ((x[i : i + 256], y[i : i + 256]) for i in range(0, len(x), 256))
+    elif isinstance(source, keras.utils.PyDataset):
+        batches = (source[i] for i in range(len(source)))
+    else:
+        batches = source
+    for batch in batches:
         if not isinstance(batch, tuple | list) or len(batch) != 2:
             raise ValueError(f"Batches are pairs (x, y). Received {type(batch).__name__}.")
         yield tuple(np.asarray(part) for part in batch)
