@@ -6,10 +6,9 @@ Example:
     relevance = analyzer.analyze(x)
 """
 
-from revgraph import callbacks, visualize
-from revgraph.analyzers import ANALYZERS, create_analyzer, load_analyzer
-from revgraph.composites import Composite, NotAnalyzeableModelException
-from revgraph.models import model_wo_output_activation, model_wo_softmax
+import importlib
+import importlib.util
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
@@ -18,10 +17,38 @@ __all__ = [
     "Composite",
     "NotAnalyzeableModelException",
     "__version__",
-    "callbacks",
     "create_analyzer",
     "load_analyzer",
     "model_wo_output_activation",
     "model_wo_softmax",
-    "visualize",
 ]
+
+if TYPE_CHECKING:
+    from revgraph.analyzers import ANALYZERS, create_analyzer, load_analyzer
+    from revgraph.composites import Composite, NotAnalyzeableModelException
+    from revgraph.models import model_wo_output_activation, model_wo_softmax
+
+# TensorFlow takes seconds to import, which a command's --help need not wait for: what is named here is imported when
+# it is first asked for.
+_HOMES = {
+    "ANALYZERS": "analyzers",
+    "Composite": "composites",
+    "NotAnalyzeableModelException": "composites",
+    "create_analyzer": "analyzers",
+    "load_analyzer": "analyzers",
+    "model_wo_output_activation": "models",
+    "model_wo_softmax": "models",
+}
+
+
+def __getattr__(name):
+    if name in _HOMES:
+        value = globals()[name] = getattr(importlib.import_module(f"revgraph.{_HOMES[name]}"), name)
+        return value
+    if not name.startswith("_") and importlib.util.find_spec(f"revgraph.{name}"):
+        return importlib.import_module(f"revgraph.{name}")
+    raise AttributeError(f"module 'revgraph' has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted({*globals(), *_HOMES})
