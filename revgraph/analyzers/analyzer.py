@@ -18,6 +18,7 @@ from revgraph.graph import Graph, trace
 from revgraph.graph.bounds import checked_bounds
 from revgraph.graph.operations import Activation
 from revgraph.graph.tables import Table, Tabular
+from revgraph.reverse_rules import Unreached
 
 MODES = ("max_activation", "index", "all")
 
@@ -189,6 +190,9 @@ class ReverseAnalyzer(Analyzer):
             of the site, until the next `analyze`.
         input_bounds: (low, high) of the model's inputs, for `ZBox` rules that have no bounds of their own: numbers, or
             arrays that broadcast against a sample.
+        freeze: Take the model's weights as they are for good, and keep what rules make of them: faster, for more
+            memory. Otherwise weights assigned later are seen by the next `analyze`.
+        jit_compile: Compile with XLA, as `tf.function` does.
         max_growth: `analyze` warns, once, when the sum of |R| grows by more than this factor through a site.
         **options: See `Analyzer`.
     """
@@ -204,11 +208,15 @@ class ReverseAnalyzer(Analyzer):
         reverse_check_finite=False,
         reverse_keep_tensors=False,
         input_bounds=None,
+        freeze=False,
+        jit_compile=False,
         max_growth=GROWTH,
         **options,
     ):
         self.input_bounds = None if input_bounds is None else checked_bounds(input_bounds)
         self.composite = composite
+        self.freeze = freeze
+        self.jit_compile = jit_compile
         self.max_growth = max_growth
         self._warned = False
         self.reverse_clip_values = reverse_clip_values
@@ -260,11 +268,14 @@ class ReverseAnalyzer(Analyzer):
     def _new_walk(self, graph, question) -> Walk:
         """A walk over a canonized graph."""
         keep = self.reverse_keep_tensors or self.reverse_check_finite or self.reverse_check_min_max_values
-        return Walk(self._reverse_graph(graph, question), question, self._own_start, self._finish, keep)
+        return Walk(
+            self._reverse_graph(graph, question), question, self._own_start, self._finish, keep, self.jit_compile
+        )
 
     def _reverse_graph(self, graph, question) -> ReverseGraph:
         adjust = Adjustment(graph, self.reverse_clip_values, self.reverse_project_bottleneck_layers)
-        return ReverseGraph(graph, self.composite.bind(graph, self.input_bounds), question.starts, adjust)
+        bound = self.composite.bind(graph, self.input_bounds)
+        return ReverseGraph(graph, bound, question.starts, adjust, frozen=self.freeze)
 
     def analyze(
         self,
@@ -502,12 +513,7 @@ def _conservation(walk, inputs, chosen):
 
 def _reached(walk):
     """Paths of the sites that relevance passes, from output to input."""
-    reached, paths = set(walk.question.starts), []
-    for site in reversed(walk.graph.sites):
-        if reached.intersection(site.outputs):
-            reached.update(site.inputs)
-            paths.append(site.path)
-    return paths
+    return [b.site.path for b in reversed(walk.reverse.bound) if not isinstance(b.rule, Unreached)]
 
 
 def _name(layer):

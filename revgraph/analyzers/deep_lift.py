@@ -75,7 +75,7 @@ class DeepLIFT(ReverseAnalyzer):
 
     def _new_walk(self, graph, question):
         graph, beside = with_reference(graph)
-        return DifferenceWalk(self._reverse_graph(graph, question), question, beside, self._own_start, self._finish)
+        return DifferenceWalk(self._reverse_graph(graph, question), question, beside, self._own_start, self._finish, self.jit_compile)
 
     def _batches(self, x, batch_size, verbose):
         for inputs, samples, count in super()._batches(x, batch_size, verbose):
@@ -106,8 +106,8 @@ class DifferenceWalk(Walk):
         beside: The slot of the reference, for each slot of the graph.
     """
 
-    def __init__(self, reverse, question, beside, own, finish):
-        super().__init__(reverse, question, own, finish)
+    def __init__(self, reverse, question, beside, own, finish, jit_compile=False):
+        super().__init__(reverse, question, own, finish, jit_compile=jit_compile)
         self.beside = beside
 
     def _pulled_once(self, recording, tensors):

@@ -32,9 +32,18 @@ class ReverseGraph:
         adjust: Function `(slot, relevance) -> relevance`, applied to the summed relevance of a slot before it is handed
             on; None to leave it as it is.
         plain: Use nothing of what is known of signs and zeros, and compute every term as its rule writes it.
+        frozen: Take the weights as they are when a function is traced, for good.
     """
 
-    def __init__(self, graph: Graph, bound: tuple[Bound, ...], starts=None, adjust: Callable | None = None, plain=False):
+    def __init__(
+        self,
+        graph: Graph,
+        bound: tuple[Bound, ...],
+        starts=None,
+        adjust: Callable | None = None,
+        plain=False,
+        frozen=False,
+    ):
         self.graph = graph
         self.bound = bound
         self.adjust = adjust
@@ -48,6 +57,7 @@ class ReverseGraph:
                 nonnegative=[slot in nonnegative for slot in b.site.inputs],
                 positive=b.site in positive,
                 plain=plain,
+                frozen=frozen,
             )
             for b in bound
         )

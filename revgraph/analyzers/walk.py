@@ -40,14 +40,24 @@ class Walk:
         own: Function of an output that gives the analyzer's own start relevance.
         finish: Function of relevance, input and slot that gives what is returned for an input.
         keep: Also return the relevance at the inputs of every site.
+        jit_compile: Compile with XLA.
     """
 
-    def __init__(self, reverse: ReverseGraph, question: Question, own: Callable, finish: Callable, keep=False):
+    def __init__(
+        self,
+        reverse: ReverseGraph,
+        question: Question,
+        own: Callable,
+        finish: Callable,
+        keep=False,
+        jit_compile=False,
+    ):
         self.reverse = reverse
         self.question = question
         self.own = own
         self.finish = finish
         self.keep = keep
+        self.jit_compile = jit_compile
         self._compiled = {}
 
     @property
@@ -83,7 +93,7 @@ class Walk:
         specs = [t.specs(rank, self.graph.dtype) for t, rank in zip(chosen, ranks, strict=False)]
         key = (what, tuple(tuple((s.dtype, s.shape.rank) for s in spec) for spec in specs))
         if key not in self._compiled:
-            program = tf.function(getattr(self, f"_trace_{what}"), autograph=False)
+            program = tf.function(getattr(self, f"_trace_{what}"), autograph=False, jit_compile=self.jit_compile)
             arguments = (self.input_specs(), specs) if chosen else (self.input_specs(),)
             self._compiled[key] = program.get_concrete_function(*arguments)
         return self._compiled[key]

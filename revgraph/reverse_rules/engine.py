@@ -15,7 +15,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from revgraph.graph.operations import Affine, ordered_sum
+from revgraph.graph.operations import Affine, Operation, ordered_sum
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,11 +34,18 @@ class SafeDivide:
     epsilon: float = 1e-7
     zeros_only: bool = False
 
-    def __call__(self, r, z):
+    def __call__(self, r, z, sign=None):
+        """r / z, stabilised.
+
+        Args:
+            r, z: Tensors of one shape.
+            sign: 1 where z is known to be >= 0 and -1 where it is known to be <= 0, wherever r is not 0; None where
+                nothing is known.
+        """
         if self.zeros_only:
             return tf.math.divide_no_nan(r, tf.where(z == 0, tf.constant(self.epsilon, z.dtype), z))
         epsilon = tf.constant(self.epsilon, z.dtype)
-        return tf.math.divide_no_nan(r, z + tf.where(z >= 0, epsilon, -epsilon))
+        return tf.math.divide_no_nan(r, z + (tf.where(z >= 0, epsilon, -epsilon) if sign is None else sign * epsilon))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,7 +178,7 @@ class Rule:
         return SafeDivide(self.epsilon)
 
     def at(self, site, facts) -> "Rule":
-        """The rule for one site, with `facts` of revgraph.graph.analysis: itself, unless its formula depends on them."""
+        """The rule for one site: itself, unless it depends on `facts`, those of revgraph.graph.analysis."""
         return self
 
     def reaches(self, index) -> bool:
@@ -232,16 +239,21 @@ class Recorded:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class RecordedTerm:
-    """A term on the forward walk: z_t = sum of factor * recorded z, plus bias."""
+    """A term on the forward walk.
 
+    Args:
+        z: z_t, the sum of factor * recorded z over the pieces, and the bias.
+        pieces: Pairs (factor, recorded).
+        bias: The bias in z_t, None if there is none.
+        sign: s_t.
+        known: The sign of s_t z_t: 1 or -1, where it is the same in every entry; None otherwise.
+    """
+
+    z: tf.Tensor
     pieces: tuple[tuple[float, Recorded], ...]
     bias: tf.Tensor | None
     sign: float
-
-    @property
-    def z(self):
-        parts = [piece.z if factor == 1 else factor * piece.z for factor, piece in self.pieces]
-        return ordered_sum(parts if self.bias is None else [*parts, self.bias])
+    known: int | None
 
 
 class SiteCall:
@@ -258,15 +270,18 @@ class SiteCall:
         nonnegative: For each input, whether it is known to have no negative entry.
         positive: Whether relevance is known to arrive only where the output is positive.
         plain: Compute every term as it is written, without any of this.
+        frozen: Take the weights as they are now for good, and what rules make of them, too.
 
     Attributes:
         weights: The operation's weights by name.
     """
 
-    def __init__(self, operation, inputs, dtype, nonnegative=None, positive=False, plain=False):
+    def __init__(self, operation, inputs, dtype, nonnegative=None, positive=False, plain=False, frozen=False):
         self.operation = operation
-        self.inputs = tuple(inputs)
-        self.weights = operation.weights(dtype, self.inputs)
+        self.inputs = distinct(inputs)
+        # Weights that depend on the shape of the inputs are not constants.
+        self.frozen = frozen and type(operation).weights is Operation.weights
+        self.weights = self._constant(lambda: operation.weights(dtype, self.inputs))
         self.nonnegative = bool(nonnegative) and all(nonnegative) and not plain
         self.positive = positive and not plain
         self.plain = plain
@@ -312,10 +327,12 @@ class SiteCall:
 
     def _record(self, modify, weights: on) -> Recorded:
         """The linear part on modified inputs with modified kernels, recorded once."""
-        kernels, _ = self.operation.split(weights(self.weights))
         key = (modify, weights.signed(self._kernels) or weights)
         if key not in self._recorded or self.plain:
-            inputs = self.inputs if modify == identity else tuple(modify(x) for x in self.inputs)
+            kernels, _ = self.operation.split(self._modified(weights))
+            inputs = self.inputs
+            if modify != identity:
+                inputs = tuple(modify(x) if x.dtype.is_floating else x for x in inputs)
             self._recorded[key] = self.record(inputs, kernels)
         return self._recorded[key]
 
@@ -342,8 +359,7 @@ class SiteCall:
         if not self.nonnegative:
             return term
         if term.inputs == neg:
-            has_bias = self.operation.split(term.weights(self.weights))[1] is not None
-            return dataclasses.replace(term, inputs=tf.zeros_like) if has_bias else None
+            return None if self._bias_of(term) is None else dataclasses.replace(term, inputs=tf.zeros_like)
         return dataclasses.replace(term, inputs=identity) if term.inputs == pos else term
 
     def _term(self, term, halved) -> RecordedTerm:
@@ -353,14 +369,53 @@ class SiteCall:
             pieces = tuple((factor, self._record(term.inputs, on(w))) for factor, w in halves if factor)
         else:
             pieces = ((1.0, self._record(term.inputs, term.weights)),)
-        _, bias = self.operation.split(term.weights(self.weights))
-        if bias is not None:
-            bias = self.operation.add_bias(tf.zeros_like(pieces[0][1].z), bias)
-        return RecordedTerm(pieces, bias, term.sign)
+        bias = self._bias_of(term)
+        if bias is self._bias and pieces == ((1.0, self._recorded.get((identity, identity))),):
+            z = self.outputs[0]
+        else:
+            z = ordered_sum([piece.z if factor == 1 else factor * piece.z for factor, piece in pieces])
+            z = z if bias is None else self.operation.add_bias(z, bias)
+        return RecordedTerm(z, pieces, bias, term.sign, self._known_sign(term, z))
+
+    def _bias_of(self, term):
+        return self.operation.split(self._modified(term.weights))[1]
+
+    def _known_sign(self, term, z):
+        """The sign of s_t z_t, where input, kernel and bias have but one; None otherwise."""
+        if self.plain or not isinstance(self.operation, Affine):
+            return None
+        if self.positive and z is self.outputs[0]:
+            return 1
+        signs = {pos: 1, neg: -1, identity: 1 if self.nonnegative else None}
+        x, kernel = signs.get(term.inputs), {pos: 1, neg: -1}.get(term.weights.signed(self._kernels))
+        if x is None or kernel is None:
+            return None
+        if self._bias_of(term) is not None and {pos: 1, neg: -1}.get(term.weights.signed(["bias"])) != x * kernel:
+            return None
+        return int(x * kernel * term.sign)
+
+    def _modified(self, weights: on):
+        return self._constant(lambda: weights(self.weights))
+
+    def _constant(self, make):
+        """What `make` gives; worked out once, outside of the function that is being traced, where weights are frozen."""
+        if not self.frozen:
+            return make()
+        with tf.init_scope():
+            return make()
 
 
 def _opened(part):
     return dataclasses.replace(part, gate=None) if part.gate is where_positive else part
+
+
+def distinct(inputs) -> tuple[tf.Tensor, ...]:
+    """The inputs, with copies of those that occur before: each occurrence has a gradient of its own."""
+    seen, result = set(), []
+    for x in inputs:
+        result.append(tf.identity(x) if id(x) in seen else x)
+        seen.add(id(x))
+    return tuple(result)
 
 
 class ReplacementLayer:
@@ -407,7 +462,8 @@ def _record_parts(rule, call):
     def shares(relevance):
         for (part, terms), z_part in zip(parts, zs, strict=True):
             gated = relevance if part.gate is None else relevance * tf.cast(part.gate(z, zs), relevance.dtype)
-            yield part, terms, z_part, gated, rule.divide(gated, z_part)
+            known = {term.known for term in terms}
+            yield part, terms, z_part, gated, rule.divide(gated, z_part, known.pop() if len(known) == 1 else None)
 
     def pull(relevance):
         arriving = {}
@@ -429,7 +485,8 @@ def _record_parts(rule, call):
             stabiliser += part.weight * per_sample(gated - s * z_part)
             for term in terms:
                 if term.bias is not None:
-                    bias += part.weight * term.sign * per_sample(s * term.bias)
+                    z_bias = call.operation.add_bias(tf.zeros_like(z_part), term.bias)
+                    bias += part.weight * term.sign * per_sample(s * z_bias)
         return Absorbed(bias, stabiliser)
 
     return outputs, Pullback(pull, absorbed)
