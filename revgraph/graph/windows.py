@@ -50,7 +50,8 @@ def of_mean(axes):
     """A mean over these axes; None for all."""
 
     def count(x):
-        return tf.size(x) if axes is None else tf.reduce_prod(tf.gather(tf.shape(x), axes))
+        shape = tf.shape(x)
+        return tf.size(x) if axes is None else math.prod(shape[axis] for axis in axes)
 
     return count
 
