@@ -23,6 +23,29 @@ def matrix(function, shapes):
     return y[1:] - y[0], y[0]
 
 
+def average_pooling(x, size, strides, padding):
+    """The mean over the real elements of each window, channels last, in any number of dimensions."""
+    spatial = x.shape[1:-1]
+    windows = []
+    for n, k, s in zip(spatial, *(np.broadcast_to(v, len(spatial)) for v in (size, strides)), strict=True):
+        if padding == "valid":
+            windows.append([(i, i + k) for i in range(0, n - k + 1, s)])
+        else:
+            count = -(-n // s)
+            before = max((count - 1) * s + k - n, 0) // 2
+            windows.append([(max(i * s - before, 0), min(i * s - before + k, n)) for i in range(count)])
+    return means(x, windows)
+
+
+def means(x, windows):
+    """The mean over each window, given as pairs (start, stop) for each axis."""
+    y = np.empty((len(x), *map(len, windows), x.shape[-1]))
+    for index in np.ndindex(*map(len, windows)):
+        span = tuple(slice(*windows[axis][i]) for axis, i in enumerate(index))
+        y[(slice(None), *index)] = x[(slice(None), *span)].mean(axis=tuple(range(1, x.ndim - 1)))
+    return y
+
+
 def flat(x):
     return np.asarray(x).reshape(len(x), -1)
 

@@ -239,30 +239,11 @@ def example(name):
 
 
 def _call(layer, parts):
-    """Calls a Keras layer; 3D average pooling, which has no float64 kernel, in float32, where its weights are exact."""
+    """Calls a Keras layer; 3D average pooling, which has no float64 kernel, by counting out its windows."""
     parts = [np.asarray(part) for part in parts]
     if isinstance(layer, layers.AveragePooling3D):
-        return _average_pooling_3d(layer, parts[0])
+        return oracle.average_pooling(parts[0], layer.pool_size, layer.strides, layer.padding)
     return np.asarray(layer(parts if len(parts) > 1 else parts[0]))
-
-
-def _average_pooling_3d(layer, x):
-    """The mean over the real elements of each window, counted out."""
-    size, strides = layer.pool_size, layer.strides
-    spans = []
-    for length, k, s in zip(x.shape[1:4], size, strides, strict=True):
-        if layer.padding == "valid":
-            spans.append([(i, i + k) for i in range(0, length - k + 1, s)])
-        else:
-            count = -(-length // s)
-            before = max((count - 1) * s + k - length, 0) // 2
-            spans.append([(max(i * s - before, 0), min(i * s - before + k, length)) for i in range(count)])
-    y = np.empty((len(x), *map(len, spans), x.shape[-1]))
-    for i, (a, b) in enumerate(spans[0]):
-        for j, (c, d) in enumerate(spans[1]):
-            for k, (e, f) in enumerate(spans[2]):
-                y[:, i, j, k] = x[:, a:b, c:d, e:f].mean(axis=(1, 2, 3))
-    return y
 
 
 EVERY_RULE = (

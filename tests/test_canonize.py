@@ -1,0 +1,392 @@
+"""Canonization: every pass keeps what the graph computes, on random weights and statistics."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers, ops
+
+from revgraph.canonize import (
+    average_pooling_to_conv,
+    canonize,
+    fold_batchnorm,
+    prune,
+    split_activations,
+    split_separable,
+    strip_output_activation,
+)
+from revgraph.graph import trace
+from revgraph.graph.operations import (
+    Activation,
+    AveragePool,
+    Conv,
+    DepthwiseConv,
+    Fused,
+    Opaque,
+    Scale,
+)
+from tests import oracle
+from tests.models import ZOO, inputs_of, make, randomized
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+PASSES = split_activations, split_separable, average_pooling_to_conv, fold_batchnorm, prune, canonize
+
+
+def same(actual, expected, rtol=1e-10):
+    for a, b in zip(keras.tree.flatten(actual), keras.tree.flatten(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol * np.abs(b).max())
+
+
+def chain(shape, *sequence):
+    """A functional model of layers one after the other, with random weights."""
+    x = inputs = keras.Input(shape)
+    for layer in sequence:
+        x = layer(x)
+    return randomized(keras.Model(inputs, x))
+
+
+def kinds(graph):
+    return [type(site.operation).__name__ for site in graph.sites]
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_every_pass_keeps_the_outputs(name):
+    model = make(name)
+    x, graph = inputs_of(model), trace(model)
+    expected = model(x)
+    for rewrite in PASSES:
+        same(rewrite(graph)(x), expected)
+        graph = rewrite(graph)
+        same(graph(x), expected)
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_passes_leave_their_argument_as_it_was(name):
+    graph = trace(make(name))
+    before = graph.sites, dict(graph.specs), graph.outputs
+    for rewrite in (*PASSES, strip_output_activation):
+        rewrite(graph)
+    assert (graph.sites, graph.specs, graph.outputs) == before
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_afterwards_every_site_with_weights_is_affine(name):
+    graph = canonize(make(name))
+    assert not any(isinstance(site.operation, Fused | AveragePool | Opaque) for site in graph.sites)
+    assert canonize(graph).sites == graph.sites
+
+
+# Activations.
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda: layers.Dense(3, activation="relu"),
+        lambda: layers.Dense(3, activation="tanh", use_bias=False),
+        lambda: layers.Dense(3, activation=layers.LeakyReLU(negative_slope=0.3)),
+        lambda: layers.EinsumDense("abc,cd->abd", (None, 3), bias_axes="d", activation="elu"),
+        lambda: layers.Conv1D(3, 2, activation="gelu"),
+        lambda: layers.SeparableConv1D(3, 2, activation="softplus"),
+        lambda: layers.Conv1DTranspose(3, 2, activation=lambda x: ops.square(x)),
+        lambda: layers.DepthwiseConv1D(2, activation="softmax"),
+    ],
+)
+def test_fused_activations_become_sites(layer):
+    model = chain((4, 2), layer())
+    x = inputs_of(model)
+    graph = split_activations(trace(model))
+    assert len(graph.sites) == 2 and isinstance(graph.sites[1].operation, Activation)
+    assert graph.sites[1].path.startswith(graph.sites[0].path + "/")
+    same(graph(x), model(x))
+    same(canonize(model)(x), model(x))
+
+
+@pytest.mark.parametrize(
+    ("last", "stripped"),
+    [
+        (lambda x: layers.Dense(3, activation="softmax", name="d")(x), True),
+        (lambda x: layers.Dense(3, activation="sigmoid", name="d")(x), True),
+        (lambda x: layers.Softmax()(layers.Dense(3, name="d")(x)), True),
+        (lambda x: layers.Activation("softmax")(layers.Dense(3, name="d")(x)), True),
+        (lambda x: layers.Activation("log_softmax")(layers.Dense(3, name="d")(x)), True),
+        (lambda x: ops.softmax(layers.Dense(3, name="d")(x)), True),
+        (lambda x: ops.sigmoid(layers.Dense(3, name="d")(x)), True),
+        (lambda x: ops.cast(ops.softmax(layers.Dense(3, name="d")(x)), "float32"), True),
+        (lambda x: layers.Dense(3, activation="relu", name="d")(x), False),
+        (lambda x: layers.Dense(3, name="d")(x), False),
+        (lambda x: layers.Dense(3, activation="tanh", name="d")(x), False),
+    ],
+)
+def test_probabilities_give_way_to_logits(last, stripped):
+    inputs = keras.Input((4,))
+    model = randomized(keras.Model(inputs, last(inputs)))
+    x = inputs_of(model)
+    graph = strip_output_activation(split_activations(trace(model)))
+    logits = ops.matmul(x, model.get_layer("d").kernel) + model.get_layer("d").bias
+    same(graph(x), logits if stripped else model(x), rtol=1e-7)
+
+
+def test_every_head_is_stripped_and_what_nobody_reads_is_dropped():
+    inputs = keras.Input((4,))
+    x = layers.Dense(3, name="trunk")(inputs)
+    gate = layers.Activation("sigmoid", name="gate")(x)
+    outputs = {"a": layers.Softmax(name="softmax")(x), "b": layers.Dense(2, name="b")(gate), "c": gate}
+    graph = strip_output_activation(trace(randomized(keras.Model(inputs, outputs))))
+    assert [site.path for site in graph.sites] == ["trunk", "gate", "b"]
+    assert graph.outputs["a"] == graph.outputs["c"] == graph.sites[0].outputs[0]
+
+
+# Average pooling.
+
+POOLS = [
+    (layers.AveragePooling1D, (7, 2), {"pool_size": 3}),
+    (layers.AveragePooling1D, (7, 2), {"pool_size": 3, "strides": 2, "padding": "same"}),
+    (layers.AveragePooling1D, (7, 2), {"pool_size": 2, "strides": 1, "padding": "same"}),
+    (layers.AveragePooling2D, (5, 6, 2), {"pool_size": 2}),
+    (layers.AveragePooling2D, (5, 6, 2), {"pool_size": (3, 2), "strides": (1, 3), "padding": "same"}),
+    (layers.AveragePooling2D, (5, 6, 2), {"pool_size": 4, "strides": 2, "padding": "same"}),
+    (layers.AveragePooling3D, (4, 5, 3, 2), {"pool_size": 2}),
+    (layers.AveragePooling3D, (4, 5, 3, 2), {"pool_size": (3, 2, 2), "strides": 2, "padding": "same"}),
+    (layers.GlobalAveragePooling1D, (5, 2), {}),
+    (layers.GlobalAveragePooling2D, (3, 4, 2), {"keepdims": True}),
+    (layers.GlobalAveragePooling3D, (2, 3, 2, 2), {}),
+]
+if hasattr(layers, "AdaptiveAveragePooling2D"):
+    POOLS += [
+        (layers.AdaptiveAveragePooling1D, (7, 2), {"output_size": 3}),
+        (layers.AdaptiveAveragePooling2D, (7, 5, 2), {"output_size": (3, 5)}),
+    ]
+
+
+def expected_pooling(cls, x, options):
+    """What the pooling is defined to give, channels last: means over windows, counted out."""
+    spatial = x.shape[1:-1]
+    if "output_size" in options:
+        sizes = np.broadcast_to(options["output_size"], len(spatial))
+        windows = [[(i * n // m, -(-(i + 1) * n // m)) for i in range(m)] for n, m in zip(spatial, sizes, strict=True)]
+        return oracle.means(x, windows)
+    if "pool_size" not in options:
+        return x.mean(axis=tuple(range(1, x.ndim - 1)), keepdims=options.get("keepdims", False))
+    strides = options.get("strides", options["pool_size"])
+    return oracle.average_pooling(x, options["pool_size"], strides, options.get("padding", "valid"))
+
+
+@pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
+@pytest.mark.parametrize(("cls", "shape", "options"), POOLS)
+def test_average_pooling_of_every_kind(cls, shape, options, data_format, rng):
+    first = data_format == "channels_first"
+    inputs = keras.Input((shape[-1], *shape[:-1]) if first else shape)
+    model = keras.Model(inputs, cls(**options, data_format=data_format)(inputs))
+    graph = average_pooling_to_conv(trace(model))
+    assert kinds(graph) == ["ChannelDiagonalConv"]
+    x = rng.normal(size=(2, *shape))
+    given = tf.constant(np.moveaxis(x, -1, 1) if first else x)
+    actual = np.asarray(graph(given))
+    if first and actual.ndim == x.ndim:
+        actual = np.moveaxis(actual, 1, -1)
+    same(actual, expected_pooling(cls, x, options))
+    W, _ = oracle.matrix(lambda parts: graph(parts[0]), [given.shape[1:]])
+    kernel = graph.sites[0].operation.weights("float64", [given])["kernel"]
+    np.testing.assert_allclose(np.broadcast_to(kernel, graph(given).shape)[0].ravel(), W.max(0))
+
+
+def test_average_pooling_of_images_of_any_size(rng):
+    inputs = keras.Input((None, None, 2))
+    x = layers.AveragePooling2D(3, strides=2, padding="same")(inputs)
+    model = keras.Model(inputs, layers.GlobalAveragePooling2D()(x))
+    graph = canonize(model)
+    for size in (4, 7):
+        x = rng.normal(size=(2, size, size + 1, 2))
+        same(graph(x), model(x))
+
+
+@pytest.mark.parametrize("axis", [1, (1, 2), -1, (0,)])
+@pytest.mark.parametrize("function", [ops.mean, ops.sum])
+def test_means_and_sums_of_axes(function, axis, rng):
+    inputs = keras.Input((3, 4, 2))
+    model = keras.Model(inputs, function(inputs, axis=axis))
+    graph = canonize(model)
+    assert kinds(graph) == ["ChannelDiagonalConv"]
+    x = rng.normal(size=(2, 3, 4, 2))
+    same(graph(x), model(x))
+
+
+# Separable convolutions.
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (lambda: layers.SeparableConv1D(3, 2, strides=2, padding="same", depth_multiplier=2), (5, 2)),
+        (lambda: layers.SeparableConv1D(3, 2, dilation_rate=2), (5, 2)),
+        (lambda: layers.SeparableConv2D(3, 3, use_bias=False), (4, 5, 2)),
+        (lambda: layers.SeparableConv2D(3, 2, padding="same", dilation_rate=2, activation="relu"), (4, 5, 2)),
+    ],
+)
+def test_separable_convolutions_become_two(layer, shape):
+    model = chain(shape, layer())
+    graph = split_separable(split_activations(trace(model)))
+    path = model.layers[-1].name
+    assert [site.path for site in graph.sites][:2] == [f"{path}/depthwise", f"{path}/pointwise"]
+    assert isinstance(graph.sites[0].operation, DepthwiseConv) and isinstance(graph.sites[1].operation, Conv)
+    x = inputs_of(model)
+    same(graph(x), model(x))
+
+
+# Batch normalization.
+
+
+def bn(**options):
+    return layers.BatchNormalization(**{"epsilon": 0.02, **options})
+
+
+LINEAR = {
+    "Dense": (lambda b: layers.Dense(4, use_bias=b), (3,)),
+    "Dense on a sequence": (lambda b: layers.Dense(4, use_bias=b), (5, 3)),
+    "EinsumDense": (lambda b: layers.EinsumDense("abc,cd->abd", (None, 4), bias_axes="d" if b else None), (5, 3)),
+    "Conv1D": (lambda b: layers.Conv1D(4, 2, padding="causal", use_bias=b), (5, 3)),
+    "Conv2D": (lambda b: layers.Conv2D(4, 3, padding="same", strides=2, use_bias=b), (5, 4, 3)),
+    "Conv2D groups": (lambda b: layers.Conv2D(4, 2, groups=2, use_bias=b), (4, 4, 6)),
+    "Conv3D": (lambda b: layers.Conv3D(2, 2, padding="same", use_bias=b), (3, 3, 2, 2)),
+    "Conv1DTranspose": (lambda b: layers.Conv1DTranspose(4, 3, strides=2, use_bias=b), (4, 3)),
+    "Conv2DTranspose": (lambda b: layers.Conv2DTranspose(4, 3, padding="same", use_bias=b), (3, 4, 2)),
+    "Conv3DTranspose": (lambda b: layers.Conv3DTranspose(2, 2, use_bias=b), (2, 2, 2, 3)),
+    "DepthwiseConv1D": (lambda b: layers.DepthwiseConv1D(3, depth_multiplier=2, use_bias=b), (5, 3)),
+    "DepthwiseConv2D": (
+        lambda b: layers.DepthwiseConv2D(3, padding="same", depth_multiplier=2, use_bias=b),
+        (4, 4, 3),
+    ),
+    "SeparableConv2D": (lambda b: layers.SeparableConv2D(4, 3, padding="same", use_bias=b), (4, 4, 3)),
+}
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("name", LINEAR)
+def test_batch_normalization_after_a_linear_layer_is_folded(name, bias):
+    make_layer, shape = LINEAR[name]
+    model = chain(shape, make_layer(bias), bn())
+    x, graph = inputs_of(model), canonize(model)
+    assert not any(isinstance(site.operation, Scale) for site in graph.sites)
+    assert graph.sites[-1].merged == (model.layers[-1].name,)
+    same(graph(x), model(x))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("name", [name for name in LINEAR if name != "EinsumDense"])
+def test_batch_normalization_before_a_linear_layer_is_folded(name, bias):
+    """Zeros that a convolution pads with are not shifted: the border is right, too."""
+    make_layer, shape = LINEAR[name]
+    model = chain(shape, bn(), make_layer(bias))
+    x, graph = inputs_of(model), canonize(model)
+    assert not any(isinstance(site.operation, Scale) for site in graph.sites)
+    assert graph.sites[0].merged == (model.layers[1].name,)
+    same(graph(x), model(x))
+
+
+@pytest.mark.parametrize(
+    "options", [{"center": False}, {"scale": False}, {"center": False, "scale": False}, {"epsilon": 1e-5}]
+)
+@pytest.mark.parametrize("before", [True, False])
+def test_batch_normalization_without_parts(options, before):
+    conv, norm = layers.Conv2D(4, 3, padding="same"), bn(**options)
+    model = chain((4, 4, 3), *((norm, conv) if before else (conv, norm)))
+    x, graph = inputs_of(model), canonize(model)
+    assert kinds(graph) == ["Conv"]
+    same(graph(x), model(x))
+
+
+@pytest.mark.parametrize(
+    ("sequence", "expected"),
+    [
+        (lambda: [layers.Conv2D(3, 2), bn(), bn()], ["Conv"]),
+        (lambda: [bn(), bn(), layers.Conv2D(3, 2, padding="same")], ["Conv"]),
+        (lambda: [bn(), layers.Conv2D(3, 2, padding="same"), bn()], ["Conv"]),
+        (lambda: [layers.Conv2D(3, 2), bn(), layers.Conv2D(3, 2), bn()], ["Conv", "Conv"]),
+        (lambda: [bn(), bn(), layers.ReLU()], ["BatchNorm", "Activation"]),
+        (lambda: [layers.ReLU(), bn(), layers.ReLU()], ["Activation", "BatchNorm", "Activation"]),
+        (lambda: [layers.Conv2D(3, 2, activation="relu"), bn()], ["Conv", "Activation", "BatchNorm"]),
+        (lambda: [bn(), layers.Dropout(0.5), layers.Conv2D(3, 2)], ["Conv"]),
+        (lambda: [bn(axis=1), layers.Conv2D(3, 2)], ["BatchNorm", "Conv"]),
+        (lambda: [layers.Conv2D(3, 2), bn(axis=1)], ["Conv", "BatchNorm"]),
+        (lambda: [bn(), layers.Flatten(), layers.Dense(2)], ["BatchNorm", "Routing", "Dense"]),
+        (lambda: [bn(), layers.MaxPooling2D(2)], ["BatchNorm", "Routing"]),
+    ],
+)
+def test_chains_and_what_is_not_folded(sequence, expected):
+    model = chain((4, 5, 3), *sequence())
+    x, graph = inputs_of(model), canonize(model)
+    assert kinds(graph) == expected
+    same(graph(x), model(x))
+
+
+def test_batch_normalization_along_channels_first(rng):
+    """Folded along the channel axis, wherever that is; there is no CPU kernel to compare the model itself with."""
+    conv, norm = layers.Conv2D(3, 2, data_format="channels_first", padding="same"), bn(axis=1)
+    model = chain((2, 4, 5), norm_first := bn(axis=1), conv, norm)
+    twin_conv, twins = layers.Conv2D(3, 2, padding="same"), [bn(), bn()]
+    twin = chain((4, 5, 2), twins[0], twin_conv, twins[1])
+    for a, b in ((norm_first, twins[0]), (conv, twin_conv), (norm, twins[1])):
+        b.set_weights(a.get_weights())
+    graph = canonize(model)
+    assert kinds(graph) == ["Conv"]
+    x = rng.normal(size=(2, 2, 4, 5))
+    same(np.moveaxis(graph(x), 1, -1), twin(np.moveaxis(x, 1, -1)))
+
+
+def test_what_is_read_twice_is_not_folded():
+    inputs = keras.Input((4,))
+    x = layers.Dense(3, name="dense")(inputs)
+    y = bn(name="bn")(x)
+    model = randomized(keras.Model(inputs, layers.Add()([x, y])))
+    graph, data = canonize(model), inputs_of(model)
+    assert kinds(graph) == ["Dense", "BatchNorm", "Sum"]
+    same(graph(data), model(data))
+    model = randomized(keras.Model(inputs, [x, y]))
+    same(canonize(model)(data), model(data))
+    assert len(canonize(model).sites) == 2
+
+
+def test_what_is_kept_is_not_folded():
+    model = chain((4,), layers.Dense(3, name="dense"), bn(name="bn"))
+    graph = trace(model)
+    (between,) = graph.sites[0].outputs
+    kept = canonize(graph, keep=[between])
+    assert kinds(kept) == ["Dense", "BatchNorm"]
+    x = inputs_of(model)
+    same(kept.run([x])[between], model.get_layer("dense")(x))
+
+
+def test_a_shared_batch_normalization_is_folded_at_each_call():
+    inputs = keras.Input((4,))
+    norm = bn(name="bn")
+    x = layers.Add()([norm(layers.Dense(3)(inputs)), norm(layers.Dense(3)(inputs))])
+    model = randomized(keras.Model(inputs, x))
+    graph, data = canonize(model), inputs_of(model)
+    assert kinds(graph) == ["Dense", "Dense", "Sum"]
+    assert [site.merged for site in graph.sites[:2]] == [("bn",), ("bn#2",)]
+    same(graph(data), model(data))
+
+
+def test_scalars_after_a_linear_layer_are_folded():
+    inputs = keras.Input((4,))
+    model = randomized(keras.Model(inputs, layers.Dense(3)(inputs) * 0.1 - 2.0))
+    graph, x = canonize(model), inputs_of(model)
+    assert kinds(graph) == ["Dense"]
+    same(graph(x), model(x))
+
+
+def test_weights_assigned_later_are_seen_through_the_folding():
+    model = chain((4, 4, 3), bn(), layers.Conv2D(3, 2, padding="same"), bn(), layers.SeparableConv2D(2, 2), bn())
+    graph, x = canonize(model), inputs_of(model)
+    before = model(x)
+    randomized(model, seed=7)
+    assert np.abs(model(x) - before).max() > 0.1
+    same(graph(x), model(x))
+
+
+def test_the_canonized_graph_prints_what_was_merged():
+    text = str(canonize(make("cnn")))
+    line = next(line for line in text.splitlines() if line.startswith("conv1"))
+    assert line.split() == ["conv1", "Conv", "(?,", "8,", "8,", "4)", "bn"]
