@@ -8,19 +8,24 @@ from typing import Any
 
 import keras
 
-from revgraph.graph.analysis import Facts, is_linear_layer, is_relu
+from revgraph.graph.analysis import SATURATING, Facts, is_linear_layer, is_relu
 from revgraph.graph.bounds import Bounds
 from revgraph.graph.graph import Graph, Site
 from revgraph.graph.operations import (
     Activation,
     ChannelDiagonalConv,
+    Contraction,
     Convolutional,
     Dense,
     Einsum,
     Embedding,
+    Interpolation,
+    LinearMap,
+    Normalize,
     Opaque,
     Operation,
     Product,
+    Quotient,
     Routing,
     Scale,
     Sum,
@@ -28,17 +33,24 @@ from revgraph.graph.operations import (
 from revgraph.graph.tables import Table, Tabular
 from revgraph.reverse_rules import (
     AlphaBeta,
+    Bilinear,
     DeconvNet,
     Epsilon,
+    Equal,
     Flat,
     Gamma,
+    Gate,
     GuidedBackprop,
+    IdentityBranch,
     Jacobian,
     Norm,
+    Only,
     Pass,
     ReLUBetaSmooth,
     Rule,
+    Saturation,
     SumOverEmbedding,
+    Unreached,
     WSquare,
     Z,
     ZBox,
@@ -95,6 +107,15 @@ ACTIVATION = operations(Activation, text="activations")
 RELU = Matcher(lambda site, facts: is_relu(site.operation), "ReLUs")
 ROUTING = operations(Routing, text="routing")
 PRODUCT = operations(Product, text="products")
+CONTRACTION = operations(Contraction, text="products of matrices")
+QUOTIENT = operations(Quotient, text="quotients")
+NORMALIZATION = operations(Normalize, text="normalization of samples")
+LINEAR_MAP = operations(LinearMap, text="linear maps")
+INTERPOLATION = operations(Interpolation, text="interpolation")
+SATURATION = Matcher(
+    lambda site, facts: isinstance(site.operation, Activation) and site.operation.name in SATURATING,
+    "activations with a bound",
+)
 EMBEDDING = operations(Embedding, text="embeddings")
 FIRST = Matcher(lambda site, facts: site in facts.first_linear, "first linear layer")
 ANY = Matcher(lambda site, facts: True, "everything")
@@ -238,7 +259,7 @@ class Composite(Tabular):
         return Composite(*entries, defaults=[(m, change(r)) for m, r in self.defaults], name=self.name)
 
     def bind(self, graph: Graph, input_bounds=None) -> tuple[Bound, ...]:
-        """The rule of each site.
+        """The rule of each site; `Unreached` for those to which no relevance comes.
 
         Args:
             graph: The graph.
@@ -249,19 +270,33 @@ class Composite(Tabular):
             ValueError: A `ZBox` without bounds, where none are declared for the input either.
         """
         facts = Facts(graph)
-        return tuple(self._bind(site, facts, input_bounds) for site in graph.sites)
+        reached, bound, missing = set(graph.output_slots), [], None
+        for site in reversed(graph.sites):
+            if reached.isdisjoint(site.outputs):
+                bound.append(Bound(site, Unreached(), "no relevance comes here"))
+                continue
+            entry = self._bind(site, facts, input_bounds)
+            if entry is None:
+                missing = site
+                reached.update(site.inputs)
+                continue
+            bound.append(entry)
+            reached.update(slot for i, slot in enumerate(site.inputs) if entry.rule.reaches(i, graph.specs[slot].dtype))
+        if missing is not None:
+            raise NotAnalyzeableModelException(
+                f"No rule for {missing.path!r} ({_class_name(missing)}): composite {self.name!r} has no entry that "
+                f"matches it. Give it one, for example\n"
+                f'    revgraph.create_analyzer("lrp", model, rule=revgraph.Composite(({_class_name(missing)}, '
+                f"revgraph.reverse_rules.Epsilon()), ...))\n"
+                f'or use a gradient method such as "input_t_gradient".'
+            )
+        return tuple(reversed(bound))
 
     def _bind(self, site, facts, input_bounds):
         for match, rule in (*self.entries, *self.defaults):
             if match(site, facts):
-                return Bound(site, _boxed(rule, site, facts.graph, input_bounds), str(match))
-        raise NotAnalyzeableModelException(
-            f"No rule for {site.path!r} ({_class_name(site)}): composite {self.name!r} has no entry that matches it. "
-            f"Give it one, for example\n"
-            f'    revgraph.create_analyzer("lrp", model, rule=revgraph.Composite(({_class_name(site)}, '
-            f"revgraph.reverse_rules.Epsilon()), ...))\n"
-            f'or use a gradient method such as "input_t_gradient".'
-        )
+                return Bound(site, _boxed(rule.at(site, facts), site, facts.graph, input_bounds), str(match))
+        return None
 
     def __repr__(self):
         return f"<Composite {self.name!r}: {len(self.entries)} entries>"
@@ -301,8 +336,44 @@ STRUCTURE = (
     (SUM, Epsilon()),
     (POOLING, Norm()),
     (SCALE, Pass()),
+    (NORMALIZATION, Epsilon(bias=False)),
+    (LINEAR_MAP, Epsilon()),
+    (PRODUCT, Gate()),
+    (CONTRACTION, Gate()),
+    (QUOTIENT, Only(0)),
 )
 """Rules for everything that has no kernel, tried after a composite's own entries."""
+
+ADD = {
+    "proportional": (),
+    "z_plus": ((SUM, ZPlus()),),
+    "equal": ((SUM, Equal()),),
+    "identity": ((SUM, IdentityBranch()),),
+}
+"""How a sum shares relevance out: in proportion to its summands, to their positive parts, equally, to the shortcut."""
+
+GATES = {
+    "signal": (),
+    "uniform": ((PRODUCT, Equal()), (CONTRACTION, Bilinear())),
+}
+"""How products share relevance out: all to the signal, or equally."""
+
+
+def merging(add="proportional", gate="signal") -> tuple:
+    """Entries for the operations that merge tensors, to be tried before a composite's own.
+
+    Args:
+        add: A key of `ADD`.
+        gate: A key of `GATES`.
+
+    Raises:
+        ValueError: It is none.
+    """
+    for name, value, choices in (("add", add, ADD), ("gate", gate, GATES)):
+        if value not in choices:
+            raise ValueError(f"{name} is one of {', '.join(map(repr, choices))}. Received: {value!r}.")
+    return (*ADD[add], *GATES[gate])
+
 
 GRADIENT = Composite((EMBEDDING, SumOverEmbedding()), (ANY, Jacobian()), name="gradient")
 INPUT_TIMES_GRADIENT = Composite(
@@ -327,9 +398,24 @@ def everywhere(rule: Rule) -> Composite:
     Scale and shift take part in Z and Epsilon, through which other rules pass; Flat, WSquare and ZBox apply to average
     pooling as they are, where other rules share out in proportion.
     """
-    scale = [(SCALE, rule)] if isinstance(rule, Z | Epsilon) else []
+    if isinstance(rule, Z | Epsilon):
+        defaults = (*_affine(rule), *STRUCTURE)
+        return Composite((LINEAR, rule), (SCALE, rule), defaults=defaults, name=type(rule).__name__)
     pooling = [(POOLING, rule)] if isinstance(rule, Flat | WSquare | ZBox) else []
-    return Composite((LINEAR, rule), *scale, *pooling, name=type(rule).__name__)
+    return Composite((LINEAR, rule), *pooling, name=type(rule).__name__)
+
+
+def _affine(rule):
+    """Entries by which everything affine, or affine in pieces, gets Z or Epsilon, or what conserves as precisely."""
+    tight = min(rule.epsilon, Epsilon().epsilon)
+    return (
+        (SUM, Epsilon(tight)),
+        (POOLING, Norm(epsilon=tight)),
+        (NORMALIZATION, rule),
+        (LINEAR_MAP, rule),
+        (INTERPOLATION, rule),
+        (SATURATION, Saturation()),
+    )
 
 
 def epsilon_plus(epsilon=1e-6) -> Composite:

@@ -110,6 +110,10 @@ class LRP(ReverseAnalyzer):
         until_layer_rule: See `until_layer_idx`.
         bn_layer_rule: Rule of BatchNormalization that is not folded; with it nothing is folded.
         convention: `"paper"`, or `"innvestigate"` for the numbers of iNNvestigate 2.1.2.
+        add: How sums such as residual connections share relevance out: `"proportional"` to the summands, `"z_plus"`,
+            to their positive parts, `"equal"`, or `"identity"`, all to the shortcut.
+        gate: How products share it out: all to the `"signal"`, and none to the gates [Arras et al., 2017], or
+            `"uniform"` [Achtibat et al., 2024].
         **options: See `Analyzer`.
 
     Example:
@@ -129,6 +133,8 @@ class LRP(ReverseAnalyzer):
         until_layer_rule=None,
         bn_layer_rule=None,
         convention="paper",
+        add="proportional",
+        gate="signal",
         **options,
     ):
         if rule is None:
@@ -150,6 +156,7 @@ class LRP(ReverseAnalyzer):
             extra.append((_until(model, until_layer_idx), as_rule(until_layer_rule)))
         if self.bn_layer_rule is not None:
             extra.append((BatchNorm, self.bn_layer_rule))
+        extra.extend(composites.merging(add, gate))
         composite = Composite(*extra, *composite.entries, defaults=composite.defaults, name=composite.name)
         if options.get("allow_lambda_layers"):
             lambdas = (keras.layers.Lambda, Jacobian())

@@ -1,9 +1,10 @@
 """Graphs rewritten into the form on which rules are defined."""
 
+from revgraph.canonize.folding import fold_batchnorm, fold_padding
 from revgraph.canonize.passes import (
     average_pooling_to_conv,
     canonize,
-    fold_batchnorm,
+    hold_deviations,
     prune,
     split_activations,
     split_separable,
@@ -14,6 +15,8 @@ __all__ = [
     "average_pooling_to_conv",
     "canonize",
     "fold_batchnorm",
+    "fold_padding",
+    "hold_deviations",
     "prune",
     "split_activations",
     "split_separable",

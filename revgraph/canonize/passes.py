@@ -7,22 +7,19 @@ what the graph computes.
 import dataclasses
 
 import keras
-import tensorflow as tf
 
+from revgraph.canonize.folding import fold_batchnorm, fold_padding
 from revgraph.graph.graph import Graph, Site, Spec
 from revgraph.graph.operations import (
     Activation,
-    Affine,
     AveragePool,
-    BatchNorm,
     ChannelDiagonalConv,
     Conv,
     DepthwiseConv,
     Fused,
+    Normalize,
     Routing,
-    Scale,
     SeparableConv,
-    along,
     reading,
 )
 from revgraph.graph.tracing import trace
@@ -35,7 +32,8 @@ def canonize(model, keep=()) -> Graph:
     """Rewrites a model into the form that rules are defined on; the result computes the same outputs.
 
     Fused activations become sites of their own, separable convolutions their two parts, average pooling a
-    channel-diagonal convolution, and BatchNormalization is folded into the linear layer beside it.
+    channel-diagonal convolution; zero padding and BatchNormalization are folded into the linear layer beside them, and
+    normalizations of a sample by its own statistics become affine.
 
     Args:
         model: A built Keras model, or a `Graph`.
@@ -51,7 +49,7 @@ def canonize(model, keep=()) -> Graph:
         np.testing.assert_allclose(graph(x), model(x), rtol=1e-4)
     """
     graph = trace(model)
-    for rewrite in (split_activations, split_separable, average_pooling_to_conv, fold_batchnorm):
+    for rewrite in PASSES:
         graph = rewrite(graph, frozenset(keep))
     return graph
 
@@ -152,101 +150,31 @@ def _separable_parts(operation):
     return depthwise, Conv(second, one, "valid", one, operation.data_format)
 
 
-def fold_batchnorm(graph: Graph, keep=frozenset()) -> Graph:
-    """Folds per-channel scale and shift, BatchNormalization above all, into the linear site beside them.
+def hold_deviations(graph: Graph, keep=frozenset()) -> Graph:
+    r"""Makes normalization of a sample by its own statistics an affine site: the standard deviation counts as constant.
 
-    w <- w gamma / sqrt(variance + epsilon), b <- (b - mean) gamma / sqrt(variance + epsilon) + beta, computed from
-    the live variables at each call. What has no linear neighbour stays an affine site of its own.
+    z = (x - mean(x)) / c * gamma + beta with c = sqrt(variance(x) + epsilon) held constant, so that mean subtraction
+    takes part as the linear map that it is, R_j = sum_k x_j (delta_jk - 1/n) / (x_k - mean(x)) R_k, and the
+    division passes relevance on.
+
+    Reference:
+        Ali et al.: XAI for Transformers: Better Explanations through Conservative Propagation. ICML, 2022.
     """
-    readers, held = graph.consumers(), {*graph.output_slots, *keep}
 
-    def alone(slot):
-        return slot not in held and len(readers[slot]) == 1
+    def rewrite(site):
+        if not isinstance(site.operation, Normalize):
+            return site
+        return dataclasses.replace(site, operation=dataclasses.replace(site.operation, held=True))
 
-    writer = {}
-    for site in graph.sites:
-        before = writer.get(site.inputs[0]) if isinstance(site.operation, Scale) else None
-        merged = _after(before, site, graph) if before is not None and alone(site.inputs[0]) else None
-        if merged is not None:
-            del writer[before.outputs[0]]
-        site = merged or site
-        writer.update(dict.fromkeys(site.outputs, site))
-    reader = {}
-    for site in reversed(_in_order(writer, graph)):
-        after = reader.get(site.outputs[0]) if _is_batchnorm(site) and alone(site.outputs[0]) else None
-        merged = _before(site, after, graph) if after is not None else None
-        if merged is not None:
-            del writer[site.outputs[0]]
-            writer[after.outputs[0]] = merged
-        site = merged or site
-        reader.update(dict.fromkeys(site.inputs, site))
-    return graph.rewrite(_in_order(writer, graph))
+    return graph.rewrite(map(rewrite, graph.sites))
 
 
-def _in_order(writer, graph):
-    """The sites that are left, where their outputs stood in the graph."""
-    position = {slot: i for i, site in enumerate(graph.sites) for slot in site.outputs}
-    return sorted(dict.fromkeys(writer.values()), key=lambda site: position[site.outputs[0]])
-
-
-def _is_batchnorm(site):
-    # Other scales in front of a linear layer are preprocessing of the input, whose relevance users want to see.
-    return isinstance(site.operation, BatchNorm)
-
-
-def _fits(scale, axis, rank):
-    """Whether the scale is a vector along this axis, or a scalar."""
-    if scale.axis is not None:
-        return scale.axis % rank == axis
-    return all(w.shape.rank == 0 for w in scale.read("float32").values())
-
-
-def _after(linear, scale, graph):
-    """linear -> scale as one site; None where they do not fit."""
-    operation, factor = linear.operation, scale.operation
-    rank = len(graph.specs[linear.outputs[0]].shape)
-    if not isinstance(operation, Affine) or operation.output_axis(rank) is None:
-        return None
-    if not _fits(factor, operation.output_axis(rank), rank):
-        return None
-
-    def spread(vector):
-        return vector if isinstance(operation, Scale) else along(vector, operation.output_axis(rank), rank)
-
-    def read(dtype):
-        weights, by = operation.read(dtype), factor.read(dtype)
-        kernels, bias = operation.split(weights)
-        merged = operation.scale_outputs(kernels, by["kernel"])
-        terms = [] if bias is None else [bias * spread(by["kernel"])]
-        terms += [spread(by["bias"])] if "bias" in by else []
-        return {**merged, "bias": sum(terms[1:], terms[0])} if terms else merged
-
-    merged = (*linear.merged, scale.path, *scale.merged)
-    folded = dataclasses.replace(operation, reader=read)
-    return Site(linear.path, folded, linear.inputs, scale.outputs, linear.layer, merged)
-
-
-def _before(scale, linear, graph):
-    """scale -> linear as one site; None where they do not fit, or where the border cannot be kept right."""
-    operation, factor = linear.operation, scale.operation
-    shape = graph.specs[scale.outputs[0]].shape
-    rank = len(shape)
-    if not isinstance(operation, Affine) or operation.input_axis(rank) is None or None in shape[1:]:
-        return None
-    if not _fits(factor, operation.input_axis(rank), rank):
-        return None
-
-    def read(dtype):
-        weights, by = operation.read(dtype), factor.read(dtype)
-        kernels, bias = operation.split(weights)
-        terms = [] if bias is None else [bias]
-        if "bias" in by:
-            # The linear map of the shift itself: zeros that the convolution pads with are not shifted.
-            shift = tf.broadcast_to(along(by["bias"], operation.input_axis(rank), rank), (1, *shape[1:]))
-            terms.append(operation.linear((shift,), kernels))
-        merged = operation.scale_inputs(kernels, by["kernel"])
-        return {**merged, "bias": sum(terms[1:], terms[0])} if terms else merged
-
-    merged = (scale.path, *scale.merged, *linear.merged)
-    folded = dataclasses.replace(operation, reader=read)
-    return Site(linear.path, folded, scale.inputs, linear.outputs, linear.layer, merged)
+PASSES = (
+    split_activations,
+    split_separable,
+    average_pooling_to_conv,
+    hold_deviations,
+    fold_padding,
+    fold_batchnorm,
+)
+"""The passes of `canonize`, in their order."""

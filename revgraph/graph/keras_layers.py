@@ -27,6 +27,7 @@ from revgraph.graph.operations import (
     Routing,
     SeparableConv,
     Sum,
+    ZeroPad,
     constant,
     live,
     reading,
@@ -204,6 +205,15 @@ def _routing(layer, template, outputs):
     return Routing(template.bind(layer.call), type(layer).__name__, len(outputs))
 
 
+def _zero_padding(layer, template, outputs):
+    widths = layer.padding if isinstance(layer.padding[0], tuple | list) else (layer.padding,)
+    widths = tuple(tuple(pair) for pair in widths)
+    ends = ((0, 0),)
+    first = getattr(layer, "data_format", "channels_last") == "channels_first"
+    around = (*ends, *ends, *widths) if first else (*ends, *widths, *ends)
+    return ZeroPad(template.bind(layer.call), type(layer).__name__, widths=around)
+
+
 def _resizing(layer, template, outputs):
     # The nearest neighbour is a selection; splines have negative weights.
     kind = getattr(layer, "interpolation", "nearest")
@@ -332,8 +342,8 @@ VIEWS = {
         "Concatenate", "CenterCrop", "Cropping1D", "Cropping2D", "Cropping3D", "Flatten", "GlobalMaxPooling1D",
         "GlobalMaxPooling2D", "GlobalMaxPooling3D", "AdaptiveMaxPooling1D", "AdaptiveMaxPooling2D",
         "AdaptiveMaxPooling3D", "Masking", "Maximum", "Minimum", "Permute", "RandomCrop", "RepeatVector", "Reshape",
-        "ZeroPadding1D", "ZeroPadding2D", "ZeroPadding3D",
     ),
+    **_table(_zero_padding, "ZeroPadding1D", "ZeroPadding2D", "ZeroPadding3D"),
     **_table(_resizing, "Resizing", "UpSampling1D", "UpSampling2D", "UpSampling3D"),
     **_table(_max_pool, "MaxPooling1D", "MaxPooling2D", "MaxPooling3D"),
     **_table(

@@ -28,6 +28,7 @@ from revgraph.graph.operations import (
     Scale,
     SeparableConv,
     Sum,
+    ZeroPad,
     constant,
     live,
     reading,
@@ -395,10 +396,15 @@ def _max_pool(operation, template, outputs):
 
 
 def _pad(operation, template, outputs):
+    function, mode = template.bind(operation.call), operation.mode
+    if mode != "constant":
+        return Routing(function, "Pad")
     fill = template.argument(operation.call, "constant_values")
-    if fill is None or not np.any(np.asarray(ops.convert_to_numpy(fill))):
-        return Routing(template.bind(operation.call), "Pad")
-    return None
+    if fill is not None and np.any(np.asarray(ops.convert_to_numpy(fill))):
+        return None
+    rank = len(outputs[0].shape)
+    widths = np.broadcast_to(np.asarray(operation.pad_width), (rank, 2))
+    return ZeroPad(function, "Pad", widths=tuple(map(tuple, widths.tolist())))
 
 
 ARITHMETIC = {

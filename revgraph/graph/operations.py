@@ -108,7 +108,8 @@ class Affine(Operation):
 
     def add_bias(self, z, bias) -> tf.Tensor:
         """z + bias."""
-        return z + bias
+        vector = bias.shape.rank == 1 and bias.shape[0] == z.shape[-1] and z.shape.rank > 1
+        return tf.nn.bias_add(z, bias) if vector else z + bias
 
     def __call__(self, inputs, weights):
         z = self.linear(inputs, weights)
@@ -174,8 +175,17 @@ class Einsum(Affine):
         _, kernel, output = self._axes()
         return rank - 1 if kernel[-1] == output[-1] else None
 
+    def input_axis(self, rank):
+        x, kernel, output = self._axes()
+        return rank - 1 if x[-1] in kernel and x[-1] not in output else None
+
     def scale_outputs(self, weights, scale):
         return {"kernel": weights["kernel"] * scale}
+
+    def scale_inputs(self, weights, scale):
+        x, axes, _ = self._axes()
+        kernel = weights["kernel"]
+        return {"kernel": kernel * along(scale, axes.index(x[-1]), kernel.shape.rank)}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -465,6 +475,17 @@ class Routing(Operation):
 
     def __call__(self, inputs, weights):
         return tuple(tf.nest.flatten(self.function(*inputs)))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ZeroPad(Routing):
+    """Padding with zeros.
+
+    Args:
+        widths: Entries before and after along every axis.
+    """
+
+    widths: tuple[tuple[int, int], ...] = ()
 
 
 class Interpolation(Routing):

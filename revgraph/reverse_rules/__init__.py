@@ -16,6 +16,15 @@ from revgraph.reverse_rules.engine import (
     per_sample,
     pos,
 )
+from revgraph.reverse_rules.merging import (
+    Bilinear,
+    Equal,
+    Gate,
+    IdentityBranch,
+    Only,
+    Saturation,
+    Unreached,
+)
 from revgraph.reverse_rules.rules import (
     AlphaBeta,
     DeconvNet,
@@ -37,8 +46,8 @@ from revgraph.reverse_rules.rules import (
 from revgraph.reverse_rules.tensorwatch import BRule, ERule
 
 __all__ = [
-    "Absorbed", "AlphaBeta", "BRule", "DeconvNet", "ERule", "Epsilon", "Flat", "Gamma", "GuidedBackprop", "Jacobian",
-    "Norm", "Part", "Pass", "Pullback", "ReLUBetaSmooth", "ReplacementLayer", "Rule", "SafeDivide", "SiteCall",
-    "SumOverEmbedding", "Term", "WSquare", "Z", "ZBox", "ZPlus", "ZPlusFast", "identity", "neg", "on", "ones",
-    "per_sample", "pos",
+    "Absorbed", "AlphaBeta", "BRule", "Bilinear", "DeconvNet", "ERule", "Epsilon", "Equal", "Flat", "Gamma", "Gate",
+    "GuidedBackprop", "IdentityBranch", "Jacobian", "Norm", "Only", "Part", "Pass", "Pullback", "ReLUBetaSmooth",
+    "ReplacementLayer", "Rule", "SafeDivide", "Saturation", "SiteCall", "SumOverEmbedding", "Term", "Unreached",
+    "WSquare", "Z", "ZBox", "ZPlus", "ZPlusFast", "identity", "neg", "on", "ones", "per_sample", "pos",
 ]  # fmt: skip

@@ -102,6 +102,9 @@ class RescaleProduct(Rule):
 class EmbeddingDifference(Rule):
     """The contribution of a token: sum_d m_d (e_d - e_ref,d) over its embedding."""
 
+    def reaches(self, index, dtype="float32"):
+        return True
+
     def record(self, call):
         e, e_ref = call.outputs
         return call.outputs, Pullback(lambda m, _: (tf.reduce_sum(m * (e - e_ref), axis=-1), None))

@@ -181,9 +181,9 @@ class Rule:
         """The rule for one site: itself, unless it depends on `facts`, those of revgraph.graph.analysis."""
         return self
 
-    def reaches(self, index) -> bool:
-        """Whether the input of that index gets relevance."""
-        return True
+    def reaches(self, index, dtype="float32") -> bool:
+        """Whether the input of that index and dtype gets relevance; what is not floating has no gradient."""
+        return tf.as_dtype(dtype).is_floating
 
     def record(self, call: "SiteCall"):
         """Records the Zs of all terms: returns the site's outputs and the pullback of relevance."""

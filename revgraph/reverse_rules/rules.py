@@ -286,6 +286,9 @@ class SumOverEmbedding(Rule):
 
     times_row: bool = False
 
+    def reaches(self, index, dtype="float32"):
+        return True
+
     def record(self, call):
         (row,) = call.outputs
         return call.outputs, Pullback(lambda r: (tf.reduce_sum(row * r if self.times_row else r, axis=-1),))

@@ -1,0 +1,153 @@
+"""Rules for operations that merge several tensors: sums, products, gates.
+
+References:
+    [ARRAS2017] Arras et al.: Explaining Recurrent Neural Network Predictions in Sentiment Analysis. WASSA, 2017.
+    [ARRAS2019] Arras et al.: Explaining and Interpreting LSTMs. In: Explainable AI, LNCS 11700, 2019.
+    [ALI2022] Ali et al.: XAI for Transformers: Better Explanations through Conservative Propagation. ICML, 2022.
+    [ACHTIBAT2024] Achtibat et al.: AttnLRP: Attention-Aware Layer-Wise Relevance Propagation for Transformers.
+        ICML, 2024.
+"""
+
+import dataclasses
+
+import tensorflow as tf
+
+from revgraph.graph.operations import Contraction
+from revgraph.reverse_rules.engine import Absorbed, Pullback, Rule, per_sample
+from revgraph.reverse_rules.rules import Epsilon
+
+
+@dataclasses.dataclass(frozen=True)
+class Only(Rule):
+    """All relevance to one input: R_i = R, and none to the others.  [ARRAS2017]
+
+    For the signal of a gate, for a dividend, and for one summand of a sum.
+
+    Args:
+        index: Which input, from 0.
+    """
+
+    index: int = 0
+
+    def reaches(self, index, dtype="float32"):
+        return index == self.index
+
+    def record(self, call):
+        def pull(relevance):
+            return [folded(relevance, x) if self.reaches(i) else None for i, x in enumerate(call.inputs)]
+
+        return call.outputs, Pullback(pull)
+
+
+@dataclasses.dataclass(frozen=True)
+class Equal(Rule):
+    """The same relevance to each of n inputs: R_i = R / n; for products the uniform rule.  [ACHTIBAT2024, eq. 12]"""
+
+    def record(self, call):
+        def pull(relevance):
+            return [folded(relevance / len(call.inputs), x) for x in call.inputs]
+
+        return call.outputs, Pullback(pull)
+
+
+@dataclasses.dataclass(frozen=True)
+class Bilinear(Rule):
+    """For z_ij = sum_k a_ik b_kj: R_ik = 1/2 sum_j a_ik b_kj / z_ij R_ij, and likewise for b.  [ACHTIBAT2024, eq. 13]
+
+    Args:
+        signal: The input that gets all relevance, 0 or 1, while the other counts as a constant, as attention weights
+            do in [ALI2022]; None for half each.
+    """
+
+    signal: int | None = None
+
+    def reaches(self, index, dtype="float32"):
+        return self.signal in (None, index)
+
+    def record(self, call):
+        (z,) = call.outputs
+        weight = 1.0 / len(call.inputs) if self.signal is None else 1.0
+
+        def pull(relevance):
+            gradients = call.transposed(weight * self.divide(relevance, z))
+            return [
+                x * gradient if self.reaches(i) else None
+                for i, (x, gradient) in enumerate(zip(call.inputs, gradients, strict=True))
+            ]
+
+        def absorbed(relevance):
+            stabiliser = per_sample(relevance - z * self.divide(relevance, z))
+            return Absorbed(tf.zeros_like(stabiliser), stabiliser)
+
+        return call.outputs, Pullback(pull, absorbed)
+
+
+@dataclasses.dataclass(frozen=True)
+class Gate(Rule):
+    """For products of a signal and gates: all relevance to the signal.  [ARRAS2017, ARRAS2019]
+
+    Squeeze-and-excite, swish, gated linear units, attention weights. Which factor is the signal is read off the graph,
+    see `revgraph.graph.analysis.Facts.signal`; where that cannot be told, every factor gets an equal share
+    [ACHTIBAT2024].
+    """
+
+    def at(self, site, facts):
+        signal = facts.signal(site)
+        if isinstance(site.operation, Contraction):
+            return Bilinear(signal, epsilon=self.epsilon)
+        return Equal() if signal is None else Only(signal)
+
+
+@dataclasses.dataclass(frozen=True)
+class IdentityBranch(Rule):
+    """For residual sums: all relevance to the shortcut, none to the branch with the layers.
+
+    Which summand is the shortcut is read off the graph, see `revgraph.graph.analysis.Facts.identity_branch`; sums
+    without one are shared out in proportion.
+    """
+
+    def at(self, site, facts):
+        shortcut = facts.identity_branch(site)
+        return Epsilon(self.epsilon) if shortcut is None else Only(shortcut)
+
+
+@dataclasses.dataclass(frozen=True)
+class Saturation(Rule):
+    """LRP-0 for activations such as ReLU6: R_j = R_k where f'(x_j) is not 0, and 0 where the unit is at its bound.
+
+    A saturated unit is a constant, whatever its input; like a bias it absorbs its relevance.
+    """
+
+    def record(self, call):
+        def absorbs(relevance):
+            (slope,) = call.transposed(tf.ones_like(relevance))
+            return slope == 0
+
+        def pull(relevance):
+            return (tf.where(absorbs(relevance), tf.zeros_like(relevance), relevance),)
+
+        def absorbed(relevance):
+            bias = per_sample(tf.where(absorbs(relevance), relevance, tf.zeros_like(relevance)))
+            return Absorbed(bias, tf.zeros_like(bias))
+
+        return call.outputs, Pullback(pull, absorbed)
+
+
+@dataclasses.dataclass(frozen=True)
+class Unreached(Rule):
+    """For sites to which no relevance comes: gates, masks, divisors."""
+
+    def reaches(self, index, dtype="float32"):
+        return False
+
+    def record(self, call):
+        return call.outputs, Pullback(lambda *relevance: (None,) * len(call.inputs))
+
+
+def folded(relevance, x):
+    """Relevance of a result summed over the axes along which x was broadcast."""
+    extra = relevance.shape.rank - x.shape.rank
+    axes = [*range(extra), *(extra + i for i, n in enumerate(x.shape) if n == 1 and relevance.shape[extra + i] != 1)]
+    if axes:
+        relevance = tf.reduce_sum(relevance, axes, keepdims=True)
+    return tf.squeeze(relevance, list(range(extra))) if extra else relevance
