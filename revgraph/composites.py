@@ -122,10 +122,17 @@ ANY = Matcher(lambda site, facts: True, "everything")
 
 
 def name(pattern) -> Matcher:
-    """Matches the layer's name or the site's path with a pattern such as `block1_*`."""
+    """Matches the layer's name or the site's path with a pattern such as `block1_*`.
+
+    What matches a layer does not match the activation inside it, which has a path of its own: `dense/relu`.
+    """
+
+    def matches(text):
+        return fnmatch.fnmatchcase(text, pattern)
 
     def test(site, facts):
-        return fnmatch.fnmatchcase(site.path, pattern) or fnmatch.fnmatchcase(_layer_name(site), pattern)
+        inside = isinstance(site.operation, Activation) and matches(site.path.rpartition("/")[0])
+        return (matches(site.path) and not inside) or (matches(_layer_name(site)) and _is_own(site))
 
     return Matcher(test, f"{pattern!r}", ("name", pattern))
 
