@@ -281,7 +281,7 @@ class SiteCall:
         self.inputs = distinct(inputs)
         # Weights that depend on the shape of the inputs are not constants.
         self.frozen = frozen and type(operation).weights is Operation.weights
-        self.weights = self._constant(lambda: operation.weights(dtype, self.inputs))
+        self.weights = self._constant(lambda: self._read(dtype))
         self.nonnegative = bool(nonnegative) and all(nonnegative) and not plain
         self.positive = positive and not plain
         self.plain = plain
@@ -393,6 +393,11 @@ class SiteCall:
         if self._bias_of(term) is not None and {pos: 1, neg: -1}.get(term.weights.signed(["bias"])) != x * kernel:
             return None
         return int(x * kernel * term.sign)
+
+    def _read(self, dtype):
+        weights = self.operation.weights(dtype, self.inputs)
+        # A tensor read from a variable shares its memory, which the next assignment overwrites.
+        return {name: tf.constant(w.numpy()) for name, w in weights.items()} if self.frozen else weights
 
     def _modified(self, weights: on):
         return self._constant(lambda: weights(self.weights))
