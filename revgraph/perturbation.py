@@ -317,7 +317,7 @@ def pixel_flipping(
         raise ValueError(f"order is one of {', '.join(map(repr, ORDERS))}. Received: {order!r}.")
     if not isinstance(steps, int | np.integer) or steps < 1:
         raise ValueError(f"steps must be a positive int. Received: {steps!r}.")
-    first = np.asarray(model.predict(x, batch_size=batch_size, verbose=0))
+    first = _outputs(model, x, batch_size)
     if first.ndim != 2:
         raise ValueError(f"pixel_flipping follows outputs of shape (batch, classes). Received: {first.shape}.")
     index = first.argmax(axis=1) if neuron_selection is None else np.broadcast_to(neuron_selection, len(x))
@@ -335,9 +335,14 @@ def pixel_flipping(
         mask = (ranks < threshold).reshape(pixels.shape)
         mask = mask if channel_axis is None else np.expand_dims(mask, channel_axis)
         flipped = np.where(mask, filled, x).astype(x.dtype)
-        scores.append(np.asarray(model.predict(flipped, batch_size=batch_size, verbose=0)))
+        scores.append(_outputs(model, flipped, batch_size))
     followed = np.stack([y[np.arange(len(x)), index] for y in scores], axis=1)
     return FlippingCurve(thresholds / count, followed)
+
+
+def _outputs(model, x, batch_size):
+    batches = (x[i : i + batch_size] for i in range(0, len(x), batch_size))
+    return np.concatenate([np.asarray(model.predict_on_batch(batch)) for batch in batches])
 
 
 def _pixels(relevance, x, channel_axis):
