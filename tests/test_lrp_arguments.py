@@ -290,6 +290,21 @@ def test_bad_arguments(options, error, message):
         revgraph.create_analyzer("lrp", network(), **options)
 
 
+@loud
+def test_lambda_layers_are_an_error_until_they_are_allowed():
+    model = keras.Sequential(
+        [layers.Input((3,)), layers.Lambda(lambda x: 2 * x, name="twice"), layers.Dense(2, use_bias=False)]
+    )
+    with pytest.raises(revgraph.NotAnalyzeableModelException, match="No rule for 'twice'"):
+        revgraph.create_analyzer("lrp.z", model)
+    x = np.array([[1.0, -2.0, 3.0]])
+    found = revgraph.create_analyzer("lrp.z", model, allow_lambda_layers=True).analyze(x)
+    kernel = model.get_weights()[0]
+    largest = (2 * x @ kernel).argmax()
+    # The transposed Jacobian of 2 x doubles what arrives, which is the value 2 x w.
+    np.testing.assert_allclose(found, 2 * 2 * x * kernel[:, largest], rtol=1e-5)
+
+
 @pytest.mark.parametrize("name", revgraph.ANALYZERS)
 def test_arguments_are_those_that_an_analyzer_takes(name):
     arguments = revgraph.ANALYZERS[name].arguments()

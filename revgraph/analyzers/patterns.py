@@ -32,7 +32,8 @@ class PatternNet(ReverseAnalyzer):
     Args:
         model: A built Keras model.
         patterns: One array per linear layer, of its kernel's shape, from input to output; None to `fit` them.
-        pattern_type: `"relu"` estimates on outputs above zero, `"relu.negative"` on the others, `"linear"` on all.
+        pattern_type: `"relu"`, the default, estimates on outputs above zero, `"relu.negative"` on the others,
+            `"linear"` on all.
         **options: See `ReverseAnalyzer`.
 
     Example:
@@ -45,7 +46,8 @@ class PatternNet(ReverseAnalyzer):
     name = "pattern.net"
     times_weights = False
 
-    def __init__(self, model, patterns=None, pattern_type="relu", **options):
+    def __init__(self, model, patterns=None, pattern_type=None, **options):
+        pattern_type = "relu" if pattern_type is None else pattern_type
         if pattern_type not in ESTIMATORS:
             raise ValueError(f"pattern_type is one of {', '.join(map(repr, ESTIMATORS))}. Received: {pattern_type!r}.")
         self.pattern_type = pattern_type
