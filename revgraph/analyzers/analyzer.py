@@ -152,7 +152,7 @@ class Analyzer(Tabular):
 
     def _stream(self, x, batch_size, verbose):
         if isinstance(x, keras.utils.PyDataset):
-            x = (x[i] for i in range(len(x)))
+            x = map(x.__getitem__, range(len(x)))
         elif isinstance(x, tf.data.Dataset) and batch_size:
             x = x.unbatch().batch(batch_size)
         progress = keras.utils.Progbar(None) if verbose else None

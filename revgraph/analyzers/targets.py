@@ -131,7 +131,7 @@ def make_targets(selection, initial_relevance, batch, names, shapes) -> list[Tar
     amounts = initial_relevance
     if not isinstance(amounts, dict):
         amounts = dict.fromkeys(selection, initial_relevance)
-    unknown = [name for name in (*selection, *amounts) if name not in names]
+    unknown = [name for name in dict.fromkeys((*selection, *amounts)) if name not in names]
     if unknown or not selection:
         raise KeyError(f"Unknown outputs {unknown}. The outputs are {', '.join(map(repr, names))}.")
     return [
