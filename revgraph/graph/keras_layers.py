@@ -259,8 +259,9 @@ def _embedding(layer, template, outputs):
 
 
 def _rescaling(layer, template, outputs):
-    shapes = np.shape(layer.scale), np.shape(layer.offset)
-    return scaling(outputs[0].shape, live(lambda: layer.scale), live(lambda: layer.offset), *shapes)
+    # The layer itself makes Python numbers float32 first.
+    scale, offset = (live(lambda n=n: tf.convert_to_tensor(getattr(layer, n))) for n in ("scale", "offset"))
+    return scaling(outputs[0].shape, scale, offset, np.shape(layer.scale), np.shape(layer.offset))
 
 
 def _normalization(layer, template, outputs):

@@ -6,9 +6,10 @@ import numpy as np
 import tensorflow as tf
 
 from revgraph.graph.graph import Call, Graph, Site, Spec
-from revgraph.graph.operations import Activation, Opaque, Routing
+from revgraph.graph.operations import Activation, Opaque, Routing, ZeroPad
 from revgraph.graph.tf_activations import DIRECT, POINTS, POINTWISE, recognise
 from revgraph.graph.tf_nodes import Node, ScaleAndShift, Weight, in_dtype, known, runner
+from revgraph.graph.tf_normalization import Combination, Statistics
 from revgraph.graph.tf_ops import CALLS, IDENTITIES, SHAPE_ARITHMETIC, VIEWS
 from revgraph.graph.tf_passes import simplify
 
@@ -108,6 +109,7 @@ class _Reader:
         self._made: dict[int, tuple[Site, Node]] = {}
         self._sizes: dict[int, list[np.ndarray]] = {}
         self._pieces: dict[int, dict[int, tf.Tensor]] = {}
+        self._statistics = Statistics()
 
     def graph(self, name) -> Graph:
         function = self.function
@@ -172,7 +174,7 @@ class _Reader:
         """The values of an operation's outputs."""
         called = _called(operation)
         if called is not None:
-            return self.walk(called, given, prefix if operation.type in CALLS else f"{prefix}{operation.name}/")
+            return self.walk(called, given, prefix + operation.name[: operation.name.rfind("/") + 1])
         node = Node(operation, given, prefix + operation.name, self.dtype)
         if operation.type in IDENTITIES:
             return given[: len(operation.outputs)]
@@ -193,6 +195,16 @@ class _Reader:
         activation = self.activation(node, pieces)
         if activation is not None:
             return activation
+        found = self.statistic(node)
+        if isinstance(found, Combination) and found.is_complete():
+            return self.normalize(node, found)
+        results = self.viewed(node)
+        if results[0] not in node.slots:
+            self._statistics.note(results[0], found)
+        return results
+
+    def viewed(self, node):
+        """The values of the outputs of a node as its own view has them, or as an operation without a rule."""
         view = VIEWS.get(node.type)
         results = view(self, node) if view is not None else None
         if results is None:
@@ -238,11 +250,34 @@ class _Reader:
             return [slot]
         return self.site(node, ScaleAndShift(kernel, bias), (slot,))
 
+    def statistic(self, node):
+        """What a node has to do with a normalization."""
+        if node.type in ("Mean", "Sum"):
+            axes = self.integers(node.arguments[1])
+            return self._statistics.describe(node, np.ravel(axes), len(self.specs[node.slots[0]].shape))
+        return self._statistics.describe(node)
+
+    def normalize(self, node, combination) -> list[int]:
+        """A site for a normalization that ends here."""
+        results = self.site(node, combination.operation(), (combination.statistic.source,))
+        self._statistics.note(results[0], combination)
+        return results
+
+    def number(self, value) -> float | None:
+        """The one number that fills a tensor; None where that is not known."""
+        _, node = self.made(value)
+        if node is not None and node.type == "Fill":
+            value = node.arguments[1]
+        if not isinstance(value, Weight) or value.value is None or value.value.size == 0:
+            return None
+        first = value.value.ravel()[0]
+        return float(first) if np.all(value.value == first) else None
+
     def pad(self, node, slot, around) -> int:
         """The tensor with zeros around it; `around` has a pair for each axis."""
         around = [tuple(map(int, pair)) for pair in around]
         shape = tuple(n if n is None else n + sum(pair) for n, pair in zip(self.specs[slot].shape, around, strict=True))
-        padding = Routing(lambda x: tf.pad(x, around), "Pad")
+        padding = ZeroPad(lambda x: tf.pad(x, around), "Pad", widths=tuple(around))
         (slot,) = self.site(node, padding, (slot,), path=f"{node.path}/pad", shape=shape)
         return slot
 

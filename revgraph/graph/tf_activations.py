@@ -21,16 +21,15 @@ FIRST, LAST, SMALL = 0, 36, 39
 """Positions of a negative, a positive, and a small positive point."""
 
 POINTWISE = frozenset(
-    "Abs Add AddV2 BiasAdd Cast Cos Div DivNoNan Elu Equal Erf Erfc Exp Expm1 Greater GreaterEqual Inv LeakyRelu Less "
-    "LessEqual Log Log1p LogicalAnd LogicalNot LogicalOr Maximum Minimum Mul Neg NotEqual OnesLike Pow RealDiv "
-    "Reciprocal Relu Relu6 Rsqrt Select SelectV2 Selu Sigmoid Sign Sin Softplus Softsign Sqrt Square "
-    "SquaredDifference Sub Tanh ZerosLike".split()
+    "Abs Add AddV2 BiasAdd Cast ClipByValue Cos Div DivNoNan Elu Equal Erf Erfc Exp Expm1 Greater GreaterEqual Inv "
+    "LeakyRelu Less LessEqual Log Log1p LogicalAnd LogicalNot LogicalOr Maximum Minimum Mul Neg NotEqual OnesLike Pow "
+    "RealDiv Reciprocal Relu Relu6 Rsqrt Select SelectV2 Selu Sigmoid Sign Sin Softplus Softsign Sqrt Square "
+    "SquaredDifference StopGradient Sub Tanh ZerosLike".split()
 )
 """Operations that compute each entry from the entries at the same place."""
 
 DIRECT = {
     "Elu": "elu",
-    "Exp": "exponential",
     "LeakyRelu": "leaky_relu",
     "LogSoftmax": "log_softmax",
     "Relu": "relu",
@@ -56,7 +55,7 @@ def _gelu_by_tanh(x):
 def _named():
     names = (
         "relu relu6 elu selu celu silu gelu mish softplus softsign sigmoid log_sigmoid tanh hard_sigmoid hard_silu "
-        "hard_tanh hard_shrink soft_shrink tanh_shrink sparse_plus sparse_sigmoid squareplus exponential"
+        "hard_tanh hard_shrink soft_shrink tanh_shrink sparse_plus sparse_sigmoid squareplus"
     )
     found = [(name, getattr(keras.activations, name, None)) for name in names.split()]
     return [
@@ -85,7 +84,7 @@ def recognise(values, tolerance) -> Activation | None:
     Returns:
         An `Activation`; None where no activation has them.
     """
-    if values.shape != POINTS.shape or not np.isfinite(values).all():
+    if values.shape != POINTS.shape or not np.isfinite(values).all() or _is_straight(values):
         return None
     best, error = None, tolerance
     for name, function, expected in (*_table(), *_families(values)):
@@ -95,6 +94,12 @@ def recognise(values, tolerance) -> Activation | None:
     return best
 
 
+def _is_straight(values):
+    """Whether the values are those of a straight line, which is a scale and a shift."""
+    slopes = np.diff(values[FIRST : LAST + 1])
+    return np.ptp(slopes) <= 1e-9 * np.abs(slopes).max()
+
+
 def _families(values):
     """The members of families of activations that agree with the values at one point: they may be those."""
     at_minus, at_plus = values[FIRST] / POINTS[FIRST], values[LAST] / POINTS[LAST]
@@ -102,10 +107,10 @@ def _families(values):
     if 0 < at_minus < 1 and np.isclose(at_plus, 1, rtol=1e-6):
         slope = float(at_minus)
         candidates.append(("leaky_relu", lambda x: tf.nn.leaky_relu(x, slope)))
-    top = float(values.max())
-    if values.min() == 0 < top < POINTS.max():
-        candidates.append(("relu", lambda x: tf.clip_by_value(x, 0, top)))
-    lowest = float(values.min())
+    lowest, top = float(values.min()), float(values.max())
+    if POINTS.min() < lowest < top < POINTS.max():
+        name = "bounded_relu" if lowest == 0 else "clip"
+        candidates.append((name, lambda x: tf.clip_by_value(x, lowest, top)))
     if -9 < lowest < 0:
         candidates.append(("elu", lambda x: tf.where(x > 0, x, -lowest * tf.math.expm1(tf.minimum(x, 0)))))
     share = values[SMALL] / POINTS[SMALL]

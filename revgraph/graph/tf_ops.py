@@ -7,11 +7,14 @@ layer over many axes, softmax, PReLU) are put together again by the view of the 
 
 import numpy as np
 import tensorflow as tf
+from keras import ops
 
+from revgraph.graph import windows
 from revgraph.graph.operations import (
     Activation,
     AveragePool,
     BatchNorm,
+    Contraction,
     Conv,
     Convolutional,
     ConvTranspose,
@@ -19,40 +22,70 @@ from revgraph.graph.operations import (
     DepthwiseConv,
     Einsum,
     Embedding,
+    Interpolation,
+    LinearMap,
     Product,
+    Quotient,
     Routing,
     Sum,
+    ZeroPad,
     constant,
     reading,
 )
 from revgraph.graph.tf_activations import DIRECT
 from revgraph.graph.tf_nodes import ScaleAndShift, Weight, known
+from revgraph.graph.tf_normalization import whole_normalization
 
 CALLS = frozenset({"PartitionedCall", "StatefulPartitionedCall", "RemoteCall"})
 """Calls of functions, which are looked into."""
 
 IDENTITIES = frozenset(
-    "CheckNumerics EnsureShape Identity IdentityN PlaceholderWithDefault PreventGradient Snapshot StopGradient".split()
+    "CheckNumerics EnsureShape Identity IdentityN PlaceholderWithDefault PreventGradient Snapshot".split()
 )
 """Operations that change nothing."""
 
 ROUTINGS = frozenset(
-    "BatchToSpace BatchToSpaceND BroadcastTo Concat ConcatV2 DepthToSpace DiagPart ExpandDims ExtractImagePatches "
-    "GatherNd Max MaxPool MaxPool3D MaxPoolV2 MatrixBandPart MatrixDiagPartV3 Min MirrorPad Pack Pad Reverse ReverseV2 "
-    "ResizeArea ResizeBilinear ResizeNearestNeighbor Roll Select SelectV2 Slice SpaceToBatch SpaceToBatchND "
-    "SpaceToDepth Split SplitV StridedSlice Tile Transpose Unpack".split()
+    "BatchToSpaceND BroadcastTo Concat ConcatV2 DepthToSpace ExpandDims ExtractImagePatches GatherNd Max MaxPool "
+    "MaxPoolV2 MatrixBandPart MatrixDiagPartV3 Min MirrorPad Pack Reverse ReverseV2 ResizeNearestNeighbor Roll Select "
+    "SelectV2 Slice SpaceToBatchND SpaceToDepth Split SplitV StridedSlice Tile TopKV2 Unpack".split()
 )
 """Operations that move entries from place to place."""
+
+POINTWISE_FUNCTIONS = {
+    "Abs": "absolute",
+    "Ceil": "ceil",
+    "ClipByValue": "clip",
+    "Cos": "cos",
+    "Cosh": "cosh",
+    "Erf": "erf",
+    "Erfc": "erfc",
+    "Exp": "exp",
+    "Expm1": "expm1",
+    "Floor": "floor",
+    "Inv": "reciprocal",
+    "Log": "log",
+    "Log1p": "log1p",
+    "Reciprocal": "reciprocal",
+    "Rint": "round",
+    "Round": "round",
+    "Rsqrt": "rsqrt",
+    "Sign": "sign",
+    "Sin": "sin",
+    "Sinh": "sinh",
+    "Sqrt": "sqrt",
+    "Square": "square",
+    "StopGradient": "stop_gradient",
+    "Tan": "tan",
+    "Asinh": "arcsinh",
+    "Atan": "arctan",
+}
+"""Other functions of one tensor, entry by entry, and their names in `keras.ops`."""
 
 SHAPE_ARITHMETIC = frozenset(
     "Add AddV2 Cast Ceil ConcatV2 ExpandDims Floor FloorDiv FloorMod GatherV2 Max Maximum Min Minimum Mul Neg Pack "
     "Prod RealDiv Reshape Round Slice Split SplitV Squeeze StridedSlice Sub Sum Unpack".split()
 )
 """Operations from which shapes are computed."""
-
-
-def _identity(reader, node):
-    return node.arguments
 
 
 def _cast(reader, node):
@@ -70,8 +103,15 @@ def _routing(reader, node):
     return reader.site(node, Routing(node.function(), node.type, len(node.specs)), node.slots)
 
 
-def _bicubic(reader, node):
-    return reader.site(node, Routing(node.function(), node.type, keeps_sign=False), node.slots)
+def _interpolation(keeps_sign):
+    def view(reader, node):
+        return reader.site(node, Interpolation(node.function(), node.type, keeps_sign=keeps_sign), node.slots)
+
+    return view
+
+
+def _linear_map(reader, node):
+    return reader.site(node, LinearMap(reading({}), node.function(), node.type), node.slots)
 
 
 def _transpose(reader, node):
@@ -82,17 +122,67 @@ def _transpose(reader, node):
 
 
 def _pad(reader, node):
-    value = node.arguments[2]
-    positive = isinstance(value, Weight) and value.value is not None and np.all(value.value >= 0)
-    return reader.site(node, Routing(node.function(), "Pad", keeps_sign=bool(positive)), node.slots)
+    x, widths, *fill = node.arguments
+    widths = reader.integers(widths)
+    if fill and (not isinstance(fill[0], Weight) or fill[0].value is None or np.any(fill[0].value)):
+        return None
+    if widths is None or any(n is None for n in np.ravel(widths)):
+        return _routing(reader, node)
+    widths = tuple((int(before), int(after)) for before, after in widths)
+    return reader.site(node, ZeroPad(node.function(), "Pad", widths=widths), (x,))
 
 
 def _activation(reader, node):
     return reader.site(node, Activation(node.function(), DIRECT[node.type]), node.slots)
 
 
+def _function(reader, node):
+    return reader.site(node, Activation(node.function(), POINTWISE_FUNCTIONS[node.type]), node.slots)
+
+
+def _power(reader, node):
+    return reader.site(node, Activation(node.function(), "power"), node.slots) if len(node.slots) == 1 else None
+
+
+def _pooling(node):
+    """Size, strides, padding and data format of a pooling; None where it pools over samples or channels."""
+    data_format = _data_format(node)
+    size, strides = node.attribute("ksize"), node.attribute("strides")
+    spatial = _spatial(size, data_format)
+    if np.prod(spatial) != np.prod(size):
+        return None
+    return spatial, _spatial(strides, data_format), node.attribute("padding").lower(), data_format
+
+
 def _average_pool(reader, node):
-    return reader.site(node, AveragePool(node.function(), node.type), node.slots)
+    geometry = _pooling(node)
+    if geometry is None:
+        return None
+    function = node.function()
+    if node.type == "AvgPool3D":
+        function = windows.pooling_3d(ops.average_pool, function, *geometry)
+    return reader.site(node, AveragePool(function, "average_pool", count=windows.of_pooling(*geometry)), node.slots)
+
+
+def _max_pool_3d(reader, node):
+    geometry = _pooling(node)
+    if geometry is None:
+        return None
+    return reader.site(
+        node, Routing(windows.pooling_3d(ops.max_pool, node.function(), *geometry), "MaxPool"), node.slots
+    )
+
+
+def _mean(reader, node):
+    axes = reader.integers(node.arguments[1])
+    if axes is None:
+        return None
+    count = windows.of_mean([int(axis) for axis in np.ravel(axes)])
+    return reader.site(node, AveragePool(node.function(), "mean", count=count), node.slots)
+
+
+def _total(reader, node):
+    return reader.site(node, AveragePool(node.function(), "sum"), node.slots)
 
 
 def _extremum(reader, node):
@@ -114,6 +204,11 @@ def _sum_of(signs):
         return _prelu(reader, node) or reader.site(node, Sum(reading({"kernel": constant(signs)})), node.slots)
 
     return view
+
+
+def _squared_difference(reader, node):
+    (difference,) = _sum_of((1.0, -1.0))(reader, node)
+    return reader.site(node, Activation(tf.square, "square"), (difference,))
 
 
 def _times(weight, sign):
@@ -143,8 +238,7 @@ def _multiply(reader, node):
         return reader.scale(node, left, right)
     if isinstance(left, Weight):
         return reader.scale(node, right, left)
-    # A factor that carries no relevance is no signal.
-    return reader.site(node, Product(), sorted(node.slots, key=lambda slot: slot in reader.inert))
+    return reader.site(node, Product(), node.slots)
 
 
 def _divide(reader, node):
@@ -152,14 +246,8 @@ def _divide(reader, node):
     if isinstance(right, Weight):
         return reader.scale(node, left, right.map(lambda w: 1 / w, right.shape))
     if isinstance(left, Weight):
-        return None
-    softmax = _softmax(reader, node)
-    if softmax is not None:
-        return softmax
-    if right in reader.inert:
-        (inverse,) = reader.site(node, Routing(lambda y: 1 / y, "Reciprocal", keeps_sign=False), (right,), inert=True)
-        return reader.site(node, Product(), (left, inverse))
-    return None
+        return reader.site(node, Activation(node.function(), "reciprocal"), node.slots)
+    return _softmax(reader, node) or reader.site(node, Quotient(), (left, right))
 
 
 def _negative(reader, node):
@@ -182,13 +270,15 @@ def _matmul(reader, node):
         w, x, z = ("ji" if turned[0] else "ij"), ("kj" if turned[1] else "jk"), "ik"
         slot, kernel = right, left
     else:
-        return None
+        return reader.site(node, Contraction(node.function(), "matmul"), node.slots)
     equation = f"...{x},...{w}->...{z}" if len(node.specs[0].shape) > 2 else f"{x},{w}->{z}"
     return reader.site(node, Einsum(reading({"kernel": kernel.read}), equation), (slot,))
 
 
 def _einsum(reader, node):
-    if len(node.arguments) != 2 or len(node.slots) != 1:
+    if len(node.slots) > 1:
+        return reader.site(node, Contraction(node.function(), "einsum"), node.slots)
+    if len(node.arguments) != 2:
         return None
     inputs, output = node.attribute("equation").replace(" ", "").split("->")
     terms = inputs.split(",")
@@ -265,7 +355,7 @@ def _squeeze(reader, node):
     squeezed = [a % 4 for a in node.attribute("squeeze_dims")]
     if expanded is None or expanded.type != "ExpandDims" or squeezed != [axis]:
         return _routing(reader, node)
-    if reader.integers(expanded.arguments[1]) not in (axis, axis - 4):
+    if int(reader.integers(expanded.arguments[1])) not in (axis, axis - 4):
         return _routing(reader, node)
 
     def kernel(dtype):
@@ -334,9 +424,9 @@ def _reshape(reader, node):
         shape[negative[0]] = spec.shape[negative[0]]
     if tuple(shape) == reader.specs[x].shape and shape.count(None) <= 1:
         return (x,)
-    dense = _dense_over_axes(reader, node, x, tuple(shape))
-    if dense is not None:
-        return dense
+    whole = _dense_over_axes(reader, node, x, tuple(shape)) or _layer_normalization(reader, node, x, tuple(shape))
+    if whole is not None:
+        return whole
     if shape.count(None) <= 1 or negative:
         fixed = [-1 if n is None else n for n in shape] if shape.count(None) <= 1 else [int(n) for n in wanted]
         return reader.site(node, Routing(lambda t: tf.reshape(t, fixed), "Reshape"), (x,), shape=tuple(shape))
@@ -360,6 +450,24 @@ def _dense_over_axes(reader, node, slot, shape):
     return reader.site(node, dense.operation, flat.inputs[:1], path=dense.path, shape=shape)
 
 
+def _layer_normalization(reader, node, slot, shape):
+    """A layer normalization as Keras 2 computes it: batch normalization of one image with samples for channels."""
+    _, norm = reader.made(slot)
+    if norm is None or not norm.type.startswith("FusedBatchNorm") or norm.attribute("data_format") != "NCHW":
+        return None
+    flat, flattened = reader.made(norm.arguments[0])
+    ones, zeros = (reader.number(argument) for argument in norm.arguments[1:3])
+    if flattened is None or flattened.type != "Reshape" or (ones, zeros) != (1, 0):
+        return None
+    (source,) = flat.inputs[:1]
+    one, _, size, width = reader.specs[norm.arguments[0]].shape
+    axes = [i for i in range(1, len(shape)) if None not in shape[i:] and np.prod(shape[i:]) == size]
+    if reader.specs[source].shape != shape or (one, width) != (1, 1) or not axes:
+        return None
+    axes = tuple(range(axes[-1], len(shape)))
+    return reader.normalize(node, whole_normalization(source, axes, norm.attribute("epsilon")))
+
+
 def _softmax(reader, node):
     """Softmax spelt out: exp(x - max x) / sum exp(x - max x)."""
     top, bottom = node.arguments
@@ -367,7 +475,7 @@ def _softmax(reader, node):
     exponential, _ = reader.made(top)
     if total is None or total.type != "Sum" or total.arguments[0] != top or not total.attribute("keep_dims"):
         return None
-    if not isinstance(exponential.operation, Activation) or exponential.operation.name != "exponential":
+    if not _is(exponential, "exp"):
         return None
     difference, _ = reader.made(exponential.inputs[0])
     if difference is None or not isinstance(difference.operation, Sum) or len(difference.inputs) != 2:
@@ -447,9 +555,12 @@ def _table(view, types):
 
 
 VIEWS = {
-    **_table(_identity, IDENTITIES),
     **_table(_routing, ROUTINGS),
     **_table(_activation, DIRECT),
+    **_table(_function, POINTWISE_FUNCTIONS),
+    **_table(_linear_map, "Cumsum"),
+    **_table(_interpolation(True), "ResizeArea ResizeBilinear"),
+    **_table(_interpolation(False), "ResizeBicubic ScaleAndTranslate"),
     **_table(_sum_of((1.0, 1.0)), "Add AddV2"),
     **_table(_sum_of((1.0, -1.0)), "Sub"),
     **_table(_multiply, "Mul"),
@@ -459,7 +570,7 @@ VIEWS = {
     **_table(_convolution(Conv), "Conv2D Conv3D"),
     **_table(_convolution(DepthwiseConv), "DepthwiseConv2dNative"),
     **_table(_conv_transpose, "Conv2DBackpropInput Conv3DBackpropInputV2"),
-    **_table(_average_pool, "AvgPool AvgPool3D Mean Sum"),
+    **_table(_average_pool, "AvgPool AvgPool3D"),
     **_table(_fused_batch_norm, "FusedBatchNorm FusedBatchNormV2 FusedBatchNormV3"),
     **_table(_gather, "Gather GatherV2 ResourceGather"),
     "AddN": _add_n,
@@ -468,10 +579,15 @@ VIEWS = {
     "Cast": _cast,
     "Einsum": _einsum,
     "Neg": _negative,
+    "MaxPool3D": _max_pool_3d,
+    "Mean": _mean,
+    "Pad": _pad,
     "PadV2": _pad,
-    "ResizeBicubic": _bicubic,
+    "Pow": _power,
     "Reshape": _reshape,
+    "SquaredDifference": _squared_difference,
     "Squeeze": _squeeze,
+    "Sum": _total,
     "Transpose": _transpose,
 }
 """Type of a TensorFlow operation -> view(reader, node) -> values of its outputs, None where no rule fits."""

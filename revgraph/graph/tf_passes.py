@@ -6,7 +6,8 @@ import math
 import tensorflow as tf
 
 from revgraph.graph.graph import Graph, Site
-from revgraph.graph.operations import Affine, BatchNorm, Convolutional, Dense, Einsum, Scale, constant
+from revgraph.graph.keras_ops import scaling
+from revgraph.graph.operations import Affine, BatchNorm, Convolutional, Dense, Einsum
 from revgraph.graph.tf_nodes import ScaleAndShift, Weight
 
 
@@ -84,8 +85,7 @@ def name_scales(graph: Graph) -> Graph:
     def rewrite(site):
         if not isinstance(site.operation, ScaleAndShift):
             return site
-        rank = len(graph.specs[site.outputs[0]].shape)
-        return dataclasses.replace(site, operation=_scale(site.operation, rank))
+        return dataclasses.replace(site, operation=_scale(site.operation, graph.specs[site.outputs[0]].shape))
 
     return graph.rewrite(map(rewrite, graph.sites))
 
@@ -101,23 +101,16 @@ def number_paths(graph: Graph) -> Graph:
     return graph.rewrite(map(rewrite, graph.sites))
 
 
-def _scale(operation, rank):
+def _scale(operation, shape):
     kernel, bias = operation.kernel, operation.bias
-    sources = {"kernel": constant(1.0) if kernel is None else kernel.read}
-    sources |= {} if bias is None else {"bias": bias.read}
-    axes = frozenset().union(*(_axes(w.shape, rank) for w in (kernel, bias) if w is not None))
-    if not _is_batchnorm(operation) or len(axes) > 1:
-        return Scale(lambda dtype: {name: read(dtype) for name, read in sources.items()})
-    axis = next(iter(axes), None)
-
-    def vectors(dtype):
-        return {
-            name: tf.reshape(read(dtype), () if axis is None else (-1,)) if name in given else read(dtype)
-            for name, read in sources.items()
-        }
-
-    given = [name for name, w in (("kernel", kernel), ("bias", bias)) if w is not None]
-    return BatchNorm(vectors, axis)
+    scale = scaling(
+        shape,
+        None if kernel is None else kernel.read,
+        None if bias is None else bias.read,
+        () if kernel is None else kernel.shape,
+        () if bias is None else bias.shape,
+    )
+    return BatchNorm(scale.reader, scale.axis) if _is_batchnorm(operation) else scale
 
 
 def _is_shift(operation):
