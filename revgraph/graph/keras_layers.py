@@ -259,9 +259,8 @@ def _embedding(layer, template, outputs):
 
 
 def _rescaling(layer, template, outputs):
-    # The layer itself makes Python numbers float32 first.
-    scale, offset = (live(lambda n=n: tf.convert_to_tensor(getattr(layer, n))) for n in ("scale", "offset"))
-    return scaling(outputs[0].shape, scale, offset, np.shape(layer.scale), np.shape(layer.offset))
+    shapes = np.shape(layer.scale), np.shape(layer.offset)
+    return scaling(outputs[0].shape, live(lambda: layer.scale), live(lambda: layer.offset), *shapes)
 
 
 def _normalization(layer, template, outputs):
