@@ -65,7 +65,6 @@ def test_the_first_match_wins():
         (composites.CONVOLUTION & "*2", {"conv2"}),
         (composites.ANY, {"conv1", "conv2", "dense", "logits"}),
     ],
-    ids=str,
 )
 def test_what_may_be_matched(match, expected):
     given = linear_rules(make("cnn"), (match, Flat()))
