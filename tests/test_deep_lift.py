@@ -122,6 +122,16 @@ def test_selections_layers_and_recorded_passes(rng):
     np.testing.assert_allclose(analyzer.record(x).analyze(1), analyzer.analyze(x, 1))
 
 
+@pytest.mark.filterwarnings("ignore:The output of")
+def test_intermediate_multipliers_are_kept(rng):
+    model, x = convolutional(rng), rng.normal(size=(2, 6, 6, 2))
+    analyzer = revgraph.create_analyzer("deep_lift", model, reference_inputs=0.5, reverse_keep_tensors=True)
+    contributions = analyzer.analyze(x, 1)
+    kept = analyzer.reversed_tensors
+    assert not any("reference" in path for path in kept)
+    np.testing.assert_allclose(kept["first"] * (x - 0.5), contributions)
+
+
 @pytest.mark.parametrize(
     "reference, error, message",
     [

@@ -75,7 +75,10 @@ class DeepLIFT(ReverseAnalyzer):
 
     def _new_walk(self, graph, question):
         graph, beside = with_reference(graph)
-        return DifferenceWalk(self._reverse_graph(graph, question), question, beside, self._own_start, self._finish, self.jit_compile)
+        walk = super()._new_walk(graph, question)
+        return DifferenceWalk(
+            beside, walk.reverse, question, walk.own, walk.finish, keep=walk.keep, jit_compile=walk.jit_compile
+        )
 
     def _batches(self, x, batch_size, verbose):
         for inputs, samples, count in super()._batches(x, batch_size, verbose):
@@ -102,17 +105,27 @@ class DifferenceWalk(Walk):
     """A walk over a graph beside its reference, whose start relevance is the output's difference.
 
     Args:
-        reverse, question, own, finish: See `Walk`.
         beside: The slot of the reference, for each slot of the graph.
+        reverse, question, own, finish, **options: See `Walk`.
     """
 
-    def __init__(self, reverse, question, beside, own, finish, jit_compile=False):
-        super().__init__(reverse, question, own, finish, jit_compile=jit_compile)
+    def __init__(self, beside, reverse, question, own, finish, **options):
+        super().__init__(reverse, question, own, finish, **options)
         self.beside = beside
 
     def _pulled_once(self, recording, tensors):
+        result = super()._pulled_once(recording, tensors)
         differences = [
             per_sample(seed * (recording.values[slot] - recording.values[self.beside[slot]]))
             for slot, seed in self.seeds(recording, tensors).items()
         ]
-        return {**super()._pulled_once(recording, tensors), "start": sum(differences)}
+        references = {*self.beside.values(), *self.graph.input_slots[len(self.graph.input_slots) // 2 :]}
+        if self.keep:
+            result["kept"] = {
+                site.path: [
+                    r for r, slot in zip(result["kept"][site.path], site.inputs, strict=True) if slot not in references
+                ]
+                for site in self.graph.sites
+                if not references.issuperset(site.inputs)
+            }
+        return {**result, "start": sum(differences)}
