@@ -62,6 +62,19 @@ def test_the_neuron_of_the_input_itself_is_explained_on_the_whole_path():
         np.testing.assert_allclose(analyzer.analyze(np.array([[1.0], [0.5]])), [[1], [0]])
 
 
+@pytest.mark.parametrize("start", [2.0, [2.0, 2.0], np.array([2.0, 2.0]), lambda y: 2 * tf.ones_like(y)])
+def test_the_neuron_of_the_input_gets_the_start_relevance(start):
+    model = keras.Sequential([layers.Input((1,)), layers.Dense(2)])
+    model.set_weights([np.array([[1.0, 0.0]]), np.array([0.0, 0.6])])
+    analyzer = revgraph.create_analyzer("integrated_gradients", model)
+    x = np.array([[1.0], [0.5]])
+    np.testing.assert_allclose(analyzer.analyze(x, initial_relevance=start), [[2], [0]])
+    # An array of the output's shape is the start itself, of all neurons.
+    start = np.array([[3.0, 1.0], [3.0, 1.0]])
+    for given in (start, start.tolist()):
+        np.testing.assert_allclose(analyzer.analyze(x, initial_relevance=given), 3 * x)
+
+
 def test_the_largest_neuron_of_outputs_with_more_axes(rng):
     model = keras.Sequential([layers.Input((4, 2)), layers.Conv1D(3, 2, activation="tanh")])
     x = rng.normal(size=(3, 4, 2))

@@ -124,11 +124,14 @@ class AugmentReduceBase(Analyzer):
                 outputs = outputs_at_start(self.subanalyzer, inputs, batch_size, options)
                 selection = {**selection, **{name: _argmax(outputs[name]) for name in largest if name in outputs}}
             return selection
-        starts_as_given = isinstance(options.get("initial_relevance"), np.ndarray) and selection is None
-        if not _is_largest(selection) or starts_as_given or self._finds_no_neuron():
+        if not _is_largest(selection) or self._finds_no_neuron():
             return selection
-        outputs = outputs_at_start(self.subanalyzer, inputs, batch_size, options)
-        return _argmax(next(iter(outputs.values()))) if len(outputs) == 1 else selection
+        outputs = list(outputs_at_start(self.subanalyzer, inputs, batch_size, options).values())
+        if len(outputs) != 1:
+            return selection
+        (y,), initial = outputs, options.get("initial_relevance")
+        is_start_itself = selection is None and not callable(initial) and np.ndim(initial) == y.ndim
+        return selection if is_start_itself else _argmax(y)
 
     def _finds_no_neuron(self):
         return not isinstance(_innermost(self.subanalyzer), ReverseAnalyzer)
