@@ -8,6 +8,7 @@ Example:
 
 import importlib
 import importlib.util
+import pkgutil
 from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
@@ -51,4 +52,4 @@ def __getattr__(name):
 
 
 def __dir__():
-    return sorted({*globals(), *_HOMES})
+    return sorted({*globals(), *_HOMES, *(module.name for module in pkgutil.iter_modules(__path__))})

@@ -150,6 +150,17 @@ def test_the_picture_has_a_bar_per_site(report, tmp_path):
     assert picture._repr_png_().startswith(b"\x89PNG")
 
 
+def test_the_picture_of_a_long_ledger_has_those_that_lose_most(monkeypatch, report):
+    monkeypatch.setattr(conservation, "LISTED", 3)
+    remaining = report.plot().axes[0]
+    most = {entry.path for entry in report.sorted_layers()[:3]}
+    assert [label.get_text() for label in remaining.get_yticklabels()] == [
+        e.path for e in report.layers if e.path in most
+    ]
+    lost = sum(entry.lost.mean() for entry in report.layers[: 1 + [e.path in most for e in report.layers].index(True)])
+    assert remaining.patches[0].get_width() == pytest.approx(100 * (1 - lost / report.start.mean()))
+
+
 def test_relevance_that_starts_at_zero_prints_and_draws():
     zero = np.zeros(2)
     report = Conservation(zero, zero, zero, zero, zero, (Entry("a", zero, zero, zero, zero, zero, zero),))

@@ -142,3 +142,8 @@ def test_nothing_prints_by_itself(model, capsys):
 def test_a_progress_bar_shows_batches(model, capsys):
     revgraph.create_analyzer("lrp.z", model).analyze(np.ones((6, 6, 6, 1)), batch_size=2, verbose=1)
     assert "3/3" in capsys.readouterr().out
+
+
+def test_tab_completion_finds_modules_methods_and_analyzers():
+    assert {"create_analyzer", "ANALYZERS", "callbacks", "canonize", "reverse_rules", "visualize"} <= set(dir(revgraph))
+    assert {"analyze", "conservation", "summary"} <= set(dir(revgraph.analyzers.LRP))

@@ -14,7 +14,7 @@ FIELDS = ("start", "input", "bias", "stabiliser", "other")
 """What the ledger says of every site, and in total."""
 
 LISTED = 40
-"""Ledgers of more sites list only those that lose something."""
+"""Ledgers of more sites list only those that lose something, and draw only those that lose most."""
 
 GROWTH = 1e3
 """The factor of growth of |R| through one site from which on `analyze` warns."""
@@ -131,8 +131,9 @@ class Conservation(Tabular):
 
         start = np.mean(self.start)
         share = 100 / start if start else 0.0
-        entries = [e for e in self.layers if len(self.layers) <= LISTED or self._loses(e)]
-        left = 100 - share * np.cumsum([np.mean(e.lost) for e in entries])
+        left = 100 - share * np.cumsum([np.mean(entry.lost) for entry in self.layers])
+        drawn = set(self.sorted_layers()[:LISTED])
+        left, entries = zip(*((x, e) for x, e in zip(left, self.layers, strict=True) if e in drawn), strict=True)
         rows = np.arange(len(entries))
         picture = Picture(9, 1.6 + 0.22 * max(len(entries), 4))
         remaining, absorbed = picture.subplots(1, 2, sharey=True)
@@ -148,7 +149,7 @@ class Conservation(Tabular):
         low, high = absorbed.get_xlim()
         # Rounding errors shall not look like losses.
         absorbed.set_xlim(min(low, -1), max(high, 1))
-        absorbed.legend(fontsize=8, loc="lower right")
+        absorbed.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
         remaining.invert_yaxis()
         for axes in (remaining, absorbed):
             axes.tick_params(labelsize=8)

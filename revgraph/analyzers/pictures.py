@@ -25,6 +25,10 @@ class Picture(Figure):
         super().__init__(figsize=(width, height), layout="constrained")
         FigureCanvasAgg(self)
 
+    def savefig(self, fname, *, bbox_inches="tight", pad_inches=0.06, **kwargs):
+        """Writes the picture to a file, with nothing cut off at its edges; see matplotlib's `Figure.savefig`."""
+        super().savefig(fname, bbox_inches=bbox_inches, pad_inches=pad_inches, **kwargs)
+
     def _repr_png_(self):
         content = io.BytesIO()
         self.savefig(content, format="png")

@@ -163,7 +163,7 @@ def _titles(outputs, class_names, selection, count):
     elif isinstance(selection, str) or not np.issubdtype(np.asarray(selection).dtype, np.integer):
         return None
     else:
-        chosen = np.broadcast_to(np.asarray(selection)[..., :count], len(outputs))
+        chosen = np.broadcast_to(np.atleast_1d(selection)[:count], len(outputs))
     names = class_names if class_names is not None else [f"output {i}" for i in range(outputs.shape[1])]
     return [f"{names[c]}: {outputs[i, c]:.3g}" for i, c in enumerate(chosen)]
 
@@ -212,7 +212,7 @@ def _grid(kind, colours, x, relevances, titles, scale, own, named):
             _title(axes[0], titles[row], beside=len(cells) > 1)
     if len(cells) > 1:
         for cell, (_, _, name) in zip(grid[0], cells, strict=True):
-            cell.set_title(broken(name, int(10 * width)), fontsize=9)
+            cell.set_title(broken(name, int(11 * width)), fontsize=9)
     if kind.has_bar:
         _bars(picture, grid, cells, limits, positive, colours, scale)
     return picture

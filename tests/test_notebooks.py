@@ -1,0 +1,93 @@
+"""The notebooks: stripped in the repository, and run from the first to the last cell."""
+
+import ast
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parent.parent / "notebooks"
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+
+# What a notebook claims, checked in its kernel after its last cell.
+CLAIMS = {
+    "01_first_heatmap": "assert accuracy > 0.95 and relevance.shape == x_test[:4].shape",
+    "02_rules_and_composites": """
+areas = {name: curve.area.mean() for name, curve in curves.items()}
+assert max(areas, key=areas.get) == "random order", areas
+""",
+    "03_canonization_and_conservation": """
+def off(name):
+    return np.linalg.norm(relevances[name] - reference) / np.linalg.norm(reference)
+assert off("LRP, folded") < 1e-3 < 0.5 < off("LRP, not folded")
+assert shares[1e-6]["stabiliser"] < 0.01 < shares[1.0]["stabiliser"]
+""",
+    "04_custom_rule": "assert np.all(report.input > 0.5 * report.start)",
+    "06_pretrained_imagenet": "assert relevance.shape == (1, 224, 224, 3) and np.isfinite(relevance).all()",
+    "07_time_series_and_tabular": """
+assert np.mean(share) > 0.6 > 0.1 > inside.mean()
+areas = [curves[order].area.mean() for order in ("most relevant first", "random order", "least relevant first")]
+assert areas == sorted(areas), areas
+""",
+    "08_is_the_explanation_right": """
+assert abs(similarities["logits and above randomised"]) < 0.5
+assert contrast["lrp.epsilon_plus"] < contrast["lrp.z_plus"]
+assert ordered.area.mean() < by_chance.area.mean()
+assert suspect == CLASS and row < 2 and column < 2
+assert with_mark > 0.95 and without_mark < 0.5 and others_marked > 0.3 > 0.05 > others
+assert share_after < 0.5 * share_before and mended_accuracy > accuracy
+""",
+    "09_coming_from_innvestigate": "assert np.array_equal(one, index.analyze(x, 3)) and scores[-1][1] < scores[0][1]",
+}
+
+
+def cells(path, kind):
+    return ["".join(cell["source"]) for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == kind]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_outputs_are_stripped(path):
+    notebook = json.loads(path.read_text())
+    for cell in notebook["cells"]:
+        assert cell.get("outputs", []) == [] and cell.get("execution_count") is None
+    assert notebook["metadata"].keys() <= {"kernelspec", "language_info"}
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_it_starts_with_a_title_and_its_links_lead_somewhere(path):
+    text = cells(path, "markdown")
+    assert text[0].startswith("# ")
+    for link in (part.split(")")[0] for cell in text for part in cell.split("](")[1:]):
+        assert link.startswith("https://") or (FOLDER / link).is_file(), link
+    for cell in cells(path, "code"):
+        ast.parse(cell)
+
+
+def test_every_notebook_is_checked():
+    assert {path.stem for path in NOTEBOOKS} == set(CLAIMS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_it_runs_and_its_claims_hold(path, tmp_path, monkeypatch):
+    nbformat = pytest.importorskip("nbformat")
+    nbclient = pytest.importorskip("nbclient")
+    pytest.importorskip("ipykernel")
+    # Nothing is downloaded: a proxy that nobody answers stands for the network.
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(FOLDER.parent), os.environ.get("PYTHONPATH", "")]))
+    notebook = nbformat.read(path, 4)
+    notebook.cells.append(nbformat.v4.new_code_cell(CLAIMS[path.stem]))
+    started = time.perf_counter()
+    nbclient.NotebookClient(
+        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": tmp_path}}
+    ).execute()
+    print(f"{path.stem}: {time.perf_counter() - started:.0f} s")
+    pictures = sum(
+        "image/png" in output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", [])
+    )
+    assert pictures
