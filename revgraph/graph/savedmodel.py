@@ -8,9 +8,9 @@ import tensorflow as tf
 from revgraph.graph.graph import Call, Graph, Site, Spec
 from revgraph.graph.operations import Activation, Opaque, Routing, ZeroPad
 from revgraph.graph.tf_activations import DIRECT, POINTS, POINTWISE, recognise
-from revgraph.graph.tf_nodes import Node, ScaleAndShift, Weight, in_dtype, known, runner
+from revgraph.graph.tf_nodes import Node, ScaleAndShift, Weight, called, in_dtype, known, operations_between, runner
 from revgraph.graph.tf_normalization import Combination, Statistics
-from revgraph.graph.tf_ops import CALLS, IDENTITIES, SHAPE_ARITHMETIC, VIEWS
+from revgraph.graph.tf_ops import IDENTITIES, SHAPE_ARITHMETIC, VIEWS
 from revgraph.graph.tf_passes import simplify
 
 UNKNOWN_SIZES = (7, 12, 100_003, 250_000)
@@ -164,7 +164,7 @@ class _Reader:
     def walk(self, graph, arguments, prefix) -> list:
         """Adds the sites of a TensorFlow graph and returns the values of its outputs."""
         values = {t.name: a for t, a in zip(graph.inputs, arguments, strict=True)}
-        for operation in _operations_between(graph):
+        for operation in operations_between(graph):
             given = tuple(values[t.name] for t in operation.inputs)
             results = self.visit(operation, given, prefix)
             values.update(zip((t.name for t in operation.outputs), results, strict=True))
@@ -172,13 +172,13 @@ class _Reader:
 
     def visit(self, operation, given, prefix):
         """The values of an operation's outputs."""
-        called = _called(operation)
-        if called is not None:
-            return self.walk(called, given, prefix + operation.name[: operation.name.rfind("/") + 1])
+        function = called(operation)
+        if function is not None:
+            return self.walk(function, given, prefix + operation.name[: operation.name.rfind("/") + 1])
         node = Node(operation, given, prefix + operation.name, self.dtype)
         if operation.type in IDENTITIES:
             return given[: len(operation.outputs)]
-        if not node.slots and not _is_random(operation):
+        if not node.slots and not _is_random(operation) and not _makes_lists(operation):
             return self.weights(node)
         pieces = self.pieces(node)
         results = self.results(node, pieces)
@@ -190,7 +190,7 @@ class _Reader:
         """The values of the outputs of a node that reads slots."""
         if self.is_inert(node):
             return self.inert_site(node)
-        if not any(tf.as_dtype(spec.dtype).is_floating for spec in node.specs):
+        if not _makes_lists(node.operation) and not any(tf.as_dtype(s.dtype).is_floating for s in node.specs):
             return self.index(node)
         activation = self.activation(node, pieces)
         if activation is not None:
@@ -293,9 +293,7 @@ class _Reader:
             return [known(tf.make_ndarray(operation.get_attr("value")))]
         made_by = frozenset({node.type}).union(*(a.made_by for a in arguments))
         if node.type == "ReadVariableOp" and arguments[0].variable is not None:
-            variable = arguments[0].variable
-            read = lambda dtype: in_dtype(variable.read_value(), dtype)  # noqa: E731
-            return [Weight(read, tuple(variable.shape), made_by=made_by)]
+            return [arguments[0].content()]
         if all(a.value is not None for a in arguments) and not operation.op_def.is_stateful:
             widest = "float64" if self.dtype == "float64" else None
             values = _constants(operation, [a.value for a in arguments], widest)
@@ -312,6 +310,8 @@ class _Reader:
             return True
         specs = node.specs
         if any(tf.as_dtype(spec.dtype).is_floating for spec in specs) or node.type == "Cast":
+            return False
+        if _makes_lists(node.operation):
             return False
         if all(spec.dtype == "bool" for spec in specs):
             return True
@@ -382,7 +382,8 @@ class _Reader:
         if node.type not in POINTWISE or len(node.operation.outputs) != 1:
             return {}
         scalars = [a.value for a in node.arguments if isinstance(a, Weight)]
-        if any(value is None or value.size != 1 for value in scalars):
+        integers = any(tf.as_dtype(self.specs[slot].dtype).is_integer for slot in node.slots)
+        if integers or any(value is None or value.size != 1 for value in scalars):
             return {}
         sources = [{**self._pieces.get(slot, {}), slot: tf.constant(POINTS)} for slot in node.slots]
         common = [slot for slot in sources[0] if all(slot in source for source in sources)]
@@ -435,9 +436,9 @@ def _only_made_floating(tensor) -> bool:
 
 
 def _makes_floating(operation, tensor):
-    called = _called(operation)
-    if called is not None:
-        inner = [i for i, t in zip(called.inputs, operation.inputs, strict=True) if t.name == tensor.name]
+    function = called(operation)
+    if function is not None:
+        inner = [i for i, t in zip(function.inputs, operation.inputs, strict=True) if t.name == tensor.name]
         return all(map(_only_made_floating, inner))
     if operation.type in IDENTITIES:
         return all(map(_only_made_floating, operation.outputs))
@@ -446,23 +447,9 @@ def _makes_floating(operation, tensor):
     )
 
 
-def _called(operation):
-    """The graph of the function that an operation calls; None where it calls none."""
-    name = operation.get_attr("f").name if operation.type in CALLS else operation.type
-    function = operation.graph._get_function(name)
-    return None if function is None else function.graph
-
-
-def _operations_between(graph):
-    """The operations that lead from the graph's inputs to its outputs, each after those that it depends on."""
-    known_names = {t.op.name for t in graph.inputs}
-    needed, stack = set(), [t.op for t in graph.outputs]
-    while stack:
-        operation = stack.pop()
-        if operation.name not in needed and operation.name not in known_names:
-            needed.add(operation.name)
-            stack.extend(t.op for t in operation.inputs)
-    return [operation for operation in graph.get_operations() if operation.name in needed]
+def _makes_lists(operation):
+    """Whether an operation gives a list of tensors, as loops over time steps do."""
+    return any(t.dtype == tf.variant for t in operation.outputs)
 
 
 def _is_random(operation):

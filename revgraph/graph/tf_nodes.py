@@ -29,6 +29,17 @@ class Weight:
     made_by: frozenset[str] = frozenset()
     variable: tf.Variable | None = None
 
+    def content(self) -> "Weight":
+        """The variable's value where this is its handle."""
+        variable = self.variable
+        if variable is None:
+            return self
+        return Weight(
+            lambda dtype: in_dtype(variable.read_value(), dtype),
+            tuple(variable.shape),
+            made_by=frozenset({"ReadVariableOp"}),
+        )
+
     def map(self, function, shape) -> "Weight":
         """The weight `function(self)`, which has this shape."""
         if self.value is not None:
@@ -86,7 +97,7 @@ class Node:
         return tuple(Spec(self._shape(t), t.dtype.name) for t in self.operation.outputs)
 
     def _shape(self, tensor):
-        if tensor.shape.rank is None and tensor.dtype not in (tf.variant, tf.resource):
+        if tensor.shape.rank is None and tensor.dtype not in (tf.variant, tf.resource) and tensor.consumers():
             raise ValueError(
                 f"The number of axes of {self.path!r} ({self.type}) is not known. Export the model with a signature "
                 f"whose inputs have a shape, with None for axes of any size: tf.TensorSpec((None, 224, 224, 3))."
@@ -112,13 +123,113 @@ class Node:
         return function
 
 
+CALLS = frozenset({"PartitionedCall", "StatefulPartitionedCall", "RemoteCall"})
+"""Calls of functions."""
+
+
+def called(operation, attribute="f"):
+    """The graph of the function that an operation calls, or has as an attribute; None where there is none."""
+    named = attribute != "f" or operation.type in CALLS
+    name = operation.get_attr(attribute).name if named else operation.type
+    function = operation.graph._get_function(name)
+    return None if function is None else function.graph
+
+
+def operations_between(graph) -> list:
+    """The operations that lead from a graph's inputs to its outputs, each after those that it depends on."""
+    inputs = {t.op.name for t in graph.inputs}
+    needed, stack = set(), [t.op for t in graph.outputs]
+    while stack:
+        operation = stack.pop()
+        if operation.name not in needed and operation.name not in inputs:
+            needed.add(operation.name)
+            stack.extend(t.op for t in operation.inputs)
+    return [operation for operation in graph.get_operations() if operation.name in needed]
+
+
+def graph_runner(graph, dtype) -> Callable:
+    """A function that runs a graph on its inputs and gives its outputs as a list."""
+    steps = [(operation, runner(operation, dtype)) for operation in operations_between(graph)]
+
+    def run(*tensors):
+        values = {t.name: value for t, value in zip(graph.inputs, tensors, strict=True)}
+        for operation, step in steps:
+            results = step(*(values[t.name] for t in operation.inputs))
+            values.update(zip((t.name for t in operation.outputs), results, strict=True))
+        return [values[t.name] for t in graph.outputs]
+
+    return run
+
+
+def _constant(operation, dtype):
+    value = tf.make_ndarray(operation.get_attr("value"))
+    return lambda: [tf.convert_to_tensor(value) if dtype is None else in_dtype(tf.convert_to_tensor(value), dtype)]
+
+
+def _read_variable(operation, dtype):
+    own = operation.get_attr("dtype")
+
+    def run(handle):
+        value = tf.raw_ops.ReadVariableOp(resource=handle, dtype=own)
+        return [value if dtype is None else in_dtype(value, dtype)]
+
+    return run
+
+
+def _while(operation, dtype):
+    condition, body = (graph_runner(called(operation, name), dtype) for name in ("cond", "body"))
+    shapes = [t.shape for t in called(operation, "body").inputs]
+
+    def run(*tensors):
+        # Handles of variables are the same in every turn, and no loop variables.
+        turning = [i for i, t in enumerate(tensors) if t.dtype != tf.resource]
+
+        def whole(values):
+            values = dict(zip(turning, values, strict=True))
+            return [values.get(i, t) for i, t in enumerate(tensors)]
+
+        results = tf.while_loop(
+            lambda *values: tf.reshape(condition(*whole(values))[0], ()),
+            lambda *values: [body(*whole(values))[i] for i in turning],
+            [tensors[i] for i in turning],
+            [shapes[i] for i in turning],
+        )
+        return whole(results)
+
+    return run
+
+
+def _if(operation, dtype):
+    yes, no = (graph_runner(called(operation, name), dtype) for name in ("then_branch", "else_branch"))
+
+    def run(condition, *tensors):
+        return tf.nest.flatten(tf.cond(tf.cast(condition, tf.bool), lambda: yes(*tensors), lambda: no(*tensors)))
+
+    return run
+
+
+SPECIAL = {
+    "Const": _constant,
+    "If": _if,
+    "ReadVariableOp": _read_variable,
+    "StatelessIf": _if,
+    "StatelessWhile": _while,
+    "While": _while,
+}
+"""Operations that are not run by a function of `tf.raw_ops`."""
+
+
 def runner(operation, dtype) -> Callable:
     """A function that runs an operation on its flat inputs and gives its outputs as a list.
 
     Args:
         operation: A `tf.Operation`.
-        dtype: What stands for every floating dtype that the operation names.
+        dtype: What stands for every floating dtype that the operation names; None to leave them.
     """
+    if operation.type in SPECIAL:
+        return SPECIAL[operation.type](operation, dtype)
+    if called(operation) is not None:
+        return graph_runner(called(operation), dtype)
     function = getattr(tf.raw_ops, operation.type, None)
     if function is None:
         return _unknown(operation)
@@ -164,7 +275,7 @@ def _count(operation, argument):
 
 def _attribute(operation, attribute, dtype):
     value = operation.get_attr(attribute.name)
-    if attribute.type == "type" and value.is_floating:
+    if attribute.type == "type" and value.is_floating and dtype is not None:
         return tf.as_dtype(dtype)
     return value
 

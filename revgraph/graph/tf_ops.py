@@ -36,9 +36,6 @@ from revgraph.graph.tf_activations import DIRECT
 from revgraph.graph.tf_nodes import ScaleAndShift, Weight, known
 from revgraph.graph.tf_normalization import whole_normalization
 
-CALLS = frozenset({"PartitionedCall", "StatefulPartitionedCall", "RemoteCall"})
-"""Calls of functions, which are looked into."""
-
 IDENTITIES = frozenset(
     "CheckNumerics EnsureShape Identity IdentityN PlaceholderWithDefault PreventGradient Snapshot".split()
 )
@@ -540,7 +537,7 @@ def _gather(reader, node):
     if isinstance(table, Weight):
         if not plain or node.attribute("batch_dims", 0) or indices in reader.inert:
             return None
-        return reader.site(node, Embedding(table.read), (reader.uncast(indices),))
+        return reader.site(node, Embedding(table.content().read), (reader.uncast(indices),))
     function = node.function()
 
     def gather(x, *rest):

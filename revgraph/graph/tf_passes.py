@@ -13,7 +13,8 @@ from revgraph.graph.tf_nodes import ScaleAndShift, Weight
 
 def simplify(graph: Graph) -> Graph:
     """Drops what no output depends on, gives linear layers their bias, and puts scales and shifts together."""
-    for rewrite in (drop_unused, bias_into_linear, join_scale_and_shift, name_scales, number_paths):
+    passes = (drop_unused, bias_into_linear, join_scale_and_shift, name_scales, join_lists, number_paths)
+    for rewrite in passes:
         graph = rewrite(graph)
     return graph
 
@@ -88,6 +89,45 @@ def name_scales(graph: Graph) -> Graph:
         return dataclasses.replace(site, operation=_scale(site.operation, graph.specs[site.outputs[0]].shape))
 
     return graph.rewrite(map(rewrite, graph.sites))
+
+
+def join_lists(graph: Graph) -> Graph:
+    """Makes the sites that hand lists of tensors to each other one site: what reads a loop over time steps."""
+    group = {site: i for i, site in enumerate(graph.sites)}
+    producers = graph.producers()
+    for site in graph.sites:
+        for slot in site.inputs:
+            if graph.specs[slot].dtype in ("variant", "resource") and slot in producers:
+                old, new = group[producers[slot]], group[site]
+                group = {s: new if i == old else i for s, i in group.items()}
+    members: dict[int, list[Site]] = {}
+    for site in graph.sites:
+        members.setdefault(group[site], []).append(site)
+    if len(members) == len(graph.sites):
+        return graph
+    last = {parts[-1]: parts for parts in members.values()}
+    return graph.rewrite(_joined_sites(last[site], graph) for site in graph.sites if site in last)
+
+
+def _joined_sites(parts, graph):
+    if len(parts) == 1:
+        return parts[0]
+    written = {slot for site in parts for slot in site.outputs}
+    inputs = tuple(dict.fromkeys(slot for site in parts for slot in site.inputs if slot not in written))
+    readers = {slot for site in graph.sites if site not in parts for slot in site.inputs} | set(graph.output_slots)
+    outputs = tuple(slot for site in parts for slot in site.outputs if slot in readers)
+
+    def run(*tensors):
+        values = dict(zip(inputs, tensors, strict=True))
+        for site in parts:
+            given = [values[slot] for slot in site.inputs]
+            results = site.operation(given, site.operation.weights(graph.dtype, given))
+            values.update(zip(site.outputs, results, strict=True))
+        return [values[slot] for slot in outputs]
+
+    loop = next((site for site in parts if "While" in site.operation.label), parts[0])
+    operation = dataclasses.replace(loop.operation, function=run, outputs_count=len(outputs))
+    return Site(loop.path, operation, inputs, outputs)
 
 
 def number_paths(graph: Graph) -> Graph:
