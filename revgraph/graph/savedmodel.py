@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from revgraph.graph.graph import Call, Graph, Site, Spec
 from revgraph.graph.operations import Activation, Opaque, Routing, ZeroPad
-from revgraph.graph.tf_activations import DIRECT, POINTS, POINTWISE, recognise
+from revgraph.graph.tf_activations import DIRECT, POINTWISE, Piece, node_piece, recognise, start
 from revgraph.graph.tf_nodes import Node, ScaleAndShift, Weight, called, in_dtype, known, operations_between, runner
 from revgraph.graph.tf_normalization import Combination, Statistics
 from revgraph.graph.tf_ops import IDENTITIES, SHAPE_ARITHMETIC, VIEWS
@@ -108,7 +108,7 @@ class _Reader:
         self.inert: set[int] = set()
         self._made: dict[int, tuple[Site, Node]] = {}
         self._sizes: dict[int, list[np.ndarray]] = {}
-        self._pieces: dict[int, dict[int, tf.Tensor]] = {}
+        self._pieces: dict[int, dict[int, Piece]] = {}
         self._statistics = Statistics()
 
     def graph(self, name) -> Graph:
@@ -192,12 +192,12 @@ class _Reader:
             return self.inert_site(node)
         if not _makes_lists(node.operation) and not any(tf.as_dtype(s.dtype).is_floating for s in node.specs):
             return self.index(node)
-        activation = self.activation(node, pieces)
-        if activation is not None:
-            return activation
         found = self.statistic(node)
         if isinstance(found, Combination) and found.is_complete():
             return self.normalize(node, found)
+        activation = self.activation(node, pieces) if found is None else None
+        if activation is not None:
+            return activation
         results = self.viewed(node)
         if results[0] not in node.slots:
             self._statistics.note(results[0], found)
@@ -212,7 +212,7 @@ class _Reader:
             results = self.site(node, opaque, node.slots)
         return results
 
-    def site(self, node, operation, slots, path=None, shape=None, inert=False) -> list[int]:
+    def site(self, node, operation, slots, path=None, shape=None, spec=None, inert=False) -> list[int]:
         """Adds a site and returns the slots of its outputs.
 
         Args:
@@ -221,11 +221,13 @@ class _Reader:
             slots: What it reads.
             path: Its path, where that is not the node's.
             shape: The shape of its output, where more is known of it than TensorFlow knows.
+            spec: Shape and dtype of its output, where it is not the node's first.
             inert: Its outputs carry no relevance.
         """
         specs = node.specs[: operation.outputs_count]
         if shape is not None:
-            specs = (Spec(shape, specs[0].dtype),)
+            spec = Spec(shape, specs[0].dtype)
+        specs = specs if spec is None else (spec,)
         written = tuple(self.new_slot(spec) for spec in specs)
         site = Site(path or node.path, operation, tuple(slots), written)
         self.sites.append(site)
@@ -377,36 +379,27 @@ class _Reader:
         cases = np.stack(self._sizes[value])
         return np.where((cases == cases[0]).all(axis=0), cases[0].astype(object), None)
 
-    def pieces(self, node) -> dict[int, tf.Tensor]:
-        """The values of a pointwise node at `POINTS`, for each slot that it alone depends on."""
+    def pieces(self, node) -> dict[int, Piece]:
+        """A pointwise node as a function of each slot that it alone depends on."""
         if node.type not in POINTWISE or len(node.operation.outputs) != 1:
             return {}
         scalars = [a.value for a in node.arguments if isinstance(a, Weight)]
         integers = any(tf.as_dtype(self.specs[slot].dtype).is_integer for slot in node.slots)
         if integers or any(value is None or value.size != 1 for value in scalars):
             return {}
-        sources = [{**self._pieces.get(slot, {}), slot: tf.constant(POINTS)} for slot in node.slots]
+        sources = [{**self._pieces.get(slot, {}), slot: start()} for slot in node.slots]
         common = [slot for slot in sources[0] if all(slot in source for source in sources)]
-        run = runner(node.operation, "float64")
-        return {slot: self._piece(node, run, [s[slot] for s in sources]) for slot in common[-SOURCES:]}
-
-    def _piece(self, node, run, tensors):
-        given = iter(tensors)
-        arguments = (
-            in_dtype(tf.reshape(a.value, ()), "float64") if isinstance(a, Weight) else next(given)
-            for a in node.arguments
-        )
-        return run(*arguments)[0]
+        return {slot: node_piece(node, [source[slot] for source in sources]) for slot in common[-SOURCES:]}
 
     def activation(self, node, pieces):
         """A site for a pointwise piece that ends here and is an activation as a whole."""
         if node.type in DIRECT:
             return None
         tolerance = DIGITS.get(node.operation.outputs[0].dtype, 1e-5)
-        for slot, values in pieces.items():
-            if slot in self.inert or not values.dtype.is_floating:
+        for slot, piece in pieces.items():
+            if slot in self.inert or not piece.values.dtype.is_floating:
                 continue
-            activation = recognise(values.numpy(), tolerance)
+            activation = recognise(piece.values.numpy(), tolerance, piece.function)
             if activation is not None:
                 return self.site(node, activation, (slot,))
         return None

@@ -5,6 +5,7 @@ computes is seen best from what it computes: its values at some points are compa
 have a name.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 
@@ -13,9 +14,13 @@ import numpy as np
 import tensorflow as tf
 
 from revgraph.graph.operations import Activation
+from revgraph.graph.tf_nodes import Node, Weight, in_dtype, runner
 
 POINTS = np.concatenate([np.linspace(-9.03, 9.01, 37), [-0.31, -0.07, 0.05, 0.27, 60.3, -60.7]])
 """Where pieces are compared."""
+
+EXACT = 1e-12
+"""Difference up to which two functions compute the same numbers."""
 
 FIRST, LAST, SMALL = 0, 36, 39
 """Positions of a negative, a positive, and a small positive point."""
@@ -74,12 +79,43 @@ def _values(function):
     return np.asarray(function(tf.constant(POINTS, "float64")))
 
 
-def recognise(values, tolerance) -> Activation | None:
+@dataclasses.dataclass(frozen=True, eq=False)
+class Piece:
+    """Pointwise arithmetic as a function of one tensor.
+
+    Args:
+        values: What it gives at `POINTS`.
+        function: The function.
+    """
+
+    values: tf.Tensor
+    function: Callable[[tf.Tensor], tf.Tensor]
+
+
+def start() -> Piece:
+    """The tensor itself."""
+    return Piece(tf.constant(POINTS), lambda x: x)
+
+
+def node_piece(node: Node, pieces) -> Piece:
+    """A pointwise node as a piece, from the pieces of the slots that it reads."""
+    run, whole = runner(node.operation, "float64"), node.function()
+    given = iter(pieces)
+    arguments = (
+        in_dtype(tf.reshape(a.value, ()), "float64") if isinstance(a, Weight) else next(given).values
+        for a in node.arguments
+    )
+    return Piece(run(*arguments)[0], lambda x: whole(*(piece.function(x) for piece in pieces)))
+
+
+def recognise(values, tolerance, function) -> Activation | None:
     """The activation that has these values at `POINTS`.
 
     Args:
         values: Array like `POINTS`.
         tolerance: Largest difference, relative to 1 and to the values, at which two functions are the same.
+        function: The piece itself, which stays in use where the activation differs in the last digits, as constants
+            of a model often make it do.
 
     Returns:
         An `Activation`; None where no activation has them.
@@ -87,10 +123,10 @@ def recognise(values, tolerance) -> Activation | None:
     if values.shape != POINTS.shape or not np.isfinite(values).all() or _is_straight(values):
         return None
     best, error = None, tolerance
-    for name, function, expected in (*_table(), *_families(values)):
+    for name, activation, expected in (*_table(), *_families(values)):
         difference = np.max(np.abs(values - expected) / (1 + np.abs(expected)))
         if difference < error:
-            best, error = Activation(function, name), difference
+            best, error = Activation(activation if difference < EXACT else function, name), difference
     return best
 
 
@@ -106,7 +142,7 @@ def _families(values):
     candidates: list[tuple[str, Callable]] = []
     if 0 < at_minus < 1 and np.isclose(at_plus, 1, rtol=1e-6):
         slope = float(at_minus)
-        candidates.append(("leaky_relu", lambda x: tf.nn.leaky_relu(x, slope)))
+        candidates.append(("leaky_relu", lambda x: tf.maximum(x, slope * x)))
     lowest, top = float(values.min()), float(values.max())
     if POINTS.min() < lowest < top < POINTS.max():
         name = "bounded_relu" if lowest == 0 else "clip"

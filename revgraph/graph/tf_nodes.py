@@ -118,6 +118,8 @@ class Node:
         def function(*tensors):
             given = iter(tensors)
             outputs = run(*(a.read(self.dtype) if isinstance(a, Weight) else next(given) for a in self.arguments))
+            # Some operations give float32 whatever they are given.
+            outputs = [in_dtype(t, self.dtype) for t in outputs]
             return outputs[0] if len(outputs) == 1 else outputs
 
         return function

@@ -44,7 +44,7 @@ IDENTITIES = frozenset(
 ROUTINGS = frozenset(
     "BatchToSpaceND BroadcastTo Concat ConcatV2 DepthToSpace ExpandDims ExtractImagePatches GatherNd Max MaxPool "
     "MaxPoolV2 MatrixBandPart MatrixDiagPartV3 Min MirrorPad Pack Reverse ReverseV2 ResizeNearestNeighbor Roll Select "
-    "SelectV2 Slice SpaceToBatchND SpaceToDepth Split SplitV StridedSlice Tile TopKV2 Unpack".split()
+    "SelectV2 Slice SpaceToBatchND SpaceToDepth Split SplitV StridedSlice Tile Unpack".split()
 )
 """Operations that move entries from place to place."""
 
@@ -98,6 +98,14 @@ def _cast(reader, node):
 
 def _routing(reader, node):
     return reader.site(node, Routing(node.function(), node.type, len(node.specs)), node.slots)
+
+
+def _top_k(reader, node):
+    """The largest entries; where they stood carries no relevance."""
+    values, positions = (Routing(lambda *t, i=i: node.function()(*t)[i], node.type) for i in (0, 1))
+    (largest,) = reader.site(node, values, node.slots)
+    (where,) = reader.site(node, positions, node.slots, spec=node.specs[1], inert=True)
+    return largest, where
 
 
 def _interpolation(keeps_sign):
@@ -585,6 +593,7 @@ VIEWS = {
     "SquaredDifference": _squared_difference,
     "Squeeze": _squeeze,
     "Sum": _total,
+    "TopKV2": _top_k,
     "Transpose": _transpose,
 }
 """Type of a TensorFlow operation -> view(reader, node) -> values of its outputs, None where no rule fits."""
