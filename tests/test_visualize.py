@@ -119,6 +119,8 @@ class TestHeatmap:
         np.testing.assert_allclose(visualize.heatmap(positive, "gray")[0, 0, :, 0], [0, 0.5, 1])
         np.testing.assert_allclose(visualize.heatmap(positive - 1, "gray")[0, 0, :, 0], [0, 0.5, 1])
         np.testing.assert_allclose(visualize.heatmap(positive, "bwr")[0, 0, :, 2], [1, 0.5, 0])
+        clipped = visualize.heatmap(positive - 1, "gray", input_is_positive_only=True)
+        np.testing.assert_allclose(clipped[0, 0, :, 0], [0, 0, 1])
         forced = visualize.heatmap(positive, "gray", input_is_positive_only=False)
         np.testing.assert_allclose(forced[0, 0, :, 0], [0.5, 0.75, 1])
 
