@@ -21,12 +21,12 @@ def network(*front):
 
 @pytest.mark.parametrize("name", ["lrp.epsilon_gamma_box", "deep_taylor.bounded"])
 def test_rescaling_and_normalization_map_the_declared_bounds_per_channel(name, rng):
-    mean, variance = np.array([0.1, -0.2, 0.3]), np.array([1.0, 4.0, 0.25])
+    mean, variance = np.array([0.125, -0.25, 0.5]), np.array([1.0, 4.0, 0.25])
     model = network(
-        layers.Rescaling(-1 / 255, offset=0.5, **DOUBLE), layers.Normalization(mean=mean, variance=variance, **DOUBLE)
+        layers.Rescaling(-1 / 256, offset=0.5, **DOUBLE), layers.Normalization(mean=mean, variance=variance, **DOUBLE)
     )
     x = rng.uniform(0, 255, (2, 6, 6, 3))
-    ends = np.array([[0.5], [0.5 - 1.0]])
+    ends = np.array([[0.5], [0.5 - 255 / 256]])
     at_layer = (ends - mean) / np.sqrt(variance)
     given = revgraph.create_analyzer(name, model, low=at_layer.min(axis=0), high=at_layer.max(axis=0))
     carried = revgraph.create_analyzer(name, model, input_bounds=(0, 255))

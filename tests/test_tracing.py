@@ -295,10 +295,13 @@ def test_raw_operations(name, rng):
     same_values(graph, model, [rng.normal(size=(2, 4, 2)) for _ in range(2)])
 
 
-def test_constants_keep_their_digits():
+def test_constants_have_the_digits_that_they_have_in_the_model():
     inputs = keras.Input((1,))
-    model = keras.Model(inputs, layers.Rescaling(1 / 255, offset=0.1)(inputs))
-    assert trace(model)(np.ones((1, 1))).numpy().item() == pytest.approx(1 / 255 + 0.1, rel=1e-15)
+    rescaled = layers.Rescaling(1 / 255, offset=0.1)(inputs)
+    model = keras.Model(inputs, [rescaled, inputs * (1 / 255) + 0.1])
+    x = np.ones((1, 1))
+    for ours, theirs in zip(trace(model)(x), model(x), strict=True):
+        assert ours.numpy().item() == pytest.approx(theirs.numpy().item(), rel=1e-15)
 
 
 def relu(x):
