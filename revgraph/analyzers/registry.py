@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import inspect
+import os
 from collections.abc import Callable
 
 from revgraph import composites
@@ -12,6 +13,7 @@ from revgraph.analyzers.deep_lift import DeepLIFT
 from revgraph.analyzers.lrp import LRP, BoundedDeepTaylor, DeepTaylor
 from revgraph.analyzers.patterns import PatternAttribution, PatternNet
 from revgraph.graph.tables import Table, Tabular
+from revgraph.loading import load_model
 from revgraph.reverse_rules import AlphaBeta, BRule, Epsilon, ERule, Flat, Gamma, Pass, WSquare, Z, ZPlus, ZPlusFast
 
 
@@ -216,12 +218,13 @@ ANALYZERS = Methods(
 """Every analyzer: name -> what it is. Print it to see the table."""
 
 
-def create_analyzer(name, model, **kwargs) -> Analyzer:
+def create_analyzer(name, model, signature=None, **kwargs) -> Analyzer:
     """Makes the analyzer of that name.
 
     Args:
         name: A key of `ANALYZERS`.
-        model: A built Keras model.
+        model: A built Keras model, a `Graph`, or the path of a model; see `revgraph.load_model`.
+        signature: For the path of a SavedModel, the name of the signature to explain.
         **kwargs: Arguments of the analyzer: `ANALYZERS[name].arguments()`.
 
     Returns:
@@ -230,7 +233,8 @@ def create_analyzer(name, model, **kwargs) -> Analyzer:
     Raises:
         KeyError: No analyzer has that name; the nearest and all names are listed.
         TypeError: The model is not a Keras model, or the analyzer does not take an argument.
-        ValueError: The model is not built, or a parameter is illegal.
+        ValueError: The model is not built or cannot be read, or a parameter is illegal.
+        FileNotFoundError: There is no such path.
         NotAnalyzeableModelException: The model has a layer without a rule.
 
     Example:
@@ -244,6 +248,10 @@ def create_analyzer(name, model, **kwargs) -> Analyzer:
         raise KeyError(f"No analyzer is named {name!r}.{hint} The analyzers are: {', '.join(ANALYZERS)}.")
     method = ANALYZERS[name]
     _check_arguments(name, method.arguments(), kwargs)
+    if isinstance(model, str | os.PathLike):
+        model = load_model(model, signature)
+    elif signature is not None:
+        raise TypeError("signature= goes with the path of a SavedModel, not with a model.")
     analyzer = method.make(model, **kwargs)
     analyzer.name = name
     return analyzer

@@ -1,0 +1,155 @@
+"""`load_model`: models from files, whatever wrote them."""
+
+import json
+import os
+import zipfile
+from pathlib import Path
+
+import h5py
+import keras
+import tensorflow as tf
+
+from revgraph.graph import Graph
+from revgraph.graph.savedmodel import read_function, read_savedmodel
+
+
+def load_model(path, signature=None, safe_mode=True, custom_objects=None) -> keras.Model | Graph:
+    """Reads a model from a `.keras` or `.h5` file, or from a SavedModel directory.
+
+    Files of Keras 2 are read by Keras 3 where it can, and by `tf_keras` where it is installed. From a SavedModel, of
+    `model.export`, of Keras 2's `model.save` or of `tf.saved_model.save`, the TensorFlow operations of one signature
+    are read.
+
+    Args:
+        path: The file or directory.
+        signature: For SavedModels, the name of the signature: `"serving_default"`, or the only one, by default.
+        safe_mode: Refuse files with Python code in Lambda layers, which runs when they are read.
+        custom_objects: Dict from name to the model's own classes and functions, as `keras.models.load_model` takes it.
+
+    Returns:
+        A `keras.Model`; a `Graph`, which analyzers take like one, for SavedModels and for what only `tf_keras` reads.
+
+    Raises:
+        FileNotFoundError: There is no such file or directory.
+        ValueError: It is not a model, is damaged, has Lambda layers, or has no signatures.
+        KeyError: The SavedModel has no such signature.
+
+    Example:
+
+        model = revgraph.load_model("exported/")
+        analyzer = revgraph.create_analyzer("lrp.epsilon_plus_flat", model)
+    """
+    path = Path(os.fspath(path))
+    if not path.exists():
+        raise FileNotFoundError(f"There is no file or directory {str(path)!r}.")
+    if path.name in ("saved_model.pb", "saved_model.pbtxt"):
+        path = path.parent
+    if path.is_dir():
+        _check_savedmodel(path)
+        return read_savedmodel(path, signature)
+    if signature is not None:
+        raise ValueError(f"signature= is for SavedModel directories, and {str(path)!r} is a file.")
+    return _from_file(path, safe_mode, custom_objects)
+
+
+def _check_savedmodel(path):
+    if any((path / name).is_file() for name in ("saved_model.pb", "saved_model.pbtxt")):
+        return
+    versions = sorted((p.name for p in path.iterdir() if (p / "saved_model.pb").is_file()), key=lambda n: (len(n), n))
+    hint = f" It has SavedModels in it, though, such as {str(path / versions[-1])!r}." if versions else ""
+    raise ValueError(f"The directory {str(path)!r} is not a SavedModel: it has no saved_model.pb.{hint}")
+
+
+def _from_file(path, safe_mode, custom_objects):
+    config, version = _description(path)
+    if safe_mode and _has_lambda(config):
+        raise ValueError(
+            f"The model in {str(path)!r} has Lambda layers, whose Python code would run when it is read. Pass "
+            f"safe_mode=False if you trust where it comes from."
+        )
+    try:
+        return keras.models.load_model(path, custom_objects=custom_objects, compile=False, safe_mode=safe_mode)
+    except Exception as error:
+        # Keras raises errors of many types for files that it cannot read.
+        if version.startswith("2."):
+            return _from_keras_2(path, custom_objects, error)
+        raise ValueError(f"Keras cannot read the model in {str(path)!r}: {_reason(error)}") from error
+
+
+def _description(path) -> tuple[object, str]:
+    """The configuration of the model in a file, and the version of Keras that wrote it."""
+    if zipfile.is_zipfile(path):
+        return _zip_description(path)
+    if h5py.is_hdf5(path):
+        return _hdf5_description(path)
+    kind = "damaged or cut short" if path.suffix in (".keras", ".h5", ".hdf5") else "not a model"
+    raise ValueError(
+        f"The file {str(path)!r} is {kind}: models are .keras files, .h5 files and SavedModel directories."
+    )
+
+
+def _zip_description(path):
+    try:
+        with zipfile.ZipFile(path) as archive:
+            config = json.loads(archive.read("config.json"))
+            metadata = json.loads(archive.read("metadata.json"))
+            damaged = archive.testzip()
+    except (KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(f"The file {str(path)!r} is not a model that Keras wrote, or is damaged: {error}") from error
+    if damaged:
+        raise ValueError(f"The file {str(path)!r} is damaged: {damaged} cannot be read.")
+    return config, metadata.get("keras_version", "")
+
+
+def _hdf5_description(path):
+    try:
+        with h5py.File(path) as file:
+            config, version = file.attrs.get("model_config"), file.attrs.get("keras_version", "")
+    except OSError as error:
+        raise ValueError(f"The file {str(path)!r} is damaged or cut short: {_reason(error)}") from error
+    if config is None:
+        raise ValueError(
+            f"The file {str(path)!r} holds no model, only weights or other data. Build the model, and read weights "
+            f"with model.load_weights."
+        )
+    return json.loads(_text(config)), _text(version)
+
+
+def _text(value):
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _has_lambda(config) -> bool:
+    """Whether a configuration has Python code in it."""
+    if isinstance(config, dict):
+        return config.get("class_name") in ("Lambda", "__lambda__") or any(map(_has_lambda, config.values()))
+    return isinstance(config, list) and any(map(_has_lambda, config))
+
+
+def _from_keras_2(path, custom_objects, error):
+    """The graph of a model that Keras 2 wrote and Keras 3 cannot read."""
+    try:
+        import tf_keras
+    except ImportError:
+        raise ValueError(
+            f"The model in {str(path)!r} was written by Keras 2, and Keras 3 cannot read it: {_reason(error)} With "
+            f"tf_keras installed (pip install tf_keras) revgraph reads it."
+        ) from error
+    try:
+        model = tf_keras.models.load_model(path, custom_objects=custom_objects, compile=False)
+    except Exception as other:
+        raise ValueError(
+            f"Neither Keras 3 nor tf_keras can read the model in {str(path)!r}: {_reason(error)} {_reason(other)}"
+        ) from other
+    specs = {x.name: tf.TensorSpec(x.shape, x.dtype, name=x.name) for x in model.inputs}
+
+    def serve(inputs):
+        outputs = model([inputs[name] for name in specs] if len(specs) > 1 else next(iter(inputs.values())))
+        return dict(zip(model.output_names, tf.nest.flatten(outputs), strict=True))
+
+    return read_function(tf.function(serve, autograph=False).get_concrete_function(specs), model.name, keep=model)
+
+
+def _reason(error) -> str:
+    """The first line of an error's message."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
