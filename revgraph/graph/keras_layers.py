@@ -259,8 +259,12 @@ def _embedding(layer, template, outputs):
 
 
 def _rescaling(layer, template, outputs):
-    shapes = np.shape(layer.scale), np.shape(layer.offset)
-    return scaling(outputs[0].shape, live(lambda: layer.scale), live(lambda: layer.offset), *shapes)
+    # Keras, too, makes tensors of Python numbers before it casts them.
+    sources = [live(lambda n=n: tf.convert_to_tensor(getattr(layer, n))) for n in ("scale", "offset")]
+    shapes = [np.shape(layer.scale), np.shape(layer.offset)]
+    if keras.config.image_data_format() == "channels_first" and shapes[0]:
+        shapes[0] += (1,) * (3 - len(shapes[0]))
+    return scaling(outputs[0].shape, *sources, *shapes)
 
 
 def _normalization(layer, template, outputs):

@@ -176,9 +176,11 @@ def _varying(shape, output):
 
 def _vector(source, shape, output, axis):
     varying = _varying(shape, output)
-    if varying - {axis}:
-        return source
-    return lambda dtype: tf.reshape(source(dtype), (-1,) if varying else ())
+    if not varying:
+        shape = ()
+    elif varying == {axis}:
+        shape = (-1,)
+    return lambda dtype: tf.reshape(source(dtype), shape)
 
 
 def _linear_combination(signs):
