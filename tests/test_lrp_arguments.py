@@ -325,3 +325,11 @@ def test_arguments_are_those_that_an_analyzer_takes(name):
             together = pairs if argument in pairs else {argument}
             given = {key: values[key] for key in {*together, *needed, *(boxes or ())}}
             revgraph.create_analyzer(name, model, **given)
+
+
+def test_a_condition_may_give_a_rule_to_a_layer_that_is_kept_whole():
+    x = keras.Input((4, 3))
+    model = keras.Model(x, layers.Dense(2)(layers.LSTM(4, return_sequences=True, name="memory")(x)))
+    rules = [(lambda layer: isinstance(layer, layers.LSTM), Epsilon(0.5)), (lambda layer: True, Epsilon())]
+    summary = str(revgraph.create_analyzer("lrp", model, rule=rules).summary())
+    assert "Epsilon(epsilon=0.5)" in next(line for line in summary.splitlines() if line.startswith("memory"))

@@ -207,9 +207,14 @@ def as_composite(rule, model) -> Composite:
 
 
 def _condition(match):
-    """A condition on the Keras layer speaks of linear layers only; anything else names its sites itself."""
+    """A condition on the Keras layer speaks of layers that need a rule; anything else names its sites itself."""
     is_function = callable(match) and not isinstance(match, Matcher) and not inspect.isclass(match)
-    return composites.LINEAR & match if is_function else match
+    return _NEEDS_RULE & match if is_function else match
+
+
+_NEEDS_RULE = Matcher(
+    lambda site, facts: isinstance(site.operation, Opaque) or is_linear_layer(site.operation), "layers that need a rule"
+)
 
 
 def _input_rule(rule):
