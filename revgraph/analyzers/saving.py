@@ -1,4 +1,4 @@
-"""Analyzers as files: one zip archive with the model as Keras saves it, the arguments as JSON, arrays as NumPy saves them.
+"""Analyzers as files: a zip archive of the model as Keras saves it, the arguments as JSON, and arrays.
 
 Nothing in the file is executed when it is read.
 """

@@ -403,7 +403,7 @@ class SiteCall:
         return self._constant(lambda: weights(self.weights))
 
     def _constant(self, make):
-        """What `make` gives; worked out once, outside of the function that is being traced, where weights are frozen."""
+        """What `make` gives; worked out once, outside of what is being traced, where weights are frozen."""
         if not self.frozen:
             return make()
         with tf.init_scope():
