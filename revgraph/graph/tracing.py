@@ -464,17 +464,18 @@ def _symbolic_inputs(model):
             f"The model {model.name!r} is not built: its input shape is unknown. Call it once on data before "
             f"explaining it, for example `model(x[:1])`."
         )
-    arguments = [_symbols(shape, re.sub("_shape$", "", name)) for name, shape in shapes.items()]
+    dtype = _dtype(model)
+    arguments = [_symbols(shape, re.sub("_shape$", "", name), dtype) for name, shape in shapes.items()]
     return (arguments[0] if len(arguments) == 1 else arguments), tuple(arguments)
 
 
-def _symbols(shape, name):
+def _symbols(shape, name, dtype):
     """Symbolic tensors for a shape, or for a structure of shapes."""
     if isinstance(shape, dict):
-        return {key: _symbols(value, key) for key, value in shape.items()}
+        return {key: _symbols(value, key, dtype) for key, value in shape.items()}
     if shape and isinstance(shape[0], list | tuple):
-        return [_symbols(value, f"{name}_{i}") for i, value in enumerate(shape)]
-    return KerasTensor((None, *shape[1:]), name=name)
+        return [_symbols(value, f"{name}_{i}", dtype) for i, value in enumerate(shape)]
+    return KerasTensor((None, *shape[1:]), dtype, name=name)
 
 
 def _symbolic_call(layer, path):
