@@ -419,6 +419,12 @@ class ReverseAnalyzer(Analyzer):
             calls = {_name(name): self._traced.find(name) for name in names}
         return {name: call.inputs if at == "input" else call.outputs for name, call in calls.items()}
 
+    def export(self, path, version=None, overwrite=False):
+        """Writes a SavedModel that runs without revgraph; see `revgraph.analyzers.exporting.export`."""
+        from revgraph.analyzers.exporting import export
+
+        return export(self, path, version, overwrite)
+
     def record(self, X) -> "RecordedPass":
         """Runs the model forward once, for several starts without another forward pass.
 
