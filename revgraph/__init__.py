@@ -19,7 +19,9 @@ __all__ = [
     "NotAnalyzeableModelException",
     "__version__",
     "create_analyzer",
+    "explain_dataset",
     "load_analyzer",
+    "load_model",
     "model_wo_output_activation",
     "model_wo_softmax",
 ]
@@ -27,6 +29,8 @@ __all__ = [
 if TYPE_CHECKING:
     from revgraph.analyzers import ANALYZERS, create_analyzer, load_analyzer
     from revgraph.composites import Composite, NotAnalyzeableModelException
+    from revgraph.datasets import explain_dataset
+    from revgraph.graph.loading import load_model
     from revgraph.models import model_wo_output_activation, model_wo_softmax
 
 # TensorFlow takes seconds to import, which a command's --help need not wait for: what is named here is imported when
@@ -36,7 +40,9 @@ _HOMES = {
     "Composite": "composites",
     "NotAnalyzeableModelException": "composites",
     "create_analyzer": "analyzers",
+    "explain_dataset": "datasets",
     "load_analyzer": "analyzers",
+    "load_model": "graph.loading",
     "model_wo_output_activation": "models",
     "model_wo_softmax": "models",
 }

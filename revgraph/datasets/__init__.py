@@ -1,0 +1,7 @@
+"""Whole datasets: read in batches, explained, and written to files."""
+
+from revgraph.datasets.explain import Report, explain_dataset
+from revgraph.datasets.sinks import HDF5, NpyShards, Zarr
+from revgraph.datasets.streams import Samples, Unreadable
+
+__all__ = ["HDF5", "NpyShards", "Report", "Samples", "Unreadable", "Zarr", "explain_dataset"]

@@ -1,0 +1,181 @@
+"""`NAME.partial`: finished batches of a run, one file each, so that it can end at any moment and be taken up again.
+
+A batch is there whole or not at all: its file gets its name when all of it is on the disk. Batches are numbered, so the
+files are the journal: the run goes on behind the last of them.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+import uuid
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+try:
+    import fcntl
+except ImportError:
+    # Windows has no such locks: there a second run on the same output is not noticed.
+    fcntl = None
+
+FORMAT = 1
+"""Version of the files in the directory."""
+
+_HEAD, _LOCK, _RECORD, _NEW = "run.json", "lock", "record", "new"
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """What the run remembers of a finished batch.
+
+    Args:
+        first: Index of its first sample.
+        count: Number of its samples, those that failed included.
+        digest: Hash of its data.
+        failures: Why a sample failed, by its index.
+    """
+
+    first: int
+    count: int
+    digest: str
+    failures: dict[int, str]
+
+
+class Staging:
+    """The directory of a run that is not finished.
+
+    Args:
+        target: The path of the output.
+
+    Attributes:
+        records: One `Record` for each finished batch.
+        head: What was noted of the run when it began; None before that.
+    """
+
+    def __init__(self, target):
+        target = Path(target)
+        self.folder = target.with_name(target.name + ".partial")
+        self.records: list[Record] = []
+        self.head = None
+        self._lock = None
+
+    def exists(self) -> bool:
+        return self.folder.exists()
+
+    @contextlib.contextmanager
+    def locked(self):
+        """Only one process at a time works here; the lock ends with the process, however that ends."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with open(self.folder / _LOCK, "wb") as lock:
+            try:
+                if fcntl:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise BlockingIOError(f"Another process is writing to {str(self.folder)!r}. Wait for it.") from error
+            yield
+
+    def begin(self, head: dict):
+        """Begins a run anew."""
+        for path in self.folder.iterdir():
+            if path.name != _LOCK:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        self.records = []
+        self.head = {"format": FORMAT, "run": uuid.uuid4().hex, **head}
+        self._put(_HEAD, lambda file: file.write(json.dumps(self.head, indent=1).encode()))
+
+    def resume(self) -> bool:
+        """Takes up the run that is there; false if there is none that had begun."""
+        try:
+            self.head = json.loads((self.folder / _HEAD).read_bytes())
+        except (FileNotFoundError, json.JSONDecodeError):
+            return False
+        self.records = []
+        with contextlib.suppress(FileNotFoundError, zipfile.BadZipFile, KeyError, EOFError):
+            while True:
+                with np.load(self._path(len(self.records)), allow_pickle=False) as stored:
+                    record = json.loads(stored[_RECORD].item())
+                failures = {int(index): why for index, why in record.pop("failures").items()}
+                self.records.append(Record(**record, failures=failures))
+        return True
+
+    def add(self, record: Record, arrays: dict[str, np.ndarray]):
+        """Keeps a finished batch."""
+        text = json.dumps(dataclasses.asdict(record))
+        self._put(self._path(len(self.records)).name, lambda file: np.savez(file, **arrays, **{_RECORD: text}))
+        self.records.append(record)
+
+    def batches(self) -> Iterator[dict[str, np.ndarray]]:
+        """The arrays of each finished batch that has any."""
+        for number in range(len(self.records)):
+            with np.load(self._path(number), allow_pickle=False) as stored:
+                arrays = {name: stored[name] for name in stored.files if name != _RECORD}
+            if arrays:
+                yield arrays
+
+    def specs(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+        """Shape with all samples, and dtype, of every array; all batches have the same."""
+        found = {}
+        for number, record in enumerate(self.records):
+            if record.count > len(record.failures):
+                with np.load(self._path(number), allow_pickle=False) as stored:
+                    found = {name: (stored[name].shape[1:], stored[name].dtype) for name in stored.files}
+                break
+        found.pop(_RECORD, None)
+        return {name: ((self.explained, *shape), dtype) for name, (shape, dtype) in found.items()}
+
+    @property
+    def samples(self) -> int:
+        """Samples in all finished batches."""
+        return sum(record.count for record in self.records)
+
+    @property
+    def failures(self) -> dict[int, str]:
+        """Why samples failed, by their index."""
+        return {index: why for record in self.records for index, why in record.failures.items()}
+
+    @property
+    def explained(self) -> int:
+        """Samples in all finished batches that did not fail."""
+        return self.samples - sum(len(record.failures) for record in self.records)
+
+    def remove(self):
+        """Removes the directory and all that is in it."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def unwritten(self, error: OSError) -> OSError:
+        """The error that says what has become of the run when something could not be written."""
+        what = f"{error.strerror or error}; {self.samples} samples are finished and kept. Make room and run it again"
+        return OSError(error.errno, what, str(self.folder))
+
+    def _path(self, number):
+        return self.folder / f"batch-{number:08d}.npz"
+
+    def _put(self, name, write):
+        """A file that is there whole or not at all, whatever happens."""
+        new = self.folder / _NEW
+        try:
+            with open(new, "wb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(new, self.folder / name)
+        except OSError as error:
+            # A full disk needs the room.
+            with contextlib.suppress(OSError):
+                new.unlink()
+            raise self.unwritten(error) from error
+        sync_folder(self.folder)
+
+
+def sync_folder(folder):
+    """Has the names of new files in a directory written to the disk."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
