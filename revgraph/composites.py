@@ -211,10 +211,10 @@ def _layer_name(site):
 
 @dataclasses.dataclass(frozen=True)
 class Bound:
-    """A site, its rule, and the entry that gave it."""
+    """A site, its rule, and the entry that gave it; no rule where no entry matches."""
 
     site: Site
-    rule: Rule
+    rule: Rule | None
     reason: str
 
 
@@ -277,33 +277,36 @@ class Composite(Tabular):
             ValueError: A `ZBox` without bounds, where none are declared for the input either.
         """
         facts = Facts(graph)
-        reached, bound, missing = set(graph.output_slots), [], None
+        reached, bound = set(graph.output_slots), []
         for site in reversed(graph.sites):
             if reached.isdisjoint(site.outputs):
                 bound.append(Bound(site, Unreached(), "no relevance comes here"))
                 continue
             entry = self._bind(site, facts, input_bounds)
-            if entry is None:
-                missing = site
+            bound.append(entry)
+            if entry.rule is None:
                 reached.update(site.inputs)
                 continue
-            bound.append(entry)
             reached.update(slot for i, slot in enumerate(site.inputs) if entry.rule.reaches(i, graph.specs[slot].dtype))
-        if missing is not None:
-            raise NotAnalyzeableModelException(
-                f"No rule for {missing.path!r} ({_class_name(missing)}): composite {self.name!r} has no entry that "
-                f"matches it. Give it one, for example\n"
-                f'    revgraph.create_analyzer("lrp", model, rule=revgraph.Composite(({_class_name(missing)}, '
-                f"revgraph.reverse_rules.Epsilon()), ...))\n"
-                f'or use a gradient method such as "input_t_gradient".'
-            )
-        return tuple(reversed(bound))
+        bound = tuple(reversed(bound))
+        if any(entry.rule is None for entry in bound):
+            raise NotAnalyzeableModelException(self._without_rule(bound), bound)
+        return bound
+
+    def _without_rule(self, bound):
+        """What to say of the sites that no entry matches."""
+        first, *others = (entry.site for entry in bound if entry.rule is None)
+        also = f" So it is for {', '.join(repr(site.path) for site in others)}." if others else ""
+        return (
+            f"No rule for {first.path!r} ({_class_name(first)}): composite {self.name!r} has no entry that matches "
+            f"it.{also} {remedy(first)}"
+        )
 
     def _bind(self, site, facts, input_bounds):
         for match, rule in (*self.entries, *self.defaults):
             if match(site, facts):
                 return Bound(site, _boxed(rule.at(site, facts), site, facts.graph, input_bounds), str(match))
-        return None
+        return Bound(site, None, "no entry matches")
 
     def __repr__(self):
         return f"<Composite {self.name!r}: {len(self.entries)} entries>"
@@ -327,7 +330,30 @@ def _boxed(rule, site, graph, input_bounds):
 
 
 class NotAnalyzeableModelException(ValueError):
-    """The model has a part that the analyzer has no rule for."""
+    """The model has a part that the analyzer has no rule for.
+
+    Args:
+        message: What is wrong.
+        bound: The rule of each site, None where there is none, if that is what is wrong.
+    """
+
+    def __init__(self, message, bound=()):
+        super().__init__(message)
+        self.bound = bound
+
+
+def remedy(site) -> str:
+    """What to do about a site that has no rule."""
+    if site.layer is None:
+        match, rule = repr(site.path), "Jacobian"
+    else:
+        match, rule = _class_name(site), "Epsilon"
+    return (
+        f"Give it one, for example\n"
+        f'    revgraph.create_analyzer("lrp", model, rule=revgraph.Composite(({match}, '
+        f"revgraph.reverse_rules.{rule}()), ...))\n"
+        f'or use a gradient method such as "input_t_gradient".'
+    )
 
 
 def _class_name(site):
