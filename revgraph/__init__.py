@@ -18,6 +18,7 @@ __all__ = [
     "Composite",
     "NotAnalyzeableModelException",
     "__version__",
+    "check",
     "create_analyzer",
     "explain_dataset",
     "load_analyzer",
@@ -28,6 +29,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from revgraph.analyzers import ANALYZERS, create_analyzer, load_analyzer
+    from revgraph.checking import check
     from revgraph.composites import Composite, NotAnalyzeableModelException
     from revgraph.datasets import explain_dataset
     from revgraph.graph.loading import load_model
@@ -39,6 +41,7 @@ _HOMES = {
     "ANALYZERS": "analyzers",
     "Composite": "composites",
     "NotAnalyzeableModelException": "composites",
+    "check": "checking",
     "create_analyzer": "analyzers",
     "explain_dataset": "datasets",
     "load_analyzer": "analyzers",

@@ -1,0 +1,149 @@
+"""`check`: what an analyzer would do with a model, without running it."""
+
+import dataclasses
+import os
+import warnings
+
+from revgraph.analyzers import Analyzer, create_analyzer
+from revgraph.analyzers.analyzer import ReverseAnalyzer
+from revgraph.composites import NotAnalyzeableModelException, remedy
+from revgraph.graph import trace
+from revgraph.graph.loading import load_model
+from revgraph.graph.tables import Table, Tabular
+
+
+@dataclasses.dataclass(frozen=True)
+class SiteReport:
+    """What becomes of one site.
+
+    Args:
+        path: Where it stands.
+        operation: What it computes.
+        rule: The rule that it gets; None where there is none.
+        reason: Why that rule.
+        merged: Paths of the sites that were folded into it.
+        remedy: What to do where there is no rule.
+    """
+
+    path: str
+    operation: str
+    rule: str | None
+    reason: str
+    merged: tuple[str, ...] = ()
+    remedy: str | None = None
+
+    @property
+    def supported(self) -> bool:
+        """Whether it has a rule."""
+        return self.remedy is None
+
+
+@dataclasses.dataclass(frozen=True)
+class Report(Tabular):
+    """What an analyzer would do with a model; prints as a table.
+
+    Args:
+        name: Name of the analyzer.
+        model: Name of the model.
+        sites: One report per site, in the order of execution.
+        problems: What keeps the whole model from being explained.
+        notes: What is worth knowing.
+    """
+
+    name: str
+    model: str
+    sites: tuple[SiteReport, ...]
+    problems: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def supported(self) -> bool:
+        """Whether the analyzer can be made."""
+        return not self.problems and not self.unsupported
+
+    @property
+    def unsupported(self) -> tuple[SiteReport, ...]:
+        """The sites without a rule."""
+        return tuple(site for site in self.sites if not site.supported)
+
+    def to_dict(self) -> dict:
+        """The report as plain values, for JSON."""
+        return {"supported": self.supported, **dataclasses.asdict(self)}
+
+    def table(self) -> Table:
+        """One line per site, and below them what is wrong."""
+        rows = [(s.path, s.operation, s.rule or "", s.reason, ", ".join(s.merged)) for s in self.sites]
+        state = "supported" if self.supported else "not supported"
+        below = [*self.problems, *(f"{s.path} ({s.operation}): {s.remedy}" for s in self.unsupported), *self.notes]
+        return Table(
+            ("site", "operation", "rule", "matched by", "merged"),
+            rows,
+            title=f"{self.name} of {self.model!r}: {state}",
+            footer="\n".join(below) or None,
+        )
+
+    def __repr__(self):
+        state = "supported" if self.supported else f"{len(self.unsupported) + len(self.problems)} problems"
+        return f"<check of {self.name} on {self.model!r}: {len(self.sites)} sites, {state}>"
+
+
+def check(model, name, signature=None, **kwargs) -> Report:
+    """Says what an analyzer would do with a model: each site, its rule and why, what is folded, what is missing.
+
+    Nothing is run, and what is not supported is reported, with the remedy, in place of an error.
+
+    Args:
+        model: A Keras model, a `Graph`, or the path of a model; see `revgraph.load_model`.
+        name: Name of the analyzer.
+        signature: For the path of a SavedModel, the name of the signature.
+        **kwargs: Arguments of the analyzer, as `revgraph.create_analyzer` takes them.
+
+    Returns:
+        A `Report`.
+
+    Raises:
+        KeyError, TypeError: No analyzer has that name, or it does not take these arguments.
+        FileNotFoundError, ValueError: There is no model at that path.
+
+    Example:
+
+        report = revgraph.check(model, "lrp.epsilon_plus_flat")
+        print(report)
+    """
+    if isinstance(model, str | os.PathLike):
+        model = load_model(model, signature)
+    elif signature is not None:
+        raise TypeError("signature= goes with the path of a SavedModel, not with a model.")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        sites, problems = _sites(model, name, kwargs)
+    notes = tuple(dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, UserWarning)))
+    return Report(name, getattr(model, "name", str(model)), sites, problems, notes)
+
+
+def _sites(model, name, kwargs):
+    """Reports of the sites, and what keeps the model from being explained as a whole."""
+    try:
+        trace(model)
+    except ValueError as error:
+        return (), (str(error),)
+    try:
+        return _analyzer_reports(create_analyzer(name, model, **kwargs)), ()
+    except NotAnalyzeableModelException as error:
+        reports = tuple(map(_bound_report, error.bound))
+        return reports, () if reports else (str(error),)
+
+
+def _analyzer_reports(analyzer: Analyzer):
+    while hasattr(analyzer, "subanalyzer"):
+        analyzer = analyzer.subanalyzer
+    if isinstance(analyzer, ReverseAnalyzer):
+        return tuple(map(_bound_report, analyzer._bound))
+    return tuple(SiteReport(s.path, s.operation.label, None, "no rules", s.merged) for s in analyzer.graph.sites)
+
+
+def _bound_report(bound):
+    site = bound.site
+    missing = remedy(site) if bound.rule is None else None
+    rule = None if bound.rule is None else str(bound.rule)
+    return SiteReport(site.path, site.operation.label, rule, bound.reason, site.merged, missing)

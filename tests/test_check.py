@@ -1,0 +1,91 @@
+"""`revgraph.check`: what an analyzer would do with a model, without running it."""
+
+import json
+
+import keras
+import pytest
+import tensorflow as tf
+from keras import layers
+
+import revgraph
+from revgraph.graph.savedmodel import read_function
+from tests.models import ZOO, cnn
+
+
+def odd():
+    inputs = keras.Input((5, 4), name="series")
+    x = layers.LSTM(3, name="memory", return_sequences=True)(inputs)
+    x = layers.GRU(3, name="again")(x)
+    return keras.Model(inputs, layers.Dense(2, name="last")(x), name="odd")
+
+
+def test_every_site_with_its_rule_and_what_was_folded():
+    report = revgraph.check(cnn(), "lrp.epsilon_plus_flat")
+    analyzer = revgraph.create_analyzer("lrp.epsilon_plus_flat", cnn())
+    assert report.supported and not report.unsupported and not report.problems
+    assert [(s.path, s.rule) for s in report.sites] == [(b.site.path, str(b.rule)) for b in analyzer._bound]
+    first = report.sites[0]
+    assert (first.path, first.rule, first.merged) == ("conv1", "Flat()", ("bn",))
+    assert first.reason == "first linear layer"
+
+
+def test_all_sites_without_a_rule_are_listed_with_a_remedy():
+    report = revgraph.check(odd(), "lrp.epsilon")
+    assert not report.supported
+    assert [s.path for s in report.unsupported] == ["memory", "again"]
+    assert all(s.rule is None and "Epsilon()" in s.remedy for s in report.unsupported)
+    assert report.sites[-1].rule == "Epsilon()"
+    assert "not supported" in str(report) and "memory (LSTM): Give it one" in str(report)
+
+
+def test_the_remedy_of_a_tensorflow_operation_works():
+    function = tf.function(lambda x: tf.math.erfinv(tf.tanh(x)) * 2.0)
+    graph = read_function(function.get_concrete_function(tf.TensorSpec((None, 3), name="x")))
+    (site,) = revgraph.check(graph, "lrp.epsilon").unsupported
+    assert (site.path, site.operation) == ("erfinv/Erfinv", "Erfinv")
+    assert f"({site.path!r}, revgraph.reverse_rules.Jacobian())" in site.remedy
+    rule = revgraph.Composite((site.path, revgraph.reverse_rules.Jacobian()))
+    assert revgraph.check(graph, "lrp", rule=rule).supported
+
+
+def test_models_that_cannot_be_traced_are_reported():
+    report = revgraph.check(keras.Sequential([layers.Dense(2)]), "lrp.z")
+    assert not report.supported and report.sites == ()
+    assert "is not built" in report.problems[0] and "is not built" in str(report)
+
+
+def test_gradients_support_what_rules_do_not():
+    assert revgraph.check(odd(), "gradient").supported
+    assert revgraph.check(odd(), "smoothgrad").supported
+    assert [s.path for s in revgraph.check(cnn(), "random").sites][0] == "conv1"
+
+
+@pytest.mark.parametrize("name", sorted(ZOO))
+def test_nothing_is_run_and_the_zoo_is_supported_or_reported(name):
+    report = revgraph.check(ZOO[name](), "lrp.alpha_1_beta_0")
+    assert json.loads(json.dumps(report.to_dict()))["supported"] == report.supported
+    assert str(report).startswith("lrp.alpha_1_beta_0 of ")
+
+
+def test_warnings_become_notes(recwarn):
+    report = revgraph.check(cnn(last="softmax"), "lrp.z")
+    assert any("probability" in note for note in report.notes) and "probability" in str(report)
+    assert not [w for w in recwarn if "probability" in str(w.message)]
+
+
+def test_paths_and_signatures(tmp_path):
+    cnn().save(tmp_path / "m.keras")
+    assert revgraph.check(tmp_path / "m.keras", "lrp.z").supported
+    with pytest.raises(FileNotFoundError, match="There is no file"):
+        revgraph.check(tmp_path / "other", "lrp.z")
+    with pytest.raises(TypeError, match="signature= goes with"):
+        revgraph.check(cnn(), "lrp.z", signature="serve")
+
+
+def test_wrong_use_is_an_error():
+    with pytest.raises(KeyError, match=r"No analyzer is named 'lrp\.zz'"):
+        revgraph.check(cnn(), "lrp.zz")
+    with pytest.raises(TypeError, match="does not take 'epsilom'"):
+        revgraph.check(cnn(), "lrp.epsilon", epsilom=1)
+    with pytest.raises(ValueError, match="gamma must be"):
+        revgraph.check(cnn(), "lrp.gamma", gamma=-1)
