@@ -4,7 +4,6 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-
 ALIVE = 2
 """A seed that leaves active and inactive units in every activation of the zoo."""
 

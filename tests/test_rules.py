@@ -71,6 +71,13 @@ KINDS = {
     "Conv2D dilation": kind(layers.Conv2D, (5, 5, 2), filters=2, kernel_size=2, dilation_rate=(2, 1)),
     "Conv2D same dilation": kind(layers.Conv2D, (4, 5, 1), filters=2, kernel_size=3, padding="same", dilation_rate=2),
     "Conv2D groups": kind(layers.Conv2D, (3, 4, 4), filters=6, kernel_size=2, groups=2, strides=2, padding="same"),
+    "Conv2D depthwise groups": kind(layers.Conv2D, (4, 4, 3), filters=6, kernel_size=3, groups=3, padding="same"),
+    "Conv2D depthwise groups strides": kind(
+        layers.Conv2D, (4, 5, 3), filters=3, kernel_size=2, groups=3, strides=(1, 2), use_bias=False
+    ),
+    "Conv1D depthwise groups": kind(
+        layers.Conv1D, (6, 3), filters=6, kernel_size=2, groups=3, padding="causal", dilation_rate=2
+    ),
     "Conv2D channels first": first(layers.Conv2D, (2, 4, 5), filters=3, kernel_size=3, strides=2, padding="same"),
     "Conv3D": kind(layers.Conv3D, (3, 4, 3, 2), filters=2, kernel_size=2, padding="same", strides=(1, 2, 1)),
     "Conv3D dilation": kind(layers.Conv3D, (3, 4, 3, 1), filters=2, kernel_size=2, dilation_rate=2),
