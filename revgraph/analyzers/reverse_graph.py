@@ -83,13 +83,18 @@ class ReverseGraph:
 
     def ledger(self, recording, seeds):
         """Relevance per slot, and per site (out, in, bias, stabiliser, growth), each of shape (batch,)."""
-        entries = []
+        entries, batch = [], tf.shape(recording.values[self.graph.input_slots[0]])[0]
+
+        def rows(tensor):
+            # A layer applied at every time step has steps for samples, those of one sample beside each other.
+            return tf.reshape(tensor, (batch, -1))
 
         def account(site, pullback, given, taken):
             absorbed = pullback.absorbed(*given)
-            arrived = [per_sample(r) for r in taken if r is not None]
-            totals = sum(map(per_sample, given)), sum(arrived)
-            entries.append((*totals, absorbed.bias, absorbed.stabiliser, growth(given, taken)))
+            given, taken = ([rows(r) for r in side if r is not None] for side in (given, taken))
+            totals = sum(map(per_sample, given)), sum(map(per_sample, taken))
+            lost = per_sample(rows(absorbed.bias)), per_sample(rows(absorbed.stabiliser))
+            entries.append((*totals, *lost, growth(given, taken)))
 
         return self._walk(recording, seeds, account), entries
 

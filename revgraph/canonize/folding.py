@@ -196,7 +196,11 @@ def _routed(chain, shape, axis, dtype) -> np.ndarray | None:
         return nearest.astype(int), np.allclose(t, nearest, atol=1e-3)
 
     along_shape = [-1 if i == axis else 1 for i in range(len(shape))]
-    (first, whole), (second, _) = send(number), send(other)
+    try:
+        (first, whole), (second, _) = send(number), send(other)
+    except tf.errors.InvalidArgumentError:
+        # Time steps that are samples cannot be put together again from one sample.
+        return None
     inside = (first > 0) & (first <= shape[axis])
     fits = whole and np.array_equal(second[inside], other[first[inside] - 1]) and not second[~inside].any()
     return np.where(inside, first - 1, -1) if fits else None

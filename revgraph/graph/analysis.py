@@ -175,7 +175,8 @@ def relevant_sites(sites: Iterable[Site], outputs, specs) -> list[Site]:
             chosen = 0
         elif isinstance(site.operation, Product | Contraction):
             chosen = signal(site, producers, specs)
-        reached.update(site.inputs if chosen is None else site.inputs[chosen : chosen + 1])
+        taking = site.inputs if chosen is None else site.inputs[chosen : chosen + 1]
+        reached.update(slot for slot in taking if "float" in specs[slot].dtype)
     return relevant
 
 

@@ -8,7 +8,7 @@ import tensorflow as tf
 from keras import layers, ops
 
 from revgraph.graph import normalization, windows
-from revgraph.graph.keras_ops import relu_name, scaling
+from revgraph.graph.keras_ops import masked_softmax, relu_name, scaling
 from revgraph.graph.operations import (
     Activation,
     AveragePool,
@@ -249,9 +249,16 @@ def _average_pool(layer, template, outputs):
 
 
 def _activation_layer(layer, template, outputs):
-    if _changes_shape(getattr(layer, "activation", None)):
+    if _changes_shape(getattr(layer, "activation", None)) or template.kwargs.get("mask") is not None:
         return None
     return Activation(template.bind(layer.call), activation_name(layer))
+
+
+def layer_expansion(layer, template):
+    """A function of the layer's arguments that computes the same with operations that have rules; or None."""
+    if _extended(layer, (layers.Softmax,)) and template.kwargs.get("mask") is not None:
+        return masked_softmax(layer.axis)
+    return None
 
 
 def _embedding(layer, template, outputs):

@@ -119,6 +119,16 @@ def _moments(operation):
     return moments
 
 
+def masked_softmax(axis):
+    """Softmax over the entries that a mask leaves."""
+
+    def softmax(x, mask):
+        # Far below every score, so that nothing is left of it, and not so far that a row without scores overflows.
+        return ops.where(mask, ops.softmax(ops.where(mask, x, -1e9), axis=axis), 0.0)
+
+    return softmax
+
+
 EXPANSIONS = {"Glu": _glu, "Moments": _moments}
 """Name of the class of a Keras operation -> what it is made of."""
 
@@ -272,6 +282,30 @@ def _resize(operation, template, outputs):
     if kind == "nearest" or getattr(operation, "fill_value", 0):
         return Routing(function, "Resize")
     return Interpolation(function, "Resize", keeps_sign=kind == "bilinear")
+
+
+def _reshape(operation, template, outputs):
+    """What symbolic calls leave unknown of the new shape is the size of the batch, or what is left over."""
+
+    def reshape(x):
+        sizes = [-1 if n is None else n for n in operation.newshape]
+        if operation.newshape and operation.newshape[0] is None:
+            sizes[0] = tf.shape(x)[0]
+        return tf.reshape(x, sizes)
+
+    known = None not in operation.newshape
+    return Routing(template.bind(operation.call) if known else reshape, "Reshape")
+
+
+def _broadcast_to(operation, template, outputs):
+    """What symbolic calls leave unknown of the new shape is the size that the tensor has there already."""
+
+    def broadcast(x):
+        own = [None] * (len(operation.shape) - x.shape.rank) + tf.unstack(tf.shape(x))
+        return tf.broadcast_to(x, [m if n is None else n for n, m in zip(operation.shape, own, strict=True)])
+
+    known = None not in operation.shape
+    return Routing(template.bind(operation.call) if known else broadcast, "BroadcastTo")
 
 
 def _take(operation, template, outputs):
@@ -435,6 +469,8 @@ ARITHMETIC = {
     "AveragePool": _average_pool,
     "MaxPool": _max_pool,
     "Pad": _pad,
+    "Reshape": _reshape,
+    "BroadcastTo": _broadcast_to,
     "Resize": _resize,
     "Take": _take,
     "BatchNorm": _batch_normalization,

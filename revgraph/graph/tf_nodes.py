@@ -151,14 +151,19 @@ def operations_between(graph) -> list:
 
 def graph_runner(graph, dtype) -> Callable:
     """A function that runs a graph on its inputs and gives its outputs as a list."""
-    steps = [(operation, runner(operation, dtype)) for operation in operations_between(graph)]
+
+    def names(tensors):
+        return [t.name for t in tensors]
+
+    # TensorFlow adds inputs and outputs to the graph of a loop when it differentiates the loop.
+    inputs, outputs = names(graph.inputs), names(graph.outputs)
+    steps = [(names(o.inputs), names(o.outputs), runner(o, dtype)) for o in operations_between(graph)]
 
     def run(*tensors):
-        values = {t.name: value for t, value in zip(graph.inputs, tensors, strict=True)}
-        for operation, step in steps:
-            results = step(*(values[t.name] for t in operation.inputs))
-            values.update(zip((t.name for t in operation.outputs), results, strict=True))
-        return [values[t.name] for t in graph.outputs]
+        values = dict(zip(inputs, tensors, strict=True))
+        for read, written, step in steps:
+            values.update(zip(written, step(*(values[name] for name in read)), strict=True))
+        return [values[name] for name in outputs]
 
     return run
 

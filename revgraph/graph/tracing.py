@@ -15,7 +15,15 @@ from keras import KerasTensor
 
 from revgraph.graph.analysis import relevant_sites
 from revgraph.graph.graph import Call, Graph, Site, Spec
-from revgraph.graph.keras_layers import MASKED, OPAQUE, is_identity, layer_operation, makes_mask, sees_masks
+from revgraph.graph.keras_layers import (
+    MASKED,
+    OPAQUE,
+    is_identity,
+    layer_expansion,
+    layer_operation,
+    makes_mask,
+    sees_masks,
+)
 from revgraph.graph.keras_ops import expansion, tensor_operation
 from revgraph.graph.operations import Activation, Opaque, Routing
 
@@ -184,6 +192,9 @@ class _Tracer:
         known = self._known(layer, template, read, outputs)
         if known is not None:
             return self.site(path, known, read, outputs, layer)
+        expanded = layer_expansion(layer, template)
+        if expanded is not None and not kept:
+            return self.inline(expanded, template, read, path)
         if not kept and not isinstance(layer, OPAQUE):
             inlined = self.inline_layer(layer, template, read, path)
             if inlined is not None:

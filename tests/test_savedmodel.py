@@ -1,0 +1,405 @@
+"""SavedModels are read into the graph that the Keras model gives, whoever wrote them."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+import revgraph
+from revgraph import create_analyzer
+from revgraph.graph import Graph
+from revgraph.graph.savedmodel import read_function, read_savedmodel
+from tests.models import ZOO, inputs_of, randomized
+
+METHODS = ("gradient", "lrp.z", "lrp.epsilon", "lrp.alpha_1_beta_0", "lrp.epsilon_plus_flat")
+
+pytestmark = pytest.mark.filterwarnings("ignore:The output of", "ignore:Relevance grows", "ignore:.*retracing")
+
+RNG = np.random.default_rng(0)
+
+
+def weight(*shape):
+    return tf.Variable(RNG.normal(size=shape) / 2)
+
+
+W, B, GAMMA, BETA, MEAN = weight(6, 5), weight(5), weight(6), weight(6), weight(6)
+VARIANCE = tf.Variable(RNG.uniform(0.5, 1.5, size=6))
+K, BIAS, DEPTHWISE, TRANSPOSED, LINE = (
+    weight(3, 3, 2, 4),
+    weight(4),
+    weight(3, 3, 2, 2),
+    weight(3, 3, 4, 2),
+    weight(3, 2, 4),
+)
+TABLE = weight(4, 3)
+
+
+def graph_of(function, shape, dtype=tf.float64):
+    concrete = tf.function(function, autograph=False).get_concrete_function(tf.TensorSpec((None, *shape), dtype, "x"))
+    return read_function(concrete), concrete
+
+
+def kinds(graph):
+    return [type(site.operation).__name__ for site in graph.sites]
+
+
+def labels(graph):
+    return [site.operation.label for site in graph.sites]
+
+
+def data(shape, dtype=tf.float64):
+    shape = (3, *(5 if n is None else n for n in shape))
+    if dtype.is_floating:
+        return np.random.default_rng(1).normal(size=shape).astype(dtype.as_numpy_dtype)
+    return np.random.default_rng(1).integers(0, 4, size=shape).astype(dtype.as_numpy_dtype)
+
+
+def layer_norm(x):
+    mean, variance = tf.nn.moments(x, [-1], keepdims=True)
+    return (x - mean) / tf.sqrt(variance + 1e-3) * GAMMA + BETA
+
+
+def layer_norm_by_hand(x):
+    centred = x - tf.reduce_mean(x, -1, keepdims=True)
+    return centred * tf.math.rsqrt(tf.reduce_mean(centred * centred, -1, keepdims=True) + 1e-3) * GAMMA + BETA
+
+
+def layer_norm_as_batch_norm(x):
+    mean, variance = tf.nn.moments(x, [-1], keepdims=True)
+    return tf.nn.batch_normalization(x, mean, variance, BETA, GAMMA, 1e-3)
+
+
+def softmax(x):
+    e = tf.exp(x - tf.reduce_max(x, -1, keepdims=True))
+    return e / tf.reduce_sum(e, -1, keepdims=True)
+
+
+def upsampled(x, size):
+    return tf.nn.conv2d_transpose(x, TRANSPOSED, [tf.shape(x)[0], *size, 4], 2, "SAME") + BIAS
+
+
+IMAGE = (8, 8, 2)
+FUNCTIONS = {
+    "dense": (lambda x: tf.nn.relu(x @ W + B), (6,), ["Dense", "relu"]),
+    "transposed": (lambda x: tf.matmul(x, tf.transpose(W), transpose_b=True), (6,), ["Dense"]),
+    "einsum": (lambda x: tf.einsum("bi,io->bo", x, W) + B, (6,), ["Einsum"]),
+    "einsum, kernel first": (lambda x: tf.einsum("io,bi->bo", W, x) + B, (6,), ["Einsum"]),
+    "tensordot": (lambda x: tf.tensordot(x, W, 1) + B, (None, 6), ["Dense"]),
+    "batches": (lambda x: x @ W + B, (4, 6), ["Dense"]),
+    "attention": (lambda x: tf.nn.softmax(x @ tf.transpose(x, (0, 2, 1))) @ x, (4, 6), None),
+    "quotient": (lambda x: (x @ W) / (2 + tf.sigmoid(x @ W)), (6,), None),
+    "scale": (lambda x: ((x - 0.5) / 0.2 * 3.0 + 1.0) @ W, (6,), None),
+    "from one": (lambda x: (1 - x) @ W, (6,), ["Scale", "Dense"]),
+    "parts": (lambda x: tf.concat([p @ W[:3] for p in tf.split(x, 2, 1)], 1), (6,), None),
+    "stacked": (lambda x: tf.stack(tf.unstack(x, axis=1), 1)[:, 1] @ W, (3, 6), None),
+    "slice": (lambda x: tf.slice(x, [0, 1], [-1, 3]) @ W[:3], (6,), ["Slice", "Dense"]),
+    "gather": (lambda x: tf.gather(x, [0, 2, 1], axis=1) @ W[:3], (6,), ["GatherV2", "Dense"]),
+    "top": (lambda x: tf.math.top_k(x, 3).values @ W[:3], (6,), ["TopKV2", "Dense"]),
+    "tiles": (lambda x: tf.tile(x, [1, 2]) @ tf.concat([W, W], 0), (6,), ["Tile", "Dense"]),
+    "flatten": (lambda x: tf.reshape(x, [tf.shape(x)[0], 12]) @ tf.concat([W, W], 0), (2, 6), ["Reshape", "Dense"]),
+    "mean of steps": (lambda x: tf.reduce_sum(x, 1) / tf.cast(tf.shape(x)[1], x.dtype) @ W, (None, 6), None),
+    "broadcast": (lambda x: (x[:, :, None] - B)[:, :, 0] @ W, (6,), None),
+    "batch norm": (
+        lambda x: tf.nn.batch_normalization(x @ W, MEAN[:5], VARIANCE[:5], BETA[:5], GAMMA[:5], 1e-3),
+        (6,),
+        ["Dense", "BatchNorm"],
+    ),
+    "batch norm by hand": (
+        lambda x: ((x - MEAN) / tf.sqrt(VARIANCE + 1e-3) * GAMMA + BETA) @ W,
+        (6,),
+        ["BatchNorm", "Dense"],
+    ),
+    "layer norm": (lambda x: layer_norm(x) @ W, (6,), ["Normalize", "Dense"]),
+    "layer norm by hand": (lambda x: layer_norm_by_hand(x) @ W, (6,), ["Normalize", "Dense"]),
+    "layer norm as batch norm": (lambda x: layer_norm_as_batch_norm(x) @ W, (6,), ["Normalize", "Dense"]),
+    "root mean square": (
+        lambda x: (x * tf.math.rsqrt(tf.reduce_mean(x * x, -1, keepdims=True) + 1e-6) * GAMMA) @ W,
+        (6,),
+        ["Normalize", "Dense"],
+    ),
+    "unit norm": (lambda x: tf.nn.l2_normalize(x, -1) @ W, (6,), ["Normalize", "Dense"]),
+    "softmax inside": (lambda x: softmax(x) @ W, (6,), ["softmax", "Dense"]),
+    "convolution": (lambda x: tf.nn.bias_add(tf.nn.conv2d(x, K, 2, "SAME"), BIAS), IMAGE, ["Conv"]),
+    "explicit padding": (
+        lambda x: tf.nn.conv2d(x, K, 1, [[0, 0], [1, 0], [2, 1], [0, 0]]) + BIAS, IMAGE, ["Pad", "Conv"]
+    ),
+    "dilated": (lambda x: tf.nn.convolution(x, K, padding="SAME", dilations=2) + BIAS, IMAGE, ["Conv"]),
+    "atrous": (lambda x: tf.nn.atrous_conv2d(x, K, 2, "VALID") + BIAS, IMAGE, ["Conv"]),
+    "atrous, any size": (lambda x: tf.nn.atrous_conv2d(x, K, 2, "SAME") + BIAS, (None, None, 2), ["Conv"]),
+    "depthwise": (
+        lambda x: tf.nn.depthwise_conv2d(x, DEPTHWISE, [1] * 4, "SAME", dilations=[2, 2]) + BIAS,
+        IMAGE,
+        ["DepthwiseConv"],
+    ),
+    "transposed convolution": (lambda x: upsampled(x, (16, 16)), IMAGE, ["ConvTranspose"]),
+    "transposed convolution, odd": (lambda x: upsampled(x, (15, 15)), IMAGE, ["ConvTranspose"]),
+    "line": (lambda x: tf.nn.conv1d(x, LINE, 2, "SAME") + BIAS, (8, 2), ["Conv"]),
+    "dilated line": (
+        lambda x: tf.nn.convolution(x, LINE, padding="SAME", dilations=[2]) + BIAS, (8, 2), ["Conv"]
+    ),
+    "pooling": (lambda x: tf.nn.max_pool2d(tf.nn.avg_pool2d(x, 3, 2, "SAME"), 2, 1, "VALID"), IMAGE, None),
+    "mirror": (lambda x: tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]], "REFLECT"), IMAGE, ["MirrorPad"]),
+    "resized": (lambda x: tf.cast(tf.image.resize(x, [16, 16]), x.dtype), IMAGE, ["ResizeBilinear"]),
+    "condition": (lambda x: tf.where(x > 0.5, x, 2 * x + 1) @ W, (6,), None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_functions_written_by_hand(name):
+    function, shape, expected = FUNCTIONS[name]
+    graph, concrete = graph_of(function, shape)
+    x = data(shape)
+    y = concrete(tf.constant(x)).numpy()
+    np.testing.assert_allclose(graph(x), y, rtol=1e-12, atol=1e-12)
+    if expected is not None:
+        assert labels(graph) == expected
+    with tf.GradientTape() as tape:
+        inputs = tf.constant(x)
+        tape.watch(inputs)
+        output = function(inputs)
+    if name not in ("dilated", "dilated line"):  # TensorFlow's own gradient of these does not run on CPUs.
+        gradient = create_analyzer("gradient", graph).analyze(x, initial_relevance=np.ones_like(y))
+        np.testing.assert_allclose(gradient, tape.gradient(output, inputs), rtol=1e-9, atol=1e-11)
+    ledger = create_analyzer("lrp.epsilon", graph).conservation(x, initial_relevance=y)
+    # TensorFlow resizes in float32.
+    np.testing.assert_allclose(ledger.other / np.abs(ledger.start).max(), 0, atol=1e-6 if name == "resized" else 1e-9)
+
+
+def test_linear_pieces_are_the_keras_layers(rng, float64):
+    inputs = keras.Input((6,))
+    model = keras.Model(inputs, layers.Dense(5, activation="relu")(inputs))
+    model.layers[1].set_weights([W.numpy(), B.numpy()])
+    graph, _ = graph_of(FUNCTIONS["dense"][0], (6,))
+    x = data((6,))
+    for method in METHODS:
+        expected = create_analyzer(method, model).analyze(x, 1)
+        np.testing.assert_allclose(create_analyzer(method, graph).analyze(x, 1), expected, rtol=1e-12, err_msg=method)
+
+
+ACTIVATIONS = {
+    "relu": lambda x: tf.maximum(x, 0.0),
+    "leaky_relu": lambda x: tf.where(x > 0, x, 0.1 * x),
+    "silu": lambda x: x * tf.sigmoid(x),
+    "gelu": lambda x: 0.5 * x * (1 + tf.math.erf(x / np.sqrt(2))),
+    "gelu by tanh": lambda x: 0.5 * x * (1 + tf.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * tf.pow(x, 3)))),
+    "gelu of TensorFlow": tf.nn.gelu,
+    "silu of TensorFlow": tf.nn.silu,
+    "hard_silu": lambda x: x * tf.nn.relu6(x + 3) / 6,
+    "hard_sigmoid": lambda x: tf.clip_by_value(0.2 * x + 0.5, 0.0, 1.0),
+    "bounded_relu": lambda x: tf.minimum(tf.nn.relu(x), 4.5),
+    "mish": lambda x: x * tf.tanh(tf.nn.softplus(x)),
+    "elu": lambda x: tf.where(x > 0, x, tf.exp(tf.minimum(x, 0.0)) - 1),
+    "log_sigmoid": lambda x: -tf.nn.softplus(-x),
+    "relu6": tf.nn.relu6,
+    "tanh": tf.tanh,
+    "softplus": tf.nn.softplus,
+}
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activations_are_told_by_what_they_compute(name):
+    function = ACTIVATIONS[name]
+    graph, concrete = graph_of(lambda x: function(x @ W), (6,))
+    assert labels(graph) == ["Dense", name.split()[0]]
+    x = data((6,))
+    np.testing.assert_allclose(graph(x), concrete(tf.constant(x)), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("function", [lambda x: 0.5 * x, lambda x: x + 1e-6, lambda x: 3.0 - x])
+def test_scale_and_shift_are_no_activation(function):
+    graph, _ = graph_of(lambda x: function(x) @ W, (6,))
+    assert kinds(graph) == ["Scale", "Dense"]
+
+
+def test_embeddings_and_pixels():
+    graph, concrete = graph_of(lambda x: tf.reduce_mean(tf.gather(TABLE, x), 1), (7,), tf.int64)
+    assert kinds(graph) == ["Embedding", "AveragePool"]
+    x = data((7,), tf.int64)
+    relevance = create_analyzer("lrp.epsilon", graph).analyze(x, 1)
+    assert relevance.shape == x.shape
+    np.testing.assert_allclose(relevance.sum(1), concrete(tf.constant(x))[:, 1], rtol=1e-5, atol=1e-6)
+    graph, concrete = graph_of(lambda x: tf.cast(x, tf.float64) / 255 @ W, (6,), tf.uint8)
+    x = data((6,), tf.uint8)
+    relevance = create_analyzer("lrp.epsilon", graph).analyze(x, 1)
+    np.testing.assert_allclose(relevance.sum(1), concrete(tf.constant(x))[:, 1], rtol=1e-5, atol=1e-6)
+
+
+def test_weights_assigned_later_are_seen():
+    variable = weight(6, 5)
+    graph, concrete = graph_of(lambda x: x @ variable, (6,))
+    x, analyzer = data((6,)), create_analyzer("lrp.epsilon", graph)
+    before = analyzer.analyze(x, 0)
+    variable.assign(2 * variable)
+    np.testing.assert_allclose(graph(x), concrete(tf.constant(x)))
+    np.testing.assert_allclose(analyzer.analyze(x, 0), 2 * before, rtol=1e-5)
+
+
+def test_what_has_no_rule_is_named():
+    graph, _ = graph_of(lambda x: tf.math.erfinv(tf.tanh(x)) @ W, (6,))
+    with pytest.raises(revgraph.NotAnalyzeableModelException, match=r"No rule for '.*Erfinv' \(Erfinv\)"):
+        create_analyzer("lrp.epsilon", graph)
+    assert create_analyzer("gradient", graph).analyze(data((6,)), 0).any()
+
+
+def test_loops_and_branches_work_for_gradients():
+    def loop(x):
+        return tf.while_loop(lambda i, y: i < 3, lambda i, y: (i + 1, tf.tanh(y) * 2), (0, x))[1] @ W
+
+    def branch(x):
+        return tf.cond(tf.reduce_sum(x) > 0, lambda: x @ W, lambda: -(x @ W))
+
+    for function in (loop, branch):
+        graph, concrete = graph_of(function, (6,))
+        x = data((6,))
+        with tf.GradientTape() as tape:
+            inputs = tf.constant(x)
+            tape.watch(inputs)
+            output = concrete(inputs)
+        np.testing.assert_allclose(graph(x), output)
+        gradient = create_analyzer("gradient", graph).analyze(x, initial_relevance=np.ones((3, 5)))
+        np.testing.assert_allclose(gradient, tape.gradient(output, inputs), rtol=1e-9)
+
+
+def test_an_input_of_unknown_rank_says_what_to_do():
+    concrete = tf.function(lambda x: tf.nn.relu(x)).get_concrete_function(tf.TensorSpec(None, tf.float32, "x"))
+    with pytest.raises(ValueError, match=r"number of axes of input.*Export the model with a signature"):
+        read_function(concrete)
+
+
+def assert_equal_relevance(model, graph, x, rtol=1e-4, methods=METHODS):
+    for method in methods:
+        names = getattr(model, "output_names", [])
+        selection = {graph.output_names[-1]: 0} if len(names) > 1 else 0
+        expected = create_analyzer(method, model).analyze(x, {names[-1]: 0} if len(names) > 1 else 0)
+        found = create_analyzer(method, graph).analyze(x, selection)
+        for a, b in zip(keras.tree.flatten(found), keras.tree.flatten(expected), strict=True):
+            np.testing.assert_allclose(a, b, rtol=rtol, atol=1e-7 * np.abs(b).max(), err_msg=method)
+
+
+@pytest.mark.parametrize("name", ["cnn", "nested", "operators", "residual", "shared"])
+def test_the_zoo_exported(name, tmp_path, float64):
+    model = randomized(ZOO[name]())
+    x = inputs_of(model)
+    model.export(tmp_path / "model")
+    graph = read_savedmodel(tmp_path / "model")
+    assert isinstance(graph, Graph) and graph.dtype == "float64"
+    np.testing.assert_allclose(graph(x), model(x), rtol=1e-7, atol=1e-9)
+    assert_equal_relevance(model, graph, x, methods=("gradient", "lrp.epsilon_plus_flat"))
+
+
+def blocks():
+    """What keras.applications are made of, small."""
+    inputs = keras.Input((12, 12, 3), name="image")
+    x = layers.Rescaling(1 / 127.5, offset=-1.0)(inputs)
+    x = layers.ZeroPadding2D(((0, 1), (0, 1)))(x)
+    x = layers.Conv2D(8, 3, strides=2, use_bias=False, name="stem")(x)
+    x = layers.Activation("silu")(layers.BatchNormalization(name="stem_bn")(x))
+    y = layers.DepthwiseConv2D(3, padding="same", use_bias=False)(x)
+    y = layers.ReLU(6.0)(layers.BatchNormalization()(y))
+    gate = layers.GlobalAveragePooling2D(keepdims=True)(y)
+    gate = layers.Conv2D(4, 1, activation="relu")(gate)
+    gate = layers.Conv2D(8, 1, activation="hard_sigmoid")(gate)
+    y = layers.Multiply()([y, gate])
+    y = layers.BatchNormalization()(layers.SeparableConv2D(8, 3, padding="same", activation="relu")(y))
+    x = layers.Add()([x, y])
+    z = layers.LayerNormalization(epsilon=1e-6)(x)
+    z = layers.Dense(12, activation="gelu")(z)
+    z = layers.Dense(8)(z)
+    x = layers.Concatenate()([x, z])
+    x = layers.BatchNormalization()(x)
+    x = layers.PReLU(shared_axes=[1, 2])(x)
+    x = layers.GroupNormalization(4)(x)
+    x = layers.AveragePooling2D(2, padding="same")(x)
+    x = layers.Conv2DTranspose(6, 3, strides=2, padding="same", activation="leaky_relu")(x)
+    x = layers.UpSampling2D(2, interpolation="bilinear")(x)
+    x = layers.MaxPooling2D(3, 2, padding="same")(x)
+    x = layers.Reshape((36, 6))(x)
+    x = layers.Conv1D(5, 3, padding="causal", dilation_rate=2, activation="elu")(x)
+    x = layers.Permute((2, 1))(x)
+    x = layers.Flatten()(x)
+    return keras.Model(inputs, layers.Dense(4, activation="softmax", name="last")(x), name="blocks")
+
+
+def test_building_blocks_of_applications(tmp_path, float64):
+    model = randomized(blocks())
+    x = np.random.default_rng(0).uniform(0, 255, (2, 12, 12, 3))
+    model.export(tmp_path / "model")
+    graph = read_savedmodel(tmp_path / "model")
+    np.testing.assert_allclose(graph(x), model(x), rtol=1e-7)
+    assert not [s for s in graph.sites if type(s.operation).__name__ == "TensorFlowOperation"]
+    assert_equal_relevance(
+        model, graph, x, methods=("gradient", "lrp.z", "lrp.alpha_1_beta_0", "lrp.epsilon_plus_flat")
+    )
+
+
+def test_several_inputs_and_outputs(tmp_path, rng):
+    b, a = keras.Input((4,), name="b"), keras.Input((3,), name="a")
+    x = layers.Concatenate()([b, layers.Dense(2, activation="tanh")(a)])
+    model = randomized(keras.Model([b, a], {"z": layers.Dense(2)(x), "y": layers.Dense(3)(x)}))
+    model.export(tmp_path / "model")
+    graph = read_savedmodel(tmp_path / "model")
+    assert graph.input_names == ("a", "b") and graph.output_names == ("y", "z")
+    x = {"a": rng.normal(size=(2, 3)).astype("float32"), "b": rng.normal(size=(2, 4)).astype("float32")}
+    relevance = create_analyzer("lrp.epsilon", graph).analyze(x, {"z": 1})
+    expected = create_analyzer("lrp.epsilon", model).analyze([x["b"], x["a"]], {"z": 1})
+    np.testing.assert_allclose(relevance["b"], expected[0], rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(relevance["a"], expected[1], rtol=1e-5, atol=1e-7)
+    outputs = graph(x)
+    np.testing.assert_allclose(outputs["y"], model([x["b"], x["a"]])["y"], rtol=1e-5, atol=1e-6)
+
+
+def test_models_of_keras_2(tmp_path):
+    keras_2 = pytest.importorskip("tf_keras")
+    old = keras_2.layers
+    inputs = keras_2.Input((8, 8, 3), name="image")
+    x = old.Conv2D(4, 3, padding="same", use_bias=False)(inputs)
+    x = old.ReLU(6.0)(old.BatchNormalization()(x))
+    x = old.DepthwiseConv2D(3, padding="same", dilation_rate=2, activation="swish")(x)
+    x = old.LayerNormalization()(x)
+    x = old.PReLU(shared_axes=[1, 2])(old.Conv2DTranspose(4, 3, strides=2, padding="same")(x))
+    x = old.Dense(5, activation="gelu")(old.MaxPooling2D(2)(x))
+    x = old.GlobalAveragePooling2D()(x)
+    model = keras_2.Model(inputs, old.Dense(3, activation="softmax")(x))
+    rng = np.random.default_rng(0)
+    for v in model.variables:
+        v.assign(rng.uniform(0.5, 1.5, v.shape) if "variance" in v.name else rng.normal(size=v.shape) / 3)
+    model.save(tmp_path / "model", save_format="tf")
+    graph = read_savedmodel(tmp_path / "model")
+    assert kinds(graph).count("BatchNorm") == kinds(graph).count("Normalize") == 1
+    x = rng.normal(size=(2, 8, 8, 3)).astype("float32")
+    np.testing.assert_allclose(graph(x), model(x), rtol=1e-5, atol=1e-6)
+    ledger = create_analyzer("lrp.epsilon_plus_flat", graph).conservation(x, 0)
+    np.testing.assert_allclose(ledger.other / ledger.start, 0, atol=1e-4)
+    with tf.GradientTape() as tape:
+        given = tf.constant(x)
+        tape.watch(given)
+        logit = tf.math.log(model(given)[:, 0] / model(given)[:, 1])
+    gradient = create_analyzer("gradient", graph).analyze(x, lambda y: y[:, 0] - y[:, 1])
+    np.testing.assert_allclose(gradient, tape.gradient(logit, given), rtol=1e-3, atol=1e-6)
+
+
+FAMILIES = {
+    "VGG16": 32, "MobileNet": 32, "MobileNetV2": 32, "MobileNetV3Small": 32, "ResNet50": 32, "ResNet50V2": 32,
+    "DenseNet121": 32, "EfficientNetB0": 32, "EfficientNetV2B0": 32, "InceptionV3": 75, "Xception": 71,
+    "NASNetMobile": 32, "ConvNeXtTiny": 32, "InceptionResNetV2": 75,
+}  # fmt: skip
+
+
+@pytest.mark.applications
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_of_applications(family, tmp_path, float64):
+    size = FAMILIES[family]
+    model = getattr(keras.applications, family)(weights=None, input_shape=(size, size, 3), classes=5)
+    rng = np.random.default_rng(0)
+    for v in model.variables:
+        kind = v.path.rsplit("/", 1)[-1]
+        if kind == "moving_variance":
+            v.assign(rng.uniform(0.5, 1.5, v.shape))
+        elif kind in ("moving_mean", "beta", "bias"):
+            v.assign(rng.normal(0, 0.1, v.shape))
+    model.export(tmp_path / "model")
+    graph = read_savedmodel(tmp_path / "model")
+    x = rng.uniform(0, 255, (1, size, size, 3))
+    np.testing.assert_allclose(graph(x), model(x), rtol=1e-6)
+    assert_equal_relevance(model, graph, x, rtol=1e-3)
