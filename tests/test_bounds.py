@@ -34,7 +34,7 @@ def test_rescaling_and_normalization_map_the_declared_bounds_per_channel(name, r
 
 
 def test_padding_that_the_convolution_does_itself_is_not_input(rng):
-    model = network(layers.ZeroPadding2D(1))
+    model = network(layers.ZeroPadding2D(1, **DOUBLE))
     x = rng.uniform(1, 2, (2, 6, 6, 3))
     carried = revgraph.create_analyzer("deep_taylor.bounded", model, input_bounds=(1, 2))
     given = revgraph.create_analyzer("deep_taylor.bounded", model, low=1, high=2)
