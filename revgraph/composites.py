@@ -29,6 +29,7 @@ from revgraph.graph.operations import (
     Routing,
     Scale,
     Sum,
+    ZeroPad,
 )
 from revgraph.graph.tables import Table, Tabular
 from revgraph.reverse_rules import (
@@ -45,6 +46,7 @@ from revgraph.reverse_rules import (
     Jacobian,
     Norm,
     Only,
+    Padding,
     Pass,
     ReLUBetaSmooth,
     Rule,
@@ -106,6 +108,13 @@ SCALE = operations(Scale, text="scale and shift")
 ACTIVATION = operations(Activation, text="activations")
 RELU = Matcher(lambda site, facts: is_relu(site.operation), "ReLUs")
 ROUTING = operations(Routing, text="routing")
+PADDING = Matcher(
+    lambda site, facts: (
+        isinstance(site.operation, ZeroPad)
+        or (isinstance(site.operation, Routing) and site.operation.name == "Masking")
+    ),
+    "padding and masks",
+)
 PRODUCT = operations(Product, text="products")
 CONTRACTION = operations(Contraction, text="products of matrices")
 QUOTIENT = operations(Quotient, text="quotients")
@@ -364,6 +373,7 @@ def _class_name(site):
 
 STRUCTURE = (
     (EMBEDDING, SumOverEmbedding()),
+    (PADDING, Padding()),
     (ROUTING, Jacobian()),
     (ACTIVATION, Pass()),
     (SUM, Epsilon()),

@@ -258,7 +258,25 @@ def layer_expansion(layer, template):
     """A function of the layer's arguments that computes the same with operations that have rules; or None."""
     if _extended(layer, (layers.Softmax,)) and template.kwargs.get("mask") is not None:
         return masked_softmax(layer.axis)
+    if getattr(layer, "_reshape_required", False) and hasattr(layer, "_merge_function"):
+        return _merge_of_ranks(layer)
     return None
+
+
+def _merge_of_ranks(layer):
+    """What a merging layer does with tensors of different rank: axes are missing behind the batch axis."""
+
+    def merge(inputs):
+        rank = max(len(x.shape) for x in inputs)
+        return layer._merge_function([_with_axes(x, rank - len(x.shape)) for x in inputs])
+
+    return merge
+
+
+def _with_axes(x, count):
+    for _ in range(count):
+        x = ops.expand_dims(x, axis=1)
+    return x
 
 
 def _embedding(layer, template, outputs):

@@ -34,6 +34,7 @@ from revgraph.reverse_rules.rules import (
     GuidedBackprop,
     Jacobian,
     Norm,
+    Padding,
     Pass,
     ReLUBetaSmooth,
     SumOverEmbedding,
@@ -47,7 +48,8 @@ from revgraph.reverse_rules.tensorwatch import BRule, ERule
 
 __all__ = [
     "Absorbed", "AlphaBeta", "BRule", "Bilinear", "DeconvNet", "ERule", "Epsilon", "Equal", "Flat", "Gamma", "Gate",
-    "GuidedBackprop", "IdentityBranch", "Jacobian", "Norm", "Only", "Part", "Pass", "Pullback", "ReLUBetaSmooth",
-    "ReplacementLayer", "Rule", "SafeDivide", "Saturation", "SiteCall", "SumOverEmbedding", "Term", "Unreached",
-    "WSquare", "Z", "ZBox", "ZPlus", "ZPlusFast", "identity", "neg", "on", "ones", "per_sample", "pos",
+    "GuidedBackprop", "IdentityBranch", "Jacobian", "Norm", "Only", "Padding", "Part", "Pass", "Pullback",
+    "ReLUBetaSmooth", "ReplacementLayer", "Rule", "SafeDivide", "Saturation", "SiteCall", "SumOverEmbedding",
+    "Term", "Unreached", "WSquare", "Z", "ZBox", "ZPlus", "ZPlusFast", "identity", "neg", "on", "ones",
+    "per_sample", "pos",
 ]  # fmt: skip

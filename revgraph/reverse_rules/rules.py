@@ -22,6 +22,7 @@ import numpy as np
 import tensorflow as tf
 
 from revgraph.reverse_rules.engine import (
+    Absorbed,
     Part,
     Pullback,
     Rule,
@@ -31,6 +32,7 @@ from revgraph.reverse_rules.engine import (
     neg,
     on,
     ones,
+    per_sample,
     pos,
     where_negative,
     where_positive,
@@ -274,6 +276,23 @@ class Jacobian(Rule):
 
     def record(self, call):
         return call.outputs, Pullback(call.transposed)
+
+
+@dataclasses.dataclass(frozen=True)
+class Padding(Jacobian):
+    """R_j = R_k where entry k is entry j of the input; what was put in is a constant, and absorbs like a bias.
+
+    A padded zero gets relevance where it is the largest of a max pooling's window, or under rules that do not multiply
+    by the input.
+    """
+
+    def record(self, call):
+        def absorbed(relevance):
+            (kept,) = call.transposed(relevance)
+            bias = per_sample(relevance) - per_sample(kept)
+            return Absorbed(bias, tf.zeros_like(bias))
+
+        return call.outputs, Pullback(call.transposed, absorbed)
 
 
 @dataclasses.dataclass(frozen=True)
