@@ -27,7 +27,7 @@ def provenance(analyzer: Analyzer, model_path=None) -> dict:
 
     Args:
         analyzer: The analyzer that computes it.
-        model_path: The file or directory that the model was loaded from.
+        model_path: The file or directory that the model was loaded from; what `create_analyzer` was given by default.
 
     Returns:
         Dict of what JSON can hold: `method`, `parameters` and `seed` of the analyzer; `rules`, the rule of every site;
@@ -40,6 +40,7 @@ def provenance(analyzer: Analyzer, model_path=None) -> dict:
     """
     parameters = {name: plain(value) for name, value in _arguments(analyzer).items()}
     origin = {"model": analyzer.graph.name, "model_sha256": hash_of_weights(analyzer.model)}
+    model_path = model_path or getattr(analyzer, "model_path", None)
     if model_path is not None:
         origin |= {"model_file": str(model_path), "model_file_sha256": hash_of_files(model_path)}
     return {

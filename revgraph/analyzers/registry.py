@@ -248,12 +248,13 @@ def create_analyzer(name, model, signature=None, **kwargs) -> Analyzer:
         raise KeyError(f"No analyzer is named {name!r}.{hint} The analyzers are: {', '.join(ANALYZERS)}.")
     method = ANALYZERS[name]
     _check_arguments(name, method.arguments(), kwargs)
+    path = None
     if isinstance(model, str | os.PathLike):
-        model = load_model(model, signature)
+        path, model = os.fspath(model), load_model(model, signature)
     elif signature is not None:
         raise TypeError("signature= goes with the path of a SavedModel, not with a model.")
     analyzer = method.make(model, **kwargs)
-    analyzer.name = name
+    analyzer.name, analyzer.model_path = name, path
     return analyzer
 
 

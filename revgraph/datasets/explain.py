@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from revgraph.analyzers import Analyzer
 from revgraph.analyzers.walk import input_spec
+from revgraph.datasets.files import open_dataset
 from revgraph.datasets.sinks import Sink
 from revgraph.datasets.sinks import sink as as_sink
 from revgraph.datasets.staging import Record, Staging, sync_folder
@@ -80,7 +81,8 @@ def explain_dataset(
         analyzer: The analyzer.
         dataset: An array, memory map or HDF5 dataset, or the structure of them that the model takes, or a pair (inputs,
             labels); a `tf.data.Dataset`, of batches or of single samples; a `keras.utils.PyDataset`; an iterable of
-            batches; or what `revgraph.datasets.open_dataset` returns. Batches may be tuples (inputs, labels).
+            batches; or what `revgraph.datasets.open_dataset` returns, or a path for it. Batches may be tuples (inputs,
+            labels).
         sink: Where to: a path that ends in `.h5` for HDF5 as ViRelAy and CoRelAy read it, in `.zarr` for Zarr, or a
             directory for `.npy` shards; or `HDF5`, `Zarr`, `NpyShards` of `revgraph.datasets`, which have options.
         neuron_selection: What to explain, as in `analyze`: one for all samples, or an array with one for each.
@@ -92,8 +94,9 @@ def explain_dataset(
         overwrite: Replace an output that exists, and an interrupted run.
         on_failure: `"record"`: samples that cannot be read, or whose values or relevance are not finite, are left out
             and noted with their index and the reason; `"raise"`: they end the run.
-        model_path: The file or directory that the model came from, whose hash is noted with the results.
-        verbose: 1 shows Keras's progress bar.
+        model_path: The file or directory that the model came from, whose hash is noted with the results; the path that
+            `create_analyzer` was given by default.
+        verbose: 1 shows Keras's progress bar, 2 only its last line.
 
     Returns:
         A `Report`, which prints as a table of what failed.
@@ -117,6 +120,8 @@ def explain_dataset(
         raise ValueError(f'on_failure is "record" or "raise". Received: {on_failure!r}.')
     sink = as_sink(sink)
     sink.check(analyzer.graph)
+    if isinstance(dataset, str | os.PathLike):
+        dataset = open_dataset(dataset, analyzer)
     data = source(dataset, analyzer.graph, batch_size, labels)
     selection = _checked_selection(neuron_selection, data)
     origin = provenance(analyzer, model_path)
@@ -223,7 +228,7 @@ class Run:
         self.with_inputs = with_inputs
         self.on_failure = on_failure
         self.staging = staging
-        self.predict = _predictor(analyzer)
+        self.predict = predictor(analyzer)
         self.shapes = {name: shape[1:] for name, (shape, _) in staging.specs().items()}
 
     def run(self, verbose):
@@ -232,7 +237,7 @@ class Run:
         done = len(records)
         # The last finished batch is read again, to see that the data is the same.
         number = max(done - 1, 0) if self.data.seekable else 0
-        progress = keras.utils.Progbar(self.data.length, verbose=int(bool(verbose)), unit_name="batch")
+        progress = keras.utils.Progbar(self.data.length, verbose=int(verbose), unit_name="batch")
         for batch in self.data.batches(number, records[number].first if done else 0):
             if number >= done:
                 self._add(batch)
@@ -316,7 +321,7 @@ class Run:
         return outputs[0].argmax(axis=1) if len(outputs) == 1 and outputs[0].ndim == 2 else None
 
 
-def _predictor(analyzer):
+def predictor(analyzer):
     """A function from flat inputs to the model's flat outputs, in the precision in which relevance is computed."""
     graph, model = analyzer.graph, analyzer.model
     specs = [input_spec(graph, slot) for slot in graph.input_slots]
@@ -402,7 +407,7 @@ def _finish(sink, staging, verbose):
     }
     folder = staging.folder / "whole"
     shutil.rmtree(folder, ignore_errors=True)
-    progress = keras.utils.Progbar(len(staging.records), verbose=int(bool(verbose)), unit_name="batch written")
+    progress = keras.utils.Progbar(len(staging.records), verbose=int(verbose), unit_name="batch written")
     try:
         folder.mkdir()
         sink.write(folder, staging, origin, lambda: progress.add(1))

@@ -1,0 +1,367 @@
+"""The command `revgraph`: explains images and datasets, checks, shows and exports explainers."""
+
+import argparse
+import ast
+import contextlib
+import difflib
+import importlib
+import json
+import os
+import re
+import sys
+import tempfile
+import warnings
+
+import revgraph
+from revgraph.cli.methods import methods
+
+METHOD = "lrp.epsilon_plus_flat"
+"""The method where none is named."""
+
+FAILED, USAGE = 1, 2
+"""Exit codes."""
+
+
+OPTIONS = {
+    r"overwrite=True": "--overwrite",
+    r"resume=True": "--resume",
+    r"safe_mode=False": "--unsafe",
+    r"batch_size=": "--batch-size",
+    r"signature=": "--signature",
+    r"size=\((\d+), (\d+)\)": r"--size \1x\2",
+}
+"""Arguments of functions, as errors name them, by the options that stand for them here."""
+
+
+class UsageError(Exception):
+    """The command line itself is wrong."""
+
+
+def main(arguments=None) -> int:
+    """Runs a command.
+
+    Args:
+        arguments: What follows `revgraph` on the command line; by default that of this process.
+
+    Returns:
+        The exit code: 0, 1 where the command failed, 2 where it was used wrongly.
+    """
+    # Errors in the arguments themselves end in argparse, with `SystemExit`.
+    options = parser().parse_args(arguments)
+    try:
+        with _warnings_in_one_line():
+            return _run(options)
+    except BrokenPipeError:
+        # Whoever read the output has seen enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return FAILED
+    except KeyboardInterrupt as interrupt:
+        return _failed(options, str(interrupt) or "interrupted", FAILED)
+    except UsageError as error:
+        return _failed(options, str(error), USAGE)
+    except Exception as error:
+        if options.debug:
+            raise
+        return _failed(options, _message(error), FAILED)
+
+
+def _run(options):
+    if not options.needs_tensorflow:
+        return options.run(options) or 0
+    with _quiet_tensorflow(options.debug):
+        importlib.import_module("tensorflow")
+        commands = importlib.import_module("revgraph.cli.commands")
+    return getattr(commands, options.run)(options) or 0
+
+
+def _failed(options, message, code):
+    print(f"revgraph: error: {message}", file=sys.stderr)
+    if options.json:
+        print(json.dumps({"error": message}))
+    return code
+
+
+def _message(error) -> str:
+    """What an error says, in one line."""
+    text = error.args[0] if isinstance(error, KeyError) and error.args else error
+    if isinstance(error, OSError) and error.strerror:
+        where = f": {error.filename}" if error.filename else ""
+        text = f"{error.strerror}{where}"
+    text = str(text)
+    for argument, option in OPTIONS.items():
+        text = re.sub(argument, option, text)
+    return " ".join(text.split()) or type(error).__name__
+
+
+@contextlib.contextmanager
+def _warnings_in_one_line():
+    def show(message, category, *args, **kwargs):
+        if issubclass(category, UserWarning):
+            print(f"revgraph: warning: {' '.join(str(message).split())}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
+
+
+@contextlib.contextmanager
+def _quiet_tensorflow(debug):
+    """What TensorFlow says about the machine while it is imported is kept back, unless the import fails."""
+    if debug or "tensorflow" in sys.modules:
+        yield
+        return
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    sys.stderr.flush()
+    # It writes from C++, before any setting can stop it.
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as said:
+        os.dup2(said.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            said.seek(0)
+            os.write(kept, said.read())
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
+class Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong."""
+
+    def error(self, message):
+        self.exit(USAGE, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of the command line."""
+    top = Parser(
+        prog="revgraph",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Explain the predictions of Keras and TensorFlow models by relevance propagation and gradients.",
+        epilog=_examples(
+            "revgraph demo",
+            "revgraph explain model.keras cat.png --preprocess keras.applications.vgg16 --out explained",
+            "revgraph explain-dataset exported/ images/ --scale 1/255 --size 224x224 --out relevance.h5",
+            "revgraph COMMAND --help",
+        )
+        + "\n\nA MODEL is a .keras or .h5 file or a SavedModel directory. Exit codes: 0 done, 1 failed, 2 wrong usage.",
+    )
+    top.add_argument("--version", action="version", version=f"revgraph {revgraph.__version__}")
+    commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for add in (_add_explain, _add_explain_dataset, _add_check, _add_summary, _add_methods, _add_export, _add_demo):
+        add(commands)
+    return top
+
+
+def _command(commands, name, run, what, *examples):
+    command = commands.add_parser(
+        name, help=what, description=f"{what[0].upper()}{what[1:]}.", epilog=_examples(*examples),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    command.set_defaults(run=run, needs_tensorflow=isinstance(run, str))
+    command.add_argument("--json", action="store_true", help="print the results as JSON")
+    command.add_argument("--debug", action="store_true", help="show where an error comes from, and all log messages")
+    return command
+
+
+def _examples(*lines):
+    return "\n".join(["examples:", *(f"  {line}" for line in lines)])
+
+
+def _add_model(command, method=True):
+    command.add_argument("model", metavar="MODEL", help=".keras or .h5 file, or SavedModel directory")
+    if method:
+        command.add_argument(
+            "--method", metavar="NAME", type=_method, default=METHOD, help="see `revgraph methods` (%(default)s)"
+        )
+        command.add_argument(
+            "--param", metavar="KEY=VALUE", type=_parameter, action="append", default=[],
+            help="parameter of the method, such as epsilon=0.1; may be repeated",
+        )  # fmt: skip
+    command.add_argument("--signature", metavar="NAME", help="signature of the SavedModel (serving_default)")
+    command.add_argument(
+        "--unsafe", action="store_true", help="run Python code in the model file (Lambda layers): only if you trust it"
+    )
+
+
+def _add_reading(command):
+    group = command.add_argument_group("reading")
+    group.add_argument("--size", metavar="WxH", type=_size, help="resize images to this width and height")
+    prepare = group.add_mutually_exclusive_group()
+    prepare.add_argument(
+        "--preprocess", metavar="MODULE",
+        help="apply preprocess_input of this module, such as keras.applications.vgg16, or a function module.name",
+    )  # fmt: skip
+    prepare.add_argument("--scale", metavar="X", type=_number, help="multiply by this, such as 1/255")
+    group.add_argument("--offset", metavar="X", type=_number, help="add this after --scale, such as -1")
+    group.add_argument("--classes", metavar="FILE", help="names of the classes: one per line, or JSON")
+
+
+def _add_explain(commands):
+    command = _command(
+        commands, "explain", "explain", "explain images or arrays: write heatmap, overlay and relevance of each",
+        "revgraph explain model.keras cat.png",
+        "revgraph explain vgg16.keras *.jpg --preprocess keras.applications.vgg16 --size 224x224 --target top3",
+        "revgraph explain exported/ digits.npy --scale 1/255 --target 7 --method lrp.gamma --param gamma=0.1 --json",
+    )  # fmt: skip
+    _add_model(command)
+    command.add_argument(
+        "inputs", metavar="IMAGE", nargs="+",
+        help="image, .npy of one sample or a batch of them, or .npz with one array for each of several inputs",
+    )  # fmt: skip
+    command.add_argument(
+        "--target",
+        default="top1",
+        help="what to explain: top1, top3, ... for the largest outputs, a number or a name of a class (%(default)s)",
+    )  # fmt: skip
+    command.add_argument("--output", metavar="NAME", help="which output, if the model has several")
+    command.add_argument("--out", metavar="DIR", default="explained", help="directory to write to (%(default)s)")
+    command.add_argument("--overwrite", action="store_true", help="replace files that exist")
+    command.add_argument("--cmap", metavar="NAME", help="colour map of the heatmap, such as seismic")
+    command.add_argument("--percentile", metavar="P", type=float, help="relevance that gets the strongest colour: 99")
+    _add_reading(command)
+
+
+def _add_explain_dataset(commands):
+    command = _command(
+        commands, "explain-dataset", "explain_dataset",
+        "explain a whole dataset: write relevance, predictions and labels to one output",
+        "revgraph explain-dataset model.keras images/ --size 224x224 --scale 1/255 --out relevance.h5",
+        "revgraph explain-dataset model.keras images/ --size 224x224 --scale 1/255 --out relevance.h5 --resume",
+        "revgraph explain-dataset exported/ test.npz --target label --out relevance.h5 --project",
+        "revgraph explain-dataset model.keras train.tfrecord --out shards/ --batch-size 64",
+    )  # fmt: skip
+    _add_model(command)
+    command.add_argument(
+        "data", metavar="DATA", help="directory of images or TFRecord files, .npy, .npz, .h5 or .tfrecord file"
+    )
+    command.add_argument(
+        "--out", metavar="PATH", required=True, help="FILE.h5, NAME.zarr, or a directory for .npy shards"
+    )
+    command.add_argument(
+        "--target", default="top1",
+        help="what to explain: top1 for the largest output, label for that of the dataset, a number or a name of a "
+        "class (%(default)s)",
+    )  # fmt: skip
+    command.add_argument("--output", metavar="NAME", help="which output, if the model has several")
+    command.add_argument("--batch-size", metavar="N", type=_count, help="samples computed at once (32)")
+    command.add_argument("--resume", action="store_true", help="go on with a run that was interrupted")
+    command.add_argument("--overwrite", action="store_true", help="replace an output, or begin an interrupted run anew")
+    command.add_argument("--stop-on-failure", action="store_true", help="end at the first sample that fails")
+    command.add_argument("--with-inputs", action="store_true", help="write the inputs too")
+    command.add_argument(
+        "--project", action="store_true", help="also write what ViRelAy opens: project.yaml and inputs"
+    )
+    _add_reading(command)
+    group = command.add_argument_group("names in DATA")
+    group.add_argument(
+        "--inputs", metavar="NAME", help="array or feature with the inputs (x, data, image/encoded, ...)"
+    )
+    group.add_argument("--labels", metavar="NAME", help="array or feature with the labels (y, label, ...)")
+
+
+def _add_check(commands):
+    command = _command(
+        commands, "check", "check", "say whether a method can explain a model, and what is missing if not",
+        "revgraph check model.keras --method lrp.alpha_1_beta_0",
+        "revgraph check exported/ --json",
+    )  # fmt: skip
+    _add_model(command)
+
+
+def _add_summary(commands):
+    command = _command(
+        commands, "summary", "summary", "show which layer gets which rule, and why",
+        "revgraph summary model.keras",
+        "revgraph summary exported/ --method lrp.epsilon_gamma_box --param low=0 --param high=1",
+    )  # fmt: skip
+    _add_model(command)
+
+
+def _add_methods(commands):
+    command = _command(
+        commands, "methods", _list_methods, "list all methods",
+        "revgraph methods",
+        "revgraph methods lrp --json",
+    )  # fmt: skip
+    command.add_argument("filter", nargs="?", default="", help="only names that contain this")
+
+
+def _add_export(commands):
+    command = _command(
+        commands, "export", "export", "write an explainer as a SavedModel that runs without revgraph",
+        "revgraph export model.keras --method lrp.epsilon_plus_flat --out explainer",
+        "revgraph export model.keras --out serving/explainer --serving-version 1",
+    )  # fmt: skip
+    _add_model(command)
+    command.add_argument("--out", metavar="DIR", required=True, help="directory to write")
+    command.add_argument(
+        "--serving-version", metavar="N", type=_count, help="number of the version directory of TensorFlow Serving"
+    )
+    command.add_argument("--overwrite", action="store_true", help="replace a directory that exists")
+
+
+def _add_demo(commands):
+    command = _command(
+        commands, "demo", "demo", "train a small network on handwritten digits and explain it",
+        "revgraph demo --out digits",
+    )  # fmt: skip
+    command.add_argument("--out", metavar="DIR", default="demo", help="directory to write to (%(default)s)")
+    command.add_argument("--epochs", metavar="N", type=_count, help="epochs of training")
+
+
+def _list_methods(options):
+    found = {name: row for name, row in methods().items() if options.filter in name}
+    if not found:
+        raise UsageError(f"No method has {options.filter!r} in its name. `revgraph methods` lists all.")
+    if options.json:
+        print(json.dumps([{"name": n, "computes": what, "paper": paper} for n, (what, paper) in found.items()]))
+        return
+    rows = [("name", "computes", "paper"), *((name, *row) for name, row in found.items())]
+    widths = [max(len(row[i]) for row in rows) for i in (0, 1)]
+    for name, what, paper in rows:
+        print(f"{name:{widths[0]}}  {what:{widths[1]}}  {paper}".rstrip())
+
+
+# What the values of options may be.
+
+
+def _method(name):
+    if name not in methods():
+        near = difflib.get_close_matches(name, methods(), n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else "`revgraph methods` lists all"
+        raise argparse.ArgumentTypeError(f"there is no method {name!r}; {hint}")
+    return name
+
+
+def _parameter(text):
+    key, equals, value = text.partition("=")
+    if not equals or not key.isidentifier():
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form KEY=VALUE")
+    try:
+        return key, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return key, value
+
+
+def _size(text):
+    found = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a width and a height, such as 224x224")
+    return int(found[1]), int(found[2])
+
+
+def _number(text):
+    try:
+        value, *divisors = (float(part) for part in text.split("/", 1))
+        return value / divisors[0] if divisors else value
+    except (ValueError, ZeroDivisionError):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number, such as 1/255 or 0.5") from None
+
+
+def _count(text):
+    if not re.fullmatch(r"[1-9]\d*", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
+    return int(text)

@@ -1,0 +1,270 @@
+"""What the commands do, once TensorFlow is imported."""
+
+import contextlib
+import io
+import json
+import logging
+import os
+import re
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+import revgraph
+from revgraph.analyzers.inputs import flat_inputs
+from revgraph.cli import UsageError
+from revgraph.cli.inputs import class_index, class_names, items, named_class, output_index, preprocessing, targets
+from revgraph.cli.pictures import pictures
+from revgraph.datasets import HDF5, NpyShards, Samples, Zarr, open_dataset
+from revgraph.datasets.explain import predictor
+from revgraph.datasets.sinks import sink as sink_of
+from revgraph.provenance import plain, provenance, rules
+
+tf.get_logger().setLevel(logging.ERROR)
+
+
+def explain(options):
+    """`revgraph explain`."""
+    preprocess, names = preprocessing(options), class_names(options)
+    analyzer = _analyzer(options)
+    output = output_index(analyzer.graph, options.output)
+    samples = items(options.inputs, analyzer.graph, options.size, preprocess)
+    out = Path(options.out)
+    if not options.overwrite:
+        _refuse_existing(out, samples)
+    origin, predict = provenance(analyzer, options.model), predictor(analyzer)
+    results = []
+    for item in samples:
+        y = predict(flat_inputs(item.x, analyzer.graph))[output][0]
+        chosen = targets(options.target, y, names)
+        explained = []
+        for index in chosen:
+            stem = item.stem if len(chosen) == 1 else f"{item.stem}.{index}"
+            target = {} if index is None else named_class(index, y, names)
+            told = _explain_one(analyzer, item, _selection(analyzer.graph, output, index), options)
+            files = told.pop("contents")
+            told = {"target": target, **told, "files": [str(out / f"{stem}.{end}") for end in files]}
+            record = {**origin, "input": item.name, **told}
+            files["json"] = json.dumps(record, indent=1).encode()
+            _place({out / f"{stem}.{end}": content for end, content in files.items()}, options.overwrite)
+            explained.append(told)
+        prediction = named_class(int(y.argmax()), y, names) if y.ndim == 1 else None
+        results.append({"input": item.name, "prediction": prediction, "explained": explained})
+        if not options.json:
+            _print_explained(results[-1])
+    if options.json:
+        print(json.dumps({"model": options.model, "method": analyzer.name, "results": results}))
+
+
+def _explain_one(analyzer, item, selection, options):
+    """What is told of one explained target, with the contents of its files by the end of their names."""
+    relevance = analyzer.analyze(item.x, selection)
+    flat = relevance if isinstance(relevance, dict) else {"": relevance}
+    if isinstance(relevance, list | tuple):
+        flat = dict(zip(analyzer.graph.input_names, relevance, strict=True))
+    if not all(np.isfinite(array).all() for array in flat.values()):
+        raise ValueError(f"The relevance of {item.name!r} is not finite: its values, or the model's, are not.")
+    contents = {}
+    for name, array in flat.items():
+        contents[f"{name and f'{name}.'}relevance.npy"] = _npy(array[0])
+    if item.picture is not None:
+        drawn = pictures(item.picture, flat[""][0], options.cmap, options.percentile)
+        contents |= {f"{name}.png": png for name, png in drawn.items()}
+    told = {"relevance": float(sum(array.sum(dtype="float64") for array in flat.values()))}
+    if hasattr(analyzer, "conservation"):
+        report = analyzer.conservation(item.x, selection)
+        fields = ("start", "input", "bias", "stabiliser", "other")
+        told["conservation"] = {name: float(getattr(report, name)[0]) for name in fields}
+    return {**told, "contents": contents}
+
+
+def _print_explained(result):
+    print(result["input"])
+    if result["prediction"] is not None:
+        print(f"  predicted: {_shown(result['prediction'])}")
+    for told in result["explained"]:
+        if told["target"]:
+            print(f"  explained: {_shown(told['target'])}")
+        ledger = told.get("conservation")
+        if ledger:
+            share = f" ({ledger['input'] / ledger['start']:.1%})" if ledger["start"] else ""
+            print(
+                f"  conservation: {ledger['start']:.4g} at the start, {ledger['input']:.4g} found at the input{share}, "
+                f"bias {ledger['bias']:.3g}, stabiliser {ledger['stabiliser']:.3g}, other {ledger['other']:.3g}"
+            )
+        for path in told["files"]:
+            print(f"  wrote {path}")
+
+
+def _shown(target):
+    name = f"{target['name']} ({target['index']})" if "name" in target else f"class {target['index']}"
+    return f"{name}, output {target['value']:.4g}"
+
+
+def explain_dataset(options):
+    """`revgraph explain-dataset`."""
+    preprocess, names = preprocessing(options), class_names(options)
+    where = _sink(options, names)
+    analyzer = _analyzer(options)
+    dataset = open_dataset(
+        options.data, analyzer, size=options.size, preprocess=preprocess, inputs=options.inputs, labels=options.labels
+    )
+    if names is None and isinstance(dataset, Samples):
+        names = dataset.class_names
+    try:
+        with _progress(options) as verbose:
+            report = revgraph.explain_dataset(
+                analyzer,
+                dataset,
+                where,
+                _target_of_all(options, analyzer.graph, names),
+                options.batch_size,
+                # Without --resume an interrupted run is neither lost nor gone on with by accident.
+                resume=bool(options.resume),
+                overwrite=options.overwrite,
+                on_failure="raise" if options.stop_on_failure else "record",
+                model_path=options.model,
+                verbose=verbose,
+            )
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("interrupted; what is finished is kept: go on with --resume") from None
+    if options.json:
+        failures = {str(index): why for index, why in report.failures.items()}
+        told = {"out": options.out, "samples": report.samples, "explained": report.explained, "failures": failures}
+        print(json.dumps({**told, "resumed": report.resumed}))
+    else:
+        print(report if report.failures else f"{report.path}: all {report.samples} samples explained")
+
+
+def _sink(options, names):
+    if Path(options.out).suffix.lower() in (".h5", ".hdf5"):
+        classes = None if names is None else tuple(names)
+        return HDF5(options.out, inputs=options.with_inputs, project=options.project, class_names=classes)
+    if options.project:
+        raise UsageError("--project goes with an HDF5 output: --out FILE.h5.")
+    where = sink_of(options.out)
+    return {Zarr: Zarr, NpyShards: NpyShards}[type(where)](options.out, inputs=options.with_inputs)
+
+
+def _target_of_all(options, graph, names):
+    """The selection for a whole dataset."""
+    output = output_index(graph, options.output)
+    if options.target in ("top1", "label"):
+        chosen = None if options.target == "top1" else "label"
+    elif re.fullmatch(r"top\d+", options.target):
+        raise UsageError(f"--target {options.target}: a dataset is explained for one class per sample, such as top1.")
+    else:
+        shape = graph.specs[graph.output_slots[output]].shape
+        chosen = class_index(options.target, names, shape[-1] if len(shape) == 2 else None)
+    return _selection(graph, output, chosen)
+
+
+def _selection(graph, output, chosen):
+    return chosen if len(graph.output_names) == 1 else {graph.output_names[output]: chosen}
+
+
+@contextlib.contextmanager
+def _progress(options):
+    """Keras's progress bar goes to stderr, in colour only where that is wanted, and whole only to terminals."""
+    if options.json:
+        yield 0
+    else:
+        plain_text = "NO_COLOR" in os.environ or not sys.stderr.isatty()
+        with contextlib.redirect_stdout(_Uncoloured(sys.stderr) if plain_text else sys.stderr):
+            yield 1 if sys.stderr.isatty() else 2
+
+
+class _Uncoloured(io.TextIOBase):
+    """Text without the sequences that colour it."""
+
+    def __init__(self, stream):
+        self._stream = stream
+
+    def write(self, text):
+        self._stream.write(re.sub(r"\x1b\[[0-9;]*m", "", text))
+        return len(text)
+
+    def flush(self):
+        self._stream.flush()
+
+
+def check(options):
+    """`revgraph check`."""
+    report = revgraph.check(_model(options), options.method, **dict(options.param))
+    print(json.dumps(report.to_dict()) if options.json else report)
+    return 0 if report.supported else 1
+
+
+def summary(options):
+    """`revgraph summary`."""
+    analyzer = _analyzer(options)
+    if options.json:
+        print(json.dumps({"model": options.model, "method": analyzer.name, "rules": rules(analyzer)}))
+    else:
+        print(analyzer.summary())
+
+
+def export(options):
+    """`revgraph export`."""
+    analyzer = _analyzer(options)
+    if not hasattr(analyzer, "export"):
+        raise ValueError(f"{analyzer.name} cannot be exported: it does not run as one TensorFlow function.")
+    path = analyzer.export(options.out, version=options.serving_version, overwrite=options.overwrite)
+    if options.json:
+        print(json.dumps({"out": str(path), "method": analyzer.name}))
+    else:
+        print(f"{path}: {analyzer.name} of {analyzer.graph.name!r}")
+
+
+def demo(options):
+    """`revgraph demo`."""
+    from revgraph import demo as digits
+
+    with contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext():
+        results = digits.run(Path(options.out), options.epochs or digits.EPOCHS)
+    if options.json:
+        fields = ("name", "milliseconds", "found", "error")
+        told = [{name: plain(getattr(result, name)) for name in fields} for result in results]
+        print(json.dumps({"out": options.out, "results": told}))
+
+
+def _model(options):
+    return revgraph.load_model(options.model, options.signature, safe_mode=not options.unsafe)
+
+
+def _analyzer(options):
+    try:
+        return revgraph.create_analyzer(options.method, _model(options), **dict(options.param))
+    except TypeError as error:
+        raise UsageError(f"--param: {error}") from error
+
+
+def _npy(array) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+def _refuse_existing(out, samples):
+    """Raises an error before anything is computed if files of these samples are there."""
+    for item in samples:
+        for path in out.glob("*.relevance.npy"):
+            if path.name.startswith(f"{item.stem}."):
+                raise FileExistsError(f"{str(path)!r} exists. Pass overwrite=True to replace it, or another --out.")
+
+
+def _place(files, overwrite):
+    """Writes files that are there whole or not at all."""
+    existing = [path for path in files if path.exists()]
+    if existing and not overwrite:
+        raise FileExistsError(f"{str(existing[0])!r} exists. Pass overwrite=True to replace it, or another --out.")
+    out = next(iter(files)).parent
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out, prefix=".revgraph-") as folder:
+        for path, content in files.items():
+            Path(folder, path.name).write_bytes(content)
+        for path in files:
+            os.replace(Path(folder, path.name), path)

@@ -1,0 +1,219 @@
+"""What the commands read beside the model: images and arrays, preprocessing, names of classes, targets."""
+
+import dataclasses
+import difflib
+import importlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from revgraph.analyzers.inputs import flat_inputs
+from revgraph.cli import UsageError
+from revgraph.datasets.images import Images
+from revgraph.graph import Graph
+
+IMAGENET = Path("~/.keras/models/imagenet_class_index.json")
+"""Where Keras keeps the names of ImageNet's classes once it has downloaded them."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Item:
+    """A sample to explain.
+
+    Args:
+        name: Where it comes from.
+        stem: What the names of its files begin with.
+        x: What the model takes: a batch of one.
+        picture: The image (height, width, channels), in any range, to lay relevance over; None if it is none.
+    """
+
+    name: str
+    stem: str
+    x: Any
+    picture: np.ndarray | None
+
+
+def items(paths, graph: Graph, size, preprocess) -> list[Item]:
+    """The samples in image files, `.npy` and `.npz`.
+
+    Args:
+        paths: The files.
+        graph: The model's graph.
+        size: (width, height) to which images are resized.
+        preprocess: As `preprocessing` returns it.
+    """
+    found, images = [], None
+    for path in map(Path, paths):
+        if not path.exists():
+            raise FileNotFoundError(f"There is no file {str(path)!r}.")
+        if path.is_dir():
+            raise ValueError(f"{str(path)!r} is a directory: `revgraph explain-dataset` explains all images in one.")
+        if path.suffix.lower() in (".npy", ".npz"):
+            found += _of_arrays(path, graph, preprocess)
+        else:
+            # One reader for all files sees whether their sizes differ.
+            images = images or Images.of(graph, size, preprocess)
+            image = images.read(path)
+            found.append(Item(str(path), path.stem, images.prepared(image)[None], image / 255))
+    for i, item in enumerate(found):
+        before = sum(other.stem == item.stem for other in found[:i])
+        if before:
+            found[i] = dataclasses.replace(item, stem=f"{item.stem}~{before + 1}")
+    return found
+
+
+def _of_arrays(path, graph, preprocess):
+    try:
+        stored = np.load(path, allow_pickle=False)
+        arrays = dict(stored) if path.suffix.lower() == ".npz" else {"": stored}
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(f"{str(path)!r} cannot be read as an array: {error}") from error
+    names = graph.input_names
+    if len(names) > 1:
+        if arrays.keys() != set(names):
+            raise ValueError(
+                f"The model has {len(names)} inputs: hand in an .npz with the arrays {', '.join(map(repr, names))}. "
+                f"{str(path)!r} has {', '.join(map(repr, sorted(arrays)))}."
+            )
+        x, pictures = arrays, None
+    else:
+        if len(arrays) > 1:
+            raise ValueError(f"Which array is meant? {str(path)!r} has {', '.join(map(repr, sorted(arrays)))}.")
+        x = next(iter(arrays.values()))
+        single = x.ndim == len(graph.specs[graph.input_slots[0]].shape) - 1
+        pictures = x = x[None] if single else x
+        x = x if preprocess is None else np.asarray(preprocess(x.astype(np.float32)))
+    flat = flat_inputs(x, graph)
+    found = []
+    for i in range(len(flat[0])):
+        part = keras.tree.pack_sequence_as(graph.inputs, [np.asarray(array[i : i + 1]) for array in flat])
+        picture = pictures[i] if pictures is not None and pictures.ndim == 4 else None
+        number = "" if len(flat[0]) == 1 else f"-{i}"
+        found.append(Item(f"{path}{number and f'[{i}]'}", f"{path.stem}{number}", part, picture))
+    return found
+
+
+def preprocessing(options):
+    """The function that `--preprocess`, or `--scale` and `--offset`, ask for; None if nothing does."""
+    if options.preprocess is not None:
+        if options.offset is not None:
+            raise UsageError("--offset goes with --scale, not with --preprocess.")
+        return _imported(options.preprocess)
+    if options.scale is None and options.offset is None:
+        return None
+    scale, offset = np.float32(1 if options.scale is None else options.scale), np.float32(options.offset or 0)
+    return lambda x: x * scale + offset
+
+
+def _imported(name):
+    """`preprocess_input` of a module, or a function by its full name."""
+    module, _, function = name.rpartition(".")
+    tries = ((name, "preprocess_input"), (f"keras.applications.{name}", "preprocess_input"), (module, function))
+    for module, function in tries:
+        found = _attribute(module, function)
+        if callable(found):
+            return found
+    raise UsageError(
+        f"--preprocess {name}: there is no such module with a preprocess_input, and no such function. Name one like "
+        f"keras.applications.vgg16."
+    )
+
+
+def _attribute(module, name):
+    try:
+        # Keras hands out its applications as attributes, not all of which can be imported.
+        package, _, last = module.rpartition(".")
+        home = getattr(importlib.import_module(package), last, None) if package else None
+        return getattr(home or importlib.import_module(module), name, None)
+    except (ImportError, ValueError):
+        return None
+
+
+def class_names(options) -> list[str] | None:
+    """Names of the classes, from the file that `--classes` names, or of ImageNet for a network trained on that."""
+    path = options.classes
+    if path is None:
+        if not (options.preprocess or "").startswith("keras.applications") or not IMAGENET.expanduser().is_file():
+            return None
+        path = IMAGENET.expanduser()
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        return _names_in(json.loads(text)) if Path(path).suffix == ".json" else text.splitlines()
+    except FileNotFoundError:
+        raise FileNotFoundError(f"There is no file {str(path)!r}.") from None
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"{str(path)!r} has no names of classes: it should have one per line, or be a JSON list ({error})."
+        ) from error
+
+
+def _names_in(content):
+    """Names from JSON: a list, ViRelAy's label map, or a dict by number as Keras has for ImageNet."""
+    if isinstance(content, dict):
+        content = [content[str(i)] for i in range(len(content))]
+    if content and isinstance(content[0], dict):
+        return [str(entry["name"]) for entry in sorted(content, key=lambda entry: entry["index"])]
+    return [str(entry[-1] if isinstance(entry, list) else entry) for entry in content]
+
+
+def output_index(graph: Graph, name) -> int:
+    """The position of the output that `--output` names."""
+    names = graph.output_names
+    if name is None and len(names) == 1:
+        return 0
+    if name not in names:
+        what = "the model has several outputs" if name is None else f"the model has no output {name!r}"
+        raise UsageError(f"{what}; choose one with --output: {', '.join(names)}.")
+    return names.index(name)
+
+
+def class_index(target, names, count) -> int:
+    """The class that a target means: a number or a name.
+
+    Args:
+        target: What `--target` says.
+        names: Names of the classes, or None.
+        count: Number of classes; None if that is not known.
+    """
+    if re.fullmatch(r"\d+", target) and target not in (names or ()):
+        index = int(target)
+    else:
+        folded = [name.casefold() for name in names or ()]
+        if target.casefold() not in folded:
+            raise UsageError(_unknown(target, names))
+        index = folded.index(target.casefold())
+    if count is not None and index >= count:
+        raise UsageError(f"--target {target}: the model has {count} outputs, 0 to {count - 1}.")
+    return index
+
+
+def _unknown(target, names):
+    if not names:
+        return f"--target {target}: names of classes need --classes FILE. Otherwise it is top1, top3, ... or a number."
+    near = difflib.get_close_matches(target, names, n=3, cutoff=0.5)
+    hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+    return f"--target {target}: no class has that name.{hint}"
+
+
+def targets(target, y, names) -> list[int | None]:
+    """The positions in an output, (classes,), that a target means; None for the largest of one with more axes."""
+    largest = re.fullmatch(r"top([1-9]\d*)", target)
+    if y.ndim != 1:
+        if target != "top1":
+            raise UsageError(f"--target {target}: the output has {y.ndim} axes; only top1 can be explained.")
+        return [None]
+    if not largest:
+        return [class_index(target, names, len(y))]
+    if int(largest[1]) > len(y):
+        raise UsageError(f"--target {target}: the model has {len(y)} outputs.")
+    return [int(i) for i in np.argsort(-y, kind="stable")[: int(largest[1])]]
+
+
+def named_class(index, y, names) -> dict:
+    """A class for people and for machines: index, name and value."""
+    named = {"name": names[index]} if names and index < len(names) else {}
+    return {"index": int(index), **named, "value": float(y[index])}
