@@ -1,0 +1,56 @@
+"""What is measured, and the goals: the price of a method as a multiple of the plain gradient's."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """A method under the name by which tables show it.
+
+    Args:
+        goals: The largest ratio to the plain gradient that is good enough, by network.
+        name: The analyzer's name.
+        gamma: For `lrp` with gamma on convolutions and epsilon on dense layers.
+    """
+
+    goals: dict[str, float]
+    name: str
+    gamma: float | None = None
+
+
+def _methods():
+    groups = {
+        ("lrp.epsilon", "lrp.z", "input_t_gradient"): (1.10, 1.25),
+        (
+            "lrp.alpha_1_beta_0",
+            "lrp.z_plus",
+            "lrp.epsilon_plus_flat",
+            "lrp.sequential_preset_a",
+            "deep_taylor",
+        ): (1.50, 1.70),
+        ("gamma 0.25",): (1.60, 1.80),
+        ("lrp.alpha_2_beta_1",): (2.40, 2.60),
+        ("guided_backprop", "deconvnet"): (1.05, 1.10),
+    }
+    for names, goals in groups.items():
+        goals = dict(zip(("VGG16", "ResNet50"), goals, strict=True))
+        for name in names:
+            yield name, Method(goals, "lrp", 0.25) if name.startswith("gamma") else Method(goals, name)
+
+
+METHODS = dict(_methods())
+
+FIRST_CALL = {"VGG16": 3.0, "ResNet50": 10.0, "DenseNet201": 40.0}
+"""Seconds from `create_analyzer` to the end of the first `analyze`, in a fresh process."""
+
+OVERHEAD = 1e-3
+"""Seconds of `analyze` over the bare compiled function, for a small network and one sample."""
+
+TARGETS = 0.65
+"""Ten targets in one call, as a share of ten calls."""
+
+MEMORY = 1.6
+"""Peak memory of `analyze`, as a multiple of the gradient's."""
+
+THROUGHPUT = 0.95
+"""Samples per second over a dataset, as a share of the bare compiled function's."""

@@ -1,0 +1,176 @@
+"""What is measured, one function per measurement, each run in a process of its own."""
+
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+import revgraph
+from benchmarks import programs
+from benchmarks.memory import Peak
+from benchmarks.networks import images, network
+from benchmarks.peers.protocol import one_line, open_answers
+from benchmarks.profiling import profile
+from benchmarks.timing import Effort, against, interleaved, seconds, spread
+
+GRADIENT = "plain gradient"
+
+
+def ratios(name, batch, methods, effort, image_size=None, **options):
+    """Seconds of `analyze` beside those of the plain gradient."""
+    model = network(name, image_size)
+    x = images(model, batch)
+    analyzers = {method: programs.make_analyzer(method, model, **options) for method in methods}
+    explain = {method: programs.explain(analyzer, x) for method, analyzer in analyzers.items()}
+    references, times, found = against(programs.gradient(model, x), explain, Effort(**effort))
+    rows = [{"method": GRADIENT, "ratio": 1.0, **spread(references, "seconds"), "rounds": len(references)}]
+    rows += [
+        {"method": m, **spread(found[m], "ratio"), **spread(times[m], "seconds"), "rounds": len(times[m])}
+        for m in methods
+    ]
+    return {"rows": rows}
+
+
+def first_call(name, method, image_size=None):
+    """Seconds until the first result, by part."""
+    model = network(name, image_size)
+    x = images(model, 1)
+    if method == GRADIENT:
+        return {"create": 0.0, "analyze": seconds(lambda: programs.gradient(model, x)()), "sites": None}
+    start = time.perf_counter()
+    analyzer = programs.make_analyzer(method, model)
+    created = time.perf_counter()
+    analyzer.analyze(x)
+    sites = len(analyzer.graph.sites)
+    return {"create": created - start, "analyze": time.perf_counter() - created, "sites": sites}
+
+
+def overhead(name, method, effort, batch=1, image_size=None):
+    """What `analyze` adds to the compiled function that it calls."""
+    model = network(name, image_size)
+    x = images(model, batch)
+    analyzer = programs.make_analyzer(method, model)
+    functions = {"analyze": programs.explain(analyzer, x), "bare": programs.compiled(analyzer, x)}
+    times = interleaved(functions, Effort(**effort))
+    added = [a - b for a, b in zip(times["analyze"], times["bare"], strict=True)]
+    return {**spread(added, "overhead"), **spread(times["analyze"], "seconds"), **spread(times["bare"], "bare")}
+
+
+def targets(name, method, effort, count=10, batch=1, image_size=None):
+    """Several targets in one call, as a share of one call each."""
+    model = network(name, image_size)
+    x = images(model, batch)
+    analyzer = programs.make_analyzer(method, model)
+    together = np.tile(np.arange(count), (batch, 1))
+
+    def one_by_one():
+        for target in range(count):
+            analyzer.analyze(x, neuron_selection=target)
+
+    times = interleaved(
+        {"together": lambda: analyzer.analyze(x, neuron_selection=together), "one by one": one_by_one}, Effort(**effort)
+    )
+    shares = [a / b for a, b in zip(times["together"], times["one by one"], strict=True)]
+    return {
+        **spread(shares, "share"),
+        **spread(times["together"], "seconds"),
+        **spread(times["one by one"], "one_by_one"),
+    }
+
+
+def memory(name, method, batch, image_size=None, **options):
+    """Megabytes that two calls take at most, besides the model's."""
+    model = network(name, image_size)
+    x = images(model, batch)
+    tf.reduce_sum(model.weights[0].value).numpy()
+    peak = Peak()
+    if method == GRADIENT:
+        run = programs.gradient(model, x)
+    else:
+        run = programs.explain(programs.make_analyzer(method, model, **options), x)
+    run()
+    first = peak.megabytes()
+    run()
+    return {"megabytes": peak.megabytes(), "first_call_megabytes": first}
+
+
+def throughput(name, method, effort, batch, batches, image_size=None):
+    """Samples per second over a dataset, beside those of the bare compiled function."""
+    model = network(name, image_size)
+    analyzer = programs.make_analyzer(method, model)
+    stored = (images(model, batch * batches) * 255).astype("uint8")
+    dataset = tf.data.Dataset.from_tensor_slices(stored).map(_scaled, num_parallel_calls=tf.data.AUTOTUNE)
+    dataset = dataset.batch(batch).prefetch(2)
+    bare = programs.compiled(analyzer, _scaled(stored[:batch]).numpy(), None)
+
+    def run_bare():
+        for _ in range(batches):
+            bare()
+
+    times = interleaved({"dataset": lambda: analyzer.analyze(dataset), "bare": run_bare}, Effort(**effort))
+    shares = [b / a for a, b in zip(times["dataset"], times["bare"], strict=True)]
+    rates = [batch * batches / t for t in times["dataset"]]
+    return {**spread(shares, "share"), **spread(rates, "samples_per_second")}
+
+
+def _scaled(image):
+    return tf.cast(image, tf.float32) / 255
+
+
+def dataset_memory(name, method, batch, batches, image_size=None):
+    """Megabytes that a dataset takes at most which is explained into a file."""
+    model = network(name, image_size)
+    analyzer = programs.make_analyzer(method, model)
+    one = images(model, batch)
+    analyzer.analyze(one)
+    dataset = tf.data.Dataset.from_tensors(one).repeat(batches)
+    with tempfile.TemporaryDirectory() as folder:
+        peak = Peak()
+        revgraph.explain_dataset(analyzer, dataset, Path(folder) / "relevance", verbose=0)
+        return {"megabytes": peak.megabytes(), "samples": batch * batches}
+
+
+def xla(name, method, batch, effort, image_size=None):
+    """The same analyzer compiled by XLA: how long that takes, how fast it is, and how far the results are apart."""
+    model = network(name, image_size)
+    x = images(model, batch)
+    plain = programs.make_analyzer(method, model)
+    compiled = programs.make_analyzer(method, model, jit_compile=True)
+    expected = plain.analyze(x, neuron_selection=programs.TARGET)
+    start = time.perf_counter()
+    found = compiled.analyze(x, neuron_selection=programs.TARGET)
+    first = time.perf_counter() - start
+    _, times, found_ratios = against(
+        programs.explain(plain, x), {"xla": programs.explain(compiled, x)}, Effort(**effort)
+    )
+    difference = float(np.abs(found - expected).max() / np.abs(expected).max())
+    return {
+        "first_call": first,
+        "difference": difference,
+        **spread(found_ratios["xla"], "ratio"),
+        **spread(times["xla"], "seconds"),
+    }
+
+
+JOBS = {
+    job.__name__: job
+    for job in (ratios, first_call, overhead, targets, memory, throughput, dataset_memory, xla, profile)
+}
+
+
+def main():
+    answer = open_answers()
+    question = json.loads(sys.argv[1])
+    try:
+        answer(JOBS[question["job"]](**question["arguments"]))
+    except Exception as error:
+        answer({"error": one_line(error)})
+        raise
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,249 @@
+"""The sections of the results: which jobs each runs, and the rows that come of it."""
+
+import dataclasses
+import math
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from benchmarks.goals import FIRST_CALL, MEMORY, METHODS, OVERHEAD, TARGETS, THROUGHPUT
+from benchmarks.peers.side_by_side import compare
+from benchmarks.processes import Failed, run_job
+from benchmarks.timing import Effort
+
+GRADIENT = "plain gradient"
+SMALL = "small"
+DEPTHS = ("ResNet50", "ResNet101", "ResNet152")
+FEW = ("lrp.epsilon", "lrp.alpha_1_beta_0", "lrp.alpha_2_beta_1")
+"""One method of each price."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is measured, and how thoroughly.
+
+    Args:
+        networks: The networks of the goals.
+        batch_sizes: Their batch sizes.
+        image_size: Height and width of images; None for each network's own.
+        methods: The methods.
+        effort: How often things are run.
+        peers: Libraries to compare with.
+        environments: Folder in which their virtual environments are.
+        limit: Seconds after which the first call of a peer is given up.
+        curves: For scaling: lists of batch sizes, image sizes and networks of growing depth.
+    """
+
+    networks: tuple[str, ...] = ("VGG16", "ResNet50")
+    batch_sizes: tuple[int, ...] = (1, 8)
+    image_size: int | None = None
+    methods: tuple[str, ...] = tuple(METHODS)
+    effort: Effort = Effort()
+    peers: tuple[str, ...] = ()
+    environments: Path = Path(".venv-peers")
+    limit: float = 300.0
+    curves: dict = dataclasses.field(
+        default_factory=lambda: {
+            "batch size": (1, 2, 4, 8, 16),
+            "image size": (64, 128, 192, 256, 320),
+            "network": DEPTHS,
+        }
+    )
+
+    def few(self) -> tuple[str, ...]:
+        """One method of each price, of those that are asked for."""
+        return tuple(method for method in self.methods if method in FEW) or self.methods[:1]
+
+    def settings(self) -> dict:
+        """What of this is told with the results."""
+        return {"image_size": self.image_size, **dataclasses.asdict(self.effort)}
+
+    def job(self, job, **arguments) -> dict:
+        """Runs a job on images of the plan's size."""
+        return run_job(job, **{"image_size": self.image_size, **arguments})
+
+    def timed(self, job, **arguments) -> dict:
+        """Runs a job that is repeated with the plan's effort."""
+        return self.job(job, effort=dataclasses.asdict(self.effort), **arguments)
+
+
+def ratios(plan: Plan, **options) -> Iterator[dict]:
+    """Every method on every network, as a multiple of the plain gradient."""
+    for name in plan.networks:
+        for batch in plan.batch_sizes:
+            at = {"network": name, "batch": batch}
+            found = attempt(plan.timed, "ratios", name=name, batch=batch, methods=plan.methods, **options)
+            for row in found.get("rows", [found]):
+                goals = METHODS[row["method"]].goals if row.get("method") in METHODS else {}
+                yield {**at, "goal": goals.get(name), **row}
+
+
+def frozen(plan: Plan) -> Iterator[dict]:
+    """The same with `freeze=True`."""
+    return ratios(dataclasses.replace(plan, methods=plan.few()), freeze=True)
+
+
+def first_call(plan: Plan) -> Iterator[dict]:
+    """The first call in a fresh process; for the goals' networks and for growing depth."""
+    names = dict.fromkeys([*plan.networks, *plan.curves["network"], *(FIRST_CALL if len(plan.networks) > 1 else ())])
+    for name in names:
+        for method in (GRADIENT, *plan.few(), *[m for m in plan.methods if m == "lrp.sequential_preset_a"]):
+            found = attempt(plan.job, "first_call", name=name, method=method)
+            if "error" not in found:
+                found["seconds"] = found["create"] + found["analyze"]
+            yield {"network": name, "method": method, "goal": FIRST_CALL.get(name), **found}
+
+
+def overhead(plan: Plan) -> Iterator[dict]:
+    """What `analyze` adds to the compiled function, for a small network and one sample."""
+    thorough = dataclasses.replace(plan.effort, most=50 * plan.effort.rounds)
+    for method in plan.few():
+        found = attempt(run_job, "overhead", name=SMALL, method=method, effort=dataclasses.asdict(thorough))
+        yield {"network": SMALL, "batch": 1, "method": method, "goal": OVERHEAD, **found}
+
+
+def targets(plan: Plan) -> Iterator[dict]:
+    """Ten targets of one image in one call."""
+    for name in plan.networks:
+        for method in plan.few():
+            found = attempt(plan.timed, "targets", name=name, method=method)
+            yield {"network": name, "batch": 1, "method": method, "goal": TARGETS, **found}
+
+
+def memory(plan: Plan) -> Iterator[dict]:
+    """Peak memory beside that of the gradient."""
+    for name in plan.networks:
+        for batch in plan.batch_sizes:
+            gradient = attempt(plan.job, "memory", name=name, method=GRADIENT, batch=batch)
+            yield {"network": name, "batch": batch, "method": GRADIENT, "goal": None, "ratio": 1.0, **gradient}
+            for method in plan.methods:
+                found = attempt(plan.job, "memory", name=name, method=method, batch=batch)
+                if "error" not in found and "error" not in gradient:
+                    found["ratio"] = found["megabytes"] / gradient["megabytes"]
+                yield {"network": name, "batch": batch, "method": method, "goal": MEMORY, **found}
+
+
+def datasets(plan: Plan) -> Iterator[dict]:
+    """Throughput over a dataset, and the memory of datasets of growing length."""
+    batch = max(plan.batch_sizes)
+    method = plan.few()[0]
+    for name in plan.networks:
+        found = attempt(plan.timed, "throughput", name=name, method=method, batch=batch, batches=6)
+        yield {"network": name, "batch": batch, "method": method, "goal": THROUGHPUT, **found}
+    for batches in (25, 50, 100, 200):
+        found = attempt(run_job, "dataset_memory", name=SMALL, method=FEW[1], batch=64, batches=batches)
+        yield {"network": SMALL, "batch": 64, "method": FEW[1], "goal": None, **found}
+
+
+def xla(plan: Plan) -> Iterator[dict]:
+    """`jit_compile=True` beside the default."""
+    for name in plan.networks:
+        for method in plan.few():
+            found = attempt(plan.timed, "xla", name=name, method=method, batch=1)
+            yield {"network": name, "batch": 1, "method": method, "goal": None, **found}
+
+
+def scaling(plan: Plan) -> Iterator[dict]:
+    """Time and memory over batch size, image size and depth."""
+    methods = [m for m in plan.few() if m != "lrp.alpha_1_beta_0"] or plan.few()
+    fixed = {"network": plan.networks[-1], "batch": 1, "image_size": plan.image_size}
+    key = {"batch size": "batch", "image size": "image_size", "network": "network"}
+    for curve, values in plan.curves.items():
+        for value in values:
+            at = {**fixed, key[curve]: value}
+            where = {"name": at["network"], "batch": at["batch"], "image_size": at["image_size"]}
+            found = attempt(plan.timed, "ratios", methods=methods, **where)
+            for row in found.get("rows", [found]):
+                if "error" not in row:
+                    row |= attempt(run_job, "memory", method=row["method"], **where)
+                yield {"curve": curve, "value": value, **at, **row}
+
+
+def profile(plan: Plan) -> Iterator[dict]:
+    """Where the time goes, by kind of call site."""
+    for name in plan.networks:
+        for batch in plan.batch_sizes:
+            for method in ("gradient", *plan.few()):
+                found = attempt(plan.job, "profile", name=name, method=method, batch=batch, runs=plan.effort.rounds)
+                yield {"network": name, "batch": batch, "method": method, "goal": None, **found}
+
+
+def peer(library):
+    """The section that compares with a library."""
+
+    def section(plan: Plan) -> Iterator[dict]:
+        return compare(library, plan)
+
+    section.__doc__ = f"Absolute times beside those of {library}."
+    return section
+
+
+SECTIONS = {
+    "ratios": ratios,
+    "frozen": frozen,
+    "first_call": first_call,
+    "overhead": overhead,
+    "targets": targets,
+    "memory": memory,
+    "datasets": datasets,
+    "xla": xla,
+    "scaling": scaling,
+    "profile": profile,
+}
+
+
+def attempt(measure, *arguments, **keywords) -> dict:
+    """The result of a measurement, or why there is none."""
+    try:
+        return measure(*arguments, **keywords)
+    except Failed as error:
+        return {"error": str(error)}
+
+
+def machine() -> dict:
+    """The processor, the memory and the system; nothing that names the machine."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    found = {"cpu": _cpu(), "cores": cores, "system": platform.system()}
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        found["memory_gb"] = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30)
+    return found
+
+
+def _cpu():
+    information = Path("/proc/cpuinfo")
+    if information.exists():
+        for line in information.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def versions() -> dict:
+    """Versions of what is measured."""
+    from importlib.metadata import version
+
+    import revgraph
+
+    packages = {name: version(name) for name in ("tensorflow", "keras", "numpy")}
+    return {"revgraph": revgraph.__version__, "python": platform.python_version(), **packages}
+
+
+def load() -> float | None:
+    """Processes that wanted a core during the last minute."""
+    return round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None
+
+
+def say(text):
+    """Tells how far it is."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def told(row) -> str:
+    """A row in a line."""
+    where = [str(row[key]) for key in ("network", "method") if key in row]
+    where += [f"batch {row['batch']}"] if "batch" in row else []
+    shown = ("ratio", "seconds", "overhead", "share", "megabytes", "whole_ms", "peer_seconds", "speedup")
+    numbers = [f"{key} {row[key]:.3g}" for key in shown if isinstance(row.get(key), float) and math.isfinite(row[key])]
+    return "  ".join([*where, *numbers, *([row["error"]] if "error" in row else [])])
