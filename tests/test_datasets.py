@@ -5,7 +5,6 @@ import errno
 import json
 import os
 import random
-import re
 import signal
 import subprocess
 import sys
@@ -729,15 +728,3 @@ def test_the_progress_bar_is_that_of_keras(analyzer, x, tmp_path, capsys):
     explain_dataset(analyzer, x, tmp_path / "out", batch_size=4)
     printed = capsys.readouterr().out
     assert "6/6" in printed and "/batch" in printed
-
-
-def test_the_how_to_runs(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    text = (Path(__file__).parent.parent / "docs" / "datasets.md").read_text()
-    model = keras.Sequential([keras.Input((8, 8, 1)), layers.Conv2D(2, 3), layers.Flatten(), layers.Dense(10)])
-    x = np.random.default_rng(0).random((12, 8, 8, 1)).astype("float32")
-    names = {"revgraph": revgraph, "model": model, "x": x, "y": np.arange(12) % 10}
-    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    for block in blocks:
-        exec(compile(block, "datasets.md", "exec"), names)
-    assert len(blocks) == 5 and Path("digits/project.yaml").is_file()

@@ -6,10 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import keras
-import numpy as np
 import pytest
-from keras import layers
 from packaging.requirements import Requirement
 
 import revgraph
@@ -112,15 +109,3 @@ def test_the_readme_names_analyzers_that_exist():
     named = set(re.findall(r"`([a-z][\w.]*)`", table))
     assert "lrp.epsilon" in named
     assert named - set(revgraph.ANALYZERS) == set()
-
-
-@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])
-def test_the_snippets_run(document):
-    """All Python blocks of a document, one after the other, on a small model."""
-    model = keras.Sequential([keras.Input((8, 8, 1)), layers.Conv2D(4, 3, activation="relu"), layers.Flatten()])
-    model.add(layers.Dense(10))
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / document).read_text(), flags=re.DOTALL)
-    names = {"revgraph": revgraph, "model": model, "x": np.ones((3, 8, 8, 1), "float32")}
-    for block in blocks:
-        exec(compile(block, document, "exec"), names)
-    assert len(blocks) == 2

@@ -1,0 +1,84 @@
+"""Every Python block of the documentation runs: page by page, from the first to the last, in one namespace.
+
+A new page is found by itself. It may use the names and the files that `names` and `files` provide.
+"""
+
+import re
+import shutil
+import textwrap
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import revgraph
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
+
+# What the code of a page has to lead to, checked in its namespace and its folder after the last block.
+CLAIMS = {
+    "docs/custom-rules.md": "assert isinstance(halved, revgraph.Composite) and len(report) == 1",
+    "docs/datasets.md": "import pathlib; assert pathlib.Path('digits/project.yaml').is_file()",
+}
+
+
+def name(page):
+    return str(page.relative_to(ROOT))
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A folder with a small classifier of digits as `model.keras`, and as the SavedModel `exported`."""
+    folder = tmp_path_factory.mktemp("files")
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            layers.Conv2D(4, 3, activation="relu", name="conv"),
+            layers.Flatten(),
+            layers.Dense(10, activation="softmax", name="digit"),
+        ]
+    )
+    model.save(folder / "model.keras")
+    model.export(folder / "exported", verbose=False)
+    return folder
+
+
+@pytest.fixture
+def names(files, tmp_path, monkeypatch):
+    """What pages take for granted: these names, and a folder of their own with the files."""
+    shutil.copytree(files, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    random = np.random.default_rng(0)
+    model = keras.models.load_model("model.keras")
+    model.compile("adam", "sparse_categorical_crossentropy")
+    x_train = random.random((40, 8, 8, 1)).astype("float32")
+    return {
+        "revgraph": revgraph,
+        "model": model,
+        "x_train": x_train,
+        "y_train": np.arange(40) % 10,
+        "x": x_train[:12],
+        "y": np.arange(12) % 10,
+        "features": random.normal(size=(3, 6)).astype("float32"),
+    }
+
+
+@pytest.mark.filterwarnings("ignore:The output of", "ignore:Relevance")
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_the_page_runs(page, names):
+    text = page.read_text()
+    for block in re.finditer(r"^( *)```python\n(.*?)^\1```", text, flags=re.DOTALL | re.MULTILINE):
+        # Errors name the line of the page.
+        above = "\n" * (text.count("\n", 0, block.start()) + 1)
+        exec(compile(above + textwrap.dedent(block[2]), str(page), "exec"), names)
+    exec(CLAIMS.get(name(page), ""), names)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_its_links_lead_somewhere(page):
+    for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text()):
+        assert link.startswith("https://") or (page.parent / link).exists(), link
