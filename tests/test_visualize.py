@@ -316,6 +316,15 @@ class TestPlot:
         without = visualize.plot(np.moveaxis(x, 1, -1), r.sum(-1))
         np.testing.assert_array_equal(shown(without.axes[1]), shown(first.axes[1]))
 
+    def test_pictures_have_the_proportions_of_the_images(self):
+        wide, high = (visualize.plot(x, x) for x in (RNG.random((4, 5, 10, 3)), RNG.random((4, 10, 5, 3))))
+        for picture, proportion in ((wide, 0.5), (high, 2.0)):
+            picture.canvas.draw()
+            rows = [picture.axes[3 * i].get_window_extent() for i in range(4)]
+            assert rows[0].height / rows[0].width == pytest.approx(proportion, rel=0.01)
+            gaps = [above.y0 - below.y1 for above, below in zip(rows, rows[1:], strict=False)]
+            assert max(gaps) < 0.2 * rows[0].height
+
     def test_the_first_samples_only(self):
         assert len(visualize.plot(np.repeat(X, 5, 0), np.repeat(S, 5, 0), scale="batch").axes) == 8 * 3 + 1
         assert len(visualize.plot(X, S, samples=1).axes) == 3 + 1
@@ -375,12 +384,13 @@ class TestPlot:
         with pytest.raises(error, match=message):
             visualize.plot(x, r, **options)
 
-    @pytest.mark.parametrize("low, high", [(0, 1), (0, 255), (-1, 1), (-120, 151)])
+    @pytest.mark.parametrize("low, high", [(0, 1), (0, 1.1), (0, 16), (0, 255), (-1, 1), (-120, 151)])
     def test_preprocessed_images_can_be_shown(self, low, high):
         x = low + (high - low) * RNG.random((2, 4, 4, 3))
         rgb = displayable(x)
         assert rgb.min() >= 0 and rgb.max() <= 1 and rgb.max() > 0.8
         assert displayable(x[..., :1]).shape == (2, 4, 4, 3)
+        np.testing.assert_allclose(displayable(np.full((1, 2, 2, 3), 51, np.uint8)), 0.2, rtol=1e-6)
 
 
 class TestGrid:

@@ -187,16 +187,18 @@ def clip_quantile(X, quantile=1) -> np.ndarray:
 def displayable(x) -> np.ndarray:
     """Images as RGB between 0 and 1, whatever range they were preprocessed to.
 
-    Values from 0 to 1 are taken as they are and those from 0 to 255 divided by 255; others are stretched, per image.
+    Values from 0 to 1 are taken as they are and bytes divided by 255; others are stretched, per image. Bytes are what
+    has that type, and what lies between 0 and 255 and exceeds 64.
     """
+    of_bytes = np.asarray(x).dtype == np.uint8
     x = finite(x)
     low, high = x.min(initial=0), x.max(initial=0)
-    if low < 0 or high > 255:
+    if of_bytes or (low >= 0 and 64 < high <= 255):
+        x = x / 255
+    elif low < 0 or high > 1:
         axes = tuple(range(1, x.ndim))
         low, high = x.min(axis=axes, keepdims=True), x.max(axis=axes, keepdims=True)
         x = (x - low) / np.where(high > low, high - low, 1)
-    elif high > 1:
-        x = x / 255
     if x.shape[-1] != 3:
         x = np.repeat(x.mean(axis=-1, keepdims=True), 3, axis=-1)
     return x

@@ -54,8 +54,12 @@ class Images:
     reduce_axis: int = -1
     overlay: float = 0.9
     columns = ("input", "relevance", "overlay")
-    size = (1.7, 1.7)
     has_bar = True
+
+    def size(self, inputs):
+        """Width and height of one picture in inches, in the proportions of the images."""
+        height, width = inputs.shape[1:3]
+        return 1.7, float(np.clip(1.7 * height / width, 0.6, 3.4))
 
     def inputs(self, x):
         return displayable(np.moveaxis(x, self.reduce_axis, -1))
@@ -89,8 +93,11 @@ class Series:
 
     channel_names: object = None
     columns = ("relevance",)
-    size = (6.0, 1.6)
     has_bar = True
+
+    def size(self, inputs):
+        """Width and height of one sample in inches."""
+        return 6.0, 1.6
 
     def inputs(self, x):
         return finite(x)
@@ -135,8 +142,11 @@ class Features:
     feature_names: object = None
     top: int = 12
     columns = ("relevance",)
-    size = (3.4, 2.4)
     has_bar = False
+
+    def size(self, inputs):
+        """Width and height of one sample in inches, in proportion to the number of bars."""
+        return 3.4, 0.6 + 0.15 * min(self.top, inputs.shape[1])
 
     def inputs(self, x):
         return finite(x)

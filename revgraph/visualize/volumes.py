@@ -64,7 +64,8 @@ def in_notebook() -> bool:
 def _slices(kind, colours, images, values, chosen):
     """Two rows per volume, the slices and their relevance; one column per slice."""
     limits = colours.limits(values)
-    picture = Picture(1.3 * len(chosen) + 1.0, 2.6 * len(images) + 0.3)
+    width, height = (0.8 * side for side in kind.size(images[0]))
+    picture = Picture(width * len(chosen) + 1.0, 2 * height * len(images) + 0.3)
     grid = picture.subplots(2 * len(images), len(chosen), squeeze=False)
     for volume, limit in enumerate(limits):
         scale = colours.scale(limit, bool(np.all(values >= 0)))
