@@ -25,6 +25,10 @@ assert off("LRP, folded") < 1e-3 < 0.5 < off("LRP, not folded")
 assert shares[1e-6]["stabiliser"] < 0.01 < shares[1.0]["stabiliser"]
 """,
     "04_custom_rule": "assert np.all(report.input > 0.5 * report.start)",
+    "05_savedmodel": """
+assert np.allclose(relevance, original, atol=1e-4 * np.abs(original).max())
+assert np.allclose(answer["relevance"][2:], expected, atol=1e-5) and done.stdout.startswith("takes ")
+""",
     "06_pretrained_imagenet": "assert relevance.shape == (1, 224, 224, 3) and np.isfinite(relevance).all()",
     "07_time_series_and_tabular": """
 assert np.mean(share) > 0.6 > 0.1 > inside.mean()
