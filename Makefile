@@ -12,10 +12,11 @@ export PYTHONNOUSERSITE = 1
 unexport PYTHONPATH PYTHONHOME PIP_TARGET PIP_PREFIX
 
 READY = .venv/.ready
+READY_DOCS = .venv/.ready-docs
 READY_OLDEST = .venv-oldest/.ready
 
 .DEFAULT_GOAL = help
-.PHONY: help demo test lint format test-slow test-applications test-oldest clean distclean
+.PHONY: help demo test lint docs format test-slow test-applications test-oldest clean distclean
 
 help:
 	@echo "make demo               train a small network on handwritten digits and explain it: build/demo/digits.png"
@@ -23,6 +24,7 @@ help:
 	@echo "make test-oldest        the test suite on the lowest versions that pyproject.toml declares"
 	@echo "make test-slow          the tests that take longer"
 	@echo "make test-applications  the tests on the networks of keras.applications"
+	@echo "make docs               build the documentation: build/docs/index.html"
 	@echo "make lint               ruff only;  make format  applies what ruff can mend"
 	@echo "make clean              remove what was built;  make distclean  the virtual environments too"
 
@@ -45,6 +47,9 @@ test-applications: $(READY)
 
 test-oldest: $(READY_OLDEST)
 	.venv-oldest/bin/python -m pytest -n $(WORKERS)
+
+docs: $(READY_DOCS)
+	@NO_MKDOCS_2_WARNING=1 TF_CPP_MIN_LOG_LEVEL=3 .venv/bin/python -m mkdocs build --strict --clean
 
 lint: $(READY)
 	.venv/bin/python -m ruff check .
@@ -81,6 +86,10 @@ $(READY): pyproject.toml
 		|| { echo "'$(PYTHON)' has no venv module. On Debian and Ubuntu: sudo apt install python3-venv" >&2; exit 1; }
 	@"$(PYTHON)" -m venv .venv
 	$(call install,.venv,)
+
+$(READY_DOCS): $(READY)
+	@.venv/bin/python -m pip install --quiet --no-build-isolation --editable ".[docs]"
+	@touch $@
 
 # The first interpreter that TensorFlow 2.18 has a release for.
 $(READY_OLDEST): pyproject.toml constraints-oldest.txt

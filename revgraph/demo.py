@@ -32,7 +32,7 @@ except ImportError as error:
 
 EPOCHS = 12
 EXPLAINED = 128
-PICTURED = 8
+PICTURED = 5
 
 ANALYZERS = {
     "gradient": {},

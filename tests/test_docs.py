@@ -3,6 +3,7 @@
 A new page is found by itself. It may use the names and the files that `names` and `files` provide.
 """
 
+import functools
 import re
 import shutil
 import textwrap
@@ -14,6 +15,7 @@ import pytest
 from keras import layers
 
 import revgraph
+from revgraph import demo
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
@@ -47,11 +49,25 @@ def files(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def train():
+    """`demo.train`, which trains once for all pages; each gets a network of its own."""
+    once = functools.cache(functools.partial(demo.train, demo.digits(), verbose=0))
+
+    def train(data, epochs=demo.EPOCHS, verbose=1):
+        network = keras.models.clone_model(once(epochs=epochs))
+        network.set_weights(once(epochs=epochs).get_weights())
+        return network
+
+    return train
+
+
 @pytest.fixture
-def names(files, tmp_path, monkeypatch):
+def names(files, train, tmp_path, monkeypatch):
     """What pages take for granted: these names, and a folder of their own with the files."""
     shutil.copytree(files, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(demo, "train", train)
     random = np.random.default_rng(0)
     model = keras.models.load_model("model.keras")
     model.compile("adam", "sparse_categorical_crossentropy")
@@ -82,3 +98,9 @@ def test_the_page_runs(page, names):
 def test_its_links_lead_somewhere(page):
     for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text()):
         assert link.startswith("https://") or (page.parent / link).exists(), link
+
+
+def test_the_site_has_every_page():
+    navigation = (ROOT / "mkdocs.yml").read_text()
+    for page in (ROOT / "docs").rglob("*.md"):
+        assert f": {page.relative_to(ROOT / 'docs').as_posix()}\n" in navigation, page
