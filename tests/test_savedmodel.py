@@ -98,6 +98,9 @@ FUNCTIONS = {
     "top": (lambda x: tf.math.top_k(x, 3).values @ W[:3], (6,), ["TopKV2", "Dense"]),
     "tiles": (lambda x: tf.tile(x, [1, 2]) @ tf.concat([W, W], 0), (6,), ["Tile", "Dense"]),
     "flatten": (lambda x: tf.reshape(x, [tf.shape(x)[0], 12]) @ tf.concat([W, W], 0), (2, 6), ["Reshape", "Dense"]),
+    "reshape, two sizes unknown": (
+        lambda x: tf.reshape(x, [tf.shape(x)[0], -1, 3]) @ W[:3], (None, 6), None
+    ),
     "mean of steps": (lambda x: tf.reduce_sum(x, 1) / tf.cast(tf.shape(x)[1], x.dtype) @ W, (None, 6), None),
     "broadcast": (lambda x: (x[:, :, None] - B)[:, :, 0] @ W, (6,), None),
     "batch norm": (

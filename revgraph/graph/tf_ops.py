@@ -432,8 +432,8 @@ def _reshape(reader, node):
     whole = _dense_over_axes(reader, node, x, tuple(shape)) or _layer_normalization(reader, node, x, tuple(shape))
     if whole is not None:
         return whole
-    if shape.count(None) <= 1 or negative:
-        fixed = [-1 if n is None else n for n in shape] if shape.count(None) <= 1 else [int(n) for n in wanted]
+    if shape.count(None) <= 1:
+        fixed = [-1 if n is None else n for n in shape]
         return reader.site(node, Routing(lambda t: tf.reshape(t, fixed), "Reshape"), (x,), shape=tuple(shape))
     return reader.site(node, Routing(node.function(), "Reshape"), node.slots, shape=tuple(shape))
 
