@@ -87,7 +87,7 @@ class Report(Tabular):
         return f"<check of {self.name} on {self.model!r}: {len(self.sites)} sites, {state}>"
 
 
-def check(model, name, signature=None, **kwargs) -> Report:
+def check(model, name, signature=None, safe_mode=True, **kwargs) -> Report:
     """Says what an analyzer would do with a model: each site, its rule and why, what is folded, what is missing.
 
     Nothing is run, and what is not supported is reported, with the remedy, in place of an error.
@@ -96,6 +96,7 @@ def check(model, name, signature=None, **kwargs) -> Report:
         model: A Keras model, a `Graph`, or the path of a model; see `revgraph.load_model`.
         name: Name of the analyzer.
         signature: For the path of a SavedModel, the name of the signature.
+        safe_mode: For the path of a model, False runs the Python code of its Lambda layers.
         **kwargs: Arguments of the analyzer, as `revgraph.create_analyzer` takes them.
 
     Returns:
@@ -111,7 +112,7 @@ def check(model, name, signature=None, **kwargs) -> Report:
         print(report)
     """
     if isinstance(model, str | os.PathLike):
-        model = load_model(model, signature)
+        model = load_model(model, signature, safe_mode)
     elif signature is not None:
         raise TypeError("signature= goes with the path of a SavedModel, not with a model.")
     with warnings.catch_warnings(record=True) as caught:

@@ -145,6 +145,9 @@ def test_lambda_code_runs_only_when_allowed(tmp_path, ending):
         with pytest.raises(ValueError, match=r"has Lambda layers.*safe_mode=False"):
             call(path)
     assert isinstance(revgraph.load_model(path, safe_mode=False), keras.Model)
+    options = {"allow_lambda_layers": True, "safe_mode": False}
+    assert revgraph.create_analyzer("gradient", path, **options).analyze(np.ones((1, 3)), 0).all()
+    assert revgraph.check(path, "gradient", **options).supported
 
 
 @keras.saving.register_keras_serializable("tests")

@@ -218,13 +218,14 @@ ANALYZERS = Methods(
 """Every analyzer: name -> what it is. Print it to see the table."""
 
 
-def create_analyzer(name, model, signature=None, **kwargs) -> Analyzer:
+def create_analyzer(name, model, signature=None, safe_mode=True, **kwargs) -> Analyzer:
     """Makes the analyzer of that name.
 
     Args:
         name: A key of `ANALYZERS`.
         model: A built Keras model, a `Graph`, or the path of a model; see `revgraph.load_model`.
         signature: For the path of a SavedModel, the name of the signature to explain.
+        safe_mode: For the path of a model, False runs the Python code of its Lambda layers.
         **kwargs: Arguments of the analyzer: `ANALYZERS[name].arguments()`.
 
     Returns:
@@ -250,7 +251,7 @@ def create_analyzer(name, model, signature=None, **kwargs) -> Analyzer:
     _check_arguments(name, method.arguments(), kwargs)
     path = None
     if isinstance(model, str | os.PathLike):
-        path, model = os.fspath(model), load_model(model, signature)
+        path, model = os.fspath(model), load_model(model, signature, safe_mode)
     elif signature is not None:
         raise TypeError("signature= goes with the path of a SavedModel, not with a model.")
     analyzer = method.make(model, **kwargs)
