@@ -44,6 +44,7 @@ def made(tmp_path_factory):
     np.save(folder / "x.npy", x)
     np.savez_compressed(folder / "data.npz", x=x, y=np.arange(9) % 5)
     (folder / "classes.txt").write_text("ant\nbee\ncat\ndog\nEmu\n")
+    (folder / "two.txt").write_text("ant\nbee\n")
     return folder
 
 
@@ -91,18 +92,20 @@ def analyzer(made, name="lrp.epsilon_plus_flat", **arguments):
 def test_explain_writes_pictures_and_the_relevance_of_analyze(run, made):
     code, out, err = run("explain {made}/model.keras {made}/cat.png --scale 1/255 --out explained")
     assert (code, err) == (0, "")
-    assert sorted(os.listdir("explained")) == [
-        "cat.heatmap.png", "cat.json", "cat.overlay.png", "cat.relevance.npy",
-    ]  # fmt: skip
+    names = ["cat.heatmap.png", "cat.json", "cat.overlay.png", "cat.relevance.npy"]
+    assert sorted(os.listdir("explained")) == names
+    assert sorted(re.findall(r"wrote explained/(.*)", out)) == names
     x = read_image(made / "cat.png")[None] / np.float32(255)
     relevance, report = analyzer(made).analyze(x)[0], analyzer(made).conservation(x)
     np.testing.assert_allclose(np.load("explained/cat.relevance.npy"), relevance, rtol=1e-4, atol=1e-7)
     predicted = int(analyzer(made).model(x)[0].numpy().argmax())
     assert f"predicted: class {predicted}, output " in out
     assert f"conservation: {report.start[0]:.4g} at the start, {report.input[0]:.4g} found at the input" in out
+    # Pictures are enlarged until one can see them.
+    times = 17
     for name in ("heatmap", "overlay"):
-        assert read_image(f"explained/cat.{name}.png").shape == (*SIZE, 3)
-    heatmap = revgraph.visualize.heatmap(relevance[None])[0]
+        assert read_image(f"explained/cat.{name}.png").shape == (times * SIZE[0], times * SIZE[1], 3)
+    heatmap = revgraph.visualize.heatmap(relevance[None])[0].repeat(times, 0).repeat(times, 1)
     np.testing.assert_allclose(read_image("explained/cat.heatmap.png") / 255, heatmap, atol=1 / 255)
     told = json.loads(Path("explained/cat.json").read_text())
     assert told["method"] == "lrp.epsilon_plus_flat" and told["target"]["index"] == predicted
@@ -115,6 +118,8 @@ def test_the_overlay_is_gray_where_nothing_is_relevant():
     relevance = np.zeros((6, 8, 3), "float32")
     relevance[2, 3], relevance[4, 5] = 1, -0.5
     overlay = tf.io.decode_png(pictures(np.full((6, 8, 3), 255.0), relevance)["overlay"]).numpy().astype(int)
+    assert overlay.shape == (150, 200, 3)
+    overlay = overlay[::25, ::25]
     coloured = np.ptp(overlay, axis=-1) > 2
     assert np.argwhere(coloured).tolist() == [[2, 3], [4, 5]]
     assert len(np.unique(overlay[~coloured])) == 1
@@ -193,15 +198,37 @@ def test_models_with_several_inputs_and_outputs(run, tmp_path):
 # explain-dataset
 
 
+@pytest.mark.parametrize("method, found", [("deep_lift", True), ("integrated_gradients", True), ("gradient", False)])
+def test_methods_without_a_ledger_say_so(method, found, run, made):
+    code, out, _ = run(f"explain {{made}}/model.keras {{made}}/cat.png --scale 1/255 --method {method}")
+    total = np.load("explained/cat.relevance.npy").sum()
+    assert code == 0 and (f"not defined for this method; its values add up to {total:.4g}" in out) == found
+
+
 def test_a_directory_of_images_goes_to_hdf5(run, made, tmp_path):
-    code, out, err = run("explain-dataset {made}/model.keras {made}/images --scale 1/255 --out out.h5 --target label")
+    line = "explain-dataset {made}/model.keras {made}/images --scale 1/255 --out out.h5 --target label"
+    code, _, err = run(line)
+    assert code == 2 and "images has 2 directories, and the model 5 outputs." in err and not os.listdir()
+    code, out, err = run(line + " --classes {made}/classes.txt")
     assert (code, out) == (0, "out.h5: all 4 samples explained\n") and "\x1b" not in err
     x = np.stack([read_image(p) for p in sorted((made / "images").rglob("*.png"))]) / np.float32(255)
     with h5py.File("out.h5") as file:
         relevance = np.moveaxis(file["attribution"][:], 1, -1)
-        assert file["label"][:].tolist() == [0, 0, 1, 1] and file.attrs["class_names"] == '["ant", "bee"]'
+        assert file["label"][:].tolist() == [0, 0, 1, 1]
+        assert json.loads(file.attrs["class_names"]) == ["ant", "bee", "cat", "dog", "Emu"]
         assert file.attrs["model_file"].endswith("model.keras") and len(file.attrs["model_file_sha256"]) == 64
     np.testing.assert_allclose(relevance, analyzer(made).analyze(x, [0, 0, 1, 1]), rtol=1e-3, atol=1e-6)
+
+
+def test_directories_have_the_numbers_of_their_classes(run, made, tmp_path):
+    for i, name in enumerate(("dog", "bee", "Emu")):
+        write_image(tmp_path / f"images/{name}/{i}.png", np.full((*SIZE, 3), 40 * i))
+    line = "explain-dataset {made}/model.keras images --out out --target label --classes "
+    assert run(line + "{made}/classes.txt")[0] == 0
+    assert np.load("out/label-00000.npy").tolist() == [4, 1, 3]
+    Path("images/dog").rename("images/wolf")
+    code, _, err = run(line + "{made}/classes.txt --overwrite")
+    assert code == 1 and "has 'wolf' in it, which is no name of a class. The names are 'ant', 'bee'" in err
 
 
 def test_what_cannot_be_read_is_told_and_left_out(run, made, tmp_path):
@@ -355,9 +382,23 @@ def test_demo(run, monkeypatch):
     from revgraph import demo
 
     asked = []
-    monkeypatch.setattr(demo, "run", lambda folder, epochs: asked.append((str(folder), epochs)) or [])
+    monkeypatch.setattr(demo, "run", lambda folder, epochs, verbose: asked.append((str(folder), epochs)) or [])
     code, out, _ = run("demo --out digits --epochs 2 --json")
     assert (code, asked, json.loads(out)) == (0, [("digits", 2)], {"out": "digits", "results": []})
+
+
+def test_the_demo_is_plain_text_where_it_goes_to_a_file(run, monkeypatch):
+    pytest.importorskip("sklearn")
+    from revgraph import demo
+
+    def train(folder, epochs, verbose):
+        model = keras.Sequential([keras.Input((2,)), layers.Dense(1)])
+        model.compile("sgd", "mse")
+        model.fit(np.ones((4, 2)), np.ones((4, 1)), verbose=verbose)
+
+    monkeypatch.setattr(demo, "run", train)
+    code, out, _ = run("demo --out digits")
+    assert code == 0 and "loss" in out and "\x1b" not in out
 
 
 # How it behaves.
@@ -468,9 +509,11 @@ def test_colours_are_for_terminals_that_want_them(monkeypatch, made, run):
     assert "\x1b[" not in printed() and "1/1" in printed()
 
 
-def test_debug_shows_where_an_error_comes_from(run, made):
-    with pytest.raises(FileNotFoundError):
-        main(["explain", str(made / "model.keras"), "nothing.png", "--debug"])
+@pytest.mark.parametrize("more, code", [("nothing.png", 1), ("{made}/cat.png --target 9", 2)])
+def test_debug_shows_where_an_error_comes_from(more, code, run):
+    found, out, err = run(f"explain {{made}}/model.keras {more} --debug")
+    assert (found, out) == (code, "") and err.startswith("Traceback") and 'revgraph/cli/commands.py", line' in err
+    assert err.splitlines()[-1].startswith("revgraph: error: ")
 
 
 def test_errors_are_json_where_that_is_asked_for(run):
@@ -500,6 +543,8 @@ def test_a_reader_that_has_seen_enough_is_no_error():
         ("explain {made}/model.keras {made}/cat.png --scale 1 --preprocess vgg16", "not allowed with"),
         ("explain {made}/model.keras {made}/cat.png --param epsilon", "not of the form KEY=VALUE"),
         ("explain {made}/model.keras {made}/cat.png --param nothing=1", "does not take 'nothing'"),
+        ("explain {made}/model.keras {made}/cat.png --method lrp.gamma --param gamma=-1", "--param: .*gamma must be"),
+        ("check {made}/model.keras --param nothing=1", "does not take 'nothing'"),
         ("explain {made}/model.keras {made}/cat.png --preprocess keras.applications.vgg99", "no such module"),
         ("explain {made}/model.keras {made}/cat.png --preprocess vgg16 --offset 1", "goes with --scale"),
         ("explain {made}/model.keras {made}/cat.png --target tiger", "need --classes FILE"),
@@ -534,6 +579,8 @@ def test_wrong_usage(line, message, run):
         ("explain {made}/model.keras {made}/cat.png --size 30x30", "takes images of 10x12. Received the size 30x30"),
         ("explain {made}/model.keras {made}/cat.png --classes nothing.txt", "no file 'nothing.txt'"),
         ("explain {made}/model.keras {made}/cat.png --classes {made}/cat.png", "no names of classes"),
+        ("explain {made}/model.keras {made}/cat.png --classes {made}/two.txt", "has 2 names, and the model 5 outputs"),
+        ("explain {made}/model.keras {made}/cat.png --method lrp.epsilon_gamma_box", "--param low=..., --param high="),
         ("explain-dataset nothing.keras {made}/images --out o.h5", "no file or directory"),
         ("explain-dataset {made}/model.keras nothing --out o.h5", "no file or directory 'nothing'"),
         ("explain-dataset {made}/model.keras {made}/exported --out o.h5", "no images"),
@@ -604,7 +651,9 @@ def test_a_full_disk_leaves_nothing_half_written(run, made):
         code, _, err = run(line)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert code == 1 and err == "revgraph: error: File too large\n"
+    assert code == 1 and re.fullmatch(
+        r"revgraph: error: File too large; nothing of it is kept: explained/cat\.\w+\.\w+\n", err
+    )
     assert not list(Path("explained").iterdir())
     assert run(line)[0] == 0
 
@@ -619,7 +668,7 @@ def test_the_how_to_runs(run, made, tmp_path):
     lines = [line for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL) for line in block.splitlines()]
     for name in ("cat.png", "dog.png"):
         write_image(tmp_path / name, np.full((*SIZE, 3), 100))
-    assert len(lines) == 10
+    assert len(lines) == 11
     for line in lines:
         code, _, err = run(line.removeprefix("revgraph ").replace("32x32", "10x12"))
         assert code == 0, f"{line}: {err}"

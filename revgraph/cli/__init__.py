@@ -10,6 +10,7 @@ import os
 import re
 import sys
 import tempfile
+import traceback
 import warnings
 
 import revgraph
@@ -29,6 +30,7 @@ OPTIONS = {
     r"batch_size=": "--batch-size",
     r"signature=": "--signature",
     r"size=\((\d+), (\d+)\)": r"--size \1x\2",
+    r"(\w+)=\.\.\.": r"--param \1=...",
 }
 """Arguments of functions, as errors name them, by the options that stand for them here."""
 
@@ -57,12 +59,8 @@ def main(arguments=None) -> int:
         return FAILED
     except KeyboardInterrupt as interrupt:
         return _failed(options, str(interrupt) or "interrupted", FAILED)
-    except UsageError as error:
-        return _failed(options, str(error), USAGE)
     except Exception as error:
-        if options.debug:
-            raise
-        return _failed(options, _message(error), FAILED)
+        return _failed(options, _message(error), USAGE if isinstance(error, UsageError) else FAILED)
 
 
 def _run(options):
@@ -75,6 +73,8 @@ def _run(options):
 
 
 def _failed(options, message, code):
+    if options.debug:
+        traceback.print_exc()
     print(f"revgraph: error: {message}", file=sys.stderr)
     if options.json:
         print(json.dumps({"error": message}))
@@ -196,7 +196,11 @@ def _add_reading(command):
     )  # fmt: skip
     prepare.add_argument("--scale", metavar="X", type=_number, help="multiply by this, such as 1/255")
     group.add_argument("--offset", metavar="X", type=_number, help="add this after --scale, such as -1")
-    group.add_argument("--classes", metavar="FILE", help="names of the classes: one per line, or JSON")
+    group.add_argument(
+        "--classes",
+        metavar="FILE",
+        help="names of the classes, in the order of the model's outputs: one per line, or JSON",
+    )
 
 
 def _add_explain(commands):

@@ -14,10 +14,21 @@ import numpy as np
 import tensorflow as tf
 
 import revgraph
+from revgraph.analyzers.deep_lift import DeepLIFT
 from revgraph.analyzers.inputs import flat_inputs
 from revgraph.cli import UsageError
-from revgraph.cli.inputs import class_index, class_names, items, named_class, output_index, preprocessing, targets
+from revgraph.cli.inputs import (
+    check_names,
+    class_index,
+    class_names,
+    items,
+    named_class,
+    output_index,
+    preprocessing,
+    targets,
+)
 from revgraph.cli.pictures import pictures
+from revgraph.composites import NotAnalyzeableModelException
 from revgraph.datasets import HDF5, NpyShards, Samples, Zarr, open_dataset
 from revgraph.datasets.explain import predictor
 from revgraph.datasets.sinks import sink as sink_of
@@ -31,6 +42,7 @@ def explain(options):
     preprocess, names = preprocessing(options), class_names(options)
     analyzer = _analyzer(options)
     output = output_index(analyzer.graph, options.output)
+    check_names(options, names, analyzer.graph, output)
     samples = items(options.inputs, analyzer.graph, options.size, preprocess)
     out = Path(options.out)
     if not options.overwrite:
@@ -46,7 +58,7 @@ def explain(options):
             target = {} if index is None else named_class(index, y, names)
             told = _explain_one(analyzer, item, _selection(analyzer.graph, output, index), options)
             files = told.pop("contents")
-            told = {"target": target, **told, "files": [str(out / f"{stem}.{end}") for end in files]}
+            told = {"target": target, **told, "files": [str(out / f"{stem}.{end}") for end in (*files, "json")]}
             record = {**origin, "input": item.name, **told}
             files["json"] = json.dumps(record, indent=1).encode()
             _place({out / f"{stem}.{end}": content for end, content in files.items()}, options.overwrite)
@@ -74,11 +86,19 @@ def _explain_one(analyzer, item, selection, options):
         drawn = pictures(item.picture, flat[""][0], options.cmap, options.percentile)
         contents |= {f"{name}.png": png for name, png in drawn.items()}
     told = {"relevance": float(sum(array.sum(dtype="float64") for array in flat.values()))}
-    if hasattr(analyzer, "conservation"):
-        report = analyzer.conservation(item.x, selection)
+    report = _ledger(analyzer, item.x, selection)
+    if report is not None:
         fields = ("start", "input", "bias", "stabiliser", "other")
         told["conservation"] = {name: float(getattr(report, name)[0]) for name in fields}
     return {**told, "contents": contents}
+
+
+def _ledger(analyzer, x, selection):
+    """Where relevance went; None for methods that keep no account of it."""
+    # What DeepLIFT passes back is not relevance.
+    if isinstance(analyzer, DeepLIFT) or not hasattr(analyzer, "conservation"):
+        return None
+    return analyzer.conservation(x, selection)
 
 
 def _print_explained(result):
@@ -95,6 +115,8 @@ def _print_explained(result):
                 f"  conservation: {ledger['start']:.4g} at the start, {ledger['input']:.4g} found at the input{share}, "
                 f"bias {ledger['bias']:.3g}, stabiliser {ledger['stabiliser']:.3g}, other {ledger['other']:.3g}"
             )
+        else:
+            print(f"  conservation: not defined for this method; its values add up to {told['relevance']:.4g}")
         for path in told["files"]:
             print(f"  wrote {path}")
 
@@ -109,9 +131,11 @@ def explain_dataset(options):
     preprocess, names = preprocessing(options), class_names(options)
     where = _sink(options, names)
     analyzer = _analyzer(options)
+    check_names(options, names, analyzer.graph, output_index(analyzer.graph, options.output))
     dataset = open_dataset(
-        options.data, analyzer, size=options.size, preprocess=preprocess, inputs=options.inputs, labels=options.labels
-    )
+        options.data, analyzer, size=options.size, preprocess=preprocess, inputs=options.inputs, labels=options.labels,
+        class_names=names,
+    )  # fmt: skip
     if names is None and isinstance(dataset, Samples):
         names = dataset.class_names
     try:
@@ -152,12 +176,17 @@ def _sink(options, names):
 def _target_of_all(options, graph, names):
     """The selection for a whole dataset."""
     output = output_index(graph, options.output)
+    shape = graph.specs[graph.output_slots[output]].shape
+    if options.target == "label" and names and len(shape) == 2 and shape[1] not in (None, len(names)):
+        raise UsageError(
+            f"--target label: {options.data} has {len(names)} directories, and the model {shape[1]} outputs. Say which "
+            f"output is which directory: --classes FILE."
+        )
     if options.target in ("top1", "label"):
         chosen = None if options.target == "top1" else "label"
     elif re.fullmatch(r"top\d+", options.target):
         raise UsageError(f"--target {options.target}: a dataset is explained for one class per sample, such as top1.")
     else:
-        shape = graph.specs[graph.output_slots[output]].shape
         chosen = class_index(options.target, names, shape[-1] if len(shape) == 2 else None)
     return _selection(graph, output, chosen)
 
@@ -172,9 +201,16 @@ def _progress(options):
     if options.json:
         yield 0
     else:
-        plain_text = "NO_COLOR" in os.environ or not sys.stderr.isatty()
-        with contextlib.redirect_stdout(_Uncoloured(sys.stderr) if plain_text else sys.stderr):
-            yield 1 if sys.stderr.isatty() else 2
+        with _bars_on(sys.stderr) as verbose:
+            yield verbose
+
+
+@contextlib.contextmanager
+def _bars_on(stream):
+    """Keras's progress bars go to a stream, with the verbosity that fits it."""
+    plain_text = "NO_COLOR" in os.environ or not stream.isatty()
+    with contextlib.redirect_stdout(_Uncoloured(stream) if plain_text else stream):
+        yield 1 if stream.isatty() else 2
 
 
 class _Uncoloured(io.TextIOBase):
@@ -193,7 +229,9 @@ class _Uncoloured(io.TextIOBase):
 
 def check(options):
     """`revgraph check`."""
-    report = revgraph.check(_model(options), options.method, **dict(options.param))
+    model = _model(options)
+    with _wrong_parameters(options):
+        report = revgraph.check(model, options.method, **dict(options.param))
     print(json.dumps(report.to_dict()) if options.json else report)
     return 0 if report.supported else 1
 
@@ -223,8 +261,8 @@ def demo(options):
     """`revgraph demo`."""
     from revgraph import demo as digits
 
-    with contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext():
-        results = digits.run(Path(options.out), options.epochs or digits.EPOCHS)
+    with _bars_on(sys.stderr if options.json else sys.stdout) as verbose:
+        results = digits.run(Path(options.out), options.epochs or digits.EPOCHS, verbose)
     if options.json:
         fields = ("name", "milliseconds", "found", "error")
         told = [{name: plain(getattr(result, name)) for name in fields} for result in results]
@@ -236,10 +274,22 @@ def _model(options):
 
 
 def _analyzer(options):
+    model = _model(options)
+    with _wrong_parameters(options):
+        return revgraph.create_analyzer(options.method, model, **dict(options.param))
+
+
+@contextlib.contextmanager
+def _wrong_parameters(options):
+    """Errors of a method's parameters are errors of the command line."""
     try:
-        return revgraph.create_analyzer(options.method, _model(options), **dict(options.param))
-    except TypeError as error:
-        raise UsageError(f"--param: {error}") from error
+        yield
+    except NotAnalyzeableModelException:
+        raise
+    except (TypeError, KeyError, ValueError) as error:
+        if options.param:
+            raise UsageError(f"--param: {error.args[0]}") from error
+        raise
 
 
 def _npy(array) -> bytes:
@@ -265,6 +315,9 @@ def _place(files, overwrite):
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out, prefix=".revgraph-") as folder:
         for path, content in files.items():
-            Path(folder, path.name).write_bytes(content)
+            try:
+                Path(folder, path.name).write_bytes(content)
+            except OSError as error:
+                raise OSError(error.errno, f"{error.strerror}; nothing of it is kept", str(path)) from error
         for path in files:
             os.replace(Path(folder, path.name), path)

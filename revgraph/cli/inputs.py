@@ -16,9 +16,6 @@ from revgraph.cli import UsageError
 from revgraph.datasets.images import Images
 from revgraph.graph import Graph
 
-IMAGENET = Path("~/.keras/models/imagenet_class_index.json")
-"""Where Keras keeps the names of ImageNet's classes once it has downloaded them."""
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Item:
@@ -134,12 +131,10 @@ def _attribute(module, name):
 
 
 def class_names(options) -> list[str] | None:
-    """Names of the classes, from the file that `--classes` names, or of ImageNet for a network trained on that."""
+    """Names of the classes, from the file that `--classes` names."""
     path = options.classes
     if path is None:
-        if not (options.preprocess or "").startswith("keras.applications") or not IMAGENET.expanduser().is_file():
-            return None
-        path = IMAGENET.expanduser()
+        return None
     try:
         text = Path(path).read_text(encoding="utf-8")
         return _names_in(json.loads(text)) if Path(path).suffix == ".json" else text.splitlines()
@@ -169,6 +164,16 @@ def output_index(graph: Graph, name) -> int:
         what = "the model has several outputs" if name is None else f"the model has no output {name!r}"
         raise UsageError(f"{what}; choose one with --output: {', '.join(names)}.")
     return names.index(name)
+
+
+def check_names(options, names, graph: Graph, output):
+    """Raises a ValueError if there is not one name for each entry of the output at this position."""
+    shape = graph.specs[graph.output_slots[output]].shape
+    if names is not None and len(shape) == 2 and shape[1] not in (None, len(names)):
+        raise ValueError(
+            f"{options.classes!r} has {len(names)} names, and the model {shape[1]} outputs: it needs one for each, in "
+            f"their order."
+        )
 
 
 def class_index(target, names, count) -> int:

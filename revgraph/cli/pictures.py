@@ -9,6 +9,9 @@ from revgraph.visualize.heatmaps import displayable, largest, reduced
 OPACITY = 0.9
 """Of the strongest relevance that is laid over an image."""
 
+SMALLEST = 200
+"""Pictures of a lesser width and height are enlarged, each pixel to a square, so that one can see them."""
+
 
 def pictures(x, relevance, cmap=None, percentile=None) -> dict[str, bytes]:
     """The PNG files `heatmap` and `overlay`.
@@ -31,4 +34,6 @@ def pictures(x, relevance, cmap=None, percentile=None) -> dict[str, bytes]:
 
 def _png(pixels) -> bytes:
     """A PNG file of pixels (height, width, 3) between 0 and 1."""
+    times = -(-SMALLEST // max(pixels.shape[:2]))
+    pixels = pixels.repeat(times, axis=0).repeat(times, axis=1)
     return tf.io.encode_png(np.rint(255 * pixels).astype(np.uint8)).numpy()

@@ -24,12 +24,12 @@ LABELS = ("y", "label", "labels", "y_test", "target", "targets", "image/class/la
 """Names under which labels are looked for."""
 
 
-def open_dataset(path, analyzer, *, size=None, preprocess=None, inputs=None, labels=None):
+def open_dataset(path, analyzer, *, size=None, preprocess=None, inputs=None, labels=None, class_names=None):
     """Opens a dataset in files, for `explain_dataset`; nothing is read before it is needed.
 
     Args:
-        path: A directory of images, whose subdirectories are the classes, in alphabetical order; a `.npy`, `.npz` or
-            HDF5 file; or a TFRecord file, or a directory of them.
+        path: A directory of images, whose subdirectories are the classes; a `.npy`, `.npz` or HDF5 file; or a TFRecord
+            file, or a directory of them.
         analyzer: The analyzer, or the graph of its model, which says what the model takes.
         size: (width, height) to which images are resized.
         preprocess: Function of float32 inputs (batch, ...), images between 0 and 255, that returns what the model
@@ -37,6 +37,8 @@ def open_dataset(path, analyzer, *, size=None, preprocess=None, inputs=None, lab
         inputs: Name of the array or feature that has the inputs. Known names are found without that, such as `x`,
             `data` and `image/encoded`. For models with several inputs arrays have the names of the inputs.
         labels: Name of the array or feature that has the labels; those in `LABELS` are found without that.
+        class_names: Names of the subdirectories of images, in the order of the model's outputs; by default there is
+            one for each output, in alphabetical order.
 
     Returns:
         What `explain_dataset` takes.
@@ -59,7 +61,7 @@ def open_dataset(path, analyzer, *, size=None, preprocess=None, inputs=None, lab
         records = sorted(p for p in path.iterdir() if _is_tfrecord(p))
         if records:
             return Records(records, graph, size, preprocess, inputs, labels)
-        return ImageFolder(path, Images.of(graph, size, preprocess))
+        return ImageFolder(path, Images.of(graph, size, preprocess), class_names)
     if _is_tfrecord(path):
         return Records([path], graph, size, preprocess, inputs, labels)
     return _arrays(path, graph, preprocess, inputs, labels)
@@ -71,11 +73,12 @@ class ImageFolder(Samples):
     Args:
         path: The directory.
         images: Reads the images.
+        class_names: See `open_dataset`.
     """
 
     seekable = True
 
-    def __init__(self, path, images: Images):
+    def __init__(self, path, images: Images, class_names=None):
         self.images = images
         path = Path(path)
         found = (p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
@@ -85,7 +88,13 @@ class ImageFolder(Samples):
         self.length = len(self.files)
         classes = [p.relative_to(path).parts[0] if p.parent != path else None for p in self.files]
         if None not in classes:
-            self.class_names = sorted(set(classes))
+            self.class_names = sorted(set(classes)) if class_names is None else list(class_names)
+            unknown = sorted(set(classes).difference(self.class_names))
+            if unknown:
+                raise ValueError(
+                    f"The directory {str(path)!r} has {unknown[0]!r} in it, which is no name of a class. The names are "
+                    f"{', '.join(map(repr, self.class_names[:20]))}{', ...' if len(self.class_names) > 20 else ''}."
+                )
         numbers = {name: i for i, name in enumerate(self.class_names or ())}
         self.labels = [numbers.get(name) for name in classes]
 

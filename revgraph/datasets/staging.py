@@ -108,11 +108,12 @@ class Staging:
         self._put(self._path(len(self.records)).name, lambda file: np.savez(file, **arrays, **{_RECORD: text}))
         self.records.append(record)
 
-    def batches(self) -> Iterator[dict[str, np.ndarray]]:
-        """The arrays of each finished batch that has any."""
+    def batches(self, *names) -> Iterator[dict[str, np.ndarray]]:
+        """The arrays of each finished batch that has any: those of these names, or all."""
         for number in range(len(self.records)):
             with np.load(self._path(number), allow_pickle=False) as stored:
-                arrays = {name: stored[name] for name in stored.files if name != _RECORD}
+                wanted = names or [name for name in stored.files if name != _RECORD]
+                arrays = {name: stored[name] for name in wanted if name in stored.files}
             if arrays:
                 yield arrays
 

@@ -26,7 +26,7 @@ def three_axes(samples, data_format="channels_last") -> np.ndarray:
 def label_dtype(staging) -> np.dtype:
     """How labels are stored: uint16 for classes, bool for several classes per sample, float32 for other numbers."""
     low, high = 0, 0
-    for batch in staging.batches():
+    for batch in staging.batches("label"):
         labels = batch["label"]
         if labels.ndim > 1:
             return np.dtype(bool)
