@@ -8,6 +8,8 @@ import keras
 import numpy as np
 import pytest
 
+from tests.models import precision
+
 
 @pytest.fixture(autouse=True)
 def _seeded():
@@ -22,9 +24,5 @@ def rng():
 @pytest.fixture
 def float64():
     """Layers and inputs made by the test are float64."""
-    policy, floatx = keras.config.dtype_policy(), keras.config.floatx()
-    keras.config.set_floatx("float64")
-    keras.config.set_dtype_policy("float64")
-    yield
-    keras.config.set_floatx(floatx)
-    keras.config.set_dtype_policy(policy)
+    with precision("float64"):
+        yield

@@ -1,11 +1,26 @@
 """A zoo of tiny models that have what real ones have: `ZOO[name]()` makes one, `inputs_of(model)` data for it."""
 
+import contextlib
+
 import keras
 import numpy as np
 from keras import layers, ops
 
 ALIVE = 2
 """A seed that leaves active and inactive units in every activation of the zoo."""
+
+
+@contextlib.contextmanager
+def precision(dtype):
+    """Layers and inputs that are made meanwhile are of this dtype."""
+    policy, floatx = keras.config.dtype_policy(), keras.config.floatx()
+    keras.config.set_floatx(dtype)
+    keras.config.set_dtype_policy(dtype)
+    try:
+        yield
+    finally:
+        keras.config.set_floatx(floatx)
+        keras.config.set_dtype_policy(policy)
 
 
 def randomized(model, seed=ALIVE):

@@ -12,7 +12,7 @@ from keras import layers
 
 import revgraph
 from revgraph.analyzers import conservation
-from revgraph.analyzers.conservation import Conservation, Entry, GrowthWatch, growth, warn_of_growth
+from revgraph.analyzers.conservation import Conservation, Entry, GrowthWatch, warn_of_growth
 from revgraph.analyzers.reverse_graph import ReverseGraph
 from revgraph.canonize import canonize
 from revgraph.composites import everywhere
@@ -173,8 +173,21 @@ def test_growth_by_hand():
     report = revgraph.create_analyzer("lrp.z", dense([1000.0, -999.0], 0)).conservation([[1.0, 1.0]])
     np.testing.assert_allclose(report.layers[0].growth, [1999], rtol=1e-5)
     np.testing.assert_allclose(report.input, report.start, rtol=1e-5)
-    above, below = tf.constant([[1.0, -1.0], [0.0, 0.0]]), tf.constant([[5.0], [7.0]])
-    np.testing.assert_allclose(growth([above], [below, None]), [2.5, 0])
+
+
+def test_what_gets_no_relevance_does_not_grow():
+    ledger = revgraph.create_analyzer("lrp.z", dense([1.0, -1.0], 0)).conservation([[2.0, 2.0]])
+    np.testing.assert_array_equal([ledger.layers[0].growth, ledger.start, ledger.input], 0)
+
+
+def test_a_model_without_any_site_hands_on_all():
+    x = keras.Input((3,), **DOUBLE)
+    with pytest.warns(UserWarning, match="probability"):
+        analyzer = revgraph.create_analyzer("lrp.z", keras.Model(x, layers.Softmax(**DOUBLE)(x)))
+    report = analyzer.conservation([[1.0, 3.0, 2.0]])
+    np.testing.assert_allclose([report.start, report.input, report.bias, report.other], [[3], [3], [0], [0]])
+    assert report.layers == ()
+    assert report.plot() is not None
 
 
 def test_the_watch_names_the_site_that_explodes():

@@ -507,13 +507,13 @@ class RecordedPass:
 
 
 def _conservation(walk, inputs, chosen):
-    start, found, entries = keras.tree.map_structure(lambda t: t.numpy(), walk.ledger(inputs, chosen))
+    start, found, entries = walk.ledger(inputs, chosen)
     paths = _reached(walk)
     layers = tuple(
         Entry(path, given, taken, bias, stabiliser, given - taken - bias - stabiliser, grown)
         for path, (given, taken, bias, stabiliser, grown) in zip(paths, entries, strict=True)
     )
-    bias, stabiliser = (sum(entry[i] for entry in entries) for i in (2, 3))
+    bias, stabiliser = (sum((entry[i] for entry in entries), np.zeros(len(start))) for i in (2, 3))
     return Conservation(start, found, bias, stabiliser, start - found - bias - stabiliser, layers)
 
 

@@ -133,7 +133,8 @@ class Conservation(Tabular):
         share = 100 / start if start else 0.0
         left = 100 - share * np.cumsum([np.mean(entry.lost) for entry in self.layers])
         drawn = set(self.sorted_layers()[:LISTED])
-        left, entries = zip(*((x, e) for x, e in zip(left, self.layers, strict=True) if e in drawn), strict=True)
+        left = [x for x, entry in zip(left, self.layers, strict=True) if entry in drawn]
+        entries = [entry for entry in self.layers if entry in drawn]
         rows = np.arange(len(entries))
         picture = Picture(9, 1.6 + 0.22 * max(len(entries), 4))
         remaining, absorbed = picture.subplots(1, 2, sharey=True)
@@ -203,19 +204,6 @@ def merge(ledgers: Iterable[Conservation]) -> Conservation:
         for entries in zip(*(x.layers for x in ledgers), strict=True)
     )
     return Conservation(**joined(ledgers, FIELDS), layers=layers)
-
-
-def growth(above, below) -> tf.Tensor:
-    """sum |R| below a site over sum |R| above it, per sample; 0 where nothing arrives.
-
-    Args:
-        above, below: Relevance of the site's outputs and of its inputs, (batch, ...) each; None for no relevance.
-    """
-    return tf.math.divide_no_nan(_magnitude(below), _magnitude(above))
-
-
-def _magnitude(relevance):
-    return sum(per_sample(tf.abs(r)) for r in relevance if r is not None)
 
 
 class GrowthWatch:

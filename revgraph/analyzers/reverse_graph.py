@@ -3,15 +3,15 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 
+import numpy as np
 import tensorflow as tf
 
-from revgraph.analyzers.conservation import growth
 from revgraph.analyzers.knowledge import positive_sites
 from revgraph.composites import Bound
 from revgraph.graph.analysis import nonnegative_slots
 from revgraph.graph.graph import Graph
 from revgraph.graph.operations import ordered_sum
-from revgraph.reverse_rules import Pullback, ReplacementLayer, per_sample
+from revgraph.reverse_rules import Pullback, ReplacementLayer
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -82,19 +82,32 @@ class ReverseGraph:
         return self._walk(recording, seeds, account or (lambda *_: None))
 
     def ledger(self, recording, seeds):
-        """Relevance per slot, and per site (out, in, bias, stabiliser, growth), each of shape (batch,)."""
-        entries, batch = [], tf.shape(recording.values[self.graph.input_slots[0]])[0]
+        """Relevance per slot, and per site (out, in, bias, stabiliser, growth), arrays of shape (batch,).
+
+        It looks at values, and so is not for traced functions.
+        """
+        entries, found = [], {}
+        batch = len(recording.values[self.graph.input_slots[0]])
 
         def rows(tensor):
             # A layer applied at every time step has steps for samples, those of one sample beside each other.
-            return tf.reshape(tensor, (batch, -1))
+            return np.reshape(tensor, (batch, -1)).astype(np.float64)
+
+        def sums(relevance):
+            """Sums of relevance and of its magnitude, per sample; what one site hands on is what the next one gets."""
+            if relevance.ref() not in found:
+                each = rows(relevance)
+                found[relevance.ref()] = np.stack([each.sum(axis=1), np.abs(each).sum(axis=1)])
+            return found[relevance.ref()]
 
         def account(site, pullback, given, taken):
             absorbed = pullback.absorbed(*given)
-            given, taken = ([rows(r) for r in side if r is not None] for side in (given, taken))
-            totals = sum(map(per_sample, given)), sum(map(per_sample, taken))
-            lost = per_sample(rows(absorbed.bias)), per_sample(rows(absorbed.stabiliser))
-            entries.append((*totals, *lost, growth(given, taken)))
+            (above, above_abs), (below, below_abs) = (
+                sum((sums(r) for r in side if r is not None), np.zeros((2, batch))) for side in (given, taken)
+            )
+            growth = np.divide(below_abs, above_abs, out=np.zeros(batch), where=above_abs != 0)
+            lost = (rows(t).sum(axis=1) for t in (absorbed.bias, absorbed.stabiliser))
+            entries.append((above, below, *lost, growth))
 
         return self._walk(recording, seeds, account), entries
 

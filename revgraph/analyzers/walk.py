@@ -77,8 +77,16 @@ class Walk:
         return self._function("relevance", chosen)(self._arguments(inputs), self.tensors(chosen))
 
     def ledger(self, inputs, chosen):
-        """Relevance at the start, at the inputs, and per site, per sample; see `ReverseGraph.ledger`."""
-        return self._function("ledger", chosen)(self._arguments(inputs), self.tensors(chosen))
+        """Relevance at the start, at the inputs, and per site, per sample; see `ReverseGraph.ledger`.
+
+        It is computed eagerly: who asks where relevance went does so once or twice, and compiling takes longer.
+        """
+        recording = self.reverse.record(self._arguments(inputs))
+        seeds = self.seeds(recording, self.tensors(chosen))
+        relevance, entries = self.reverse.ledger(recording, seeds)
+        zero = tf.zeros(tf.shape(inputs[0])[:1], self.graph.dtype)
+        found = [per_sample(relevance[slot]) for slot in self.graph.input_slots if slot in relevance]
+        return sum(map(per_sample, seeds.values())).numpy(), sum(found, zero).numpy(), entries
 
     def tensors(self, chosen):
         """The targets as tensors."""
@@ -104,14 +112,6 @@ class Walk:
 
     def _trace_relevance(self, inputs, tensors):
         return self.pulled(self.reverse.record(inputs), tensors)
-
-    def _trace_ledger(self, inputs, tensors):
-        recording = self.reverse.record(inputs)
-        seeds = self.seeds(recording, tensors)
-        relevance, entries = self.reverse.ledger(recording, seeds)
-        zero = tf.zeros(tf.shape(inputs[0])[:1], self.graph.dtype)
-        found = [per_sample(relevance[slot]) for slot in self.graph.input_slots if slot in relevance]
-        return sum(map(per_sample, seeds.values())), sum(found, zero), entries
 
     def seeds(self, recording: Recording, tensors) -> dict[int, tf.Tensor]:
         """Start relevance by slot."""

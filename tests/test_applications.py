@@ -1,0 +1,97 @@
+"""Every network of `keras.applications`: what canonization makes of it, and what the methods say of it.
+
+The networks are reduced to a few blocks each. `make test-applications` runs all of them whole.
+"""
+
+import warnings
+
+import keras
+import numpy as np
+import pytest
+
+import revgraph
+from revgraph.canonize import canonize
+from revgraph.reverse_rules import Z
+from tests.applications import APPLICATIONS, CURVED, FAMILIES, application, family_of, images_of, positive, reduced
+from tests.models import precision
+
+METHODS = (
+    "gradient",
+    "input_t_gradient",
+    "lrp.z",
+    "lrp.epsilon",
+    "lrp.alpha_1_beta_0",
+    "lrp.sequential_preset_a_flat",
+    "lrp.epsilon_plus_flat",
+    "lrp.epsilon_gamma_box",
+    "deep_taylor",
+)
+PRECISE = Z(epsilon=1e-300)
+"""LRP-0 whose stabiliser hides nothing."""
+
+
+def distance(actual, desired):
+    """Relative distance in the Euclidean norm."""
+    return np.linalg.norm(np.float64(actual) - np.float64(desired)) / np.linalg.norm(np.float64(desired))
+
+
+def analyzer(method, model, x):
+    bounds = {"low": 0, "high": 255 if x.max() > 1 else 1} if method == "lrp.epsilon_gamma_box" else {}
+    return revgraph.create_analyzer(method, model, **bounds)
+
+
+def test_the_table_of_families_is_complete():
+    made = {n for n, make in vars(keras.applications).items() if callable(make) and n[0].isupper()}
+    assert set(APPLICATIONS) == made and len(APPLICATIONS) == 40
+
+
+WHOLE = [pytest.param((name, False), id=name, marks=pytest.mark.applications) for name in APPLICATIONS]
+REDUCED = [pytest.param((family, True), id=f"{family} reduced") for family in FAMILIES]
+
+
+@pytest.fixture(scope="module", params=REDUCED + WHOLE)
+def network(request):
+    """(family, model, images), in float64."""
+    name, is_reduced = request.param
+    with precision("float64"):
+        model = reduced(name) if is_reduced else positive(application(name))
+        yield name if is_reduced else family_of(name), model, images_of(model)
+
+
+def test_canonized_it_computes_the_same(network):
+    _, model, x = network
+    expected = np.asarray(model(x, training=False))
+    np.testing.assert_allclose(canonize(model)(x), expected, rtol=1e-8, atol=1e-8 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_relevance(network, method):
+    """Without any warning it is finite, the same again, and the same for a sample alone."""
+    _, model, x = network
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        explain = analyzer(method, model, x)
+        relevance = explain.analyze(x)
+        again = explain.analyze(x)
+        alone = np.concatenate([explain.analyze(x[i : i + 1]) for i in range(len(x))])
+    assert relevance.shape == x.shape and relevance.dtype == x.dtype
+    assert np.isfinite(relevance).all()
+    np.testing.assert_array_equal(again, relevance)
+    assert distance(alone, relevance) < 1e-8
+
+
+@pytest.mark.parametrize("method", [method for method in METHODS if "gradient" not in method])
+def test_no_relevance_is_lost_unaccounted_for(network, method):
+    _, model, x = network
+    ledger = analyzer(method, model, x).conservation(x)
+    assert np.abs(ledger.start).min() > 0
+    assert np.all(np.abs(ledger.other) <= 1e-4 * np.abs(ledger.start))
+
+
+def test_lrp_0_is_input_times_gradient(network):
+    """An identity that no mistake in folding survives, for networks that are linear in pieces."""
+    family, model, x = network
+    if family in CURVED:
+        pytest.skip("has activations that are not linear in pieces")
+    relevance = revgraph.create_analyzer("lrp", model, rule=PRECISE).analyze(x)
+    assert distance(relevance, revgraph.create_analyzer("input_t_gradient", model).analyze(x)) < 1e-6
