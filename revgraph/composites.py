@@ -1,6 +1,7 @@
 """Composites: which rule for which site. The first entry that matches wins."""
 
 import dataclasses
+import difflib
 import fnmatch
 import inspect
 from collections.abc import Callable
@@ -317,12 +318,29 @@ class Composite(Tabular):
                 return Bound(site, _boxed(rule.at(site, facts), site, facts.graph, input_bounds), str(match))
         return Bound(site, None, "no entry matches")
 
+    def unused_names(self, graph: Graph) -> list[str]:
+        """What to say of entries whose name no site of a graph has, one line each."""
+        facts, said = Facts(graph), []
+        for match, rule in self.entries:
+            if match.recipe[:1] == ("name",) and not any(match(site, facts) for site in graph.sites):
+                said.append(f"The entry {match} matches no site: {rule} is not used.{_instead(match.recipe[1], graph)}")
+        return said
+
     def __repr__(self):
         return f"<Composite {self.name!r}: {len(self.entries)} entries>"
 
     def table(self) -> Table:
         """The entries in the order in which they are tried, the defaults after the composite's own."""
         return Table(("match", "rule"), (*self.entries, *self.defaults), title=repr(self)[1:-1])
+
+
+def _instead(pattern, graph):
+    """Where a layer that no site has may be found in a graph."""
+    for site in graph.sites:
+        if any(fnmatch.fnmatchcase(path, pattern) for path in site.merged):
+            return f" It is folded into {site.path!r}."
+    near = difflib.get_close_matches(pattern, [site.path for site in graph.sites], n=3)
+    return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 
 def _boxed(rule, site, graph, input_bounds):

@@ -1,5 +1,7 @@
 """Composites: which rule a site gets, and what is said when it gets none."""
 
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -242,3 +244,14 @@ def test_a_composite_does_not_change_the_model():
     before = model(x)
     create_analyzer("lrp", model, rule=Composite((layers.Dense, Flat()))).analyze(x)
     np.testing.assert_array_equal(model(x), before)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "hint"),
+    [("logit", "Did you mean 'logits'"), ("bn", "It is folded into 'conv1'"), ("block7_*", "is not used.$")],
+)
+def test_names_that_no_site_has_are_warned_of(pattern, hint):
+    composite = Composite((pattern, Flat()), ("dense", Z()), (LINEAR, Epsilon()))
+    with pytest.warns(UserWarning, match=rf"The entry '{re.escape(pattern)}' matches no site: .*{hint}") as caught:
+        create_analyzer("lrp", make("cnn"), rule=composite)
+    assert len(caught) == 1 and caught[0].filename == __file__

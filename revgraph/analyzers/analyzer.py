@@ -228,6 +228,8 @@ class ReverseAnalyzer(Analyzer):
         super().__init__(model, **options)
         self._walks: dict[Question, Walk] = {}
         self._walk(Question(self.graph.output_slots))
+        for unused in composite.unused_names(self.graph):
+            warnings.warn(unused, stacklevel=_outside())
         if reverse_verbose:
             print(self.summary())
 
