@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers
 
 import revgraph
@@ -46,6 +47,19 @@ def plainly(analyzer, x, **options):
     return analyzer.analyze(x, **options)
 
 
+def convolutions(walk, kind):
+    """How many operations of a kind that have a use are in a walk's function."""
+    target = (tf.TensorSpec((None,), tf.int32), tf.TensorSpec((None,), tf.float64))
+    specs = walk.input_specs()
+    program = tf.function(lambda x, i: walk._trace_relevance([x], [i])).get_concrete_function(specs[0], target)
+    return sum(
+        node.op == kind
+        for node in tf.compat.v1.graph_util.extract_sub_graph(
+            program.graph.as_graph_def(), [t.op.name for t in program.outputs]
+        ).node
+    )
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_equal_to_the_plain_path(name, model, rng):
     analyzer = revgraph.create_analyzer(name, model, max_growth=np.inf, **ARGUMENTS.get(name, {}))
@@ -54,6 +68,26 @@ def test_equal_to_the_plain_path(name, model, rng):
     assert (np.abs(fast).max(axis=(1, 2, 3)) > 0).all()
     plain = plainly(analyzer, x, neuron_selection=2)
     np.testing.assert_allclose(fast, plain, rtol=1e-10, atol=1e-10 * np.abs(plain).max())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_several_targets_equal_one_by_one(name, model, rng):
+    analyzer = revgraph.create_analyzer(name, model, max_growth=np.inf, **ARGUMENTS.get(name, {}))
+    x = rng.normal(size=(3, 8, 8, 3))
+    one_by_one = np.stack([analyzer.analyze(x, target) for target in (2, 0)], axis=1)
+    together = analyzer.analyze(x, [[2, 0]] * 3)
+    np.testing.assert_allclose(together, one_by_one, rtol=1e-10, atol=1e-10 * np.abs(one_by_one).max())
+
+
+def test_the_forward_pass_is_computed_once(model):
+    """Two convolutions forward and two backward for alpha-beta, one and one for epsilon."""
+    for name, each in (("lrp.alpha_2_beta_1", 2), ("lrp.epsilon", 1)):
+        analyzer = revgraph.create_analyzer(name, model)
+        walk = analyzer._walk(Question(analyzer.graph.output_slots))
+        counted = convolutions(walk, "Conv2D"), convolutions(walk, "Conv2DBackpropInput")
+        # The first layer's input has both signs: alpha-beta has four products there.
+        several = 2 * (each > 1)
+        assert counted == (4 * each + several, 4 * each + several)
 
 
 @pytest.mark.parametrize(
