@@ -24,6 +24,7 @@ PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").r
 CLAIMS = {
     "docs/custom-rules.md": "assert isinstance(halved, revgraph.Composite) and len(report) == 1",
     "docs/datasets.md": "import pathlib; assert pathlib.Path('digits/project.yaml').is_file()",
+    "docs/savedmodels.md": "import numpy as np; np.testing.assert_allclose(answer['relevance'], relevance, 1e-4, 1e-6)",
 }
 
 
@@ -38,7 +39,7 @@ def files(tmp_path_factory):
     keras.utils.set_random_seed(0)
     model = keras.Sequential(
         [
-            keras.Input((8, 8, 1)),
+            keras.Input((8, 8, 1), name="image"),
             layers.Conv2D(4, 3, activation="relu", name="conv"),
             layers.Flatten(),
             layers.Dense(10, activation="softmax", name="digit"),

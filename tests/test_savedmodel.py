@@ -380,29 +380,3 @@ def test_models_of_keras_2(tmp_path):
         logit = tf.math.log(model(given)[:, 0] / model(given)[:, 1])
     gradient = create_analyzer("gradient", graph).analyze(x, lambda y: y[:, 0] - y[:, 1])
     np.testing.assert_allclose(gradient, tape.gradient(logit, given), rtol=1e-3, atol=1e-6)
-
-
-FAMILIES = {
-    "VGG16": 32, "MobileNet": 32, "MobileNetV2": 32, "MobileNetV3Small": 32, "ResNet50": 32, "ResNet50V2": 32,
-    "DenseNet121": 32, "EfficientNetB0": 32, "EfficientNetV2B0": 32, "InceptionV3": 75, "Xception": 71,
-    "NASNetMobile": 32, "ConvNeXtTiny": 32, "InceptionResNetV2": 75,
-}  # fmt: skip
-
-
-@pytest.mark.applications
-@pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_of_applications(family, tmp_path, float64):
-    size = FAMILIES[family]
-    model = getattr(keras.applications, family)(weights=None, input_shape=(size, size, 3), classes=5)
-    rng = np.random.default_rng(0)
-    for v in model.variables:
-        kind = v.path.rsplit("/", 1)[-1]
-        if kind == "moving_variance":
-            v.assign(rng.uniform(0.5, 1.5, v.shape))
-        elif kind in ("moving_mean", "beta", "bias"):
-            v.assign(rng.normal(0, 0.1, v.shape))
-    model.export(tmp_path / "model")
-    graph = read_savedmodel(tmp_path / "model")
-    x = rng.uniform(0, 255, (1, size, size, 3))
-    np.testing.assert_allclose(graph(x), model(x), rtol=1e-6)
-    assert_equal_relevance(model, graph, x, rtol=1e-3)
