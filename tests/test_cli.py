@@ -34,7 +34,7 @@ def made(tmp_path_factory):
         name="tiny",
     )  # fmt: skip
     model.save(folder / "model.keras")
-    model.export(folder / "exported", verbose=False)
+    model.export(folder / "exported")
     rng = np.random.default_rng(0)
     for name in ("cat.png", "dog.jpg", "images/ant/0.png", "images/ant/1.png", "images/bee/2.png", "images/bee/3.png"):
         write_image(folder / name, rng.integers(0, 256, (*SIZE, 3)))
@@ -280,8 +280,8 @@ def as_tfrecord_of_numbers(x, y):
 def test_datasets_in_files(write, run, made):
     x, y = np.random.default_rng(0).integers(0, 256, (9, *SIZE, 3)).astype("uint8"), np.arange(9) % 5
     data = write(x, y)
-    code, out, _ = run(f"explain-dataset {{made}}/model.keras {data} --scale 1/255 --batch-size 4 --out shards")
-    assert (code, out) == (0, "shards: all 9 samples explained\n")
+    code, out, err = run(f"explain-dataset {{made}}/model.keras {data} --scale 1/255 --batch-size 4 --out shards")
+    assert (code, out) == (0, "shards: all 9 samples explained\n"), err
     np.testing.assert_array_equal(np.load("shards/label-00000.npy"), y)
     expected = analyzer(made).analyze(x / np.float32(255))
     np.testing.assert_allclose(np.load("shards/attribution-00000.npy"), expected, rtol=1e-3, atol=1e-6)

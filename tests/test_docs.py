@@ -46,7 +46,7 @@ def files(tmp_path_factory):
         ]
     )
     model.save(folder / "model.keras")
-    model.export(folder / "exported", verbose=False)
+    model.export(folder / "exported")
     return folder
 
 

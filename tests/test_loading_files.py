@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers
+from tensorflow.core.protobuf import saved_model_pb2
 
 import revgraph
 from revgraph.graph import Graph
@@ -129,6 +130,20 @@ def test_cut_short(tmp_path, ending, share):
     assert "\n" not in str(error.value)
 
 
+def test_operations_that_tensorflow_does_not_have(tmp_path):
+    randomized(cnn()).export(tmp_path / "m")
+    path = tmp_path / "m" / "saved_model.pb"
+    saved = saved_model_pb2.SavedModel.FromString(path.read_bytes())
+    for function in saved.meta_graphs[0].graph_def.library.function:
+        for node in function.node_def:
+            node.op = {"Relu": "FancyRelu", "MaxPool": "FancyPool"}.get(node.op, node.op)
+    path.write_bytes(saved.SerializeToString())
+    with pytest.raises(ValueError, match=r"nodes .*/Relu' \(FancyRelu\), .*' \(FancyPool\)") as error:
+        revgraph.load_model(tmp_path / "m")
+    assert "tf.load_op_library" in str(error.value) and "\n" not in str(error.value)
+    assert "(Conv2D)" not in str(error.value)
+
+
 def test_a_damaged_savedmodel(tmp_path):
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "saved_model.pb").write_bytes(b"\x0a\xff\xff not a protobuf")
@@ -156,12 +171,11 @@ class Doubled(layers.Layer):
         return 2 * x
 
 
-class Tripled(layers.Layer):
-    def call(self, x):
-        return 3 * x
-
-
 def test_classes_of_ones_own(tmp_path):
+    class Tripled(layers.Layer):
+        def call(self, x):
+            return 3 * x
+
     for cls in (Doubled, Tripled):
         keras.Sequential([keras.Input((3,)), cls(name="own"), layers.Dense(2)]).save(tmp_path / f"{cls.__name__}.keras")
     assert revgraph.load_model(tmp_path / "Doubled.keras").layers

@@ -55,7 +55,7 @@ def assert_same_relevance(model, path, x, methods=METHODS):
 def test_every_family(family, tmp_path, float64):
     shape = (FAMILIES[family], FAMILIES[family], 3)
     model = unsettled(getattr(keras.applications, family)(weights=None, input_shape=shape, classes=5))
-    model.export(tmp_path / "model", verbose=False)
+    model.export(tmp_path / "model")
     assert_same_relevance(model, tmp_path / "model", np.random.default_rng(0).uniform(0, 255, (2, *shape)))
 
 
@@ -68,7 +68,7 @@ def test_every_family(family, tmp_path, float64):
 )
 def test_narrow_members(family, options, methods, tmp_path, float64):
     model = getattr(keras.applications, family)(weights=None, input_shape=(32, 32, 3), classes=5, **options)
-    unsettled(model).export(tmp_path / "model", verbose=False)
+    unsettled(model).export(tmp_path / "model")
     x = np.random.default_rng(0).uniform(0, 255, (1, 32, 32, 3))
     assert_same_relevance(model, tmp_path / "model", x, methods)
 

@@ -255,6 +255,8 @@ class Run:
                 f"are finished. A generator has to be made anew. overwrite=True begins anew."
             )
         if self.data.length is None:
+            # Keras 3.5 writes its last line only where it knows how many there should be.
+            progress.target = number
             progress.update(number, finalize=True)
         if not self.staging.samples:
             raise ValueError("Nothing to explain: the dataset is empty.")

@@ -4,6 +4,7 @@ import os
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
 
 from revgraph.graph.graph import Call, Graph, Site, Spec
 from revgraph.graph.operations import Activation, Opaque, Routing, ZeroPad
@@ -43,9 +44,27 @@ def read_savedmodel(path, signature=None) -> Graph:
     except Exception as error:
         # TensorFlow raises whatever it stumbles on first in a damaged file.
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if "Op type not registered" in reason:
+            reason = _unregistered(path) or reason
         raise ValueError(f"The SavedModel {path!r} cannot be read: {reason}") from error
     name = os.path.basename(os.path.normpath(path))
     return read_function(_signature(loaded.signatures, signature, path), name, keep=loaded)
+
+
+def _unregistered(path) -> str:
+    """Names the operations that this TensorFlow does not have, and their nodes; nothing where it has all."""
+    with open(os.path.join(path, "saved_model.pb"), "rb") as file:
+        graph = saved_model_pb2.SavedModel.FromString(file.read()).meta_graphs[0].graph_def
+    own = {function.signature.name for function in graph.library.function}.union(dir(tf.raw_ops))
+    nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
+    found = {node.name: node.op for node in nodes if node.op not in own}
+    if not found:
+        return ""
+    listed = ", ".join(f"{name!r} ({kind})" for name, kind in found.items())
+    return (
+        f"this TensorFlow does not have the operations of its nodes {listed}. Import the package that they come from, "
+        f"or load its library with tf.load_op_library, before."
+    )
 
 
 def _signature(signatures, name, path):

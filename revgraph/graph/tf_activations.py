@@ -62,7 +62,9 @@ def _named():
         "relu relu6 elu selu celu silu gelu mish softplus softsign sigmoid log_sigmoid tanh hard_sigmoid hard_silu "
         "hard_tanh hard_shrink soft_shrink tanh_shrink sparse_plus sparse_sigmoid squareplus"
     )
-    found = [(name, getattr(keras.activations, name, None)) for name in names.split()]
+    # Older versions of Keras have some of them in one place only.
+    homes = (keras.activations, keras.ops)
+    found = [(name, next(filter(None, (getattr(home, name, None) for home in homes)), None)) for name in names.split()]
     return [
         *((name, function) for name, function in found if function is not None),
         ("gelu", _gelu_by_tanh),
