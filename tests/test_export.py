@@ -186,3 +186,11 @@ def test_saved_model_cli(analyzer, tmp_path):
     x = np.ones((2, 3), "float32")
     np.testing.assert_allclose(relevance[1:], analyzer.analyze(x[1:], 0), rtol=1e-5)
     np.testing.assert_allclose(relevance[:1], analyzer.analyze(x[:1]), rtol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:The output of")
+def test_exporting_says_nothing(tmp_path, caplog):
+    with caplog.at_level("INFO", logger="tensorflow"):
+        revgraph.create_analyzer("gradient", classifier()).export(tmp_path / "explainer")
+        tf.get_logger().info("heard")
+    assert [record.message for record in caplog.records if record.name == "tensorflow"] == ["heard"]

@@ -1,5 +1,7 @@
 """Analyzers as SavedModels that run without revgraph: `analyzer.export(path)`."""
 
+import contextlib
+import logging
 import os
 import re
 import tempfile
@@ -58,7 +60,20 @@ def _save(analyzer, path):
     module = tf.Module()
     # What the function reads has to hang on the module, or it would not be saved.
     module.weights = list(function.graph.variables)
-    tf.saved_model.save(module, path, signatures=function)
+    with _silence():
+        tf.saved_model.save(module, path, signatures=function)
+
+
+@contextlib.contextmanager
+def _silence():
+    """TensorFlow logs the folder that it writes, which gets its final name only afterwards."""
+    logger = tf.get_logger()
+    level = logger.level
+    logger.setLevel(max(level, logging.WARNING))
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _serving_function(analyzer):
