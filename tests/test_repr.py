@@ -92,6 +92,7 @@ def test_reprs_say_what_it_is(shown):
     assert repr(shown["graph"]) == "<Graph 'net': 4 sites, float32>"
     assert repr(shown["composite"]) == "<Composite 'epsilon_plus_flat': 3 entries>"
     assert repr(shown["ledger"]).startswith("<Conservation of 2 samples: start ")
+    assert repr(shown["ledger"][0]).startswith("<Conservation of 1 sample: start ")
     assert "lrp.z" in repr(shown["registry"])
 
 

@@ -114,7 +114,7 @@ class Conservation(Tabular):
         return Table(
             ("site", *FIELDS, "growth"),
             rows,
-            title=f"Relevance of {len(self)} samples, {self._found()} of it found at the input",
+            title=f"Relevance of {self._count()}, {self._found()} of it found at the input",
             footer=f"{rest} more sites hand on all they get." if rest else None,
         )
 
@@ -151,13 +151,16 @@ class Conservation(Tabular):
         # Rounding errors shall not look like losses.
         absorbed.set_xlim(min(low, -1), max(high, 1))
         absorbed.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
-        remaining.invert_yaxis()
+        remaining.set_ylim(len(entries) - 0.4, -0.6)
         for axes in (remaining, absorbed):
             axes.tick_params(labelsize=8)
             axes.xaxis.label.set_size(9)
             axes.spines[["top", "right"]].set_visible(False)
         picture.suptitle(f"From output to input: {self._found()} of the relevance arrives", fontsize=10)
         return picture
+
+    def _count(self):
+        return "1 sample" if len(self) == 1 else f"{len(self)} samples"
 
     def _loses(self, entry):
         return np.mean(np.abs(entry.lost)) > 1e-6 * np.mean(np.abs(self.start))
@@ -167,7 +170,7 @@ class Conservation(Tabular):
         return f"{np.mean(self.input) / start:.1%}" if start else "none"
 
     def __repr__(self):
-        return f"<Conservation of {len(self)} samples: {_means(self)}>"
+        return f"<Conservation of {self._count()}: {_means(self)}>"
 
 
 COLOURS = {"bias": "#0072b2", "stabiliser": "#e69f00", "other": "#cc79a7"}
