@@ -50,19 +50,33 @@ WHOLE = [pytest.param((name, False), id=name, marks=pytest.mark.applications) fo
 REDUCED = [pytest.param((family, True), id=f"{family} reduced") for family in FAMILIES]
 
 
+def made(name, is_reduced):
+    """(family, model, images)."""
+    model = reduced(name) if is_reduced else positive(application(name))
+    return name if is_reduced else family_of(name), model, images_of(model)
+
+
 @pytest.fixture(scope="module", params=REDUCED + WHOLE)
 def network(request):
     """(family, model, images), in float64."""
-    name, is_reduced = request.param
     with precision("float64"):
-        model = reduced(name) if is_reduced else positive(application(name))
-        yield name if is_reduced else family_of(name), model, images_of(model)
+        yield made(*request.param)
+
+
+def check_canonized(model, x, rtol):
+    expected = np.asarray(model(x, training=False))
+    np.testing.assert_allclose(canonize(model)(x), expected, rtol=rtol, atol=rtol * np.abs(expected).max())
 
 
 def test_canonized_it_computes_the_same(network):
     _, model, x = network
-    expected = np.asarray(model(x, training=False))
-    np.testing.assert_allclose(canonize(model)(x), expected, rtol=1e-8, atol=1e-8 * np.abs(expected).max())
+    check_canonized(model, x, rtol=1e-8)
+
+
+@pytest.mark.parametrize("network", REDUCED + WHOLE)
+def test_canonized_in_float32(network):
+    _, model, x = made(*network)
+    check_canonized(model, x, rtol=1e-4)
 
 
 @pytest.mark.parametrize("method", METHODS)
