@@ -4,6 +4,8 @@
 PYTHON ?= python3
 # Each pytest worker loads TensorFlow: about 1 GB of memory.
 WORKERS ?= 2
+# Options of `make bench`, such as BENCH="--only ratios" or BENCH="--compare innvestigate zennit".
+BENCH ?=
 
 # Settings of the user's own pip and Python must not redirect what is installed here.
 export PIP_USER = 0
@@ -16,7 +18,7 @@ READY_DOCS = .venv/.ready-docs
 READY_OLDEST = .venv-oldest/.ready
 
 .DEFAULT_GOAL = help
-.PHONY: help demo test lint docs format test-slow test-applications test-oldest clean distclean
+.PHONY: help demo test lint docs format test-slow test-applications test-oldest bench clean distclean
 
 help:
 	@echo "make demo               train a small network on handwritten digits and explain it: build/demo/digits.png"
@@ -24,6 +26,7 @@ help:
 	@echo "make test-oldest        the test suite on the lowest versions that pyproject.toml declares"
 	@echo "make test-slow          the tests that take longer"
 	@echo "make test-applications  the tests on the networks of keras.applications"
+	@echo "make bench              measure what explaining costs, half an hour: benchmarks/results (BENCH=--help for more)"
 	@echo "make docs               build the documentation: build/docs/index.html"
 	@echo "make lint               ruff only;  make format  applies what ruff can mend"
 	@echo "make clean              remove what was built;  make distclean  the virtual environments too"
@@ -50,6 +53,9 @@ test-oldest: $(READY_OLDEST)
 
 docs: $(READY_DOCS)
 	@NO_MKDOCS_2_WARNING=1 TF_CPP_MIN_LOG_LEVEL=3 .venv/bin/python -m mkdocs build --strict --clean
+
+bench: $(READY)
+	.venv/bin/python -m benchmarks $(BENCH)
 
 lint: $(READY)
 	.venv/bin/python -m ruff check .

@@ -1,6 +1,7 @@
 """What is measured, one function per measurement, each run in a process of its own."""
 
 import json
+import resource
 import sys
 import tempfile
 import time
@@ -11,7 +12,7 @@ import tensorflow as tf
 
 import revgraph
 from benchmarks import programs
-from benchmarks.memory import Peak
+from benchmarks.memory import peak
 from benchmarks.networks import images, network
 from benchmarks.peers.protocol import one_line, open_answers
 from benchmarks.profiling import profile
@@ -21,16 +22,25 @@ GRADIENT = "plain gradient"
 
 
 def ratios(name, batch, methods, effort, image_size=None, **options):
-    """Seconds of `analyze` beside those of the plain gradient."""
+    """Seconds and peak memory of `analyze` beside those of the plain gradient."""
     model = network(name, image_size)
     x = images(model, batch)
     analyzers = {method: programs.make_analyzer(method, model, **options) for method in methods}
     explain = {method: programs.explain(analyzer, x) for method, analyzer in analyzers.items()}
-    references, times, found = against(programs.gradient(model, x), explain, Effort(**effort))
-    rows = [{"method": GRADIENT, "ratio": 1.0, **spread(references, "seconds"), "rounds": len(references)}]
-    rows += [
-        {"method": m, **spread(found[m], "ratio"), **spread(times[m], "seconds"), "rounds": len(times[m])}
-        for m in methods
+    gradient = programs.gradient(model, x)
+    taken = {method: peak(run) for method, run in {GRADIENT: gradient, **explain}.items()}
+    references, times, found = against(gradient, explain, Effort(**effort))
+    times, found = {GRADIENT: references, **times}, {GRADIENT: [1.0], **found}
+    rows = [
+        {
+            "method": method,
+            **spread(found[method], "ratio"),
+            **spread(seconds, "seconds"),
+            "rounds": len(seconds),
+            "megabytes": taken[method],
+            "memory": taken[method] / taken[GRADIENT] if taken[GRADIENT] else None,
+        }
+        for method, seconds in times.items()
     ]
     return {"rows": rows}
 
@@ -82,22 +92,6 @@ def targets(name, method, effort, count=10, batch=1, image_size=None):
     }
 
 
-def memory(name, method, batch, image_size=None, **options):
-    """Megabytes that two calls take at most, besides the model's."""
-    model = network(name, image_size)
-    x = images(model, batch)
-    tf.reduce_sum(model.weights[0].value).numpy()
-    peak = Peak()
-    if method == GRADIENT:
-        run = programs.gradient(model, x)
-    else:
-        run = programs.explain(programs.make_analyzer(method, model, **options), x)
-    run()
-    first = peak.megabytes()
-    run()
-    return {"megabytes": peak.megabytes(), "first_call_megabytes": first}
-
-
 def throughput(name, method, effort, batch, batches, image_size=None):
     """Samples per second over a dataset, beside those of the bare compiled function."""
     model = network(name, image_size)
@@ -122,16 +116,17 @@ def _scaled(image):
 
 
 def dataset_memory(name, method, batch, batches, image_size=None):
-    """Megabytes that a dataset takes at most which is explained into a file."""
+    """Megabytes by which the process grows while a dataset is explained into a file."""
     model = network(name, image_size)
     analyzer = programs.make_analyzer(method, model)
     one = images(model, batch)
     analyzer.analyze(one)
     dataset = tf.data.Dataset.from_tensors(one).repeat(batches)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with tempfile.TemporaryDirectory() as folder:
-        peak = Peak()
         revgraph.explain_dataset(analyzer, dataset, Path(folder) / "relevance", verbose=0)
-        return {"megabytes": peak.megabytes(), "samples": batch * batches}
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    return {"megabytes": grown / (2**20 if sys.platform == "darwin" else 2**10), "samples": batch * batches}
 
 
 def xla(name, method, batch, effort, image_size=None):
@@ -156,10 +151,7 @@ def xla(name, method, batch, effort, image_size=None):
     }
 
 
-JOBS = {
-    job.__name__: job
-    for job in (ratios, first_call, overhead, targets, memory, throughput, dataset_memory, xla, profile)
-}
+JOBS = {job.__name__: job for job in (ratios, first_call, overhead, targets, throughput, dataset_memory, xla, profile)}
 
 
 def main():

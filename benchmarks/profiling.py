@@ -45,7 +45,7 @@ class Named:
             with tf.name_scope(f"site_{self.number}_backward"):
                 return pullback(*relevance)
 
-        return outputs, Pullback(pull)
+        return outputs, Pullback(pull, pullback.accounts)
 
 
 def profile(name, method, batch, runs=5, image_size=None, **options):

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.goals import FIRST_CALL, MEMORY, METHODS, OVERHEAD, TARGETS, THROUGHPUT
+from benchmarks.goals import FIRST_CALL, METHODS, OVERHEAD, TARGETS, THROUGHPUT
 from benchmarks.peers.side_by_side import compare
 from benchmarks.processes import Failed, run_job
 from benchmarks.timing import Effort
@@ -46,8 +46,8 @@ class Plan:
     limit: float = 300.0
     curves: dict = dataclasses.field(
         default_factory=lambda: {
-            "batch size": (1, 2, 4, 8, 16),
-            "image size": (64, 128, 192, 256, 320),
+            "batch size": (1, 2, 4, 8),
+            "image size": (128, 224, 320),
             "network": DEPTHS,
         }
     )
@@ -55,6 +55,11 @@ class Plan:
     def few(self) -> tuple[str, ...]:
         """One method of each price, of those that are asked for."""
         return tuple(method for method in self.methods if method in FEW) or self.methods[:1]
+
+    def hasty(self) -> "Plan":
+        """The same with few rounds, for what takes long or is only to be seen at a glance."""
+        rounds = min(3, self.effort.rounds)
+        return dataclasses.replace(self, effort=dataclasses.replace(self.effort, rounds=rounds, most=rounds))
 
     def settings(self) -> dict:
         """What of this is told with the results."""
@@ -89,7 +94,8 @@ def first_call(plan: Plan) -> Iterator[dict]:
     """The first call in a fresh process; for the goals' networks and for growing depth."""
     names = dict.fromkeys([*plan.networks, *plan.curves["network"], *(FIRST_CALL if len(plan.networks) > 1 else ())])
     for name in names:
-        for method in (GRADIENT, *plan.few(), *[m for m in plan.methods if m == "lrp.sequential_preset_a"]):
+        with_goal = (GRADIENT, *[m for m in plan.methods if m in (FEW[0], FEW[-1], "lrp.sequential_preset_a")])
+        for method in with_goal if name in FIRST_CALL or name in plan.networks else plan.few()[:1]:
             found = attempt(plan.job, "first_call", name=name, method=method)
             if "error" not in found:
                 found["seconds"] = found["create"] + found["analyze"]
@@ -106,33 +112,22 @@ def overhead(plan: Plan) -> Iterator[dict]:
 
 def targets(plan: Plan) -> Iterator[dict]:
     """Ten targets of one image in one call."""
+    plan = plan.hasty()
     for name in plan.networks:
         for method in plan.few():
             found = attempt(plan.timed, "targets", name=name, method=method)
             yield {"network": name, "batch": 1, "method": method, "goal": TARGETS, **found}
 
 
-def memory(plan: Plan) -> Iterator[dict]:
-    """Peak memory beside that of the gradient."""
-    for name in plan.networks:
-        for batch in plan.batch_sizes:
-            gradient = attempt(plan.job, "memory", name=name, method=GRADIENT, batch=batch)
-            yield {"network": name, "batch": batch, "method": GRADIENT, "goal": None, "ratio": 1.0, **gradient}
-            for method in plan.methods:
-                found = attempt(plan.job, "memory", name=name, method=method, batch=batch)
-                if "error" not in found and "error" not in gradient:
-                    found["ratio"] = found["megabytes"] / gradient["megabytes"]
-                yield {"network": name, "batch": batch, "method": method, "goal": MEMORY, **found}
-
-
 def datasets(plan: Plan) -> Iterator[dict]:
     """Throughput over a dataset, and the memory of datasets of growing length."""
+    plan = plan.hasty()
     batch = max(plan.batch_sizes)
     method = plan.few()[0]
     for name in plan.networks:
-        found = attempt(plan.timed, "throughput", name=name, method=method, batch=batch, batches=6)
+        found = attempt(plan.timed, "throughput", name=name, method=method, batch=batch, batches=4)
         yield {"network": name, "batch": batch, "method": method, "goal": THROUGHPUT, **found}
-    for batches in (25, 50, 100, 200):
+    for batches in (25, 100, 400):
         found = attempt(run_job, "dataset_memory", name=SMALL, method=FEW[1], batch=64, batches=batches)
         yield {"network": SMALL, "batch": 64, "method": FEW[1], "goal": None, **found}
 
@@ -147,6 +142,7 @@ def xla(plan: Plan) -> Iterator[dict]:
 
 def scaling(plan: Plan) -> Iterator[dict]:
     """Time and memory over batch size, image size and depth."""
+    plan = plan.hasty()
     methods = [m for m in plan.few() if m != "lrp.alpha_1_beta_0"] or plan.few()
     fixed = {"network": plan.networks[-1], "batch": 1, "image_size": plan.image_size}
     key = {"batch size": "batch", "image size": "image_size", "network": "network"}
@@ -156,8 +152,6 @@ def scaling(plan: Plan) -> Iterator[dict]:
             where = {"name": at["network"], "batch": at["batch"], "image_size": at["image_size"]}
             found = attempt(plan.timed, "ratios", methods=methods, **where)
             for row in found.get("rows", [found]):
-                if "error" not in row:
-                    row |= attempt(run_job, "memory", method=row["method"], **where)
                 yield {"curve": curve, "value": value, **at, **row}
 
 
@@ -186,12 +180,15 @@ SECTIONS = {
     "first_call": first_call,
     "overhead": overhead,
     "targets": targets,
-    "memory": memory,
     "datasets": datasets,
     "xla": xla,
     "scaling": scaling,
     "profile": profile,
 }
+
+
+DEFAULT = ("ratios", "first_call", "overhead", "targets", "datasets", "scaling")
+"""What is measured when nothing else is asked for."""
 
 
 def attempt(measure, *arguments, **keywords) -> dict:
@@ -244,6 +241,6 @@ def told(row) -> str:
     """A row in a line."""
     where = [str(row[key]) for key in ("network", "method") if key in row]
     where += [f"batch {row['batch']}"] if "batch" in row else []
-    shown = ("ratio", "seconds", "overhead", "share", "megabytes", "whole_ms", "peer_seconds", "speedup")
+    shown = ("ratio", "seconds", "overhead", "share", "memory", "megabytes", "whole_ms", "peer_seconds", "speedup")
     numbers = [f"{key} {row[key]:.3g}" for key in shown if isinstance(row.get(key), float) and math.isfinite(row[key])]
     return "  ".join([*where, *numbers, *([row["error"]] if "error" in row else [])])
