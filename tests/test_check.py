@@ -48,6 +48,20 @@ def test_the_remedy_of_a_tensorflow_operation_works():
     assert revgraph.check(graph, "lrp", rule=rule).supported
 
 
+def test_all_operations_without_a_rule_are_listed_by_node(tmp_path):
+    module = tf.Module()
+    module.serve = tf.function(
+        lambda x: tf.math.floordiv(tf.math.erfinv(tf.tanh(x)), 0.5),
+        input_signature=[tf.TensorSpec((None, 3), name="x")],
+    )
+    tf.saved_model.save(module, tmp_path / "odd", signatures=module.serve)
+    report = revgraph.check(tmp_path / "odd", "lrp.epsilon")
+    assert [(s.path.split("/")[-1], s.operation) for s in report.unsupported] == [
+        ("Erfinv", "Erfinv"), ("floordiv", "FloorDiv"),
+    ]  # fmt: skip
+    assert all(f"{s.path} ({s.operation}): Give it one" in str(report) for s in report.unsupported)
+
+
 def test_models_that_cannot_be_traced_are_reported():
     report = revgraph.check(keras.Sequential([layers.Dense(2)]), "lrp.z")
     assert not report.supported and report.sites == ()

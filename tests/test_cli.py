@@ -208,7 +208,7 @@ def test_methods_without_a_ledger_say_so(method, found, run, made):
 def test_a_directory_of_images_goes_to_hdf5(run, made, tmp_path):
     line = "explain-dataset {made}/model.keras {made}/images --scale 1/255 --out out.h5 --target label"
     code, _, err = run(line)
-    assert code == 2 and "images has 2 directories, and the model 5 outputs." in err and not os.listdir()
+    assert code == 1 and re.search("2 directories, and the model 5 outputs.*: --classes FILE", err) and not os.listdir()
     code, out, err = run(line + " --classes {made}/classes.txt")
     assert (code, out) == (0, "out.h5: all 4 samples explained\n") and "\x1b" not in err
     x = np.stack([read_image(p) for p in sorted((made / "images").rglob("*.png"))]) / np.float32(255)
@@ -226,6 +226,8 @@ def test_directories_have_the_numbers_of_their_classes(run, made, tmp_path):
     line = "explain-dataset {made}/model.keras images --out out --target label --classes "
     assert run(line + "{made}/classes.txt")[0] == 0
     assert np.load("out/label-00000.npy").tolist() == [4, 1, 3]
+    code, _, err = run("explain-dataset {made}/model.keras images --out other --target bee")
+    assert code == 2 and "names of classes need --classes FILE" in err
     Path("images/dog").rename("images/wolf")
     code, _, err = run(line + "{made}/classes.txt --overwrite")
     assert code == 1 and "has 'wolf' in it, which is no name of a class. The names are 'ant', 'bee'" in err

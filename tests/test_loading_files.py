@@ -207,6 +207,18 @@ def test_files_of_keras_2(old_model, tmp_path, ending):
     np.testing.assert_allclose(ledger.other, 0, atol=1e-5)
 
 
+def test_lambda_code_of_keras_2_runs_only_when_allowed(tmp_path):
+    keras_2 = pytest.importorskip("tf_keras")
+    inputs = keras_2.Input((4,), name="features")
+    x = keras_2.layers.Lambda(lambda x: x * 2.0)(inputs)
+    model = keras_2.Model(inputs, keras_2.layers.Dense(2)(x) * 3)
+    model.save(tmp_path / "m.keras")
+    with pytest.raises(ValueError, match="safe_mode=False if you trust"):
+        revgraph.load_model(tmp_path / "m.keras")
+    x = np.ones((3, 4), "float32")
+    np.testing.assert_allclose(revgraph.load_model(tmp_path / "m.keras", safe_mode=False)(x), model(x), rtol=1e-6)
+
+
 def test_keras_2_without_tf_keras(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "tf_keras", None)
     with h5py.File(tmp_path / "m.h5", "w") as file:

@@ -30,6 +30,7 @@ OPTIONS = {
     r"batch_size=": "--batch-size",
     r"signature=": "--signature",
     r"size=\((\d+), (\d+)\)": r"--size \1x\2",
+    r"class_names=\.\.\. of open_dataset": "--classes FILE",
     r"(\w+)=\.\.\.": r"--param \1=...",
 }
 """Arguments of functions, as errors name them, by the options that stand for them here."""
@@ -224,7 +225,9 @@ def _add_explain(commands):
     command.add_argument("--out", metavar="DIR", default="explained", help="directory to write to (%(default)s)")
     command.add_argument("--overwrite", action="store_true", help="replace files that exist")
     command.add_argument("--cmap", metavar="NAME", help="colour map of the heatmap, such as seismic")
-    command.add_argument("--percentile", metavar="P", type=float, help="relevance that gets the strongest colour: 99")
+    command.add_argument(
+        "--percentile", metavar="P", type=float, help="percentile of relevance that gets the last colour (100)"
+    )
     _add_reading(command)
 
 

@@ -29,7 +29,7 @@ from revgraph.cli.inputs import (
 )
 from revgraph.cli.pictures import pictures
 from revgraph.composites import NotAnalyzeableModelException
-from revgraph.datasets import HDF5, NpyShards, Samples, Zarr, open_dataset
+from revgraph.datasets import HDF5, NpyShards, Zarr, open_dataset
 from revgraph.datasets.explain import predictor
 from revgraph.datasets.sinks import sink as sink_of
 from revgraph.provenance import plain, provenance, rules
@@ -136,15 +136,13 @@ def explain_dataset(options):
         options.data, analyzer, size=options.size, preprocess=preprocess, inputs=options.inputs, labels=options.labels,
         class_names=names,
     )  # fmt: skip
-    if names is None and isinstance(dataset, Samples):
-        names = dataset.class_names
     try:
         with _progress(options) as verbose:
             report = revgraph.explain_dataset(
                 analyzer,
                 dataset,
                 where,
-                _target_of_all(options, analyzer.graph, names),
+                _target_of_all(options, analyzer.graph, names or getattr(dataset, "class_names", None)),
                 options.batch_size,
                 # Without --resume an interrupted run is neither lost nor gone on with by accident.
                 resume=bool(options.resume),
@@ -176,18 +174,15 @@ def _sink(options, names):
 def _target_of_all(options, graph, names):
     """The selection for a whole dataset."""
     output = output_index(graph, options.output)
-    shape = graph.specs[graph.output_slots[output]].shape
-    if options.target == "label" and names and len(shape) == 2 and shape[1] not in (None, len(names)):
-        raise UsageError(
-            f"--target label: {options.data} has {len(names)} directories, and the model {shape[1]} outputs. Say which "
-            f"output is which directory: --classes FILE."
-        )
     if options.target in ("top1", "label"):
         chosen = None if options.target == "top1" else "label"
     elif re.fullmatch(r"top\d+", options.target):
         raise UsageError(f"--target {options.target}: a dataset is explained for one class per sample, such as top1.")
     else:
-        chosen = class_index(options.target, names, shape[-1] if len(shape) == 2 else None)
+        shape = graph.specs[graph.output_slots[output]].shape
+        count = shape[-1] if len(shape) == 2 else None
+        # Directories are the names of classes where there is one for each.
+        chosen = class_index(options.target, names if names and len(names) == count else None, count)
     return _selection(graph, output, chosen)
 
 

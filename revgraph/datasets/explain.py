@@ -124,6 +124,8 @@ def explain_dataset(
         dataset = open_dataset(dataset, analyzer)
     data = source(dataset, analyzer.graph, batch_size, labels)
     selection = _checked_selection(neuron_selection, data)
+    if isinstance(dataset, Samples) and dataset.class_names:
+        _check_directories(dataset.class_names, analyzer.graph, selection)
     origin = provenance(analyzer, model_path)
     origin["neuron_selection"] = plain(neuron_selection)
     if isinstance(dataset, Samples) and dataset.class_names:
@@ -378,6 +380,18 @@ def _checked_selection(selection, data: Source):
     if data.samples is not None and len(chosen) != data.samples:
         raise ValueError(f"neuron_selection has {len(chosen)} entries for {data.samples} samples.")
     return chosen
+
+
+def _check_directories(names, graph: Graph, selection):
+    """Raises a ValueError where the numbers of directories, as labels, are not those of the outputs to explain."""
+    for slot, output in zip(graph.output_slots, graph.output_names, strict=True):
+        chosen = selection.get(output) if isinstance(selection, dict) else selection
+        shape = graph.specs[slot].shape
+        if isinstance(chosen, str) and chosen == "label" and len(shape) == 2 and shape[1] not in (None, len(names)):
+            raise ValueError(
+                f"The dataset has {len(names)} directories, and the model {shape[1]} outputs, so their labels would "
+                f"select other classes. Say which output is which directory: class_names=... of open_dataset."
+            )
 
 
 def _of_samples(selection, batch):

@@ -72,7 +72,7 @@ def _from_file(path, safe_mode, custom_objects):
     except Exception as error:
         # Keras raises errors of many types for files that it cannot read.
         if version.startswith("2."):
-            return _from_keras_2(path, custom_objects, error)
+            return _from_keras_2(path, safe_mode, custom_objects, error)
         raise ValueError(f"Keras cannot read the model in {str(path)!r}: {_reason(error)}") from error
 
 
@@ -126,7 +126,7 @@ def _has_lambda(config) -> bool:
     return isinstance(config, list) and any(map(_has_lambda, config))
 
 
-def _from_keras_2(path, custom_objects, error):
+def _from_keras_2(path, safe_mode, custom_objects, error):
     """The graph of a model that Keras 2 wrote and Keras 3 cannot read."""
     try:
         import tf_keras
@@ -136,7 +136,7 @@ def _from_keras_2(path, custom_objects, error):
             f"tf_keras installed (pip install tf_keras) revgraph reads it."
         ) from error
     try:
-        model = tf_keras.models.load_model(path, custom_objects=custom_objects, compile=False)
+        model = tf_keras.models.load_model(path, custom_objects, compile=False, safe_mode=safe_mode)
     except Exception as other:
         raise ValueError(
             f"Neither Keras 3 nor tf_keras can read the model in {str(path)!r}: {_reason(error)} {_reason(other)}"

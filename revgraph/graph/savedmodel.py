@@ -53,7 +53,10 @@ def read_savedmodel(path, signature=None) -> Graph:
 
 def _unregistered(path) -> str:
     """Names the operations that this TensorFlow does not have, and their nodes; nothing where it has all."""
-    with open(os.path.join(path, "saved_model.pb"), "rb") as file:
+    path = os.path.join(path, "saved_model.pb")
+    if not os.path.exists(path):
+        return ""
+    with open(path, "rb") as file:
         graph = saved_model_pb2.SavedModel.FromString(file.read()).meta_graphs[0].graph_def
     own = {function.signature.name for function in graph.library.function}.union(dir(tf.raw_ops))
     nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
@@ -363,7 +366,7 @@ class _Reader:
     def sizes(self, node):
         """What a node of shape arithmetic computes for each of `UNKNOWN_SIZES`; None where that is not to be known."""
         if node.type in ("Shape", "ShapeN", "Size", "Rank"):
-            given = [self._example_shapes(slot) for slot in node.slots]
+            given = [self._example_shapes(argument) for argument in node.arguments]
             per_case = [[np.int64(shape) for shape in shapes] for shapes in zip(*given, strict=True)]
             dtype = node.specs[0].dtype
             results = {
@@ -381,9 +384,9 @@ class _Reader:
             cases.append(_constants(node.operation, given))
         return [list(values) for values in zip(*cases, strict=True)]
 
-    def _example_shapes(self, slot):
-        """The shape of a slot with each of the `UNKNOWN_SIZES`, made different from axis to axis."""
-        shape = self.specs[slot].shape
+    def _example_shapes(self, value):
+        """The shape of a value with each of the `UNKNOWN_SIZES`, made different from axis to axis."""
+        shape, slot = (value.shape, 0) if isinstance(value, Weight) else (self.specs[value].shape, value)
         return [
             tuple(size + 17 * slot + 5 * axis if n is None else n for axis, n in enumerate(shape))
             for size in UNKNOWN_SIZES
@@ -406,7 +409,11 @@ class _Reader:
         integers = any(tf.as_dtype(self.specs[slot].dtype).is_integer for slot in node.slots)
         if integers or any(value is None or value.size != 1 for value in scalars):
             return {}
-        sources = [{**self._pieces.get(slot, {}), slot: start()} for slot in node.slots]
+        # A condition is no tensor of numbers to begin with.
+        starts = {slot: start() for slot in node.slots if tf.as_dtype(self.specs[slot].dtype).is_floating}
+        sources = [
+            {**self._pieces.get(slot, {}), **{s: p for s, p in starts.items() if s == slot}} for slot in node.slots
+        ]
         common = [slot for slot in sources[0] if all(slot in source for source in sources)]
         return {slot: node_piece(node, [source[slot] for source in sources]) for slot in common[-SOURCES:]}
 
