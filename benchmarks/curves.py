@@ -26,10 +26,12 @@ def draw(rows: list[dict], path: Path):
             for axes, key in zip(panels[:, column], ("seconds", "megabytes"), strict=True):
                 shown = [math.nan if row[key] is None else row[key] for row in found]
                 axes.plot(at, shown, "o-", color=colour, label=method, markersize=4)
-                axes.set_xticks(at, [str(row["value"]) for row in found], fontsize=8)
-                axes.set_ylim(bottom=0)
-                axes.spines[["top", "right"]].set_visible(False)
-                axes.tick_params(labelsize=8)
+                axes.set_xticks(at, [str(row["value"]) for row in found])
+        for axes in panels[:, column]:
+            # Only now: it ends the scaling of the axis to what is drawn.
+            axes.set_ylim(bottom=0)
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.tick_params(labelsize=8)
         first = next(row for row in rows if row["curve"] == curve)
         fixed = {"network": first["network"], "batch": first["batch"], "image": first["image_size"] or 224}
         varied = {"batch size": "batch", "image size": "image"}.get(curve, curve)

@@ -28,6 +28,8 @@ from revgraph.reverse_rules import Pullback
 SITE = re.compile(r"site_(\d+)_(forward|backward)")
 ELSEWHERE = "outside of sites"
 BYTES = 4
+EXECUTOR = frozenset({"Run", "Process"})
+"""What the profiler reports of the executor itself, beside the operations that it runs."""
 
 
 class Named:
@@ -132,7 +134,7 @@ def traced(run, runs):
         names = {i: metadata.name for i, metadata in plane.event_metadata.items()}
         for event in (event for line in plane.lines for event in line.events):
             name, colon, operation = names[event.metadata_id].rpartition(":")
-            if colon and re.fullmatch(r"_?[A-Z]\w*", operation):
+            if colon and re.fullmatch(r"_?[A-Z]\w*", operation) and operation not in EXECUTOR:
                 events[name, operation] += event.duration_ps / 1e12 / runs
     return whole, events
 

@@ -182,7 +182,9 @@ def profile_table(row) -> str:
         "GFLOP": _number("gflop"),
         "operations, ms": slowest,
     }
-    return table(columns, [part for part in row["rows"] if part["forward_ms"] + part["backward_ms"] >= 0.05])
+    return table(
+        columns, [part for part in row["rows"] if part["sites"] and part["forward_ms"] + part["backward_ms"] >= 0.05]
+    )
 
 
 def _profile(rows):
