@@ -3,7 +3,6 @@
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 from keras import layers
 
 import revgraph
@@ -47,19 +46,6 @@ def plainly(analyzer, x, **options):
     return analyzer.analyze(x, **options)
 
 
-def convolutions(walk, kind):
-    """How many operations of a kind that have a use are in a walk's function."""
-    target = (tf.TensorSpec((None,), tf.int32), tf.TensorSpec((None,), tf.float64))
-    specs = walk.input_specs()
-    program = tf.function(lambda x, i: walk._trace_relevance([x], [i])).get_concrete_function(specs[0], target)
-    return sum(
-        node.op == kind
-        for node in tf.compat.v1.graph_util.extract_sub_graph(
-            program.graph.as_graph_def(), [t.op.name for t in program.outputs]
-        ).node
-    )
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_equal_to_the_plain_path(name, model, rng):
     analyzer = revgraph.create_analyzer(name, model, max_growth=np.inf, **ARGUMENTS.get(name, {}))
@@ -68,26 +54,6 @@ def test_equal_to_the_plain_path(name, model, rng):
     assert (np.abs(fast).max(axis=(1, 2, 3)) > 0).all()
     plain = plainly(analyzer, x, neuron_selection=2)
     np.testing.assert_allclose(fast, plain, rtol=1e-10, atol=1e-10 * np.abs(plain).max())
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_several_targets_equal_one_by_one(name, model, rng):
-    analyzer = revgraph.create_analyzer(name, model, max_growth=np.inf, **ARGUMENTS.get(name, {}))
-    x = rng.normal(size=(3, 8, 8, 3))
-    one_by_one = np.stack([analyzer.analyze(x, target) for target in (2, 0)], axis=1)
-    together = analyzer.analyze(x, [[2, 0]] * 3)
-    np.testing.assert_allclose(together, one_by_one, rtol=1e-10, atol=1e-10 * np.abs(one_by_one).max())
-
-
-def test_the_forward_pass_is_computed_once(model):
-    """Two convolutions forward and two backward for alpha-beta, one and one for epsilon."""
-    for name, each in (("lrp.alpha_2_beta_1", 2), ("lrp.epsilon", 1)):
-        analyzer = revgraph.create_analyzer(name, model)
-        walk = analyzer._walk(Question(analyzer.graph.output_slots))
-        counted = convolutions(walk, "Conv2D"), convolutions(walk, "Conv2DBackpropInput")
-        # The first layer's input has both signs: alpha-beta has four products there.
-        several = 2 * (each > 1)
-        assert counted == (4 * each + several, 4 * each + several)
 
 
 @pytest.mark.parametrize(
@@ -133,3 +99,19 @@ def test_the_same_bit_for_bit_each_time(name, model, rng):
     first = analyzer.analyze(x)
     for _ in range(100):
         np.testing.assert_array_equal(analyzer.analyze(x), first)
+
+
+def test_gamma_in_float32_on_a_residual_network():
+    """Compiled, a forward pass and denominators that round differently once gave relevance of nothing."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((8, 8, 1))
+    h = layers.Conv2D(16, 3, padding="same", use_bias=False, dtype="float32")(inputs)
+    h = r = layers.ReLU()(layers.BatchNormalization()(h))
+    h = layers.BatchNormalization()(layers.Conv2D(16, 3, padding="same", use_bias=False)(h))
+    h = layers.AveragePooling2D(2)(layers.ReLU()(layers.Add()([h, r])))
+    h = layers.Flatten()(layers.Conv2D(32, 3, padding="same", activation="relu")(h))
+    model = keras.Model(inputs, layers.Dense(10)(h))
+    x = np.random.default_rng(0).random((16, 8, 8, 1)).astype("float32")
+    analyzer = revgraph.create_analyzer("lrp.epsilon_gamma_box", model, low=0, high=1, gamma=0.5, max_growth=np.inf)
+    fast = analyzer.analyze(x)
+    np.testing.assert_allclose(fast, plainly(analyzer, x), rtol=1e-3, atol=1e-4 * np.abs(fast).max())

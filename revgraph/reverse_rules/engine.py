@@ -8,7 +8,6 @@ with x_t the modified input of term t, z_t the site called on x_t with modified 
 part p and g_p its gate. A rule only says which modifications, combined how.
 """
 
-import copy
 import dataclasses
 import functools
 from collections.abc import Callable
@@ -66,8 +65,7 @@ class Signed:
             return tf.maximum(t, tf.zeros((), t.dtype))
         if self == neg:
             return tf.minimum(t, tf.zeros((), t.dtype))
-        positive, negative = (t if factor == 1 else factor * t for factor in (self.positive, self.negative))
-        return (tf.maximum if self.positive >= self.negative else tf.minimum)(positive, negative)
+        return tf.where(t >= 0, self.positive * t, self.negative * t)
 
 
 identity, pos, neg = Signed(1.0, 1.0), Signed(1.0, 0.0), Signed(0.0, 1.0)
@@ -241,7 +239,7 @@ class Recorded:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class RecordedTerm:
-    """A term, computed.
+    """A term on the forward walk.
 
     Args:
         z: z_t, the sum of factor * recorded z over the pieces, and the bias.
@@ -259,12 +257,11 @@ class RecordedTerm:
 
 
 class SiteCall:
-    """One call of an operation; rules record their Zs from it.
+    """One call of an operation on the forward walk; rules record their Zs from it.
 
     What is known to be zero is not computed, and nothing is computed twice: kernels and inputs as they are give the
     forward pass, and three or more kernels that are combinations of W^+ and W^- are had from these two. All of that
-    is addition of what the forward pass adds up anyway; nothing is subtracted. What the forward pass has no need of is
-    recorded on the backward walk, where it is used at once and need not be kept.
+    is addition of what the forward pass adds up anyway; nothing is subtracted.
 
     Args:
         operation: The site's operation.
@@ -289,7 +286,7 @@ class SiteCall:
         self.positive = positive and not plain
         self.plain = plain
         self._kernels, self._bias = operation.split(self.weights)
-        self._recorded, self._plan = {}, ()
+        self._recorded = {}
 
     @functools.cached_property
     def outputs(self) -> tuple[tf.Tensor, ...]:
@@ -302,41 +299,18 @@ class SiteCall:
         return outputs if self._bias is None else (self.operation.add_bias(outputs[0], self._bias),)
 
     def _forward_pieces(self):
-        """What the rule asks for anyway and adds up to the forward pass, if that is so."""
-        planned = {}
-        for _, terms in self._plan:
-            for _, pieces in terms:
-                planned.update({self._key(*piece): piece for _, piece in pieces})
-        if (identity, identity) in planned or self.plain:
+        """What was recorded already and adds up to the forward pass, if that is so."""
+        if (identity, identity) in self._recorded or self.plain:
             return None
         for halves in ((identity,), (pos, neg)):
             keys = [(x, w) for x in halves for w in (pos, neg)]
-            if all(key in planned for key in keys):
-                return [self._record(*planned[key]) for key in keys]
+            if all(key in self._recorded for key in keys):
+                return [self._recorded[key] for key in keys]
         return None
 
     def transposed(self, *relevance):
         """(dz/dx)^T R of the site as it is."""
         return self._record(identity, on()).transposed(*relevance)
-
-    def after(self, *relevance) -> "SiteCall":
-        """The same call on the backward walk, when this relevance has arrived.
-
-        What is recorded from it is not computed before, and so need not be kept from the forward walk.
-        """
-        if tf.executing_eagerly() or self.plain:
-            return self
-
-        def held(t):
-            with tf.control_dependencies(relevance):
-                return tf.identity(t)
-
-        later = copy.copy(self)
-        later.inputs = tuple(map(held, self.inputs))
-        later.weights = self.weights if self.frozen else {name: held(w) for name, w in self.weights.items()}
-        later._kernels, later._bias = self.operation.split(later.weights)
-        later._recorded = dict(self._recorded)
-        return later
 
     def record(self, inputs, weights) -> Recorded:
         """Calls the operation under a tape that watches the inputs."""
@@ -353,7 +327,7 @@ class SiteCall:
 
     def _record(self, modify, weights: on) -> Recorded:
         """The linear part on modified inputs with modified kernels, recorded once."""
-        key = self._key(modify, weights)
+        key = (modify, weights.signed(self._kernels) or weights)
         if key not in self._recorded or self.plain:
             kernels, _ = self.operation.split(self._modified(weights))
             inputs = self.inputs
@@ -362,11 +336,8 @@ class SiteCall:
             self._recorded[key] = self.record(inputs, kernels)
         return self._recorded[key]
 
-    def _key(self, modify, weights):
-        return modify, weights.signed(self._kernels) or weights
-
-    def plan(self, parts):
-        """Settles what is recorded for the parts of a rule; what is known to be zero is left out."""
+    def parts(self, parts) -> list[tuple["Part", list[RecordedTerm]]]:
+        """The parts of a rule with their terms recorded; what is known to be zero is left out."""
         if self.positive:
             parts = [_opened(part) for part in parts if part.gate is not where_negative]
         known = [(part, [t for t in map(self._known, part.terms) if t is not None]) for part in parts]
@@ -377,21 +348,7 @@ class SiteCall:
         kernels.setdefault(identity, set()).add(identity)
         # Two kernels of the family cost as much as W^+ and W^-; from three on the two are cheaper.
         halved = {x for x, family in kernels.items() if len(family - {None}) > 2 and self._is_additive()}
-        self._plan = [
-            (part, [(term, self._pieces(term, term.inputs in halved)) for term in terms]) for part, terms in known
-        ]
-
-    def _pieces(self, term, halved):
-        """Pairs (factor, what is recorded) that a term is the sum of."""
-        modifier = term.weights.signed(self._kernels)
-        if halved and modifier is not None:
-            halves = ((modifier.positive, pos), (modifier.negative, neg))
-            return [(factor, (term.inputs, on(w))) for factor, w in halves if factor]
-        return [(1.0, (term.inputs, term.weights))]
-
-    def parts(self) -> list[tuple["Part", list[RecordedTerm]]]:
-        """The parts that were planned, with their terms recorded."""
-        return [(part, [self._term(term, pieces) for term, pieces in terms]) for part, terms in self._plan]
+        return [(part, [self._term(term, term.inputs in halved) for term in terms]) for part, terms in known]
 
     def _is_additive(self):
         """Whether the operation is linear in its kernel, and so the sum of its calls with W^+ and with W^-."""
@@ -405,26 +362,30 @@ class SiteCall:
             return None if self._bias_of(term) is None else dataclasses.replace(term, inputs=tf.zeros_like)
         return dataclasses.replace(term, inputs=identity) if term.inputs == pos else term
 
-    def _term(self, term, pieces) -> RecordedTerm:
-        pieces = tuple((factor, self._record(*piece)) for factor, piece in pieces)
+    def _term(self, term, halved) -> RecordedTerm:
+        modifier = term.weights.signed(self._kernels)
+        if halved and modifier is not None:
+            halves = ((modifier.positive, pos), (modifier.negative, neg))
+            pieces = tuple((factor, self._record(term.inputs, on(w))) for factor, w in halves if factor)
+        else:
+            pieces = ((1.0, self._record(term.inputs, term.weights)),)
         bias = self._bias_of(term)
         if bias is self._bias and pieces == ((1.0, self._recorded.get((identity, identity))),):
-            # Where relevance arrives, z is positive. The ReLU behind makes the same tensor, and z need not be kept.
-            z, known = (tf.nn.relu(self.outputs[0]), 1) if self.positive else (self.outputs[0], None)
-            return RecordedTerm(z, pieces, bias, term.sign, known)
-        z = ordered_sum([piece.z if factor == 1 else factor * piece.z for factor, piece in pieces])
-        z = z if bias is None else self.operation.add_bias(z, bias)
-        return RecordedTerm(z, pieces, bias, term.sign, self._known_sign(term))
+            z = self.outputs[0]
+        else:
+            z = ordered_sum([piece.z if factor == 1 else factor * piece.z for factor, piece in pieces])
+            z = z if bias is None else self.operation.add_bias(z, bias)
+        return RecordedTerm(z, pieces, bias, term.sign, self._known_sign(term, z))
 
     def _bias_of(self, term):
-        if self._bias is None:
-            return None
-        return self._constant(lambda: term.weights({"bias": self._bias})).get("bias")
+        return self.operation.split(self._modified(term.weights))[1]
 
-    def _known_sign(self, term):
+    def _known_sign(self, term, z):
         """The sign of s_t z_t, where input, kernel and bias have but one; None otherwise."""
         if self.plain or not isinstance(self.operation, Affine):
             return None
+        if self.positive and z is self.outputs[0]:
+            return 1
         signs = {pos: 1, neg: -1, identity: 1 if self.nonnegative else None}
         x, kernel = signs.get(term.inputs), {pos: 1, neg: -1}.get(term.weights.signed(self._kernels))
         if x is None or kernel is None:
@@ -498,13 +459,12 @@ class ReplacementLayer:
 
 def _record_parts(rule, call):
     """The formula at the head of this file: outputs, and the pullback."""
-    call.plan(rule.parts())
+    parts = call.parts(rule.parts())
     outputs = call.outputs
     z = outputs[0]
+    zs = tuple(_signed_sum(terms, z) for _, terms in parts)
 
     def shares(relevance):
-        parts = call.after(relevance).parts()
-        zs = tuple(_signed_sum(terms, z) for _, terms in parts)
         for (part, terms), z_part in zip(parts, zs, strict=True):
             gated = relevance if part.gate is None else relevance * tf.cast(part.gate(z, zs), relevance.dtype)
             known = {term.known for term in terms}
