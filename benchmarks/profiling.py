@@ -8,6 +8,7 @@ weights and outputs once forward; relevance, z, x and weights once backward) at 
 
 import collections
 import concurrent.futures
+import dataclasses
 import math
 import os
 import re
@@ -23,7 +24,6 @@ from benchmarks.timing import seconds
 from revgraph.analyzers.targets import make_targets
 from revgraph.analyzers.walk import Question
 from revgraph.graph.operations import Activation, Affine
-from revgraph.reverse_rules import Pullback
 
 SITE = re.compile(r"site_(\d+)_(forward|backward)")
 ELSEWHERE = "outside of sites"
@@ -47,7 +47,7 @@ class Named:
             with tf.name_scope(f"site_{self.number}_backward"):
                 return pullback(*relevance)
 
-        return outputs, Pullback(pull, pullback.accounts)
+        return outputs, dataclasses.replace(pullback, relevance=pull)
 
 
 def profile(name, method, batch, runs=5, image_size=None, **options):
@@ -167,9 +167,11 @@ def _by_kind(kinds, linear, events):
 def multiplications(graph) -> collections.Counter:
     """Floating-point operations of convolutions and matrix products by the number of their site."""
     flops = collections.Counter()
+    outputs = [t.op.name for t in graph.outputs]
+    used = {node.name for node in tf.compat.v1.graph_util.extract_sub_graph(graph.as_graph_def(), outputs).node}
     for operation in graph.get_operations():
         match = SITE.search(operation.name)
-        if match:
+        if match and operation.name in used:
             flops[int(match[1])] += _flops(operation)
     return flops
 

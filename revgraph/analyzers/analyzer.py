@@ -270,9 +270,8 @@ class ReverseAnalyzer(Analyzer):
     def _new_walk(self, graph, question) -> Walk:
         """A walk over a canonized graph."""
         keep = self.reverse_keep_tensors or self.reverse_check_finite or self.reverse_check_min_max_values
-        return Walk(
-            self._reverse_graph(graph, question), question, self._own_start, self._finish, keep, self.jit_compile
-        )
+        reverse = self._reverse_graph(graph, question)
+        return Walk(reverse, question, self._own_start, self._finish, self.max_growth, keep, self.jit_compile)
 
     def _reverse_graph(self, graph, question) -> ReverseGraph:
         adjust = Adjustment(graph, self.reverse_clip_values, self.reverse_project_bottleneck_layers)

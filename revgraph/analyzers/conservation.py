@@ -212,20 +212,25 @@ def merge(ledgers: Iterable[Conservation]) -> Conservation:
 class GrowthWatch:
     """Sees on a backward walk by how much |R| grows through each site; an `account` of `ReverseGraph`.
 
-    Only sites that divide are measured: nothing else can make relevance explode. The relevance that one site hands on
-    is what the next one gets, so each tensor is summed once.
+    Only sites that divide are measured: nothing else can make relevance explode; and of these only those whose rule
+    does not keep growth within the limit by itself, as z+ does. The relevance that one site hands on is what the next
+    one gets, so each tensor is summed once.
+
+    Args:
+        limit: The factor of which one wants to know.
 
     Attributes:
         paths: The sites measured, in the order of the walk.
         factors: Growth through each, the largest of the batch; scalars.
     """
 
-    def __init__(self):
+    def __init__(self, limit=GROWTH):
+        self.limit = limit
         self.paths, self.factors = [], []
         self._summed = {}
 
     def __call__(self, site, pullback, given, taken):
-        if pullback.accounts is None:
+        if pullback.accounts is None or pullback.growth <= self.limit:
             return
         above = sum(self._sum(r) for r in given)
         below = sum(self._sum(r) for r in taken if r is not None)

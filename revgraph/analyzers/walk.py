@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 
 from revgraph.analyzers import targets
-from revgraph.analyzers.conservation import GrowthWatch
+from revgraph.analyzers.conservation import GROWTH, GrowthWatch
 from revgraph.analyzers.reverse_graph import Recording, ReverseGraph
 from revgraph.graph.graph import Graph
 from revgraph.reverse_rules import per_sample
@@ -39,6 +39,7 @@ class Walk:
         question: The question that it answers.
         own: Function of an output that gives the analyzer's own start relevance.
         finish: Function of relevance, input and slot that gives what is returned for an input.
+        limit: The growth of |R| through a site of which one wants to know.
         keep: Also return the relevance at the inputs of every site.
         jit_compile: Compile with XLA.
     """
@@ -49,6 +50,7 @@ class Walk:
         question: Question,
         own: Callable,
         finish: Callable,
+        limit=GROWTH,
         keep=False,
         jit_compile=False,
     ):
@@ -56,6 +58,7 @@ class Walk:
         self.question = question
         self.own = own
         self.finish = finish
+        self.limit = limit
         self.keep = keep
         self.jit_compile = jit_compile
         self._compiled = {}
@@ -156,7 +159,7 @@ class Walk:
 
     def _pulled_once(self, recording, tensors):
         seeds = self.seeds(recording, tensors)
-        watch = GrowthWatch()
+        watch = GrowthWatch(self.limit)
         relevance = self.reverse.relevance(recording, seeds, watch)
 
         def of(slot):

@@ -1,6 +1,7 @@
 """Folding: scale and shift, and padding, become part of the linear layer beside them."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -21,6 +22,9 @@ from revgraph.graph.operations import (
     ZeroPad,
     along,
 )
+
+SEVERAL = 4
+"""The batch size from which on it is cheaper to scale the kernels than the outputs, if both are as large for one."""
 
 
 def fold_padding(graph: Graph, keep=frozenset()) -> Graph:
@@ -51,7 +55,7 @@ def _padded(pad, conv):
             return None
         own = _explicit(operation)
         around = tuple((a + c, b + d) for (a, b), (c, d) in zip(spatial, own, strict=True))
-        whole = dataclasses.replace(operation, padding=around)
+        whole = dataclasses.replace(operation, padding=around, multiple=None)
     else:
         return None
     merged = (pad.path, *pad.merged, *conv.merged)
@@ -269,8 +273,22 @@ def _after(linear, chain, scale, specs, dtype):
         terms += [spread(order(by["bias"]))] if "bias" in by else []
         return {**merged, "bias": sum(terms[1:], terms[0])} if terms else merged
 
-    folded = dataclasses.replace(operation, reader=read)
+    def multiplier(dtype):
+        return along(order(factor.read(dtype)["kernel"]), axis, rank)
+
+    folded = dataclasses.replace(operation, reader=read, multiple=None)
+    if _outputs_are_few(operation, shape):
+        folded = dataclasses.replace(folded, multiple=(operation, multiplier))
     return dataclasses.replace(linear, operation=folded, merged=(*linear.merged, scale.path, *scale.merged))
+
+
+def _outputs_are_few(operation, shape):
+    """Whether an operation has fewer outputs than weights, for a batch of several samples."""
+    if isinstance(operation, Scale) or None in shape[1:]:
+        return False
+    weights = operation.read("float32")
+    kernels, _ = operation.split(weights)
+    return SEVERAL * math.prod(shape[1:]) <= sum(math.prod(w.shape) for w in kernels.values())
 
 
 def _order(factor, chain, shape, axis, rank, dtype, backwards):
@@ -313,7 +331,7 @@ def _before(scale, chain, linear, specs, dtype):
         merged = operation.scale_inputs(kernels, order(by["kernel"]))
         return {**merged, "bias": sum(terms[1:], terms[0])} if terms else merged
 
-    folded = dataclasses.replace(operation, reader=read)
+    folded = dataclasses.replace(operation, reader=read, multiple=None)
     return dataclasses.replace(linear, operation=folded, merged=(scale.path, *scale.merged, *linear.merged))
 
 

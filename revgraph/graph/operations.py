@@ -5,6 +5,7 @@ rule can call it on modified inputs and on modified weights. `operation.read(dty
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -46,18 +47,20 @@ def reading(sources: Mapping[str, Source]) -> Reader:
 
 
 def ordered_sum(terms) -> tf.Tensor:
-    """The sum of the terms, added up in their order.
+    """The sum of the terms, added up in their order."""
+    first, *rest = terms
+    if not rest:
+        return first
+    return functools.reduce(plus, rest[1:], first + rest[0])
+
+
+def plus(a, b) -> tf.Tensor:
+    """a + b, when more is to be added.
 
     TensorFlow makes one AddN of three additions or more, which adds in the order in which memory happens to be free:
     results would differ in the last bit from run to run. It leaves subtractions alone.
     """
-    first, *rest = terms
-    if not rest:
-        return first
-    total = first + rest[0]
-    for term in rest[1:]:
-        total = total - (-1.0) * term
-    return total
+    return a - (-1.0) * b
 
 
 class Operation:
@@ -92,9 +95,13 @@ class Affine(Operation):
 
     Args:
         reader: Reads the weights. The bias has a shape that broadcasts against z.
+        multiple: Where the linear part is a multiple of another operation's along the output channels, and its outputs
+            are so few that it is cheaper to multiply these than the kernels: the operation, and what reads the factor,
+            a tensor that broadcasts against z.
     """
 
     reader: Reader
+    multiple: "tuple[Affine, Source] | None" = dataclasses.field(default=None, kw_only=True)
 
     def read(self, dtype):
         return self.reader(dtype)
@@ -122,6 +129,17 @@ class Affine(Operation):
 
     def scale_inputs(self, weights, scale):
         """Kernels that act as if the input channels were multiplied by the vector `scale`."""
+        raise NotImplementedError
+
+    def blocks(self, weights, size) -> list:
+        """Blocks of the input channels of which each has about `size` bytes of kernel; z is the sum over the blocks.
+
+        Empty where the operation cannot be taken apart like that.
+        """
+        return []
+
+    def block(self, inputs, weights, block):
+        """The inputs and the kernels of one of `blocks`."""
         raise NotImplementedError
 
     def output_axis(self, rank) -> int | None:
@@ -156,6 +174,15 @@ class Dense(Affine):
 
     def scale_inputs(self, weights, scale):
         return {"kernel": weights["kernel"] * (scale if scale.shape.rank == 0 else scale[:, None])}
+
+    def blocks(self, weights, size):
+        kernel = weights["kernel"]
+        channels, outputs = kernel.shape
+        step = max(1, size // (outputs * kernel.dtype.size))
+        return [slice(start, min(start + step, channels)) for start in range(0, channels, step)]
+
+    def block(self, inputs, weights, block):
+        return (inputs[0][..., block],), {"kernel": weights["kernel"][block]}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -2,19 +2,11 @@
 
 from revgraph.reverse_rules.engine import (
     Absorbed,
-    Part,
     Pullback,
     ReplacementLayer,
     Rule,
     SafeDivide,
-    SiteCall,
-    Term,
-    identity,
-    neg,
-    on,
-    ones,
     per_sample,
-    pos,
 )
 from revgraph.reverse_rules.merging import (
     Bilinear,
@@ -25,6 +17,7 @@ from revgraph.reverse_rules.merging import (
     Saturation,
     Unreached,
 )
+from revgraph.reverse_rules.recording import SiteCall
 from revgraph.reverse_rules.rules import (
     AlphaBeta,
     DeconvNet,
@@ -45,6 +38,7 @@ from revgraph.reverse_rules.rules import (
     ZPlusFast,
 )
 from revgraph.reverse_rules.tensorwatch import BRule, ERule
+from revgraph.reverse_rules.terms import Part, Term, identity, neg, on, ones, pos
 
 __all__ = [
     "Absorbed", "AlphaBeta", "BRule", "Bilinear", "DeconvNet", "ERule", "Epsilon", "Equal", "Flat", "Gamma", "Gate",

@@ -5,8 +5,9 @@ Differences: divisions are stabilised at exact zeros only, and alpha-beta has th
 
 import dataclasses
 
-from revgraph.reverse_rules.engine import Part, SafeDivide, Term, identity, neg, on, pos
+from revgraph.reverse_rules.engine import SafeDivide
 from revgraph.reverse_rules.rules import AlphaBeta, Flat, Norm, WSquare, Z, ZBox, ZPlus, ZPlusFast
+from revgraph.reverse_rules.terms import Part, Term, identity, neg, on, pos
 
 _DIVIDE = SafeDivide(1e-7, zeros_only=True)
 

@@ -21,18 +21,15 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from revgraph.reverse_rules.engine import (
-    Absorbed,
+from revgraph.reverse_rules.engine import Absorbed, Pullback, Rule, per_sample
+from revgraph.reverse_rules.terms import (
     Part,
-    Pullback,
-    Rule,
     Signed,
     Term,
     identity,
     neg,
     on,
     ones,
-    per_sample,
     pos,
     where_negative,
     where_positive,

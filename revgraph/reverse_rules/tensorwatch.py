@@ -10,8 +10,9 @@ import functools
 
 import tensorflow as tf
 
-from revgraph.reverse_rules.engine import Part, Rule, Term, identity, neg, on, pos
+from revgraph.reverse_rules.engine import Rule
 from revgraph.reverse_rules.rules import once_if_alone
+from revgraph.reverse_rules.terms import Part, Term, identity, neg, on, pos
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,367 @@
+"""One call of a site: what rules record their Zs from, at the least cost in time and memory."""
+
+import copy
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from revgraph.graph.operations import Affine, Operation, ordered_sum, plus
+from revgraph.reverse_rules.terms import Part, Term, identity, neg, on, pos, where_negative, where_positive
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Recorded:
+    """The operation called on modified inputs, under a tape.
+
+    Args:
+        inputs: x, the modified inputs.
+        outputs: What the operation gives for them, without bias where it is affine.
+        transposed: R -> (dz/dx)^T R, one tensor per input, None for indices.
+    """
+
+    inputs: tuple
+    outputs: tuple
+    transposed: Callable
+
+    @property
+    def z(self):
+        return self.outputs[0]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class RecordedTerm:
+    """A term, computed.
+
+    Args:
+        z: z_t, the sum of factor * recorded z over the pieces, and the bias.
+        pieces: Pairs (factor, recorded).
+        bias: The bias in z_t, None if there is none.
+        sign: s_t.
+        known: The sign of s_t z_t: 1 or -1, where it is the same in every entry; None otherwise.
+    """
+
+    z: tf.Tensor
+    pieces: tuple[tuple[float, Recorded], ...]
+    bias: tf.Tensor | None
+    sign: float
+    known: int | None
+
+
+BLOCK = 8 * 2**20
+"""Bytes of a block of a large kernel: what a processor's cache holds, and memory that is not missed."""
+
+
+class SiteCall:
+    """One call of an operation; rules record their Zs from it.
+
+    What is known to be zero is not computed, and nothing is computed twice: kernels and inputs as they are give the
+    forward pass, and three or more kernels that are combinations of W^+ and W^- are had from these two. All of that
+    is addition of what the forward pass adds up anyway; nothing is subtracted. What the forward pass has no need of is
+    recorded on the backward walk, where it is used at once and need not be kept. Kernels that are not the model's own
+    variables are made again there rather than kept, too, and large ones are made and used block by block.
+
+    Args:
+        operation: The site's operation.
+        inputs: Its input tensors.
+        dtype: The dtype in which its weights are read.
+        nonnegative: For each input, whether it is known to have no negative entry.
+        positive: Whether relevance is known to arrive only where the output is positive.
+        plain: Compute every term as it is written, without any of this.
+        frozen: Take the weights as they are now for good, and what rules make of them, too.
+
+    Attributes:
+        weights: The operation's weights by name.
+    """
+
+    def __init__(self, operation, inputs, dtype, nonnegative=None, positive=False, plain=False, frozen=False):
+        self.operation = operation
+        self.inputs = distinct(inputs)
+        self.dtype = dtype
+        # Weights that depend on the shape of the inputs are not constants.
+        self.frozen = frozen and type(operation).weights is Operation.weights
+        self.weights = self._constant(self._read)
+        self.nonnegative = bool(nonnegative) and all(nonnegative) and not plain
+        self.positive = positive and not plain
+        self.plain = plain
+        self._kernels, self._bias = operation.split(self.weights)
+        self._recorded, self._forward, self._plan = {}, {}, ()
+
+    @functools.cached_property
+    def outputs(self) -> tuple[tf.Tensor, ...]:
+        """What the site computes."""
+        pieces = self._forward_pieces()
+        if pieces is None:
+            outputs = self._record(identity, on()).outputs
+        else:
+            outputs = (ordered_sum([piece.z for piece in pieces]),)
+        return outputs if self._bias is None else (self.operation.add_bias(outputs[0], self._bias),)
+
+    def _forward_pieces(self):
+        """What the rule asks for anyway and adds up to the forward pass, if that is so."""
+        planned = {}
+        for _, terms in self._plan:
+            for _, pieces, _, from_z in terms:
+                planned.update({self._key(*piece): piece for _, piece in pieces if not from_z})
+        if (identity, identity) in planned or self.plain:
+            return None
+        for halves in ((identity,), (pos, neg)):
+            keys = [(x, w) for x in halves for w in (pos, neg)]
+            if all(key in planned for key in keys):
+                return [self._record(*planned[key]) for key in keys]
+        return None
+
+    def transposed(self, *relevance):
+        """(dz/dx)^T R of the site as it is."""
+        return self._record(identity, on()).transposed(*relevance)
+
+    def after(self, *relevance) -> "SiteCall":
+        """The same call on the backward walk, when this relevance has arrived.
+
+        What is recorded from it is not computed before, and so need not be kept from the forward walk. Outputs that
+        were computed there are taken over; their kernels are made again.
+        """
+        if tf.executing_eagerly() or self.plain:
+            return self
+
+        def held(t):
+            with _after(relevance):
+                return tf.identity(t)
+
+        # Where relevance arrives, z is positive. The ReLU behind makes the same tensor, and z need not be kept.
+        outputs = tuple(map(tf.nn.relu, self.outputs)) if self.positive else self.outputs
+        later = copy.copy(self)
+        later.inputs, later.outputs = tuple(map(held, self.inputs)), tuple(map(held, outputs))
+        if not self.frozen:
+            with _after(relevance):
+                later.weights = later._read()
+            if self._bias is not None:
+                later.weights["bias"] = held(self._bias)
+            later._kernels, later._bias = self.operation.split(later.weights)
+            later._at_hand = later.weights
+        later._recorded = {}
+        later._forward = {key: tuple(map(held, recorded.outputs)) for key, recorded in self._recorded.items()}
+        return later
+
+    def record(self, inputs, weights, operation=None) -> Recorded:
+        """Calls the operation, or another one in its place, under a tape that watches the inputs."""
+        watched = [x for x in inputs if x.dtype.is_floating]
+        with tf.GradientTape(watch_accessed_variables=False, persistent=True) as tape:
+            tape.watch(watched)
+            outputs = (operation or self.operation)(inputs, weights)
+
+        def transposed(*relevance):
+            gradients = iter(tape.gradient(outputs, watched, relevance, unconnected_gradients="zero"))
+            return tuple(next(gradients) if x.dtype.is_floating else None for x in inputs)
+
+        return Recorded(tuple(inputs), tuple(outputs), transposed)
+
+    def _record(self, modify, weights: on) -> Recorded:
+        """The linear part on modified inputs with modified kernels, recorded once."""
+        key = self._key(modify, weights)
+        if key not in self._recorded or self.plain:
+            inputs = self.inputs
+            if modify != identity:
+                inputs = tuple(modify(x) if x.dtype.is_floating else x for x in inputs)
+            recorded = self._record_kernels(inputs, weights)
+            if key in self._forward:
+                recorded = dataclasses.replace(recorded, outputs=self._forward[key])
+            self._recorded[key] = recorded
+        return self._recorded[key]
+
+    def _record_kernels(self, inputs, weights: on) -> Recorded:
+        """The linear part on these inputs with modified kernels, in the way that costs least."""
+        signed = weights.signed(self._kernels)
+        if isinstance(self.operation, Affine) and signed and not (tf.executing_eagerly() or self.plain or self.frozen):
+            if signed == identity and self.operation.multiple is not None:
+                return self.record(inputs, *self._unscaled())
+            blocks = self.operation.blocks(self._kernels, BLOCK)
+            if signed != identity and len(blocks) > 1:
+                return self._record_blocks(inputs, weights, blocks)
+            if signed != identity:
+                kernels, _ = self.operation.split(weights(self._at_hand))
+                return self.record(inputs, kernels)
+        kernels, _ = self.operation.split(self._modified(weights))
+        return self.record(inputs, kernels)
+
+    @functools.cached_property
+    def _at_hand(self):
+        """The weights, read when the inputs are there: else all that is made of kernels would be made first of all."""
+        with _after(self.inputs):
+            return self._read()
+
+    def _unscaled(self):
+        """Kernels, and an operation that multiplies what it makes of them by a scale rather than the kernels."""
+        operation, scale = self.operation.multiple
+        kernels, _ = operation.split(operation.read(self.dtype))
+        return kernels, lambda inputs, kernels: (operation.linear(inputs, kernels) * scale(self.dtype),)
+
+    def _record_blocks(self, inputs, weights, blocks) -> Recorded:
+        """The same, the kernel being modified and used block by block, forward and backward, one after the other."""
+
+        def recorded(block, after):
+            # Else all blocks would be made at once, as soon as the kernel is there.
+            with _after(after):
+                x, kernels = self.operation.block(inputs, self._kernels, block)
+                return self.record(x, weights(kernels))
+
+        z = recorded(blocks[0], []).z
+        for block in blocks[1:]:
+            z = plus(z, recorded(block, [z]).z)
+
+        def transposed(relevance):
+            gradients, after = [], [relevance]
+            for block in blocks:
+                (gradient,) = recorded(block, after).transposed(relevance)
+                gradients.append(gradient)
+                after = [gradient]
+            return (tf.concat(gradients, axis=-1),)
+
+        return Recorded(inputs, (z,), transposed)
+
+    def _key(self, modify, weights):
+        return modify, weights.signed(self._kernels) or weights
+
+    def plan(self, parts):
+        """Settles what is recorded for the parts of a rule; what is known to be zero is left out."""
+        known = [(part, [t for t in map(self._known, part.terms) if t is not None]) for part in parts]
+        if self.positive:
+            known = [(part, terms) for part, terms in known if part.gate is not where_negative]
+        self.growth = sum(self._growth(part, terms) for part, terms in known)
+        if self.positive:
+            known = [(_opened(part), terms) for part, terms in known]
+        kernels = {}
+        for _, terms in known:
+            for term in terms:
+                kernels.setdefault(term.inputs, set()).add(term.weights.signed(self._kernels))
+        kernels.setdefault(identity, set()).add(identity)
+        # Two kernels of the family cost as much as W^+ and W^-; from three on the two are cheaper.
+        halved = {x for x, family in kernels.items() if len(family - {None}) > 2 and self._is_additive()}
+        self._plan = [
+            (part, [self._planned(term, term.inputs in halved, self._side(part, terms)) for term in terms])
+            for part, terms in known
+        ]
+
+    def _planned(self, term, halved, side):
+        """The term; pairs (factor, what is recorded) that it is the sum of; its sign, if known; whether z gives it."""
+        modifier = term.weights.signed(self._kernels)
+        pieces = [(1.0, (term.inputs, term.weights))]
+        if halved and modifier is not None:
+            halves = ((modifier.positive, pos), (modifier.negative, neg))
+            pieces = [(factor, (term.inputs, on(w))) for factor, w in halves if factor]
+        return term, pieces, side or self._known_sign(term), side is not None and len(pieces) > 1
+
+    def _side(self, part, terms):
+        """The sign that z_t has wherever relevance is let in, because the gate asks z for it and z_t favours it.
+
+        Where z = z^+ + z^- >= 0 and z_t = p z^+ + n z^- with p > n, z_t = n z + (p - n) z^+ is a sum of two numbers
+        that are not negative; likewise on the other side. So z and z^+ give z_t, and nothing cancels.
+        """
+        if len(terms) != 1 or not (self.nonnegative and self._is_additive()):
+            return None
+        (term,) = terms
+        modifier = term.weights.signed(["bias", *self._kernels])
+        if modifier is None or term.inputs != identity or term.sign != 1:
+            return None
+        if self._bias is not None and self._bias_of(term) is None:
+            return None
+        if (self.positive or part.gate is where_positive) and modifier.positive > modifier.negative >= 0:
+            return 1
+        return -1 if part.gate is where_negative and modifier.negative > modifier.positive >= 0 else None
+
+    def _growth(self, part, terms):
+        """The most by which sum |R| can grow through a part."""
+        known, side = {self._known_sign(term) for term in terms}, self._side(part, terms)
+        if part.gate not in (None, where_positive, where_negative):
+            return math.inf
+        if side is not None:
+            p, n = dataclasses.astuple(terms[0].weights.signed(self._kernels))
+            return abs(part.weight) * (p + n) / abs(p - n)
+        return abs(part.weight) if len(known) < 2 and None not in known else math.inf
+
+    def parts(self) -> list[tuple["Part", list[RecordedTerm]]]:
+        """The parts that were planned, with their terms recorded."""
+        return [(part, [self._term(*term) for term in terms]) for part, terms in self._plan]
+
+    def _is_additive(self):
+        """Whether the operation is linear in its kernel, and so the sum of its calls with W^+ and with W^-."""
+        return isinstance(self.operation, Affine) and len(self._kernels) == 1 and not self.plain
+
+    def _known(self, term) -> "Term | None":
+        """The term as it is on inputs known not to be negative; None where it is zero."""
+        if not self.nonnegative:
+            return term
+        if term.inputs == neg:
+            return None if self._bias_of(term) is None else dataclasses.replace(term, inputs=tf.zeros_like)
+        return dataclasses.replace(term, inputs=identity) if term.inputs == pos else term
+
+    def _term(self, term, pieces, known, from_z) -> RecordedTerm:
+        pieces = tuple((factor, self._record(*piece)) for factor, piece in pieces)
+        bias = self._bias_of(term)
+        if from_z:
+            return RecordedTerm(self._favoured(term), pieces, bias, term.sign, known)
+        if bias is self._bias and pieces == ((1.0, self._recorded.get((identity, identity))),):
+            return RecordedTerm(self.outputs[0], pieces, bias, term.sign, 1 if self.positive else None)
+        z = ordered_sum([piece.z if factor == 1 else factor * piece.z for factor, piece in pieces])
+        z = z if bias is None else self.operation.add_bias(z, bias)
+        return RecordedTerm(z, pieces, bias, term.sign, known)
+
+    def _favoured(self, term):
+        """z_t = p z^+ + n z^- from z and z^+, where nothing cancels in that; see `_side`."""
+        p, n = dataclasses.astuple(term.weights.signed(self._kernels))
+        (z,), z_plus = self.outputs, self._record(identity, on(pos)).z
+        if self._bias is not None:
+            z_plus = self.operation.add_bias(z_plus, pos(self._bias))
+        return ordered_sum([z if n == 1 else n * z, (p - n) * z_plus])
+
+    def _bias_of(self, term):
+        if self._bias is None:
+            return None
+        return self._constant(lambda: term.weights({"bias": self._bias})).get("bias")
+
+    def _known_sign(self, term):
+        """The sign of s_t z_t, where input, kernel and bias have but one; None otherwise."""
+        if self.plain or not isinstance(self.operation, Affine):
+            return None
+        signs = {pos: 1, neg: -1, identity: 1 if self.nonnegative else None}
+        x, kernel = signs.get(term.inputs), {pos: 1, neg: -1}.get(term.weights.signed(self._kernels))
+        if x is None or kernel is None:
+            return None
+        if self._bias_of(term) is not None and {pos: 1, neg: -1}.get(term.weights.signed(["bias"])) != x * kernel:
+            return None
+        return int(x * kernel * term.sign)
+
+    def _read(self):
+        weights = self.operation.weights(self.dtype, self.inputs)
+        # A tensor read from a variable shares its memory, which the next assignment overwrites.
+        return {name: tf.constant(w.numpy()) for name, w in weights.items()} if self.frozen else weights
+
+    def _modified(self, weights: on):
+        return self._constant(lambda: weights(self.weights))
+
+    def _constant(self, make):
+        """What `make` gives; worked out once, outside of what is being traced, where weights are frozen."""
+        if not self.frozen:
+            return make()
+        with tf.init_scope():
+            return make()
+
+
+def _after(tensors):
+    """A context in which what is traced waits for these tensors."""
+    return tf.control_dependencies(tensors)
+
+
+def _opened(part):
+    return dataclasses.replace(part, gate=None) if part.gate is where_positive else part
+
+
+def distinct(inputs) -> tuple[tf.Tensor, ...]:
+    """The inputs, with copies of those that occur before: each occurrence has a gradient of its own."""
+    seen, result = set(), []
+    for x in inputs:
+        result.append(tf.identity(x) if id(x) in seen else x)
+        seen.add(id(x))
+    return tuple(result)
