@@ -196,9 +196,10 @@ def test_growth_is_watched_where_a_rule_does_not_bound_it(model):
 
 
 IN_FLOAT32 = """
-import keras, numpy as np
+import keras, numpy as np, tensorflow as tf
 from keras import layers
 import revgraph
+from revgraph.reverse_rules.terms import Signed
 from tests.test_optimisation import ARGUMENTS, plainly
 
 keras.utils.set_random_seed(0)
@@ -216,6 +217,10 @@ for name in ("lrp.epsilon", "lrp.gamma", "lrp.alpha_2_beta_1", "lrp.z_plus", "lr
     plain = plainly(analyzer, x)
     apart = np.abs(fast - plain).max(axis=(1, 2, 3)) / np.abs(plain).max(axis=(1, 2, 3))
     print(name, np.median(apart), flush=True)
+w = np.random.default_rng(0).normal(size=(64, 64)).astype("float32")
+for p, n in ((1.25, 1.0), (1.0, 1.25), (1.0, 0.5), (0.5, 1.0)):
+    found = tf.function(lambda t: 1.5 * Signed(p, n)(t))(tf.constant(w))
+    print(f"Signed({p},{n})", np.abs(found - 1.5 * np.where(w >= 0, p * w, n * w)).max(), flush=True)
 """
 
 
@@ -223,12 +228,12 @@ for name in ("lrp.epsilon", "lrp.gamma", "lrp.alpha_2_beta_1", "lrp.z_plus", "lr
 def test_in_float32_with_and_without_onednn(onednn):
     """What TensorFlow's optimizer makes of a graph depends on the precision, and on the library of its kernels.
 
-    It took the maximum of a kernel and 1.25 times it for a leaky ReLU. Single samples may differ more than the median:
+    It takes the maximum of a kernel and 1.25 times it for a leaky ReLU. Single samples may differ more than the median:
     where a sum crosses zero its sign is rounding.
     """
     root = Path(__file__).parent.parent
     settings = {**os.environ, "TF_ENABLE_ONEDNN_OPTS": onednn, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(root)}
     ran = subprocess.run([sys.executable, "-c", IN_FLOAT32], env=settings, capture_output=True, text=True, cwd=root)
     apart = dict(line.split() for line in ran.stdout.splitlines())
-    assert len(apart) == 5, ran.stderr
+    assert len(apart) == 9, ran.stderr
     assert all(float(a) < 1e-5 for a in apart.values()), apart

@@ -181,7 +181,8 @@ class SiteCall:
             if signed != identity and len(blocks) > 1:
                 return self._record_blocks(inputs, weights, blocks)
             if signed != identity:
-                kernels, _ = self.operation.split(weights(self._at_hand))
+                with _after(inputs):
+                    kernels, _ = self.operation.split(weights(self._at_hand))
                 return self.record(inputs, kernels)
         kernels, _ = self.operation.split(self._modified(weights))
         return self.record(inputs, kernels)
