@@ -226,3 +226,22 @@ def test_analyze_warns_once_of_cancelling_branches():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         analyzer.analyze(np.ones((2, 3)))
+
+
+def test_rounding_is_not_shown_as_lost():
+    """In float32 contributions that cancel make relevance so large that its rounding is a share of the start."""
+    keras.utils.set_random_seed(0)
+    x = keras.Input((16,), dtype="float32")
+    h = x
+    for _ in range(6):
+        h = layers.Dense(64, activation="gelu", dtype="float32")(h)
+    model = keras.Model(x, layers.Dense(2, dtype="float32")(h))
+    image = np.random.default_rng(0).normal(size=(8, 16)).astype("float32")
+    analyzer = revgraph.create_analyzer("lrp.z", model, max_growth=np.inf)
+    report = analyzer.conservation(image)
+    off = np.abs(analyzer.analyze(image).sum(axis=1) + report.bias + report.stabiliser - report.start)
+    assert np.max(off / np.abs(report.start)) > 1e-6
+    assert np.all(np.abs(report.other) < 1e-12 * np.abs(report.start))
+    model.layers[-1].kernel.assign(2 * model.layers[-1].kernel)
+    model.layers[-1].bias.assign(2 * model.layers[-1].bias)
+    np.testing.assert_allclose(analyzer.conservation(image).start, 2 * report.start, rtol=1e-6)

@@ -1,5 +1,7 @@
 """`Analyzer`: explains a model's predictions, one compiled function per question."""
 
+import copy
+import functools
 import inspect
 import warnings
 
@@ -16,7 +18,7 @@ from revgraph.canonize import canonize, prune, split_activations, strip_output_a
 from revgraph.composites import Composite
 from revgraph.graph import Graph, trace
 from revgraph.graph.bounds import checked_bounds
-from revgraph.graph.operations import Activation
+from revgraph.graph.operations import Activation, Opaque
 from revgraph.graph.tables import Table, Tabular
 from revgraph.reverse_rules import Unreached
 
@@ -233,8 +235,8 @@ class ReverseAnalyzer(Analyzer):
         if reverse_verbose:
             print(self.summary())
 
-    def _graph(self):
-        graph = trace(self.model, keep=self.composite.classes)
+    def _graph(self, dtype=None):
+        graph = trace(self.model, self.composite.classes, dtype)
         self._traced = split_activations(graph)
         stripped = strip_output_activation(self._traced)
         if stripped.output_slots != graph.output_slots:
@@ -244,6 +246,18 @@ class ReverseAnalyzer(Analyzer):
                 stacklevel=_outside(),
             )
         return self._canonize(stripped, frozenset())
+
+    @functools.cached_property
+    def _precise(self) -> "ReverseAnalyzer":
+        """This analyzer on the model in float64; itself where something computes in a precision of its own."""
+        if self.graph.dtype == "float64" or any(isinstance(site.operation, Opaque) for site in self.graph.sites):
+            return self
+        twin = copy.copy(self)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            twin.graph = twin._graph("float64")
+        twin._walks = {}
+        return twin
 
     def _canonize(self, graph, keep):
         """The graph in the form on which this analyzer's rules are defined."""
@@ -449,6 +463,9 @@ class ReverseAnalyzer(Analyzer):
     def conservation(self, X, neuron_selection=None, batch_size=None, verbose=0, **start) -> Conservation:
         """Where relevance went: found at the inputs, absorbed by biases and stabilisers, or lost otherwise.
 
+        It is worked out in float64, except where a SavedModel or a layer that revgraph cannot look into computes in a
+        precision of its own: what it shows as lost is then lost by a rule, not by rounding.
+
         Args:
             X, neuron_selection, batch_size, verbose: See `analyze`.
             **start: `initial_relevance`, `layer`, `attribute_to_neuron_input`, `pre_activation`: see `analyze`.
@@ -463,9 +480,9 @@ class ReverseAnalyzer(Analyzer):
         )
         if start:
             raise TypeError(f"conservation does not take {next(iter(start))!r}.")
-        walk = self._walk(Question(starts))
+        walk, precise = self._walk(Question(starts)), self._precise._walk(Question(starts))
         return merge(
-            _conservation(walk, inputs, chosen)
+            _conservation(precise, inputs, chosen)
             for inputs, chosen in self._questions(walk, names, X, neuron_selection, initial, batch_size, verbose)
         )
 

@@ -28,7 +28,7 @@ from revgraph.graph.keras_ops import expansion, tensor_operation
 from revgraph.graph.operations import Activation, Opaque, Routing
 
 
-def trace(model, keep=()) -> Graph:
+def trace(model, keep=(), dtype=None) -> Graph:
     """Flattens a Keras model into a graph of call sites.
 
     Nested models are inlined, shared layers give one site per call, raw `keras.ops` and operators are sites like
@@ -38,6 +38,7 @@ def trace(model, keep=()) -> Graph:
     Args:
         model: A built `keras.Model`.
         keep: Layer classes that stay one site, even where revgraph could look inside.
+        dtype: The floating dtype in which the graph computes; that of the widest weights by default.
 
     Returns:
         A `Graph`, which can be called like the model.
@@ -58,7 +59,7 @@ def trace(model, keep=()) -> Graph:
             f"Expected a Keras model (keras.Sequential, functional or subclassed keras.Model). "
             f"Received: {model!r} of type {type(model).__module__}.{type(model).__name__}."
         )
-    return _Tracer(tuple(keep), _dtype(model)).graph(model)
+    return _Tracer(tuple(keep), dtype or _dtype(model)).graph(model)
 
 
 @dataclasses.dataclass(frozen=True)
