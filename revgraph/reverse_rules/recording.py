@@ -59,9 +59,10 @@ class SiteCall:
 
     What is known to be zero is not computed, and nothing is computed twice: kernels and inputs as they are give the
     forward pass, and three or more kernels that are combinations of W^+ and W^- are had from these two. All of that
-    is addition of what the forward pass adds up anyway; nothing is subtracted. What the forward pass has no need of is
-    recorded on the backward walk, where it is used at once and need not be kept. Kernels that are not the model's own
-    variables are made again there rather than kept, too, and large ones are made and used block by block.
+    is addition of numbers that the forward pass adds up anyway, or of numbers of one sign; no difference is taken that
+    could cancel. What the forward pass has no need of is recorded on the backward walk, where it is used at once and
+    need not be kept. Kernels that are not the model's own variables are made again there rather than kept, too, and
+    large ones are made and used block by block.
 
     Args:
         operation: The site's operation.
@@ -127,7 +128,7 @@ class SiteCall:
             return self
 
         def held(t):
-            with _after(relevance):
+            with tf.control_dependencies(relevance):
                 return tf.identity(t)
 
         # Where relevance arrives, z is positive. The ReLU behind makes the same tensor, and z need not be kept.
@@ -135,7 +136,7 @@ class SiteCall:
         later = copy.copy(self)
         later.inputs, later.outputs = tuple(map(held, self.inputs)), tuple(map(held, outputs))
         if not self.frozen:
-            with _after(relevance):
+            with tf.control_dependencies(relevance):
                 later.weights = later._read()
             if self._bias is not None:
                 later.weights["bias"] = held(self._bias)
@@ -181,7 +182,7 @@ class SiteCall:
             if signed != identity and len(blocks) > 1:
                 return self._record_blocks(inputs, weights, blocks)
             if signed != identity:
-                with _after(inputs):
+                with tf.control_dependencies(inputs):
                     kernels, _ = self.operation.split(weights(self._at_hand))
                 return self.record(inputs, kernels)
         kernels, _ = self.operation.split(self._modified(weights))
@@ -190,7 +191,7 @@ class SiteCall:
     @functools.cached_property
     def _at_hand(self):
         """The weights, read when the inputs are there: else all that is made of kernels would be made first of all."""
-        with _after(self.inputs):
+        with tf.control_dependencies(self.inputs):
             return self._read()
 
     def _unscaled(self):
@@ -204,7 +205,7 @@ class SiteCall:
 
         def recorded(block, after):
             # Else all blocks would be made at once, as soon as the kernel is there.
-            with _after(after):
+            with tf.control_dependencies(after):
                 x, kernels = self.operation.block(inputs, self._kernels, block)
                 return self.record(x, weights(kernels))
 
@@ -348,11 +349,6 @@ class SiteCall:
             return make()
         with tf.init_scope():
             return make()
-
-
-def _after(tensors):
-    """A context in which what is traced waits for these tensors."""
-    return tf.control_dependencies(tensors)
 
 
 def _opened(part):
