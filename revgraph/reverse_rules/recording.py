@@ -50,8 +50,8 @@ class RecordedTerm:
     known: int | None
 
 
-BLOCK = 8 * 2**20
-"""Bytes of a block of a large kernel: what a processor's cache holds, and memory that is not missed."""
+BLOCK = 16 * 2**20
+"""Bytes of a block of a large kernel. Smaller ones take less time to compute and more to trace."""
 
 
 class SiteCall:
@@ -166,21 +166,22 @@ class SiteCall:
             inputs = self.inputs
             if modify != identity:
                 inputs = tuple(modify(x) if x.dtype.is_floating else x for x in inputs)
-            recorded = self._record_kernels(inputs, weights)
-            if key in self._forward:
-                recorded = dataclasses.replace(recorded, outputs=self._forward[key])
+            outputs = self._forward.get(key)
+            recorded = self._record_kernels(inputs, weights, outputs)
+            if outputs is not None:
+                recorded = dataclasses.replace(recorded, outputs=outputs)
             self._recorded[key] = recorded
         return self._recorded[key]
 
-    def _record_kernels(self, inputs, weights: on) -> Recorded:
-        """The linear part on these inputs with modified kernels, in the way that costs least."""
+    def _record_kernels(self, inputs, weights: on, outputs=None) -> Recorded:
+        """The linear part on these inputs with modified kernels, in the way that costs least; its outputs, if known."""
         signed = weights.signed(self._kernels)
         if isinstance(self.operation, Affine) and signed and not (tf.executing_eagerly() or self.plain or self.frozen):
             if signed == identity and self.operation.multiple is not None:
                 return self.record(inputs, *self._unscaled())
             blocks = self.operation.blocks(self._kernels, BLOCK)
             if signed != identity and len(blocks) > 1:
-                return self._record_blocks(inputs, weights, blocks)
+                return self._record_blocks(inputs, weights, blocks, outputs)
             if signed != identity:
                 with tf.control_dependencies(inputs):
                     kernels, _ = self.operation.split(weights(self._at_hand))
@@ -200,7 +201,7 @@ class SiteCall:
         kernels, _ = operation.split(operation.read(self.dtype))
         return kernels, lambda inputs, kernels: (operation.linear(inputs, kernels) * scale(self.dtype),)
 
-    def _record_blocks(self, inputs, weights, blocks) -> Recorded:
+    def _record_blocks(self, inputs, weights, blocks, outputs) -> Recorded:
         """The same, the kernel being modified and used block by block, forward and backward, one after the other."""
 
         def recorded(block, after):
@@ -209,9 +210,11 @@ class SiteCall:
                 x, kernels = self.operation.block(inputs, self._kernels, block)
                 return self.record(x, weights(kernels))
 
-        z = recorded(blocks[0], []).z
-        for block in blocks[1:]:
-            z = plus(z, recorded(block, [z]).z)
+        if outputs is None:
+            z = recorded(blocks[0], []).z
+            for block in blocks[1:]:
+                z = plus(z, recorded(block, [z]).z)
+            outputs = (z,)
 
         def transposed(relevance):
             gradients, after = [], [relevance]
@@ -221,7 +224,7 @@ class SiteCall:
                 after = [gradient]
             return (tf.concat(gradients, axis=-1),)
 
-        return Recorded(inputs, (z,), transposed)
+        return Recorded(inputs, outputs, transposed)
 
     def _key(self, modify, weights):
         return modify, weights.signed(self._kernels) or weights
