@@ -239,7 +239,8 @@ class ReverseAnalyzer(Analyzer):
         graph = trace(self.model, self.composite.classes, dtype)
         self._traced = split_activations(graph)
         stripped = strip_output_activation(self._traced)
-        if stripped.output_slots != graph.output_slots:
+        # Said of the model once, and not again of its twin in float64.
+        if dtype is None and stripped.output_slots != graph.output_slots:
             warnings.warn(
                 f"The output of {graph.name!r} is a probability: its logits are explained, the values before "
                 f"softmax or sigmoid.",
@@ -253,10 +254,7 @@ class ReverseAnalyzer(Analyzer):
         if self.graph.dtype == "float64" or any(isinstance(site.operation, Opaque) for site in self.graph.sites):
             return self
         twin = copy.copy(self)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            twin.graph = twin._graph("float64")
-        twin._walks = {}
+        twin.graph, twin._walks = twin._graph("float64"), {}
         return twin
 
     def _canonize(self, graph, keep):
