@@ -54,17 +54,14 @@ def plainly(analyzer, x, **options):
     return analyzer.analyze(x, **options)
 
 
-def convolutions(walk, kind):
-    """How many operations of a kind that have a use are in a walk's function."""
+def used_operations(walk):
+    """The operations of a walk's function that have a use."""
     target = (tf.TensorSpec((None,), tf.int32), tf.TensorSpec((None,), tf.float64))
     specs = walk.input_specs()
-    program = tf.function(lambda x, i: walk._trace_relevance([x], [i])).get_concrete_function(specs[0], target)
-    return sum(
-        node.op == kind
-        for node in tf.compat.v1.graph_util.extract_sub_graph(
-            program.graph.as_graph_def(), [t.op.name for t in program.outputs]
-        ).node
-    )
+    graph = tf.function(lambda x, i: walk._trace_relevance([x], [i])).get_concrete_function(specs[0], target).graph
+    outputs = [t.op.name for t in graph.outputs]
+    used = {node.name for node in tf.compat.v1.graph_util.extract_sub_graph(graph.as_graph_def(), outputs).node}
+    return [operation for operation in graph.get_operations() if operation.name in used]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -91,7 +88,8 @@ def test_the_forward_pass_is_computed_once(model):
     for name, each in (("lrp.alpha_2_beta_1", 2), ("lrp.epsilon", 1)):
         analyzer = revgraph.create_analyzer(name, model)
         walk = analyzer._walk(Question(analyzer.graph.output_slots))
-        counted = convolutions(walk, "Conv2D"), convolutions(walk, "Conv2DBackpropInput")
+        kinds = [operation.type for operation in used_operations(walk)]
+        counted = kinds.count("Conv2D"), kinds.count("Conv2DBackpropInput")
         # The first layer's input has both signs: alpha-beta has four products there.
         several = 2 * (each > 1)
         assert counted == (4 * each + several, 4 * each + several)
@@ -156,6 +154,22 @@ def test_large_kernels_block_by_block(name, float64, rng, monkeypatch):
     plain = plainly(analyzer, x, neuron_selection=2)
     for found in fast[0], fast[1][:, 0]:
         np.testing.assert_allclose(found, plain, rtol=1e-10, atol=1e-10 * np.abs(plain).max())
+
+
+@pytest.mark.parametrize("name", ["lrp.z_plus", "lrp.alpha_2_beta_1", "lrp.gamma"])
+def test_large_kernels_are_never_modified_as_a_whole(name, float64, monkeypatch):
+    """That would take as much memory as the kernel, 400 MB in VGG16."""
+    x = keras.Input((48,))
+    model = keras.Model(x, layers.Dense(3)(layers.Dense(7, activation="relu")(layers.ReLU()(x))))
+    monkeypatch.setattr(recording, "BLOCK", 8 * 7 * 8)
+    analyzer = revgraph.create_analyzer(name, model)
+    made = [
+        operation
+        for operation in used_operations(analyzer._walk(Question(analyzer.graph.output_slots)))
+        if operation.type not in ("Placeholder", "ReadVariableOp", "Identity")
+        and any(tuple(t.shape) == (48, 7) for t in operation.outputs if t.shape.rank == 2)
+    ]
+    assert not made
 
 
 @pytest.mark.parametrize("name", ["lrp.epsilon", "lrp.gamma", "lrp.alpha_2_beta_1", "lrp.z_plus"])

@@ -134,13 +134,10 @@ class Affine(Operation):
     def blocks(self, weights, size) -> list:
         """Blocks of the input channels of which each has about `size` bytes of kernel; z is the sum over the blocks.
 
-        Empty where the operation cannot be taken apart like that.
+        Each is a function `(inputs, weights) -> (inputs, weights)` that takes the block's own. Empty where the
+        operation cannot be taken apart like that.
         """
         return []
-
-    def block(self, inputs, weights, block):
-        """The inputs and the kernels of one of `blocks`."""
-        raise NotImplementedError
 
     def output_axis(self, rank) -> int | None:
         """The axis of the output along which `scale_outputs` takes a vector; None if there is none."""
@@ -179,10 +176,11 @@ class Dense(Affine):
         kernel = weights["kernel"]
         channels, outputs = kernel.shape
         step = max(1, size // (outputs * kernel.dtype.size))
-        return [slice(start, min(start + step, channels)) for start in range(0, channels, step)]
 
-    def block(self, inputs, weights, block):
-        return (inputs[0][..., block],), {"kernel": weights["kernel"][block]}
+        def taken(rows):
+            return lambda inputs, weights: ((inputs[0][..., rows],), {"kernel": weights["kernel"][rows]})
+
+        return [taken(slice(start, min(start + step, channels))) for start in range(0, channels, step)]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -50,6 +50,23 @@ class RecordedTerm:
     known: int | None
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class PlannedTerm:
+    """What a term will be made of.
+
+    Args:
+        term: The term.
+        pieces: Pairs (factor, (modifier of the inputs, modifiers of the weights)) of which it is the sum.
+        known: Its sign, as in `RecordedTerm`.
+        from_z: Whether its z is had from the site's own z and z^+; see `SiteCall`.
+    """
+
+    term: Term
+    pieces: list
+    known: int | None
+    from_z: bool
+
+
 BLOCK = 16 * 2**20
 """Bytes of a block of a large kernel. Smaller ones take less time to compute and more to trace."""
 
@@ -75,6 +92,7 @@ class SiteCall:
 
     Attributes:
         weights: The operation's weights by name.
+        growth: The most by which sum |R| can grow under the parts that are planned.
     """
 
     def __init__(self, operation, inputs, dtype, nonnegative=None, positive=False, plain=False, frozen=False):
@@ -88,6 +106,7 @@ class SiteCall:
         self.positive = positive and not plain
         self.plain = plain
         self._kernels, self._bias = operation.split(self.weights)
+        self.growth = math.inf
         self._recorded, self._forward, self._plan = {}, {}, ()
 
     @functools.cached_property
@@ -102,10 +121,8 @@ class SiteCall:
 
     def _forward_pieces(self):
         """What the rule asks for anyway and adds up to the forward pass, if that is so."""
-        planned = {}
-        for _, terms in self._plan:
-            for _, pieces, _, from_z in terms:
-                planned.update({self._key(*piece): piece for _, piece in pieces if not from_z})
+        terms = [term for _, terms in self._plan for term in terms if not term.from_z]
+        planned = {self._key(*piece): piece for term in terms for _, piece in term.pieces}
         if (identity, identity) in planned or self.plain:
             return None
         for halves in ((identity,), (pos, neg)):
@@ -207,7 +224,7 @@ class SiteCall:
         def recorded(block, after):
             # Else all blocks would be made at once, as soon as the kernel is there.
             with tf.control_dependencies(after):
-                x, kernels = self.operation.block(inputs, self._kernels, block)
+                x, kernels = block(inputs, self._kernels)
                 return self.record(x, weights(kernels))
 
         if outputs is None:
@@ -231,12 +248,10 @@ class SiteCall:
 
     def plan(self, parts):
         """Settles what is recorded for the parts of a rule; what is known to be zero is left out."""
+        if self.positive:
+            parts = [_opened(part) for part in parts if part.gate is not where_negative]
         known = [(part, [t for t in map(self._known, part.terms) if t is not None]) for part in parts]
-        if self.positive:
-            known = [(part, terms) for part, terms in known if part.gate is not where_negative]
         self.growth = sum(self._growth(part, terms) for part, terms in known)
-        if self.positive:
-            known = [(_opened(part), terms) for part, terms in known]
         kernels = {}
         for _, terms in known:
             for term in terms:
@@ -249,14 +264,13 @@ class SiteCall:
             for part, terms in known
         ]
 
-    def _planned(self, term, halved, side):
-        """The term; pairs (factor, what is recorded) that it is the sum of; its sign, if known; whether z gives it."""
+    def _planned(self, term, halved, side) -> "PlannedTerm":
         modifier = term.weights.signed(self._kernels)
         pieces = [(1.0, (term.inputs, term.weights))]
         if halved and modifier is not None:
             halves = ((modifier.positive, pos), (modifier.negative, neg))
             pieces = [(factor, (term.inputs, on(w))) for factor, w in halves if factor]
-        return term, pieces, side or self._known_sign(term), side is not None and len(pieces) > 1
+        return PlannedTerm(term, pieces, side or self._known_sign(term), side is not None and len(pieces) > 1)
 
     def _side(self, part, terms):
         """The sign that z_t has wherever relevance is let in, because the gate asks z for it and z_t favours it.
@@ -288,7 +302,7 @@ class SiteCall:
 
     def parts(self) -> list[tuple["Part", list[RecordedTerm]]]:
         """The parts that were planned, with their terms recorded."""
-        return [(part, [self._term(*term) for term in terms]) for part, terms in self._plan]
+        return [(part, [self._term(term) for term in terms]) for part, terms in self._plan]
 
     def _is_additive(self):
         """Whether the operation is linear in its kernel, and so the sum of its calls with W^+ and with W^-."""
@@ -302,10 +316,11 @@ class SiteCall:
             return None if self._bias_of(term) is None else dataclasses.replace(term, inputs=tf.zeros_like)
         return dataclasses.replace(term, inputs=identity) if term.inputs == pos else term
 
-    def _term(self, term, pieces, known, from_z) -> RecordedTerm:
-        pieces = tuple((factor, self._record(*piece)) for factor, piece in pieces)
+    def _term(self, planned) -> RecordedTerm:
+        term, known = planned.term, planned.known
+        pieces = tuple((factor, self._record(*piece)) for factor, piece in planned.pieces)
         bias = self._bias_of(term)
-        if from_z:
+        if planned.from_z:
             return RecordedTerm(self._favoured(term), pieces, bias, term.sign, known)
         if bias is self._bias and pieces == ((1.0, self._recorded.get((identity, identity))),):
             return RecordedTerm(self.outputs[0], pieces, bias, term.sign, 1 if self.positive else None)
