@@ -83,16 +83,21 @@ def test_several_targets_equal_one_by_one(name, model, rng):
     np.testing.assert_allclose(together, one_by_one, rtol=1e-10, atol=1e-10 * np.abs(one_by_one).max())
 
 
-def test_the_forward_pass_is_computed_once(model):
-    """Two convolutions forward and two backward for alpha-beta, one and one for epsilon."""
-    for name, each in (("lrp.alpha_2_beta_1", 2), ("lrp.epsilon", 1)):
-        analyzer = revgraph.create_analyzer(name, model)
-        walk = analyzer._walk(Question(analyzer.graph.output_slots))
-        kinds = [operation.type for operation in used_operations(walk)]
-        counted = kinds.count("Conv2D"), kinds.count("Conv2DBackpropInput")
-        # The first layer's input has both signs: alpha-beta has four products there.
-        several = 2 * (each > 1)
-        assert counted == (4 * each + several, 4 * each + several)
+@pytest.mark.parametrize(
+    ("name", "forward", "backward"),
+    [
+        ("lrp.epsilon", (1, 1, 1, 1), (1, 1, 1, 1)),
+        ("lrp.z_plus", (3, 2, 2, 2), (2, 1, 1, 1)),
+        ("lrp.alpha_2_beta_1", (5, 3, 2, 3), (4, 2, 2, 2)),
+        ("lrp.gamma", (3, 2, 2, 2), (2, 2, 1, 2)),
+    ],
+)
+def test_nothing_is_computed_twice(name, forward, backward, model):
+    """The convolutions of each layer: of an input of both signs, before a sum, before a ReLU, before a sum."""
+    analyzer = revgraph.create_analyzer(name, model)
+    walk = analyzer._walk(Question(analyzer.graph.output_slots))
+    kinds = [operation.type for operation in used_operations(walk)]
+    assert (kinds.count("Conv2D"), kinds.count("Conv2DBackpropInput")) == (sum(forward), sum(backward))
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,7 @@ class ReverseGraph:
         self.graph = graph
         self.bound = bound
         self.adjust = adjust
+        self.plain = plain
         nonnegative = nonnegative_slots(graph)
         positive = frozenset() if adjust else positive_sites(graph, bound, starts or graph.output_slots)
         self.replacements = tuple(
@@ -112,7 +113,7 @@ class ReverseGraph:
         return self._walk(recording, seeds, account), entries
 
     def _walk(self, recording, seeds, account):
-        arrived, relevance = {slot: [seed] for slot, seed in seeds.items()}, {}
+        arrived, relevance, taken = {slot: [seed] for slot, seed in seeds.items()}, {}, ()
         for site, pullback in zip(reversed(self.graph.sites), reversed(recording.pullbacks), strict=True):
             if not any(slot in arrived for slot in site.outputs):
                 continue
@@ -120,12 +121,24 @@ class ReverseGraph:
             given = [
                 relevance[slot] if slot in relevance else tf.zeros_like(recording.values[slot]) for slot in site.outputs
             ]
+            given = self._after(taken, given)
             taken = pullback(*given)
             account(site, pullback, given, taken)
             for slot, r in zip(site.inputs, taken, strict=True):
                 if r is not None:
                     arrived.setdefault(slot, []).append(r)
         return relevance | {slot: self._summed(slot, arrived) for slot in self.graph.input_slots if slot in arrived}
+
+    def _after(self, taken, given):
+        """The relevance that a site gets, once the site before has handed on its own.
+
+        Of sites that do not depend on each other one is walked after the other, so that the memory that one needs is
+        free again before the next one needs its own.
+        """
+        if tf.executing_eagerly() or self.plain:
+            return given
+        with tf.control_dependencies([r for r in taken if r is not None]):
+            return [tf.identity(r) for r in given]
 
     def _summed(self, slot, arrived):
         relevance = ordered_sum(arrived[slot])

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from revgraph.graph.operations import Affine, Operation, ordered_sum, plus
-from revgraph.reverse_rules.terms import Part, Term, identity, neg, on, pos, where_negative, where_positive
+from revgraph.reverse_rules.terms import Part, Signed, Term, identity, neg, on, pos, where_negative, where_positive
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -58,13 +58,13 @@ class PlannedTerm:
         term: The term.
         pieces: Pairs (factor, (modifier of the inputs, modifiers of the weights)) of which it is the sum.
         known: Its sign, as in `RecordedTerm`.
-        from_z: Whether its z is had from the site's own z and z^+; see `SiteCall`.
+        half: `pos` or `neg`, where its z is had from the site's own z and z^+ or z^-; see `SiteCall`. Else None.
     """
 
     term: Term
     pieces: list
     known: int | None
-    from_z: bool
+    half: Signed | None
 
 
 BLOCK = 16 * 2**20
@@ -75,11 +75,11 @@ class SiteCall:
     """One call of an operation; rules record their Zs from it.
 
     What is known to be zero is not computed, and nothing is computed twice: kernels and inputs as they are give the
-    forward pass, and three or more kernels that are combinations of W^+ and W^- are had from these two. All of that
-    is addition of numbers that the forward pass adds up anyway, or of numbers of one sign; no difference is taken that
-    could cancel. What the forward pass has no need of is recorded on the backward walk, where it is used at once and
-    need not be kept. Kernels that are not the model's own variables are made again there rather than kept, too, and
-    large ones are made and used block by block.
+    forward pass, and three or more kernels that are combinations of W^+ and W^- are had from these two. Where the sign
+    of z is known, z and one of z^+ and z^- give the other. All of that is addition of numbers of one sign; no
+    difference is taken that could cancel. What the forward pass has no need of is recorded on the backward walk, where
+    it is used at once and need not be kept. Kernels that are not the model's own variables are made again there rather
+    than kept, too, and large ones are made and used block by block.
 
     Args:
         operation: The site's operation.
@@ -112,24 +112,8 @@ class SiteCall:
     @functools.cached_property
     def outputs(self) -> tuple[tf.Tensor, ...]:
         """What the site computes."""
-        pieces = self._forward_pieces()
-        if pieces is None:
-            outputs = self._record(identity, on()).outputs
-        else:
-            outputs = (ordered_sum([piece.z for piece in pieces]),)
+        outputs = self._record(identity, on()).outputs
         return outputs if self._bias is None else (self.operation.add_bias(outputs[0], self._bias),)
-
-    def _forward_pieces(self):
-        """What the rule asks for anyway and adds up to the forward pass, if that is so."""
-        terms = [term for _, terms in self._plan for term in terms if not term.from_z]
-        planned = {self._key(*piece): piece for term in terms for _, piece in term.pieces}
-        if (identity, identity) in planned or self.plain:
-            return None
-        for halves in ((identity,), (pos, neg)):
-            keys = [(x, w) for x in halves for w in (pos, neg)]
-            if all(key in planned for key in keys):
-                return [self._record(*planned[key]) for key in keys]
-        return None
 
     def transposed(self, *relevance):
         """(dz/dx)^T R of the site as it is."""
@@ -259,24 +243,33 @@ class SiteCall:
         kernels.setdefault(identity, set()).add(identity)
         # Two kernels of the family cost as much as W^+ and W^-; from three on the two are cheaper.
         halved = {x for x, family in kernels.items() if len(family - {None}) > 2 and self._is_additive()}
+        sided = [(part, [(term, self._side(part, terms)) for term in terms]) for part, terms in known]
+        other = {term.weights.signed(self._kernels) for _, terms in sided for term, side in terms if side is None}
+        half = neg if other == {neg} else pos
         self._plan = [
-            (part, [self._planned(term, term.inputs in halved, self._side(part, terms)) for term in terms])
-            for part, terms in known
+            (part, [self._planned(term, side, half if term.inputs in halved else None) for term, side in terms])
+            for part, terms in sided
         ]
 
-    def _planned(self, term, halved, side) -> "PlannedTerm":
+    def _planned(self, term, side, half) -> "PlannedTerm":
+        """A term of which the sign is `side`, if not None; `half` of the kernel is recorded anyway, if not None."""
         modifier = term.weights.signed(self._kernels)
         pieces = [(1.0, (term.inputs, term.weights))]
-        if halved and modifier is not None:
+        if half is not None and modifier is not None:
             halves = ((modifier.positive, pos), (modifier.negative, neg))
             pieces = [(factor, (term.inputs, on(w))) for factor, w in halves if factor]
-        return PlannedTerm(term, pieces, side or self._known_sign(term), side is not None and len(pieces) > 1)
+        from_z = side is not None and half is not None and modifier != half
+        return PlannedTerm(term, pieces, side or self._known_sign(term), half if from_z else None)
 
     def _side(self, part, terms):
         """The sign that z_t has wherever relevance is let in, because the gate asks z for it and z_t favours it.
 
-        Where z = z^+ + z^- >= 0 and z_t = p z^+ + n z^- with p > n, z_t = n z + (p - n) z^+ is a sum of two numbers
-        that are not negative; likewise on the other side. So z and z^+ give z_t, and nothing cancels.
+        Where z = z^+ + z^- >= 0 and z_t = p z^+ + n z^- with p > n >= 0, both sums
+
+            z_t = n z + (p - n) z^+ = p z + (p - n) |z^-|
+
+        are of two numbers that are not negative; likewise on the other side. So z and either half give z_t, and
+        nothing cancels.
         """
         if len(terms) != 1 or not (self.nonnegative and self._is_additive()):
             return None
@@ -320,21 +313,22 @@ class SiteCall:
         term, known = planned.term, planned.known
         pieces = tuple((factor, self._record(*piece)) for factor, piece in planned.pieces)
         bias = self._bias_of(term)
-        if planned.from_z:
-            return RecordedTerm(self._favoured(term), pieces, bias, term.sign, known)
+        if planned.half is not None:
+            return RecordedTerm(self._favoured(term, planned.half), pieces, bias, term.sign, known)
         if bias is self._bias and pieces == ((1.0, self._recorded.get((identity, identity))),):
             return RecordedTerm(self.outputs[0], pieces, bias, term.sign, 1 if self.positive else None)
         z = ordered_sum([piece.z if factor == 1 else factor * piece.z for factor, piece in pieces])
         z = z if bias is None else self.operation.add_bias(z, bias)
         return RecordedTerm(z, pieces, bias, term.sign, known)
 
-    def _favoured(self, term):
-        """z_t = p z^+ + n z^- from z and z^+, where nothing cancels in that; see `_side`."""
+    def _favoured(self, term, half):
+        """z_t = p z^+ + n z^- from z and a half of it, where nothing cancels in that; see `_side`."""
         p, n = dataclasses.astuple(term.weights.signed(self._kernels))
-        (z,), z_plus = self.outputs, self._record(identity, on(pos)).z
+        (z,), z_half = self.outputs, self._record(identity, on(half)).z
         if self._bias is not None:
-            z_plus = self.operation.add_bias(z_plus, pos(self._bias))
-        return ordered_sum([z if n == 1 else n * z, (p - n) * z_plus])
+            z_half = self.operation.add_bias(z_half, half(self._bias))
+        multiple, difference = (n, p - n) if half == pos else (p, n - p)
+        return ordered_sum([z if multiple == 1 else multiple * z, difference * z_half])
 
     def _bias_of(self, term):
         if self._bias is None:
