@@ -22,13 +22,12 @@ GRADIENT = "plain gradient"
 
 
 def ratios(name, batch, methods, effort, image_size=None, **options):
-    """Seconds and peak memory of `analyze` beside those of the plain gradient."""
+    """Seconds of `analyze` beside those of the plain gradient."""
     model = network(name, image_size)
     x = images(model, batch)
     analyzers = {method: programs.make_analyzer(method, model, **options) for method in methods}
     explain = {method: programs.explain(analyzer, x) for method, analyzer in analyzers.items()}
     gradient = programs.gradient(model, x)
-    taken = {method: peak(run) for method, run in {GRADIENT: gradient, **explain}.items()}
     references, times, found = against(gradient, explain, Effort(**effort))
     times, found = {GRADIENT: references, **times}, {GRADIENT: [1.0], **found}
     rows = [
@@ -37,11 +36,21 @@ def ratios(name, batch, methods, effort, image_size=None, **options):
             **spread(found[method], "ratio"),
             **spread(seconds, "seconds"),
             "rounds": len(seconds),
-            "megabytes": taken[method],
-            "memory": taken[method] / taken[GRADIENT] if taken[GRADIENT] else None,
         }
         for method, seconds in times.items()
     ]
+    return {"rows": rows}
+
+
+def memory(name, batch, methods, image_size=None, **options):
+    """Peak memory of `analyze` beside that of the plain gradient."""
+    model = network(name, image_size)
+    x = images(model, batch)
+    of_gradient = peak(programs.gradient(model, x))
+    rows = [{"method": GRADIENT, "megabytes": of_gradient, "memory": 1.0}]
+    for method in methods:
+        taken = peak(programs.explain(programs.make_analyzer(method, model, **options), x))
+        rows.append({"method": method, "megabytes": taken, "memory": taken / of_gradient})
     return {"rows": rows}
 
 
@@ -151,7 +160,10 @@ def xla(name, method, batch, effort, image_size=None):
     }
 
 
-JOBS = {job.__name__: job for job in (ratios, first_call, overhead, targets, throughput, dataset_memory, xla, profile)}
+JOBS = {
+    job.__name__: job
+    for job in (ratios, memory, first_call, overhead, targets, throughput, dataset_memory, xla, profile)
+}
 
 
 def main():

@@ -74,13 +74,20 @@ class Plan:
         return self.job(job, effort=dataclasses.asdict(self.effort), **arguments)
 
 
+def costs(plan: Plan, methods, **where) -> list[dict]:
+    """Times and memory of some methods, a row each."""
+    found = attempt(plan.timed, "ratios", methods=methods, **where)
+    taken = attempt(plan.job, "memory", methods=methods, **where).get("rows", [])
+    taken = {row["method"]: row for row in taken}
+    return [{**row, **taken.get(row.get("method"), {})} for row in found.get("rows", [found])]
+
+
 def ratios(plan: Plan, **options) -> Iterator[dict]:
     """Every method on every network, as a multiple of the plain gradient."""
     for name in plan.networks:
         for batch in plan.batch_sizes:
             at = {"network": name, "batch": batch}
-            found = attempt(plan.timed, "ratios", name=name, batch=batch, methods=plan.methods, **options)
-            for row in found.get("rows", [found]):
+            for row in costs(plan, plan.methods, name=name, batch=batch, **options):
                 goals = METHODS[row["method"]].goals if row.get("method") in METHODS else {}
                 yield {**at, "goal": goals.get(name), **row}
 
@@ -150,8 +157,7 @@ def scaling(plan: Plan) -> Iterator[dict]:
         for value in values:
             at = {**fixed, key[curve]: value}
             where = {"name": at["network"], "batch": at["batch"], "image_size": at["image_size"]}
-            found = attempt(plan.timed, "ratios", methods=methods, **where)
-            for row in found.get("rows", [found]):
+            for row in costs(plan, methods, **where):
                 yield {"curve": curve, "value": value, **at, **row}
 
 

@@ -1,5 +1,6 @@
 """The benchmarks, on networks so small that nothing takes long; what they measure is not tested."""
 
+import dataclasses
 import itertools
 import json
 import sys
@@ -66,7 +67,10 @@ def test_there_is_an_analyzer_for_every_method(method):
 
 
 def test_ratios_come_with_peak_memory():
-    found = jobs.ratios(SMALL, 32, ["lrp.epsilon"], ONCE, 28)["rows"]
+    plan = dataclasses.replace(
+        command.quick(sections.Plan()), batch_sizes=(32,), methods=("lrp.epsilon",), image_size=28
+    )
+    found = list(sections.ratios(plan))
     assert [row["method"] for row in found] == [jobs.GRADIENT, "lrp.epsilon"]
     assert all(row[key] > 0 for row in found for key in ("ratio", "seconds", "megabytes", "memory"))
 

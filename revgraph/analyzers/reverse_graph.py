@@ -12,6 +12,7 @@ from revgraph.graph.analysis import nonnegative_slots
 from revgraph.graph.graph import Graph
 from revgraph.graph.operations import ordered_sum
 from revgraph.reverse_rules import Pullback, ReplacementLayer
+from revgraph.reverse_rules.recording import waiting
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -47,7 +48,6 @@ class ReverseGraph:
         self.graph = graph
         self.bound = bound
         self.adjust = adjust
-        self.plain = plain
         nonnegative = nonnegative_slots(graph)
         positive = frozenset() if adjust else positive_sites(graph, bound, starts or graph.output_slots)
         self.replacements = tuple(
@@ -67,11 +67,14 @@ class ReverseGraph:
         """Walks forward from the flat inputs."""
         graph = self.graph
         values = {slot: graph.cast(slot, x) for slot, x in zip(graph.input_slots, inputs, strict=True)}
-        pullbacks = []
+        pullbacks, again = [], {}
         for site, replacement in zip(graph.sites, self.replacements, strict=True):
-            outputs, pullback = replacement(*(values[slot] for slot in site.inputs))
+            remade = [again.get(slot) for slot in site.inputs]
+            outputs, pullback = replacement(*(values[slot] for slot in site.inputs), again=remade)
             values.update(zip(site.outputs, outputs, strict=True))
             pullbacks.append(pullback)
+            if pullback.again is not None:
+                again[site.outputs[0]] = pullback.again
         return Recording(values, tuple(pullbacks))
 
     def relevance(self, recording: Recording, seeds: Mapping[int, tf.Tensor], account=None) -> dict[int, tf.Tensor]:
@@ -121,24 +124,15 @@ class ReverseGraph:
             given = [
                 relevance[slot] if slot in relevance else tf.zeros_like(recording.values[slot]) for slot in site.outputs
             ]
-            given = self._after(taken, given)
-            taken = pullback(*given)
+            # One after the other, also where sites do not depend on each other: the kernels of one are gone before the
+            # next one makes its own.
+            before = [r for r in taken if r is not None] if pullback.makes_kernels else []
+            taken = pullback(*(waiting(r, before) for r in given))
             account(site, pullback, given, taken)
             for slot, r in zip(site.inputs, taken, strict=True):
                 if r is not None:
                     arrived.setdefault(slot, []).append(r)
         return relevance | {slot: self._summed(slot, arrived) for slot in self.graph.input_slots if slot in arrived}
-
-    def _after(self, taken, given):
-        """The relevance that a site gets, once the site before has handed on its own.
-
-        Of sites that do not depend on each other one is walked after the other, so that the memory that one needs is
-        free again before the next one needs its own.
-        """
-        if tf.executing_eagerly() or self.plain:
-            return given
-        with tf.control_dependencies([r for r in taken if r is not None]):
-            return [tf.identity(r) for r in given]
 
     def _summed(self, slot, arrived):
         relevance = ordered_sum(arrived[slot])

@@ -6,6 +6,7 @@ rule can call it on modified inputs and on modified weights. `operation.read(dty
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -139,6 +140,10 @@ class Affine(Operation):
         """
         return []
 
+    def multiplications(self, weights) -> float:
+        """Multiplications per entry of the output."""
+        return math.inf
+
     def output_axis(self, rank) -> int | None:
         """The axis of the output along which `scale_outputs` takes a vector; None if there is none."""
         return None
@@ -171,6 +176,9 @@ class Dense(Affine):
 
     def scale_inputs(self, weights, scale):
         return {"kernel": weights["kernel"] * (scale if scale.shape.rank == 0 else scale[:, None])}
+
+    def multiplications(self, weights):
+        return weights["kernel"].shape[0]
 
     def blocks(self, weights, size):
         kernel = weights["kernel"]
@@ -275,6 +283,9 @@ class Conv(Convolutional):
         parts = zip(tf.split(x, groups, axis=-1), tf.split(kernel, groups, axis=-1), strict=True)
         return tf.concat([ops.conv(part, k, *geometry) for part, k in parts], axis=-1)
 
+    def multiplications(self, weights):
+        return math.prod(weights["kernel"].shape[:-1])
+
     def scale_outputs(self, weights, scale):
         return {"kernel": weights["kernel"] * scale}
 
@@ -293,6 +304,9 @@ class DepthwiseConv(Convolutional):
     def convolve(self, x, weights):
         x, padding = self.padded(x, weights["kernel"])
         return ops.depthwise_conv(x, weights["kernel"], self.strides, padding, "channels_last", self.dilation)
+
+    def multiplications(self, weights):
+        return math.prod(weights["kernel"].shape[:-2])
 
     def scale_outputs(self, weights, scale):
         kernel = weights["kernel"]
@@ -389,6 +403,9 @@ class Scale(Affine):
 
     def scale_outputs(self, weights, scale):
         return {"kernel": weights["kernel"] * scale}
+
+    def multiplications(self, weights):
+        return 1
 
     def _broadcast(self, weight, rank):
         return weight if self.axis is None else along(weight, self.axis % rank, rank)

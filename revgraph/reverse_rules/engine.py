@@ -110,11 +110,16 @@ class Pullback:
         relevance: Function of the relevance of the outputs.
         accounts: The same for what is absorbed; None where nothing is.
         growth: The largest factor by which sum |R| can grow.
+        makes_kernels: Whether it makes kernels, which take memory while it works.
+        again: Computes the site's output again when given the relevance that this has to wait for; None where it is
+            kept.
     """
 
     relevance: Callable[..., tuple]
     accounts: Callable[..., Absorbed] | None = None
     growth: float = math.inf
+    makes_kernels: bool = False
+    again: Callable[..., tf.Tensor] | None = None
 
     def __call__(self, *relevance) -> tuple[tf.Tensor | None, ...]:
         return tuple(self.relevance(*relevance))
@@ -151,10 +156,10 @@ class ReplacementLayer:
         self.dtype = tf.as_dtype(dtype)
         self.known = known
 
-    def __call__(self, *inputs) -> tuple[tuple[tf.Tensor, ...], Pullback]:
+    def __call__(self, *inputs, again=()) -> tuple[tuple[tf.Tensor, ...], Pullback]:
         operation = getattr(self.site, "operation", self.site)
         inputs = map(tf.convert_to_tensor, inputs)
-        return self.rule.record(SiteCall(operation, inputs, self.dtype, **self.known))
+        return self.rule.record(SiteCall(operation, inputs, self.dtype, again=again, **self.known))
 
     def __repr__(self):
         return f"<ReplacementLayer {getattr(self.site, 'path', self.site)}: {self.rule}>"
@@ -164,10 +169,13 @@ def _record_parts(rule, call):
     """The formula at the head of this file: outputs, and the pullback."""
     call.plan(rule.parts())
     outputs = call.outputs
+    if tf.executing_eagerly():
+        # Weights may be others by the time that relevance arrives.
+        _ = call.parts
 
     def shares(relevance):
         later = call.after(relevance)
-        parts, z = later.parts(), later.outputs[0]
+        parts, z = later.parts, later.outputs[0]
         zs = tuple(_signed_sum(terms, z) for _, terms in parts)
         for (part, terms), z_part in zip(parts, zs, strict=True):
             gated = relevance if part.gate is None else relevance * tf.cast(part.gate(z, zs), relevance.dtype)
@@ -198,7 +206,7 @@ def _record_parts(rule, call):
                     bias += part.weight * term.sign * per_sample(s * z_bias)
         return Absorbed(bias, stabiliser)
 
-    return outputs, Pullback(pull, absorbed, call.growth)
+    return outputs, Pullback(pull, absorbed, call.growth, call.makes_kernels, call.again if call.is_cheap else None)
 
 
 def _total(shares, x):

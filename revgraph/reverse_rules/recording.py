@@ -4,7 +4,6 @@ import copy
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
 
 import tensorflow as tf
 
@@ -12,23 +11,73 @@ from revgraph.graph.operations import Affine, Operation, ordered_sum, plus
 from revgraph.reverse_rules.terms import Part, Signed, Term, identity, neg, on, pos, where_negative, where_positive
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
 class Recorded:
-    """The operation called on modified inputs, under a tape.
+    """The operation called on modified inputs, under a tape, as soon as that is needed.
 
     Args:
         inputs: x, the modified inputs.
-        outputs: What the operation gives for them, without bias where it is affine.
-        transposed: R -> (dz/dx)^T R, one tensor per input, None for indices.
+        call: x -> what the operation gives for them, without bias where it is affine.
+        outputs: What that is, where it is known already.
     """
 
-    inputs: tuple
-    outputs: tuple
-    transposed: Callable
+    def __init__(self, inputs, call, outputs=None):
+        self.inputs = tuple(inputs)
+        self._call = call
+        self._outputs = outputs
 
     @property
-    def z(self):
+    def outputs(self) -> tuple[tf.Tensor, ...]:
+        """What the operation gives."""
+        return self._taped[0] if self._outputs is None else self._outputs
+
+    @property
+    def z(self) -> tf.Tensor:
+        """The only output, or the first one."""
         return self.outputs[0]
+
+    @functools.cached_property
+    def _taped(self):
+        watched = [x for x in self.inputs if x.dtype.is_floating]
+        with tf.GradientTape(watch_accessed_variables=False, persistent=True) as tape:
+            tape.watch(watched)
+            return tuple(self._call(self.inputs)), watched, tape
+
+    def transposed(self, *relevance):
+        """R -> (dz/dx)^T R, one tensor per input, None for indices."""
+        with tf.control_dependencies(relevance):
+            outputs, watched, tape = self._taped
+        gradients = iter(tape.gradient(outputs, watched, relevance, unconnected_gradients="zero"))
+        return tuple(next(gradients) if x.dtype.is_floating else None for x in self.inputs)
+
+
+class RecordedBlocks(Recorded):
+    """The same, the kernel being modified and used block by block, forward and backward, one after the other.
+
+    Args:
+        inputs: x, the only input.
+        blocks: Functions, of which each records the operation on a block of the input channels.
+    """
+
+    def __init__(self, inputs, blocks):
+        super().__init__(inputs, None)
+        self._blocks = blocks
+
+    @functools.cached_property
+    def outputs(self):
+        z = self._blocks[0]().z
+        for block in self._blocks[1:]:
+            # Else all blocks would be made at once.
+            with tf.control_dependencies([z]):
+                z = plus(z, block().z)
+        return (z,)
+
+    def transposed(self, relevance):
+        gradients, before = [], relevance
+        for block in self._blocks:
+            with tf.control_dependencies([before]):
+                (before,) = block().transposed(relevance)
+            gradients.append(before)
+        return (tf.concat(gradients, axis=-1),)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -70,6 +119,17 @@ class PlannedTerm:
 BLOCK = 16 * 2**20
 """Bytes of a block of a large kernel. Smaller ones take less time to compute and more to trace."""
 
+CHEAP = 128
+"""Multiplications per entry of the output up to which it is computed again on the backward walk rather than kept."""
+
+
+def waiting(t, others) -> tf.Tensor:
+    """A tensor, once others are there."""
+    if tf.executing_eagerly() or not others:
+        return t
+    with tf.control_dependencies(others):
+        return tf.identity(t)
+
 
 class SiteCall:
     """One call of an operation; rules record their Zs from it.
@@ -78,8 +138,8 @@ class SiteCall:
     forward pass, and three or more kernels that are combinations of W^+ and W^- are had from these two. Where the sign
     of z is known, z and one of z^+ and z^- give the other. All of that is addition of numbers of one sign; no
     difference is taken that could cancel. What the forward pass has no need of is recorded on the backward walk, where
-    it is used at once and need not be kept. Kernels that are not the model's own variables are made again there rather
-    than kept, too, and large ones are made and used block by block.
+    it is used at once and need not be kept; outputs that are cheap are computed again there. Kernels that are not the
+    model's own variables are made when they are used, each time anew, and large ones block by block.
 
     Args:
         operation: The site's operation.
@@ -89,15 +149,21 @@ class SiteCall:
         positive: Whether relevance is known to arrive only where the output is positive.
         plain: Compute every term as it is written, without any of this.
         frozen: Take the weights as they are now for good, and what rules make of them, too.
+        again: For each input that is computed again on the backward walk, what does that when given the relevance that
+            it has to wait for; None for the others.
 
     Attributes:
         weights: The operation's weights by name.
         growth: The most by which sum |R| can grow under the parts that are planned.
     """
 
-    def __init__(self, operation, inputs, dtype, nonnegative=None, positive=False, plain=False, frozen=False):
+    _linear = None
+    """The outputs without bias, where they are known from the forward walk."""
+
+    def __init__(self, operation, inputs, dtype, nonnegative=None, positive=False, plain=False, frozen=False, again=()):
         self.operation = operation
         self.inputs = distinct(inputs)
+        self._again = again or [None] * len(self.inputs)
         self.dtype = dtype
         # Weights that depend on the shape of the inputs are not constants.
         self.frozen = frozen and type(operation).weights is Operation.weights
@@ -107,7 +173,7 @@ class SiteCall:
         self.plain = plain
         self._kernels, self._bias = operation.split(self.weights)
         self.growth = math.inf
-        self._recorded, self._forward, self._plan = {}, {}, ()
+        self._recorded, self._plan, self._later = {}, (), None
 
     @functools.cached_property
     def outputs(self) -> tuple[tf.Tensor, ...]:
@@ -119,46 +185,62 @@ class SiteCall:
         """(dz/dx)^T R of the site as it is."""
         return self._record(identity, on()).transposed(*relevance)
 
+    @property
+    def makes_kernels(self) -> bool:
+        """Whether other kernels than the operation's own are made on the backward walk."""
+        pieces = [piece for _, terms in self._plan for term in terms for _, piece in term.pieces]
+        return self._remakes and any(weights.signed(self._kernels) != identity for _, weights in pieces)
+
+    @property
+    def is_cheap(self) -> bool:
+        """Whether its outputs are computed again rather than kept."""
+        if self.plain or self.positive or not isinstance(self.operation, Affine):
+            return False
+        return self.operation.multiplications(self._kernels) <= CHEAP
+
+    def again(self, *relevance) -> tf.Tensor:
+        """The output, computed again when this relevance is there."""
+        return self.after(*relevance).outputs[0]
+
     def after(self, *relevance) -> "SiteCall":
         """The same call on the backward walk, when this relevance has arrived.
 
         What is recorded from it is not computed before, and so need not be kept from the forward walk. Outputs that
-        were computed there are taken over; their kernels are made again.
+        were computed there are taken over unless they are cheap.
         """
         if tf.executing_eagerly() or self.plain:
             return self
+        if self._later is None:
+            self._later = self._after(relevance)
+        return self._later
 
+    def _after(self, relevance):
         def held(t):
-            with tf.control_dependencies(relevance):
-                return tf.identity(t)
+            return waiting(t, relevance)
 
-        # Where relevance arrives, z is positive. The ReLU behind makes the same tensor, and z need not be kept.
-        outputs = tuple(map(tf.nn.relu, self.outputs)) if self.positive else self.outputs
         later = copy.copy(self)
-        later.inputs, later.outputs = tuple(map(held, self.inputs)), tuple(map(held, outputs))
+        later.inputs = tuple(
+            held(x) if again is None else again(*relevance) for x, again in zip(self.inputs, self._again, strict=True)
+        )
         if not self.frozen:
             with tf.control_dependencies(relevance):
                 later.weights = later._read()
             if self._bias is not None:
                 later.weights["bias"] = held(self._bias)
             later._kernels, later._bias = self.operation.split(later.weights)
-            later._at_hand = later.weights
         later._recorded = {}
-        later._forward = {key: tuple(map(held, recorded.outputs)) for key, recorded in self._recorded.items()}
+        if self.is_cheap:
+            del later.outputs
+        else:
+            # Where relevance arrives, z is positive. The ReLU behind makes the same tensor, and z need not be kept.
+            outputs = tuple(map(tf.nn.relu, self.outputs)) if self.positive else self.outputs
+            later.outputs = tuple(map(held, outputs))
+            later._linear = tuple(map(held, self._record(identity, on()).outputs))
         return later
 
-    def record(self, inputs, weights, operation=None) -> Recorded:
-        """Calls the operation, or another one in its place, under a tape that watches the inputs."""
-        watched = [x for x in inputs if x.dtype.is_floating]
-        with tf.GradientTape(watch_accessed_variables=False, persistent=True) as tape:
-            tape.watch(watched)
-            outputs = (operation or self.operation)(inputs, weights)
-
-        def transposed(*relevance):
-            gradients = iter(tape.gradient(outputs, watched, relevance, unconnected_gradients="zero"))
-            return tuple(next(gradients) if x.dtype.is_floating else None for x in inputs)
-
-        return Recorded(tuple(inputs), tuple(outputs), transposed)
+    def record(self, inputs, weights, outputs=None) -> Recorded:
+        """The operation called on modified inputs with modified weights."""
+        return Recorded(inputs, lambda x: self.operation(x, weights), outputs)
 
     def _record(self, modify, weights: on) -> Recorded:
         """The linear part on modified inputs with modified kernels, recorded once."""
@@ -167,65 +249,47 @@ class SiteCall:
             inputs = self.inputs
             if modify != identity:
                 inputs = tuple(modify(x) if x.dtype.is_floating else x for x in inputs)
-            outputs = self._forward.get(key)
-            recorded = self._record_kernels(inputs, weights, outputs)
-            if outputs is not None:
-                recorded = dataclasses.replace(recorded, outputs=outputs)
-            self._recorded[key] = recorded
+            outputs = self._linear if key == (identity, identity) else None
+            self._recorded[key] = self._record_kernels(inputs, weights, outputs)
         return self._recorded[key]
 
-    def _record_kernels(self, inputs, weights: on, outputs=None) -> Recorded:
+    def _record_kernels(self, inputs, weights: on, outputs) -> Recorded:
         """The linear part on these inputs with modified kernels, in the way that costs least; its outputs, if known."""
         signed = weights.signed(self._kernels)
-        if isinstance(self.operation, Affine) and signed and not (tf.executing_eagerly() or self.plain or self.frozen):
-            if signed == identity and self.operation.multiple is not None:
-                return self.record(inputs, *self._unscaled())
-            blocks = self.operation.blocks(self._kernels, BLOCK)
-            if signed != identity and len(blocks) > 1:
-                return self._record_blocks(inputs, weights, blocks, outputs)
-            if signed != identity:
-                with tf.control_dependencies(inputs):
-                    kernels, _ = self.operation.split(weights(self._at_hand))
-                return self.record(inputs, kernels)
-        kernels, _ = self.operation.split(self._modified(weights))
-        return self.record(inputs, kernels)
+        if not self._remakes:
+            return self.record(inputs, self._modified(weights), outputs)
+        if signed == identity and self.operation.multiple is not None:
+            return Recorded(inputs, self._scaled, outputs)
+        if signed == identity:
+            return self.record(inputs, self._kernels, outputs)
+        blocks = self.operation.blocks(self._kernels, BLOCK) if signed else []
+        if len(blocks) > 1:
+            return RecordedBlocks(inputs, [self._block(inputs, weights, block) for block in blocks])
 
-    @functools.cached_property
-    def _at_hand(self):
-        """The weights, read when the inputs are there: else all that is made of kernels would be made first of all."""
-        with tf.control_dependencies(self.inputs):
-            return self._read()
+        def call(inputs):
+            with tf.control_dependencies(inputs):
+                kernels, _ = self.operation.split(weights(self._read()))
+            return self.operation(inputs, kernels)
 
-    def _unscaled(self):
-        """Kernels, and an operation that multiplies what it makes of them by a scale rather than the kernels."""
+        return Recorded(inputs, call, outputs)
+
+    @property
+    def _remakes(self):
+        """Whether kernels are made anew each time that they are used."""
+        return isinstance(self.operation, Affine) and not (tf.executing_eagerly() or self.plain or self.frozen)
+
+    def _scaled(self, inputs):
+        """What the operation gives, the outputs being multiplied by a scale rather than the kernels."""
         operation, scale = self.operation.multiple
         kernels, _ = operation.split(operation.read(self.dtype))
-        return kernels, lambda inputs, kernels: (operation.linear(inputs, kernels) * scale(self.dtype),)
+        return (operation.linear(inputs, kernels) * scale(self.dtype),)
 
-    def _record_blocks(self, inputs, weights, blocks, outputs) -> Recorded:
-        """The same, the kernel being modified and used block by block, forward and backward, one after the other."""
+    def _block(self, inputs, weights, block):
+        def recorded():
+            x, kernels = block(inputs, self._kernels)
+            return self.record(x, weights(kernels))
 
-        def recorded(block, after):
-            # Else all blocks would be made at once, as soon as the kernel is there.
-            with tf.control_dependencies(after):
-                x, kernels = block(inputs, self._kernels)
-                return self.record(x, weights(kernels))
-
-        if outputs is None:
-            z = recorded(blocks[0], []).z
-            for block in blocks[1:]:
-                z = plus(z, recorded(block, [z]).z)
-            outputs = (z,)
-
-        def transposed(relevance):
-            gradients, after = [], [relevance]
-            for block in blocks:
-                (gradient,) = recorded(block, after).transposed(relevance)
-                gradients.append(gradient)
-                after = [gradient]
-            return (tf.concat(gradients, axis=-1),)
-
-        return Recorded(inputs, outputs, transposed)
+        return recorded
 
     def _key(self, modify, weights):
         return modify, weights.signed(self._kernels) or weights
@@ -293,6 +357,7 @@ class SiteCall:
             return abs(part.weight) * (p + n) / abs(p - n)
         return abs(part.weight) if len(known) < 2 and None not in known else math.inf
 
+    @functools.cached_property
     def parts(self) -> list[tuple["Part", list[RecordedTerm]]]:
         """The parts that were planned, with their terms recorded."""
         return [(part, [self._term(term) for term in terms]) for part, terms in self._plan]
@@ -353,7 +418,7 @@ class SiteCall:
         return {name: tf.constant(w.numpy()) for name, w in weights.items()} if self.frozen else weights
 
     def _modified(self, weights: on):
-        return self._constant(lambda: weights(self.weights))
+        return self._constant(lambda: self.operation.split(weights(self.weights))[0])
 
     def _constant(self, make):
         """What `make` gives; worked out once, outside of what is being traced, where weights are frozen."""
