@@ -132,11 +132,11 @@ class Affine(Operation):
         """Kernels that act as if the input channels were multiplied by the vector `scale`."""
         raise NotImplementedError
 
-    def blocks(self, weights, size) -> list:
+    def blocks(self, inputs, weights, size) -> list:
         """Blocks of the input channels of which each has about `size` bytes of kernel; z is the sum over the blocks.
 
-        Each is a function `(inputs, weights) -> (inputs, weights)` that takes the block's own. Empty where the
-        operation cannot be taken apart like that.
+        Each is a pair of its inputs and its weights. Empty where there is one block only, or where the operation cannot
+        be taken apart like that.
         """
         return []
 
@@ -180,15 +180,15 @@ class Dense(Affine):
     def multiplications(self, weights):
         return weights["kernel"].shape[0]
 
-    def blocks(self, weights, size):
+    def blocks(self, inputs, weights, size):
         kernel = weights["kernel"]
         channels, outputs = kernel.shape
         step = max(1, size // (outputs * kernel.dtype.size))
-
-        def taken(rows):
-            return lambda inputs, weights: ((inputs[0][..., rows],), {"kernel": weights["kernel"][rows]})
-
-        return [taken(slice(start, min(start + step, channels))) for start in range(0, channels, step)]
+        sizes = [min(step, channels - start) for start in range(0, channels, step)]
+        if len(sizes) == 1:
+            return []
+        parts = zip(tf.split(inputs[0], sizes, axis=-1), tf.split(kernel, sizes), strict=True)
+        return [((x,), {"kernel": part}) for x, part in parts]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

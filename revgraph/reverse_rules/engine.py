@@ -15,7 +15,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from revgraph.graph.operations import ordered_sum
-from revgraph.reverse_rules.recording import SiteCall
+from revgraph.reverse_rules.recording import SiteCall, is_large, waiting
 from revgraph.reverse_rules.terms import Part
 
 
@@ -190,10 +190,13 @@ def _record_parts(rule, call):
                     factor = part.weight * term.sign * factor
                     arriving.setdefault(piece, []).append(s if factor == 1 else factor * s)
         shared = [[] for _ in call.inputs]
+        before = []
         for piece, s in arriving.items():
-            for sofar, x, gradient in zip(shared, piece.inputs, piece.transposed(ordered_sum(s)), strict=True):
+            gradients = piece.transposed(waiting(ordered_sum(s), before))
+            for sofar, x, gradient in zip(shared, piece.inputs, gradients, strict=True):
                 if gradient is not None:
                     sofar.append(x * gradient)
+                    before = [gradient] if is_large(x) else before
         return [_total(sofar, x) for sofar, x in zip(shared, call.inputs, strict=True)]
 
     def absorbed(relevance):

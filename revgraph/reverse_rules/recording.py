@@ -7,7 +7,7 @@ import math
 
 import tensorflow as tf
 
-from revgraph.graph.operations import Affine, Operation, ordered_sum, plus
+from revgraph.graph.operations import Affine, Operation, ordered_sum
 from revgraph.reverse_rules.terms import Part, Signed, Term, identity, neg, on, pos, where_negative, where_positive
 
 
@@ -51,33 +51,34 @@ class Recorded:
 
 
 class RecordedBlocks(Recorded):
-    """The same, the kernel being modified and used block by block, forward and backward, one after the other.
+    """The same, the kernel being modified and used block by block, forward and backward.
 
     Args:
         inputs: x, the only input.
-        blocks: Functions, of which each records the operation on a block of the input channels.
+        blocks: Inputs and kernels of each block of the input channels.
+        record: Records the operation on the inputs and kernels of a block.
     """
 
-    def __init__(self, inputs, blocks):
+    def __init__(self, inputs, blocks, record):
         super().__init__(inputs, None)
         self._blocks = blocks
+        self._record = record
 
     @functools.cached_property
     def outputs(self):
-        z = self._blocks[0]().z
-        for block in self._blocks[1:]:
-            # Else all blocks would be made at once.
-            with tf.control_dependencies([z]):
-                z = plus(z, block().z)
-        return (z,)
+        z = self._from_blocks(lambda block: block.z, self.inputs[0])
+        return (tf.reduce_sum(tf.stack(z), axis=0),)
 
     def transposed(self, relevance):
-        gradients, before = [], relevance
+        return (tf.concat(self._from_blocks(lambda block: block.transposed(relevance)[0], relevance), axis=-1),)
+
+    def _from_blocks(self, result, start):
+        """The result of each block, `LANES` of them being worked on at a time, once `start` is there."""
+        results = [start] * LANES
         for block in self._blocks:
-            with tf.control_dependencies([before]):
-                (before,) = block().transposed(relevance)
-            gradients.append(before)
-        return (tf.concat(gradients, axis=-1),)
+            with tf.control_dependencies([results[-LANES]]):
+                results.append(result(self._record(*block)))
+        return results[LANES:]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -116,11 +117,23 @@ class PlannedTerm:
     half: Signed | None
 
 
-BLOCK = 16 * 2**20
+BLOCK = 8 * 2**20
 """Bytes of a block of a large kernel. Smaller ones take less time to compute and more to trace."""
+LANES = 2
+"""Blocks at work at the same time: TensorFlow multiplies a single sample by a kernel on one core."""
 
 CHEAP = 128
 """Multiplications per entry of the output up to which it is computed again on the backward walk rather than kept."""
+
+
+LARGE = 2**20
+"""Entries of a sample above which a site's kernels work one after the other: each keeps all cores busy by itself, and
+TensorFlow's convolutions take ten times the memory of what they work on."""
+
+
+def is_large(t) -> bool:
+    """Whether one sample of a tensor has more than `LARGE` entries."""
+    return None not in t.shape[1:] and math.prod(t.shape[1:]) > LARGE
 
 
 def waiting(t, others) -> tf.Tensor:
@@ -262,9 +275,9 @@ class SiteCall:
             return Recorded(inputs, self._scaled, outputs)
         if signed == identity:
             return self.record(inputs, self._kernels, outputs)
-        blocks = self.operation.blocks(self._kernels, BLOCK) if signed else []
-        if len(blocks) > 1:
-            return RecordedBlocks(inputs, [self._block(inputs, weights, block) for block in blocks])
+        blocks = self.operation.blocks(inputs, self._kernels, BLOCK) if signed else []
+        if blocks:
+            return RecordedBlocks(inputs, blocks, lambda x, kernels: self.record(x, weights(kernels)))
 
         def call(inputs):
             with tf.control_dependencies(inputs):
@@ -283,13 +296,6 @@ class SiteCall:
         operation, scale = self.operation.multiple
         kernels, _ = operation.split(operation.read(self.dtype))
         return (operation.linear(inputs, kernels) * scale(self.dtype),)
-
-    def _block(self, inputs, weights, block):
-        def recorded():
-            x, kernels = block(inputs, self._kernels)
-            return self.record(x, weights(kernels))
-
-        return recorded
 
     def _key(self, modify, weights):
         return modify, weights.signed(self._kernels) or weights

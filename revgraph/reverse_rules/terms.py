@@ -21,7 +21,7 @@ class Signed:
         if self == identity:
             return t
         if self == pos:
-            return tf.maximum(t, tf.zeros((), t.dtype))
+            return tf.nn.relu(t)
         if self == neg:
             return tf.minimum(t, tf.zeros((), t.dtype))
         # Not as the maximum of two multiples, which TensorFlow's optimizer takes for a leaky ReLU where it is none.
