@@ -509,7 +509,7 @@ class RecordedPass:
         self._analyzer = analyzer
         self._walk = walk
         self._inputs = inputs
-        self._recording = walk.reverse.record(inputs)
+        self._recording = walk.reverse.record(inputs, frozen=True)
 
     def analyze(self, neuron_selection=None, initial_relevance=None):
         """Relevance of the recorded inputs; see `ReverseAnalyzer.analyze`."""

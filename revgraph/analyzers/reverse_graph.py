@@ -48,6 +48,7 @@ class ReverseGraph:
         self.graph = graph
         self.bound = bound
         self.adjust = adjust
+        self.frozen = frozen
         nonnegative = nonnegative_slots(graph)
         positive = frozenset() if adjust else positive_sites(graph, bound, starts or graph.output_slots)
         self.replacements = tuple(
@@ -58,19 +59,19 @@ class ReverseGraph:
                 nonnegative=[slot in nonnegative for slot in b.site.inputs],
                 positive=b.site in positive,
                 plain=plain,
-                frozen=frozen,
             )
             for b in bound
         )
 
-    def record(self, inputs) -> Recording:
-        """Walks forward from the flat inputs."""
+    def record(self, inputs, frozen=False) -> Recording:
+        """Walks forward from the flat inputs; with `frozen`, relevance takes the weights as they are now."""
         graph = self.graph
         values = {slot: graph.cast(slot, x) for slot, x in zip(graph.input_slots, inputs, strict=True)}
         pullbacks, again = [], {}
         for site, replacement in zip(graph.sites, self.replacements, strict=True):
             remade = [again.get(slot) for slot in site.inputs]
-            outputs, pullback = replacement(*(values[slot] for slot in site.inputs), again=remade)
+            given = (values[slot] for slot in site.inputs)
+            outputs, pullback = replacement(*given, again=remade, frozen=frozen or self.frozen)
             values.update(zip(site.outputs, outputs, strict=True))
             pullbacks.append(pullback)
             if pullback.again is not None:

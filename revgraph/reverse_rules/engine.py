@@ -156,10 +156,10 @@ class ReplacementLayer:
         self.dtype = tf.as_dtype(dtype)
         self.known = known
 
-    def __call__(self, *inputs, again=()) -> tuple[tuple[tf.Tensor, ...], Pullback]:
+    def __call__(self, *inputs, **known) -> tuple[tuple[tf.Tensor, ...], Pullback]:
         operation = getattr(self.site, "operation", self.site)
         inputs = map(tf.convert_to_tensor, inputs)
-        return self.rule.record(SiteCall(operation, inputs, self.dtype, again=again, **self.known))
+        return self.rule.record(SiteCall(operation, inputs, self.dtype, **self.known, **known))
 
     def __repr__(self):
         return f"<ReplacementLayer {getattr(self.site, 'path', self.site)}: {self.rule}>"
@@ -169,13 +169,10 @@ def _record_parts(rule, call):
     """The formula at the head of this file: outputs, and the pullback."""
     call.plan(rule.parts())
     outputs = call.outputs
-    if tf.executing_eagerly():
-        # Weights may be others by the time that relevance arrives.
-        _ = call.parts
 
     def shares(relevance):
         later = call.after(relevance)
-        parts, z = later.parts, later.outputs[0]
+        parts, z = later.parts(), later.outputs[0]
         zs = tuple(_signed_sum(terms, z) for _, terms in parts)
         for (part, terms), z_part in zip(parts, zs, strict=True):
             gated = relevance if part.gate is None else relevance * tf.cast(part.gate(z, zs), relevance.dtype)

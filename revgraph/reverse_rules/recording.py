@@ -10,6 +10,19 @@ import tensorflow as tf
 from revgraph.graph.operations import Affine, Operation, ordered_sum
 from revgraph.reverse_rules.terms import Part, Signed, Term, identity, neg, on, pos, where_negative, where_positive
 
+BLOCK = 8 * 2**20
+"""Bytes of a block of a large kernel. Smaller ones take less time to compute and more to trace."""
+
+LANES = 2
+"""Blocks at work at the same time: TensorFlow multiplies a single sample by a kernel on one core."""
+
+CHEAP = 128
+"""Multiplications per entry of the output up to which it is computed again on the backward walk rather than kept."""
+
+LARGE = 2**20
+"""Entries of a sample above which a site's kernels work one after the other: each keeps all cores busy by itself, and
+TensorFlow's convolutions take up to ten times the memory of what they work on."""
+
 
 class Recorded:
     """The operation called on modified inputs, under a tape, as soon as that is needed.
@@ -115,20 +128,6 @@ class PlannedTerm:
     pieces: list
     known: int | None
     half: Signed | None
-
-
-BLOCK = 8 * 2**20
-"""Bytes of a block of a large kernel. Smaller ones take less time to compute and more to trace."""
-LANES = 2
-"""Blocks at work at the same time: TensorFlow multiplies a single sample by a kernel on one core."""
-
-CHEAP = 128
-"""Multiplications per entry of the output up to which it is computed again on the backward walk rather than kept."""
-
-
-LARGE = 2**20
-"""Entries of a sample above which a site's kernels work one after the other: each keeps all cores busy by itself, and
-TensorFlow's convolutions take ten times the memory of what they work on."""
 
 
 def is_large(t) -> bool:
@@ -363,7 +362,6 @@ class SiteCall:
             return abs(part.weight) * (p + n) / abs(p - n)
         return abs(part.weight) if len(known) < 2 and None not in known else math.inf
 
-    @functools.cached_property
     def parts(self) -> list[tuple["Part", list[RecordedTerm]]]:
         """The parts that were planned, with their terms recorded."""
         return [(part, [self._term(term) for term in terms]) for part, terms in self._plan]
