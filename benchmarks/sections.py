@@ -77,9 +77,9 @@ class Plan:
 def costs(plan: Plan, methods, **where) -> list[dict]:
     """Times and memory of some methods, a row each."""
     found = attempt(plan.timed, "ratios", methods=methods, **where)
-    taken = attempt(plan.job, "memory", methods=methods, **where).get("rows", [])
-    taken = {row["method"]: row for row in taken}
-    return [{**row, **taken.get(row.get("method"), {})} for row in found.get("rows", [found])]
+    taken = attempt(plan.job, "memory", methods=methods, **where)
+    by_method = {row["method"]: row for row in taken.get("rows", [])}
+    return [{**row, **by_method.get(row.get("method"), taken)} for row in found.get("rows", [found])]
 
 
 def ratios(plan: Plan, **options) -> Iterator[dict]:

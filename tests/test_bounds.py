@@ -6,6 +6,8 @@ import pytest
 from keras import layers
 
 import revgraph
+from revgraph.composites import ANY, CONVOLUTION, Composite
+from revgraph.reverse_rules import Epsilon, ZBox
 
 DOUBLE = {"dtype": "float64"}
 
@@ -48,6 +50,17 @@ def test_bounds_of_one_value_per_channel(rng):
     carried = revgraph.create_analyzer("deep_taylor.bounded", model, input_bounds=(low, high))
     given = revgraph.create_analyzer("deep_taylor.bounded", model, low=low, high=high)
     np.testing.assert_allclose(carried.analyze(x), given.analyze(x), rtol=1e-9)
+
+
+def test_a_recorded_pass_keeps_bounds_that_weights_map(rng):
+    model = network(layers.BatchNormalization(**DOUBLE), layers.MaxPooling2D(2, **DOUBLE))
+    model.set_weights([rng.uniform(0.5, 1, w.shape) for w in model.get_weights()])
+    x = rng.uniform(0, 1, (2, 6, 6, 3))
+    rule = Composite((CONVOLUTION, ZBox()), (ANY, Epsilon()))
+    analyzer = revgraph.create_analyzer("lrp", model, rule=rule, input_bounds=(0, 1))
+    recorded, expected = analyzer.record(x), analyzer.analyze(x, 1)
+    model.set_weights([rng.uniform(0.5, 1, w.shape) for w in model.get_weights()])
+    np.testing.assert_allclose(recorded.analyze(1), expected, rtol=1e-9)
 
 
 @pytest.mark.parametrize("name", ["lrp.epsilon_gamma_box", "deep_taylor.bounded"])

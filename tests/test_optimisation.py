@@ -1,5 +1,6 @@
 """What the engine knows and reuses changes nothing: every optimisation against the plain path, in float64."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -16,7 +17,8 @@ from revgraph.analyzers.conservation import GrowthWatch
 from revgraph.analyzers.knowledge import positive_sites
 from revgraph.analyzers.reverse_graph import ReverseGraph
 from revgraph.analyzers.walk import Question, Walk
-from revgraph.reverse_rules import recording
+from revgraph.composites import ANY, Composite
+from revgraph.reverse_rules import Epsilon, Part, Rule, Term, ZPlus, on, recording
 
 ARGUMENTS = {
     "lrp.epsilon_gamma_box": {"low": -5, "high": 5},
@@ -72,6 +74,81 @@ def test_equal_to_the_plain_path(name, model, rng):
     assert (np.abs(fast).max(axis=(1, 2, 3)) > 0).all()
     plain = plainly(analyzer, x, neuron_selection=2)
     np.testing.assert_allclose(fast, plain, rtol=1e-10, atol=1e-10 * np.abs(plain).max())
+
+
+def small(rng, function):
+    """A model of a dense layer, a function of its output, and another dense layer; and inputs."""
+    x = keras.Input((5,))
+    model = keras.Model(x, layers.Dense(3)(function(layers.Dense(6)(x))))
+    model.set_weights([rng.normal(size=w.shape) for w in model.get_weights()])
+    return model, rng.normal(size=(3, 5))
+
+
+@pytest.mark.parametrize("name", ["lrp.epsilon", "lrp.z_plus", "lrp.gamma", "lrp.alpha_2_beta_1"])
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda h: layers.Add()([h, h]),
+        lambda h: layers.Average()([h, layers.ReLU()(h), h]),
+        lambda h: layers.LayerNormalization()(layers.ReLU()(h)),
+        lambda h: layers.Add()([layers.Dense(6)(layers.ReLU()(layers.Dense(4)(h))), h]),
+    ],
+    ids=["twice", "twice and rectified", "normalized", "residual"],
+)
+def test_equal_to_the_plain_path_on_small_models(function, name, float64, rng):
+    model, x = small(rng, function)
+    analyzer = revgraph.create_analyzer(name, model, max_growth=np.inf)
+    fast = analyzer.analyze(x, 1)
+    several = analyzer.analyze(x, [[1, 2]] * 3)
+    plain = plainly(analyzer, x, neuron_selection=1)
+    np.testing.assert_allclose(fast, plain, rtol=1e-10, atol=1e-10 * np.abs(plain).max())
+    np.testing.assert_allclose(several[:, 0], plain, rtol=1e-10, atol=1e-10 * np.abs(plain).max())
+
+
+def test_signs_are_not_taken_for_known_where_a_mean_is_subtracted(float64, rng):
+    """z+ of a normalization grows sum |R|, though its input is not negative."""
+    model, x = small(rng, lambda h: layers.LayerNormalization()(layers.ReLU()(h)))
+    analyzer = revgraph.create_analyzer("lrp", model, rule=Composite((ANY, ZPlus())))
+    walk = analyzer._walk(Question(analyzer.graph.output_slots))
+    pullbacks = walk.reverse.record([tf.constant(x)]).pullbacks
+    growths = {site.operation.label: p.growth for site, p in zip(walk.graph.sites, pullbacks, strict=True)}
+    assert growths["Normalize"] == np.inf
+
+
+def test_a_recording_can_be_pulled_in_a_loop_and_outside_of_it(float64, rng):
+    model, x = small(rng, lambda h: layers.Add()([h, layers.ReLU()(h)]))
+    analyzer = revgraph.create_analyzer("lrp.epsilon", model)
+    walk = analyzer._walk(Question(analyzer.graph.output_slots))
+    amount = tf.constant([[1.0]] * 3, tf.float64)
+
+    def pulled(recording, target):
+        chosen = [(tf.fill([3], target), amount)]
+        return walk.pulled(recording, chosen)["relevance"][0]
+
+    @tf.function(autograph=False)
+    def both(x):
+        recording = walk.reverse.record([x])
+        looped = tf.map_fn(lambda t: pulled(recording, t), tf.constant([2, 1]), fn_output_signature=tf.float64)
+        return looped, pulled(recording, tf.constant(1))
+
+    looped, outside = both(tf.constant(x))
+    expected = [analyzer.analyze(x, target, initial_relevance=1.0) for target in (2, 1)]
+    np.testing.assert_allclose(looped, expected, rtol=1e-10)
+    np.testing.assert_allclose(outside, expected[1], rtol=1e-10)
+
+
+def test_a_modifier_of_inputs_may_lose_their_shape(float64, rng):
+    def unshaped(t):
+        return tf.py_function(lambda t: t, [t], t.dtype)
+
+    @dataclasses.dataclass(frozen=True)
+    class Unshaped(Rule):
+        def parts(self):
+            return (Part((Term(unshaped, on()),)),)
+
+    model, x = small(rng, layers.ReLU())
+    found = revgraph.create_analyzer("lrp", model, rule=Unshaped(), max_growth=np.inf).analyze(x, 1)
+    np.testing.assert_allclose(found, revgraph.create_analyzer("lrp", model, rule=Epsilon()).analyze(x, 1), rtol=1e-10)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -503,7 +503,7 @@ class ReverseAnalyzer(Analyzer):
 
 
 class RecordedPass:
-    """A forward pass on which relevance can start again and again."""
+    """A forward pass on which relevance can start again and again, with the weights of when it was recorded."""
 
     def __init__(self, analyzer: ReverseAnalyzer, walk: Walk, inputs):
         self._analyzer = analyzer

@@ -64,7 +64,7 @@ class ReverseGraph:
         )
 
     def record(self, inputs, frozen=False) -> Recording:
-        """Walks forward from the flat inputs; with `frozen`, relevance takes the weights as they are now."""
+        """Walks forward from the flat inputs; with `frozen`, walks backward take the weights as they are now."""
         graph = self.graph
         values = {slot: graph.cast(slot, x) for slot, x in zip(graph.input_slots, inputs, strict=True)}
         pullbacks, again = [], {}
@@ -117,7 +117,7 @@ class ReverseGraph:
         return self._walk(recording, seeds, account), entries
 
     def _walk(self, recording, seeds, account):
-        arrived, relevance, taken = {slot: [seed] for slot, seed in seeds.items()}, {}, ()
+        arrived, relevance, before = {slot: [seed] for slot, seed in seeds.items()}, {}, []
         for site, pullback in zip(reversed(self.graph.sites), reversed(recording.pullbacks), strict=True):
             if not any(slot in arrived for slot in site.outputs):
                 continue
@@ -127,8 +127,11 @@ class ReverseGraph:
             ]
             # One after the other, also where sites do not depend on each other: the kernels of one are gone before the
             # next one makes its own.
-            before = [r for r in taken if r is not None] if pullback.makes_kernels else []
-            taken = pullback(*(waiting(r, before) for r in given))
+            if pullback.makes_kernels:
+                taken = pullback(*(waiting(r, before) for r in given))
+                before = [r for r in taken if r is not None]
+            else:
+                taken = pullback(*given)
             account(site, pullback, given, taken)
             for slot, r in zip(site.inputs, taken, strict=True):
                 if r is not None:

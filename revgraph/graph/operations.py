@@ -104,6 +104,9 @@ class Affine(Operation):
     reader: Reader
     multiple: "tuple[Affine, Source] | None" = dataclasses.field(default=None, kw_only=True)
 
+    keeps_signs = True
+    """Whether inputs and kernels of one sign each give z of the sign of their product."""
+
     def read(self, dtype):
         return self.reader(dtype)
 
@@ -343,6 +346,8 @@ class ConvTranspose(Convolutional):
 class SeparableConv(Convolutional):
     """A depthwise convolution followed by a pointwise one, as one site with two kernels."""
 
+    keeps_signs = False
+
     def convolve(self, x, weights):
         kernel = weights["depthwise_kernel"]
         x, padding = self.padded(x, kernel)
@@ -421,6 +426,7 @@ class LinearMap(Affine):
 
     function: Callable[[tf.Tensor], tf.Tensor]
     name: str
+    keeps_signs = False
 
     @property
     def label(self):
@@ -447,6 +453,7 @@ class Normalize(Affine):
     mean: Callable[[tf.Tensor], tf.Tensor] | None
     factor: Callable[[tf.Tensor], tf.Tensor]
     held: bool = False
+    keeps_signs = False
 
     def linear(self, inputs, weights):
         (x,) = inputs

@@ -141,7 +141,8 @@ class ReplacementLayer:
         site: The site, or its operation.
         rule: The rule.
         dtype: Dtype in which weights are read and relevance is computed.
-        **known: `nonnegative`, `positive`, `plain`: what is known of inputs and relevance, see `SiteCall`.
+        **known: `nonnegative`, `positive`, `plain`: what is known of inputs and relevance, see `SiteCall`, which also
+            says what else a call can be given.
 
     Example:
 
@@ -167,8 +168,12 @@ class ReplacementLayer:
 
 def _record_parts(rule, call):
     """The formula at the head of this file: outputs, and the pullback."""
-    call.plan(rule.parts())
+    call = call.planned(rule.parts())
     outputs = call.outputs
+    if call.frozen and tf.executing_eagerly():
+        # What rules make of weights is made now: they may be others by the time that relevance arrives.
+        recorded = call.parts()
+        call.parts = lambda: recorded
 
     def shares(relevance):
         later = call.after(relevance)

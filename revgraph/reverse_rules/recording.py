@@ -25,7 +25,7 @@ TensorFlow's convolutions take up to ten times the memory of what they work on."
 
 
 class Recorded:
-    """The operation called on modified inputs, under a tape, as soon as that is needed.
+    """The operation called on modified inputs under a tape, when outputs or relevance are first asked for.
 
     Args:
         inputs: x, the modified inputs.
@@ -132,7 +132,8 @@ class PlannedTerm:
 
 def is_large(t) -> bool:
     """Whether one sample of a tensor has more than `LARGE` entries."""
-    return None not in t.shape[1:] and math.prod(t.shape[1:]) > LARGE
+    known = t.shape.rank is not None and None not in t.shape[1:]
+    return known and math.prod(t.shape[1:]) > LARGE
 
 
 def waiting(t, others) -> tf.Tensor:
@@ -148,10 +149,11 @@ class SiteCall:
 
     What is known to be zero is not computed, and nothing is computed twice: kernels and inputs as they are give the
     forward pass, and three or more kernels that are combinations of W^+ and W^- are had from these two. Where the sign
-    of z is known, z and one of z^+ and z^- give the other. All of that is addition of numbers of one sign; no
-    difference is taken that could cancel. What the forward pass has no need of is recorded on the backward walk, where
-    it is used at once and need not be kept; outputs that are cheap are computed again there. Kernels that are not the
-    model's own variables are made when they are used, each time anew, and large ones block by block.
+    of z is known, z and one of z^+ and z^- give the other. All of that is addition of numbers that the rule adds up
+    anyway, or of numbers of one sign; no other difference is taken that could cancel. What the forward pass has no need
+    of is recorded on the backward walk, where it is used at once and need not be kept; outputs that are cheap are
+    computed again there. Kernels that are not the model's own variables are made when they are used, each time anew,
+    and large ones block by block.
 
     Args:
         operation: The site's operation.
@@ -185,7 +187,7 @@ class SiteCall:
         self.plain = plain
         self._kernels, self._bias = operation.split(self.weights)
         self.growth = math.inf
-        self._recorded, self._plan, self._later = {}, (), None
+        self._recorded, self._plan, self._later = {}, (), {}
 
     @functools.cached_property
     def outputs(self) -> tuple[tf.Tensor, ...]:
@@ -203,7 +205,7 @@ class SiteCall:
         pieces = [piece for _, terms in self._plan for term in terms for _, piece in term.pieces]
         return self._remakes and any(weights.signed(self._kernels) != identity for _, weights in pieces)
 
-    @property
+    @functools.cached_property
     def is_cheap(self) -> bool:
         """Whether its outputs are computed again rather than kept."""
         if self.plain or self.positive or not isinstance(self.operation, Affine):
@@ -222,16 +224,18 @@ class SiteCall:
         """
         if tf.executing_eagerly() or self.plain:
             return self
-        if self._later is None:
-            self._later = self._after(relevance)
-        return self._later
+        # What is made in the graph of a loop's body is not there outside of it.
+        graph = tf.compat.v1.get_default_graph()
+        if graph not in self._later:
+            self._later[graph] = self._after(relevance)
+        return self._later[graph]
 
     def _after(self, relevance):
         def held(t):
             return waiting(t, relevance)
 
         later = copy.copy(self)
-        later.inputs = tuple(
+        later.inputs = distinct(
             held(x) if again is None else again(*relevance) for x, again in zip(self.inputs, self._again, strict=True)
         )
         if not self.frozen:
@@ -242,7 +246,7 @@ class SiteCall:
             later._kernels, later._bias = self.operation.split(later.weights)
         later._recorded = {}
         if self.is_cheap:
-            del later.outputs
+            later.__dict__.pop("outputs", None)
         else:
             # Where relevance arrives, z is positive. The ReLU behind makes the same tensor, and z need not be kept.
             outputs = tuple(map(tf.nn.relu, self.outputs)) if self.positive else self.outputs
@@ -299,8 +303,14 @@ class SiteCall:
     def _key(self, modify, weights):
         return modify, weights.signed(self._kernels) or weights
 
-    def plan(self, parts):
-        """Settles what is recorded for the parts of a rule; what is known to be zero is left out."""
+    def planned(self, parts) -> "SiteCall":
+        """The same call, with what is recorded for the parts of a rule; what is known to be zero is left out."""
+        call = copy.copy(self)
+        call._later = {}
+        call._settle(parts)
+        return call
+
+    def _settle(self, parts):
         if self.positive:
             parts = [_opened(part) for part in parts if part.gate is not where_negative]
         known = [(part, [t for t in map(self._known, part.terms) if t is not None]) for part in parts]
@@ -321,7 +331,7 @@ class SiteCall:
         ]
 
     def _planned(self, term, side, half) -> "PlannedTerm":
-        """A term of which the sign is `side`, if not None; `half` of the kernel is recorded anyway, if not None."""
+        """A term whose sign is `side`, if not None; z and the `half` of it, if not None, can then give z_t."""
         modifier = term.weights.signed(self._kernels)
         pieces = [(1.0, (term.inputs, term.weights))]
         if half is not None and modifier is not None:
@@ -343,10 +353,8 @@ class SiteCall:
         if len(terms) != 1 or not (self.nonnegative and self._is_additive()):
             return None
         (term,) = terms
-        modifier = term.weights.signed(["bias", *self._kernels])
-        if modifier is None or term.inputs != identity or term.sign != 1:
-            return None
-        if self._bias is not None and self._bias_of(term) is None:
+        modifier = term.weights.signed(self.weights)
+        if modifier is None or term.inputs != identity or term.sign != 1 or not self.operation.keeps_signs:
             return None
         if (self.positive or part.gate is where_positive) and modifier.positive > modifier.negative >= 0:
             return 1
@@ -406,7 +414,7 @@ class SiteCall:
 
     def _known_sign(self, term):
         """The sign of s_t z_t, where input, kernel and bias have but one; None otherwise."""
-        if self.plain or not isinstance(self.operation, Affine):
+        if self.plain or not (isinstance(self.operation, Affine) and self.operation.keeps_signs):
             return None
         signs = {pos: 1, neg: -1, identity: 1 if self.nonnegative else None}
         x, kernel = signs.get(term.inputs), {pos: 1, neg: -1}.get(term.weights.signed(self._kernels))
