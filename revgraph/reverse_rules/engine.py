@@ -170,14 +170,12 @@ def _record_parts(rule, call):
     """The formula at the head of this file: outputs, and the pullback."""
     call = call.planned(rule.parts())
     outputs = call.outputs
-    if call.frozen and tf.executing_eagerly():
-        # What rules make of weights is made now: they may be others by the time that relevance arrives.
-        recorded = call.parts()
-        call.parts = lambda: recorded
+    # A recorded pass is pulled later, when weights may be others: what the rule makes of them is made now.
+    recorded = call.parts() if call.frozen and tf.executing_eagerly() else None
 
     def shares(relevance):
         later = call.after(relevance)
-        parts, z = later.parts(), later.outputs[0]
+        parts, z = recorded or later.parts(), later.outputs[0]
         zs = tuple(_signed_sum(terms, z) for _, terms in parts)
         for (part, terms), z_part in zip(parts, zs, strict=True):
             gated = relevance if part.gate is None else relevance * tf.cast(part.gate(z, zs), relevance.dtype)
