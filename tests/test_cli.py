@@ -465,6 +465,8 @@ def test_ctrl_c_ends_in_one_line_and_can_be_resumed(made, tmp_path):
 import os, signal, sys
 from revgraph.cli import main
 import revgraph.datasets.explain as explain
+# Shells make what they start in the background deaf to interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 add = explain.Staging.add
 def added(self, record, arrays):
     add(self, record, arrays)

@@ -1,6 +1,7 @@
 """What the engine knows and reuses changes nothing: every optimisation against the plain path, in float64."""
 
 import dataclasses
+import itertools
 import os
 import subprocess
 import sys
@@ -149,6 +150,30 @@ def test_a_modifier_of_inputs_may_lose_their_shape(float64, rng):
     model, x = small(rng, layers.ReLU())
     found = revgraph.create_analyzer("lrp", model, rule=Unshaped(), max_growth=np.inf).analyze(x, 1)
     np.testing.assert_allclose(found, revgraph.create_analyzer("lrp", model, rule=Epsilon()).analyze(x, 1), rtol=1e-10)
+
+
+def ancestors(operation):
+    """The operations that come before one, for what they give or because it waits for them."""
+    found, waiting = set(), [operation]
+    while waiting:
+        one = waiting.pop()
+        before = {*(t.op for t in one.inputs), *one.control_inputs} - found
+        found |= before
+        waiting.extend(before)
+    return found
+
+
+def test_sites_that_make_kernels_come_one_after_the_other(float64):
+    """Branches do not depend on each other, but their kernels would be in memory at the same time."""
+    x = keras.Input((8, 8, 3))
+    h = layers.Conv2D(4, 3, activation="relu")(x)
+    branches = [layers.ReLU()(layers.Conv2D(4, 3)(h)), layers.Conv2D(4, 3)(h), layers.ReLU()(layers.Conv2D(4, 3)(h))]
+    model = keras.Model(x, layers.Dense(2)(layers.Flatten()(layers.Add()(branches))))
+    analyzer = revgraph.create_analyzer("lrp.z_plus", model)
+    walk = analyzer._walk(Question(analyzer.graph.output_slots))
+    of_branches = [op for op in used_operations(walk) if op.type == "Conv2DBackpropInput"][:3]
+    for a, b in itertools.combinations(of_branches, 2):
+        assert a in ancestors(b) or b in ancestors(a)
 
 
 @pytest.mark.parametrize("name", NAMES)
