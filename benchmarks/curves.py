@@ -1,6 +1,5 @@
 """Scaling as a picture: time and memory over batch size, image size and depth."""
 
-import math
 from pathlib import Path
 
 GRADIENT = "plain gradient"
@@ -24,8 +23,7 @@ def draw(rows: list[dict], path: Path):
             found = [row for row in rows if (row["curve"], row["method"]) == (curve, method)]
             at = [_position(row["value"]) for row in found]
             for axes, key in zip(panels[:, column], ("seconds", "megabytes"), strict=True):
-                shown = [math.nan if row[key] is None else row[key] for row in found]
-                axes.plot(at, shown, "o-", color=colour, label=method, markersize=4)
+                axes.plot(at, [row[key] for row in found], "o-", color=colour, label=method, markersize=4)
                 axes.set_xticks(at, [str(row["value"]) for row in found])
         for axes in panels[:, column]:
             # Only now: it ends the scaling of the axis to what is drawn.

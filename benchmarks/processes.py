@@ -10,7 +10,6 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONWARNINGS": "ignore"}
 
-
 ACCOUNTED = {"TF_CPU_ALLOCATOR_USE_BFC": "1"}
 """With this, TensorFlow keeps an account of its memory on every CPU."""
 

@@ -285,6 +285,28 @@ def test_large_kernels_are_never_modified_as_a_whole(name, float64, monkeypatch)
     assert not made
 
 
+def test_large_kernels_are_modified_two_blocks_at_a_time(float64, monkeypatch):
+    """Else all blocks would be there at once, which is the kernel as a whole."""
+    x = keras.Input((48,))
+    model = keras.Model(x, layers.Dense(3)(layers.Dense(7, activation="relu")(layers.ReLU()(x))))
+    monkeypatch.setattr(recording, "BLOCK", 8 * 7 * 8)
+    analyzer = revgraph.create_analyzer("lrp.z_plus", model)
+    used = used_operations(analyzer._walk(Question(analyzer.graph.output_slots)))
+    made = [op for op in used if op.type == "Relu" and tuple(op.outputs[0].shape) == (8, 7)]
+    assert len(made) == 2 * 6
+    for earlier, later in zip(made, made[recording.LANES :], strict=False):
+        assert earlier in ancestors(later)
+
+
+@pytest.mark.parametrize("large", [0, 2**20])
+def test_kernels_take_turns_on_large_inputs_only(large, model, monkeypatch):
+    monkeypatch.setattr(recording, "LARGE", large)
+    analyzer = revgraph.create_analyzer("lrp.alpha_2_beta_1", model)
+    used = used_operations(analyzer._walk(Question(analyzer.graph.output_slots)))
+    first, second = [op for op in used if op.type == "Conv2DBackpropInput"][:2]
+    assert (first in ancestors(second)) == (large == 0)
+
+
 @pytest.mark.parametrize("name", ["lrp.epsilon", "lrp.gamma", "lrp.alpha_2_beta_1", "lrp.z_plus"])
 def test_few_outputs_are_scaled_rather_than_kernels(name, float64, rng):
     """BatchNormalization behind layers with many weights, one of them also in front of a layer."""
