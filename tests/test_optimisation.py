@@ -19,7 +19,7 @@ from revgraph.analyzers.knowledge import positive_sites
 from revgraph.analyzers.reverse_graph import ReverseGraph
 from revgraph.analyzers.walk import Question, Walk
 from revgraph.composites import ANY, Composite
-from revgraph.reverse_rules import Epsilon, Part, Rule, Term, ZPlus, on, recording
+from revgraph.reverse_rules import Epsilon, Gamma, Part, Rule, Term, ZPlus, on, recording
 
 ARGUMENTS = {
     "lrp.epsilon_gamma_box": {"low": -5, "high": 5},
@@ -106,10 +106,11 @@ def test_equal_to_the_plain_path_on_small_models(function, name, float64, rng):
     np.testing.assert_allclose(several[:, 0], plain, rtol=1e-10, atol=1e-10 * np.abs(plain).max())
 
 
-def test_signs_are_not_taken_for_known_where_a_mean_is_subtracted(float64, rng):
-    """z+ of a normalization grows sum |R|, though its input is not negative."""
+@pytest.mark.parametrize("rule", [ZPlus(), Gamma(0.25)], ids=str)
+def test_signs_are_not_taken_for_known_where_a_mean_is_subtracted(rule, float64, rng):
+    """z+ of a normalization grows sum |R|, though its input is not negative; z+ and z- are not of one sign there."""
     model, x = small(rng, lambda h: layers.LayerNormalization()(layers.ReLU()(h)))
-    analyzer = revgraph.create_analyzer("lrp", model, rule=Composite((ANY, ZPlus())))
+    analyzer = revgraph.create_analyzer("lrp", model, rule=Composite((ANY, rule)))
     walk = analyzer._walk(Question(analyzer.graph.output_slots))
     pullbacks = walk.reverse.record([tf.constant(x)]).pullbacks
     growths = {site.operation.label: p.growth for site, p in zip(walk.graph.sites, pullbacks, strict=True)}
