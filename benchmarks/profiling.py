@@ -39,9 +39,9 @@ class Named:
         self.replacement = replacement
         self.number = number
 
-    def __call__(self, *inputs):
+    def __call__(self, *inputs, **known):
         with tf.name_scope(f"site_{self.number}_forward"):
-            outputs, pullback = self.replacement(*inputs)
+            outputs, pullback = self.replacement(*inputs, **known)
 
         def pull(*relevance):
             with tf.name_scope(f"site_{self.number}_backward"):

@@ -209,7 +209,9 @@ def _record_parts(rule, call):
                     bias += part.weight * term.sign * per_sample(s * z_bias)
         return Absorbed(bias, stabiliser)
 
-    return outputs, Pullback(pull, absorbed, call.growth, call.makes_kernels, call.again if call.is_cheap else None)
+    return outputs, Pullback(
+        pull, absorbed, call.plan.growth, call.makes_kernels, call.again if call.is_cheap else None
+    )
 
 
 def _total(shares, x):

@@ -8,7 +8,8 @@ import math
 import tensorflow as tf
 
 from revgraph.graph.operations import Affine, Operation, ordered_sum
-from revgraph.reverse_rules.terms import Part, Signed, Term, identity, neg, on, pos, where_negative, where_positive
+from revgraph.reverse_rules.planning import Knowledge, Plan
+from revgraph.reverse_rules.terms import Part, identity, on, pos
 
 BLOCK = 8 * 2**20
 """Bytes of a block of a large kernel. Smaller ones take less time to compute and more to trace."""
@@ -113,23 +114,6 @@ class RecordedTerm:
     known: int | None
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class PlannedTerm:
-    """What a term will be made of.
-
-    Args:
-        term: The term.
-        pieces: Pairs (factor, (modifier of the inputs, modifiers of the weights)) of which it is the sum.
-        known: Its sign, as in `RecordedTerm`.
-        half: `pos` or `neg`, where its z is had from the site's own z and z^+ or z^-; see `SiteCall`. Else None.
-    """
-
-    term: Term
-    pieces: list
-    known: int | None
-    half: Signed | None
-
-
 def is_large(t) -> bool:
     """Whether one sample of a tensor has more than `LARGE` entries."""
     known = t.shape.rank is not None and None not in t.shape[1:]
@@ -168,8 +152,10 @@ class SiteCall:
 
     Attributes:
         weights: The operation's weights by name.
-        growth: The most by which sum |R| can grow under the parts that are planned.
+        plan: What is recorded from it, once that is `planned`.
     """
+
+    plan = Plan([], math.inf)
 
     _linear = None
     """The outputs without bias, where they are known from the forward walk."""
@@ -186,8 +172,7 @@ class SiteCall:
         self.positive = positive and not plain
         self.plain = plain
         self._kernels, self._bias = operation.split(self.weights)
-        self.growth = math.inf
-        self._recorded, self._plan, self._later = {}, (), {}
+        self._recorded, self._later = {}, {}
 
     @functools.cached_property
     def outputs(self) -> tuple[tf.Tensor, ...]:
@@ -202,7 +187,7 @@ class SiteCall:
     @property
     def makes_kernels(self) -> bool:
         """Whether other kernels than the operation's own are made on the backward walk."""
-        pieces = [piece for _, terms in self._plan for term in terms for _, piece in term.pieces]
+        pieces = [piece for _, terms in self.plan.parts for term in terms for _, piece in term.pieces]
         return self._remakes and any(weights.signed(self._kernels) != identity for _, weights in pieces)
 
     @functools.cached_property
@@ -304,87 +289,18 @@ class SiteCall:
         return modify, weights.signed(self._kernels) or weights
 
     def planned(self, parts) -> "SiteCall":
-        """The same call, with what is recorded for the parts of a rule; what is known to be zero is left out."""
+        """The same call, with what is recorded for the parts of a rule."""
         call = copy.copy(self)
         call._later = {}
-        call._settle(parts)
+        known = Knowledge(
+            self.operation, list(self._kernels), self._bias is not None, self.nonnegative, self.positive, self.plain
+        )
+        call.plan = known.plan(parts)
         return call
-
-    def _settle(self, parts):
-        if self.positive:
-            parts = [_opened(part) for part in parts if part.gate is not where_negative]
-        known = [(part, [t for t in map(self._known, part.terms) if t is not None]) for part in parts]
-        self.growth = sum(self._growth(part, terms) for part, terms in known)
-        kernels = {}
-        for _, terms in known:
-            for term in terms:
-                kernels.setdefault(term.inputs, set()).add(term.weights.signed(self._kernels))
-        kernels.setdefault(identity, set()).add(identity)
-        # Two kernels of the family cost as much as W^+ and W^-; from three on the two are cheaper.
-        halved = {x for x, family in kernels.items() if len(family - {None}) > 2 and self._is_additive()}
-        sided = [(part, [(term, self._side(part, terms)) for term in terms]) for part, terms in known]
-        other = {term.weights.signed(self._kernels) for _, terms in sided for term, side in terms if side is None}
-        half = neg if other == {neg} else pos
-        self._plan = [
-            (part, [self._planned(term, side, half if term.inputs in halved else None) for term, side in terms])
-            for part, terms in sided
-        ]
-
-    def _planned(self, term, side, half) -> "PlannedTerm":
-        """A term whose sign is `side`, if not None; z and the `half` of it, if not None, can then give z_t."""
-        modifier = term.weights.signed(self._kernels)
-        pieces = [(1.0, (term.inputs, term.weights))]
-        if half is not None and modifier is not None:
-            halves = ((modifier.positive, pos), (modifier.negative, neg))
-            pieces = [(factor, (term.inputs, on(w))) for factor, w in halves if factor]
-        from_z = side is not None and half is not None and modifier != half
-        return PlannedTerm(term, pieces, side or self._known_sign(term), half if from_z else None)
-
-    def _side(self, part, terms):
-        """The sign that z_t has wherever relevance is let in, because the gate asks z for it and z_t favours it.
-
-        Where z = z^+ + z^- >= 0 and z_t = p z^+ + n z^- with p > n >= 0, both sums
-
-            z_t = n z + (p - n) z^+ = p z + (p - n) |z^-|
-
-        are of two numbers that are not negative; likewise on the other side. So z and either half give z_t, and
-        nothing cancels.
-        """
-        if len(terms) != 1 or not (self.nonnegative and self._is_additive()):
-            return None
-        (term,) = terms
-        modifier = term.weights.signed(self.weights)
-        if modifier is None or term.inputs != identity or term.sign != 1 or not self.operation.keeps_signs:
-            return None
-        if (self.positive or part.gate is where_positive) and modifier.positive > modifier.negative >= 0:
-            return 1
-        return -1 if part.gate is where_negative and modifier.negative > modifier.positive >= 0 else None
-
-    def _growth(self, part, terms):
-        """The most by which sum |R| can grow through a part."""
-        known, side = {self._known_sign(term) for term in terms}, self._side(part, terms)
-        if part.gate not in (None, where_positive, where_negative):
-            return math.inf
-        if side is not None:
-            p, n = dataclasses.astuple(terms[0].weights.signed(self._kernels))
-            return abs(part.weight) * (p + n) / abs(p - n)
-        return abs(part.weight) if len(known) < 2 and None not in known else math.inf
 
     def parts(self) -> list[tuple["Part", list[RecordedTerm]]]:
         """The parts that were planned, with their terms recorded."""
-        return [(part, [self._term(term) for term in terms]) for part, terms in self._plan]
-
-    def _is_additive(self):
-        """Whether the operation is linear in its kernel, and so the sum of its calls with W^+ and with W^-."""
-        return isinstance(self.operation, Affine) and len(self._kernels) == 1 and not self.plain
-
-    def _known(self, term) -> "Term | None":
-        """The term as it is on inputs known not to be negative; None where it is zero."""
-        if not self.nonnegative:
-            return term
-        if term.inputs == neg:
-            return None if self._bias_of(term) is None else dataclasses.replace(term, inputs=tf.zeros_like)
-        return dataclasses.replace(term, inputs=identity) if term.inputs == pos else term
+        return [(part, [self._term(term) for term in terms]) for part, terms in self.plan.parts]
 
     def _term(self, planned) -> RecordedTerm:
         term, known = planned.term, planned.known
@@ -412,18 +328,6 @@ class SiteCall:
             return None
         return self._constant(lambda: term.weights({"bias": self._bias})).get("bias")
 
-    def _known_sign(self, term):
-        """The sign of s_t z_t, where input, kernel and bias have but one; None otherwise."""
-        if self.plain or not (isinstance(self.operation, Affine) and self.operation.keeps_signs):
-            return None
-        signs = {pos: 1, neg: -1, identity: 1 if self.nonnegative else None}
-        x, kernel = signs.get(term.inputs), {pos: 1, neg: -1}.get(term.weights.signed(self._kernels))
-        if x is None or kernel is None:
-            return None
-        if self._bias_of(term) is not None and {pos: 1, neg: -1}.get(term.weights.signed(["bias"])) != x * kernel:
-            return None
-        return int(x * kernel * term.sign)
-
     def _read(self):
         weights = self.operation.weights(self.dtype, self.inputs)
         # A tensor read from a variable shares its memory, which the next assignment overwrites.
@@ -438,10 +342,6 @@ class SiteCall:
             return make()
         with tf.init_scope():
             return make()
-
-
-def _opened(part):
-    return dataclasses.replace(part, gate=None) if part.gate is where_positive else part
 
 
 def distinct(inputs) -> tuple[tf.Tensor, ...]:

@@ -64,6 +64,10 @@ class on:
         chosen = {name: chosen.get(name, self.modifier) for name in weights}
         return {name: chosen[name](w) for name, w in weights.items() if chosen[name] is not False}
 
+    def keeps(self, name) -> bool:
+        """Whether the weight of that name is used."""
+        return dict(self.by_name).get(name, self.modifier) is not False
+
     def signed(self, names) -> "Signed | None":
         """The one `Signed` modifier that all weights of these names get, if that is so."""
         named = dict(self.by_name)
