@@ -12,7 +12,7 @@ from keras import layers
 
 import revgraph
 from revgraph.analyzers import conservation
-from revgraph.analyzers.conservation import Conservation, Entry, GrowthWatch, warn_of_growth
+from revgraph.analyzers.conservation import Conservation, Entry, growths, warn_of_growth
 from revgraph.analyzers.reverse_graph import ReverseGraph
 from revgraph.canonize import canonize
 from revgraph.composites import everywhere
@@ -200,16 +200,37 @@ def test_the_watch_names_the_site_that_explodes():
     graph = canonize(model)
     reverse = ReverseGraph(graph, everywhere(Epsilon()).bind(graph), graph.output_slots)
     recording = reverse.record([tf.ones((3, 2), tf.float64)])
-    watch = GrowthWatch()
-    reverse.relevance(recording, {graph.output_slots[0]: recording.values[graph.output_slots[0]]}, watch)
-    assert watch.paths == ["unit", "gentle"]
-    np.testing.assert_allclose(watch.factors, [2e4 - 1, 1], rtol=1e-3)
-    with pytest.warns(UserWarning, match=r"explodes at 'unit'.*2e\+04-fold"):
-        assert warn_of_growth(watch.paths, watch.factors)
+    seeds = {graph.output_slots[0]: recording.values[graph.output_slots[0]]}
+    factors = growths(graph, recording, reverse.relevance(recording, seeds), seeds)
+    assert factors.keys() == {"'unit'", "'gentle'"}
+    np.testing.assert_allclose([factors["'unit'"], factors["'gentle'"]], [2e4 - 1, 1], rtol=1e-3)
+    with pytest.warns(UserWarning, match=r"explodes at 'unit'.*2e\+04-fold.*Composite\(\('unit', Epsilon"):
+        assert warn_of_growth(factors)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert not warn_of_growth(watch.paths, watch.factors, limit=1e5)
-        assert not warn_of_growth([], [])
+        assert not warn_of_growth(factors, limit=1e5)
+        assert not warn_of_growth({})
+
+
+def test_growth_is_that_of_a_tensor_over_all_of_its_readers():
+    """A branch with little relevance is not blamed for what its neighbour hands on; a start is not taken for growth."""
+    x = keras.Input((2,), name="x", **DOUBLE)
+    h = layers.Dense(2, name="below", use_bias=False, **DOUBLE)(x)
+    little, much = (layers.Dense(1, name=name, use_bias=False, **DOUBLE)(h) for name in ("little", "much"))
+    model = keras.Model(x, [little, much])
+    for name, kernel in {"below": np.eye(2), "little": [[1e-6], [1e-6]], "much": [[1.0], [1.0]]}.items():
+        model.get_layer(name).set_weights([np.array(kernel)])
+    graph = canonize(model)
+    reverse = ReverseGraph(graph, everywhere(Epsilon(epsilon=1e-15)).bind(graph), graph.output_slots)
+    recording = reverse.record([tf.ones((3, 2), tf.float64)])
+    seeds = {slot: recording.values[slot] for slot in graph.output_slots}
+    factors = growths(graph, recording, reverse.relevance(recording, seeds), seeds)
+    np.testing.assert_allclose([factors["'little' or 'much'"], factors["'below'"]], [1, 1], rtol=1e-6)
+    (inner,) = (site.outputs[0] for site in graph.sites if site.path == "below")
+    seeds[inner] = tf.fill((3, 2), tf.constant(1e9, tf.float64))
+    factors = growths(graph, recording, reverse.relevance(recording, seeds), seeds)
+    assert factors.keys() == {"'below'"}
+    np.testing.assert_allclose(factors["'below'"], 1, rtol=1e-6)
 
 
 def test_analyze_warns_once_of_cancelling_branches():

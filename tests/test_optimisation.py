@@ -14,7 +14,7 @@ import tensorflow as tf
 from keras import layers
 
 import revgraph
-from revgraph.analyzers.conservation import GrowthWatch
+from revgraph.analyzers.conservation import growths
 from revgraph.analyzers.knowledge import positive_sites
 from revgraph.analyzers.reverse_graph import ReverseGraph
 from revgraph.analyzers.walk import Question, Walk
@@ -332,9 +332,9 @@ def test_growth_is_watched_where_a_rule_does_not_bound_it(model):
         analyzer = revgraph.create_analyzer(name, model, **options)
         walk = analyzer._walk(Question(analyzer.graph.output_slots))
         recording = walk.reverse.record([tf.ones((1, 8, 8, 3), tf.float64)])
-        watch = GrowthWatch(walk.limit)
-        walk.reverse.relevance(recording, {slot: recording.values[slot] for slot in walk.question.starts}, watch)
-        return set(watch.paths)
+        seeds = {slot: recording.values[slot] for slot in walk.question.starts}
+        found = growths(walk.graph, recording, walk.reverse.relevance(recording, seeds), seeds, walk.limit)
+        return {path.strip("'") for paths in found for path in paths.split(" or ")}
 
     layers_with_weights = {"conv2d", "conv2d_1", "positive", "summand", "dense", "dense_1"}
     named = {site.path for site in revgraph.create_analyzer("lrp.z", model).graph.sites}

@@ -370,9 +370,8 @@ class ReverseAnalyzer(Analyzer):
     def _warn_of_growth(self, growths):
         """Warns once of the site at which relevance explodes, if there is one."""
         if not self._warned:
-            paths = list(growths[0])
-            factors = [max(float(growth[path]) for growth in growths) for path in paths]
-            self._warned = warn_of_growth(paths, factors, self.max_growth, stacklevel=_outside() + 1)
+            factors = {path: max(float(growth[path]) for growth in growths) for path in growths[0]}
+            self._warned = warn_of_growth(factors, self.max_growth, stacklevel=_outside() + 1)
 
     def _inspect(self, kept):
         """Keeps, checks and prints intermediate relevance, as the constructor's arguments ask for."""

@@ -8,7 +8,6 @@ import numpy as np
 import tensorflow as tf
 
 from revgraph.graph.tables import Table, Tabular
-from revgraph.reverse_rules import per_sample
 
 FIELDS = ("start", "input", "bias", "stabiliser", "other")
 """What the ledger says of every site, and in total."""
@@ -209,61 +208,69 @@ def merge(ledgers: Iterable[Conservation]) -> Conservation:
     return Conservation(**joined(ledgers, FIELDS), layers=layers)
 
 
-class GrowthWatch:
-    """Sees on a backward walk by how much |R| grows through each site; an `account` of `ReverseGraph`.
+def growths(graph, recording, relevance, starts, limit=GROWTH) -> dict[str, tf.Tensor]:
+    """By how much |R| grows on a backward walk: what arrives at a slot over what arrived at the sites that read it.
 
-    Only sites that divide are measured: nothing else can make relevance explode; and of these only those whose rule
-    does not keep growth within the limit by itself, as z+ does. The relevance that one site hands on is what the next
-    one gets, so each tensor is summed once.
+    Each tensor is summed once, and only if one of these sites divides: nothing else can make relevance explode. What
+    its rule keeps within the limit by itself, as z+ does, is not measured either. Growth through a slot is never more
+    than through the worst of its readers.
 
     Args:
+        graph: The graph that was walked.
+        recording: The forward walk.
+        relevance: Of every slot that was reached.
+        starts: Slots at which relevance started.
         limit: The factor of which one wants to know.
 
-    Attributes:
-        paths: The sites measured, in the order of the walk.
-        factors: Growth through each, the largest of the batch; scalars.
+    Returns:
+        Growth, the largest of the batch, by the paths of the sites that were measured; scalars.
     """
+    readers, summed = {}, {}
+    batch = tf.shape(recording.values[graph.input_slots[0]])[0]
+    for site, pullback in zip(graph.sites, recording.pullbacks, strict=True):
+        if any(slot in relevance for slot in site.outputs):
+            for slot in dict.fromkeys(site.inputs):
+                readers.setdefault(slot, []).append((site, pullback))
 
-    def __init__(self, limit=GROWTH):
-        self.limit = limit
-        self.paths, self.factors = [], []
-        self._summed = {}
+    def total(slot):
+        """Sum of |R| per sample. A layer applied at every time step has steps for samples."""
+        if slot not in summed:
+            each = tf.abs(relevance[slot])
+            # Over the last axis first: TensorFlow takes longer over all at once.
+            each = tf.reduce_sum(each, axis=-1) if each.shape.rank > 1 else each
+            summed[slot] = tf.reduce_sum(tf.reshape(each, (batch, -1)), axis=1)
+        return summed[slot]
 
-    def __call__(self, site, pullback, given, taken):
-        if pullback.accounts is None or pullback.growth <= self.limit:
-            return
-        above = sum(self._sum(r) for r in given)
-        below = sum(self._sum(r) for r in taken if r is not None)
-        self.paths.append(site.path)
-        self.factors.append(tf.reduce_max(tf.math.divide_no_nan(below, above)))
-
-    def _sum(self, relevance):
-        if relevance.ref() not in self._summed:
-            self._summed[relevance.ref()] = per_sample(tf.abs(relevance))
-        return self._summed[relevance.ref()]
+    found = {}
+    for slot, sites in readers.items():
+        measured = [repr(site.path) for site, pullback in sites if pullback.accounts and pullback.growth > limit]
+        if measured and slot in relevance and slot not in starts:
+            above = [s for site, _ in sites for s in site.outputs if s in relevance]
+            factor = tf.reduce_max(tf.math.divide_no_nan(total(slot), sum(map(total, above))))
+            path = " or ".join(measured)
+            found[path] = tf.maximum(found[path], factor) if path in found else factor
+    return found
 
 
-def warn_of_growth(paths, factors, limit=GROWTH, stacklevel=2) -> bool:
-    """Warns of the site through which |R| grows most, if by more than `limit`.
+def warn_of_growth(factors, limit=GROWTH, stacklevel=2) -> bool:
+    """Warns of where |R| grows most, if by more than `limit`.
 
     Args:
-        paths: Sites, as `GrowthWatch` found them.
-        factors: Array of growth through each.
+        factors: Growth by site, as `growths` found it.
         limit: Factor that is still let pass.
         stacklevel: Of the warning.
 
     Returns:
         Whether it warned.
     """
-    factors = np.asarray(factors)
-    if not factors.size or not np.max(factors) > limit:
+    worst = max(factors, key=factors.get, default=None)
+    if worst is None or not factors[worst] > limit:
         return False
-    worst = int(np.argmax(factors))
     warnings.warn(
-        f"Relevance explodes at {paths[worst]!r}: the sum of |R| grows {factors[worst]:.3g}-fold there, because "
-        f"contributions of opposite sign cancel. Give that site a larger epsilon or gamma, such as "
-        f"revgraph.Composite(({paths[worst]!r}, Epsilon(1e-2)), ...) or Gamma(0.25), or ZPlus where it is an Add. "
-        f"`conservation` shows the growth through every site.",
+        f"Relevance explodes at {worst}: the sum of |R| grows {factors[worst]:.3g}-fold there, because contributions "
+        f"of opposite sign cancel. Give that site a larger epsilon or gamma, such as "
+        f"revgraph.Composite(({worst.split(' or ')[0]}, Epsilon(1e-2)), ...) or Gamma(0.25), or ZPlus where it is an "
+        f"Add. `conservation` shows the growth through every site.",
         stacklevel=stacklevel,
     )
     return True

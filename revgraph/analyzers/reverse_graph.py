@@ -78,13 +78,12 @@ class ReverseGraph:
                 again[site.outputs[0]] = pullback.again
         return Recording(values, tuple(pullbacks))
 
-    def relevance(self, recording: Recording, seeds: Mapping[int, tf.Tensor], account=None) -> dict[int, tf.Tensor]:
+    def relevance(self, recording: Recording, seeds: Mapping[int, tf.Tensor]) -> dict[int, tf.Tensor]:
         """Walks backward from the relevance of the seeded slots to that of every slot they depend on.
 
-        Relevance that arrives at a slot from several readers is summed before it is handed on. `account(site, pullback,
-        given, taken)` is called at every site with the relevance of its outputs and of its inputs.
+        Relevance that arrives at a slot from several readers is summed before it is handed on.
         """
-        return self._walk(recording, seeds, account or (lambda *_: None))
+        return self._walk(recording, seeds, lambda *_: None)
 
     def ledger(self, recording, seeds):
         """Relevance per slot, and per site (out, in, bias, stabiliser, growth), arrays of shape (batch,).

@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 
 from revgraph.analyzers import targets
-from revgraph.analyzers.conservation import GROWTH, GrowthWatch
+from revgraph.analyzers.conservation import GROWTH, growths
 from revgraph.analyzers.reverse_graph import Recording, ReverseGraph
 from revgraph.graph.graph import Graph
 from revgraph.reverse_rules import per_sample
@@ -134,7 +134,7 @@ class Walk:
 
         Returns:
             Dict of `relevance` (one tensor per input), `layers` (one list of tensors per layer asked for), `start`
-            (relevance at the start, per sample), and for one target `growth` (by site, see `GrowthWatch`).
+            (relevance at the start, per sample), and for one target `growth` (by site, see `growths`).
         """
         several = [first.dtype == tf.int32 and first.shape.rank == 2 for first, *_ in tensors]
         if not any(several):
@@ -159,8 +159,7 @@ class Walk:
 
     def _pulled_once(self, recording, tensors):
         seeds = self.seeds(recording, tensors)
-        watch = GrowthWatch(self.limit)
-        relevance = self.reverse.relevance(recording, seeds, watch)
+        relevance = self.reverse.relevance(recording, seeds)
 
         def of(slot):
             return relevance[slot] if slot in relevance else no_relevance(recording.values[slot], self.graph.dtype)
@@ -169,7 +168,8 @@ class Walk:
             "relevance": [self.finish(of(slot), recording.values[slot], slot) for slot in self.graph.input_slots],
             "layers": [[of(slot) for slot in slots] for slots in self.question.returned],
             "start": sum(map(per_sample, seeds.values())),
-            "growth": dict(zip(watch.paths, watch.factors, strict=True)),
+            # Relevance that is kept in bounds does not explode.
+            "growth": {} if self.reverse.adjust else growths(self.graph, recording, relevance, seeds, self.limit),
         }
         if self.keep:
             result["kept"] = {site.path: [of(slot) for slot in site.inputs] for site in self.graph.sites}
