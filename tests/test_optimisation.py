@@ -19,7 +19,7 @@ from revgraph.analyzers.knowledge import positive_sites
 from revgraph.analyzers.reverse_graph import ReverseGraph
 from revgraph.analyzers.walk import Question, Walk
 from revgraph.composites import ANY, Composite
-from revgraph.reverse_rules import Epsilon, Gamma, Part, Rule, Term, ZPlus, on, recording
+from revgraph.reverse_rules import AlphaBeta, Epsilon, Gamma, Part, Rule, Term, ZBox, ZPlus, on, recording
 
 ARGUMENTS = {
     "lrp.epsilon_gamma_box": {"low": -5, "high": 5},
@@ -190,16 +190,17 @@ def test_several_targets_equal_one_by_one(name, model, rng):
     ("name", "forward", "backward"),
     [
         ("lrp.epsilon", (1, 1, 1, 1), (1, 1, 1, 1)),
-        ("lrp.z_plus", (3, 2, 2, 2), (2, 1, 1, 1)),
-        ("lrp.alpha_2_beta_1", (5, 3, 2, 3), (4, 2, 2, 2)),
-        ("lrp.gamma", (3, 2, 2, 2), (2, 2, 1, 2)),
+        ("lrp.z_plus", (2, 2, 2, 2), (1, 1, 1, 1)),
+        ("lrp.alpha_2_beta_1", (3, 3, 2, 3), (2, 2, 2, 2)),
+        ("lrp.gamma", (2, 2, 2, 2), (1, 2, 1, 2)),
     ],
 )
 @pytest.mark.parametrize("cheap", [0, recording.CHEAP])
 def test_nothing_is_computed_twice(name, forward, backward, cheap, model, monkeypatch):
     """The convolutions of each layer: of an input of both signs, before a sum, before a ReLU, before a sum.
 
-    The summands, which are cheap, are computed again rather than kept.
+    The products of both parts of an image, which has few channels, are one convolution. The summands, which are cheap,
+    are computed again rather than kept.
     """
     monkeypatch.setattr(recording, "CHEAP", cheap)
     analyzer = revgraph.create_analyzer(name, model)
@@ -207,6 +208,24 @@ def test_nothing_is_computed_twice(name, forward, backward, cheap, model, monkey
     kinds = [operation.type for operation in used_operations(walk)]
     again = 2 if cheap else 0
     assert (kinds.count("Conv2D"), kinds.count("Conv2DBackpropInput")) == (sum(forward) + again, sum(backward))
+
+
+@pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
+@pytest.mark.parametrize("rule", [AlphaBeta(2, 1), Gamma(0.5), ZBox(-3, 2)], ids=lambda rule: type(rule).__name__)
+def test_products_of_both_parts_of_an_image_are_one_call(rule, data_format, float64, rng):
+    """Inputs and kernels stand side by side; a depthwise convolution, whose kernel has one input channel, cannot."""
+    shape = (9, 9, 3) if data_format == "channels_last" else (3, 9, 9)
+    kind = {"data_format": data_format, "bias_initializer": "random_normal"}
+    x = keras.Input(shape)
+    convolved = layers.Conv2D(4, 3, strides=2, padding="same", **kind)(x)
+    grouped = layers.Conv2D(3, 5, groups=3, **kind)(x)
+    model = keras.Model(x, layers.Dense(2)(layers.Concatenate()([layers.Flatten()(t) for t in (convolved, grouped)])))
+    analyzer = revgraph.create_analyzer("lrp", model, rule=Composite((ANY, rule)), max_growth=np.inf)
+    images = rng.uniform(-3, 2, size=(3, *shape))
+    plain = plainly(analyzer, images, neuron_selection=1)
+    for options in ({}, {"freeze": True}):
+        fast = revgraph.create_analyzer("lrp", model, rule=Composite((ANY, rule)), max_growth=np.inf, **options)
+        np.testing.assert_allclose(fast.analyze(images, 1), plain, rtol=1e-10, atol=1e-10 * np.abs(plain).max())
 
 
 @pytest.mark.parametrize(

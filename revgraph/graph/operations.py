@@ -18,6 +18,9 @@ from keras import ops
 Source = Callable[[tf.DType], tf.Tensor]
 """Reads one weight, in the asked-for dtype, at the moment of the call."""
 
+FEW = 4
+"""Input channels of a convolution up to which it takes hardly longer with twice as many."""
+
 Reader = Callable[[tf.DType], dict[str, tf.Tensor]]
 """Reads all weights of an operation by name."""
 
@@ -142,6 +145,19 @@ class Affine(Operation):
         be taken apart like that.
         """
         return []
+
+    def has_room(self, inputs, weights) -> bool:
+        """Whether it takes hardly longer with twice as many input channels, which `beside` then can put there."""
+        return False
+
+    def beside(self, inputs, weights) -> tuple:
+        """Inputs and kernels, side by side along the input channels, of one call that gives the sum of several.
+
+        Args:
+            inputs: The input of each call.
+            weights: The kernels of each call.
+        """
+        raise NotImplementedError
 
     def multiplications(self, weights) -> float:
         """Multiplications per entry of the output."""
@@ -285,6 +301,14 @@ class Conv(Convolutional):
             return ops.depthwise_conv(x, kernel, *geometry)
         parts = zip(tf.split(x, groups, axis=-1), tf.split(kernel, groups, axis=-1), strict=True)
         return tf.concat([ops.conv(part, k, *geometry) for part, k in parts], axis=-1)
+
+    def has_room(self, inputs, weights):
+        channels = inputs[0].shape[self.input_axis(inputs[0].shape.rank)]
+        return channels == weights["kernel"].shape[-2] <= FEW
+
+    def beside(self, inputs, weights):
+        kernel = tf.concat([w["kernel"] for w in weights], axis=-2)
+        return (tf.concat(inputs, self.input_axis(inputs[0].shape.rank)),), {"kernel": kernel}
 
     def multiplications(self, weights):
         return math.prod(weights["kernel"].shape[:-1])

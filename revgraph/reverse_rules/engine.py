@@ -9,6 +9,7 @@ part p and g_p its gate. A rule only says which modifications, combined how.
 """
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable
 
@@ -176,24 +177,22 @@ def _record_parts(rule, call):
     def shares(relevance):
         later = call.after(relevance)
         parts, z = recorded or later.parts(), later.outputs[0]
-        zs = tuple(_signed_sum(terms, z) for _, terms in parts)
-        for (part, terms), z_part in zip(parts, zs, strict=True):
+        zs = tuple(total.z for _, total in parts)
+        for part, total in parts:
             gated = relevance if part.gate is None else relevance * tf.cast(part.gate(z, zs), relevance.dtype)
-            known = {term.known for term in terms}
-            yield part, terms, z_part, gated, rule.divide(gated, z_part, known.pop() if len(known) == 1 else None)
+            yield part, total, gated, rule.divide(gated, total.z, total.known)
 
     def pull(relevance):
         arriving = {}
-        for part, terms, _, _, s in shares(relevance):
-            for term in terms:
-                for factor, piece in term.pieces:
-                    factor = part.weight * term.sign * factor
-                    arriving.setdefault(piece, []).append(s if factor == 1 else factor * s)
+        for part, total, _, s in shares(relevance):
+            for factor, piece in total.pieces:
+                factor = part.weight * factor
+                arriving.setdefault(piece, []).append(s if factor == 1 else factor * s)
         shared = [[] for _ in call.inputs]
         before = []
         for piece, s in arriving.items():
             gradients = piece.transposed(waiting(ordered_sum(s), before))
-            for sofar, x, gradient in zip(shared, piece.inputs, gradients, strict=True):
+            for sofar, x, gradient in zip(itertools.cycle(shared), piece.inputs, gradients):
                 if gradient is not None:
                     sofar.append(x * gradient)
                     before = [gradient] if is_large(x) else before
@@ -201,12 +200,11 @@ def _record_parts(rule, call):
 
     def absorbed(relevance):
         bias = stabiliser = tf.zeros(tf.shape(relevance)[:1], relevance.dtype)
-        for part, terms, z_part, gated, s in shares(relevance):
-            stabiliser += part.weight * per_sample(gated - s * z_part)
-            for term in terms:
-                if term.bias is not None:
-                    z_bias = call.operation.add_bias(tf.zeros_like(z_part), term.bias)
-                    bias += part.weight * term.sign * per_sample(s * z_bias)
+        for part, total, gated, s in shares(relevance):
+            stabiliser += part.weight * per_sample(gated - s * total.z)
+            for sign, b in total.biases:
+                z_bias = call.operation.add_bias(tf.zeros_like(total.z), b)
+                bias += part.weight * sign * per_sample(s * z_bias)
         return Absorbed(bias, stabiliser)
 
     return outputs, Pullback(
@@ -219,13 +217,6 @@ def _total(shares, x):
     if shares:
         return ordered_sum(shares)
     return tf.zeros_like(x) if x.dtype.is_floating else None
-
-
-def _signed_sum(terms, z):
-    if not terms:
-        return tf.zeros_like(z)
-    signed = [term.z if term.sign == 1 else term.sign * term.z for term in terms]
-    return ordered_sum(signed)
 
 
 def per_sample(t):

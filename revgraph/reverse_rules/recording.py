@@ -97,20 +97,18 @@ class RecordedBlocks(Recorded):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class RecordedTerm:
-    """A term, computed.
+    """A term, or the sum of several, computed.
 
     Args:
-        z: z_t, the sum of factor * recorded z over the pieces, and the bias.
+        z: s_t z_t, the sum of factor * recorded z over the pieces, and the biases.
         pieces: Pairs (factor, recorded).
-        bias: The bias in z_t, None if there is none.
-        sign: s_t.
-        known: The sign of s_t z_t: 1 or -1, where it is the same in every entry; None otherwise.
+        biases: Pairs (sign, bias) of the biases in it.
+        known: The sign of z: 1 or -1, where it is the same in every entry; None otherwise.
     """
 
     z: tf.Tensor
     pieces: tuple[tuple[float, Recorded], ...]
-    bias: tf.Tensor | None
-    sign: float
+    biases: tuple[tuple[float, tf.Tensor], ...]
     known: int | None
 
 
@@ -247,12 +245,14 @@ class SiteCall:
         """The linear part on modified inputs with modified kernels, recorded once."""
         key = self._key(modify, weights)
         if key not in self._recorded or self.plain:
-            inputs = self.inputs
-            if modify != identity:
-                inputs = tuple(modify(x) if x.dtype.is_floating else x for x in inputs)
             outputs = self._linear if key == (identity, identity) else None
-            self._recorded[key] = self._record_kernels(inputs, weights, outputs)
+            self._recorded[key] = self._record_kernels(self._inputs(modify), weights, outputs)
         return self._recorded[key]
+
+    def _inputs(self, modify):
+        if modify == identity:
+            return self.inputs
+        return tuple(modify(x) if x.dtype.is_floating else x for x in self.inputs)
 
     def _record_kernels(self, inputs, weights: on, outputs) -> Recorded:
         """The linear part on these inputs with modified kernels, in the way that costs least; its outputs, if known."""
@@ -267,12 +267,7 @@ class SiteCall:
         if blocks:
             return RecordedBlocks(inputs, blocks, lambda x, kernels: self.record(x, weights(kernels)))
 
-        def call(inputs):
-            with tf.control_dependencies(inputs):
-                kernels, _ = self.operation.split(weights(self._read()))
-            return self.operation(inputs, kernels)
-
-        return Recorded(inputs, call, outputs)
+        return Recorded(inputs, lambda x: self.operation(x, *self._made([weights], x)), outputs)
 
     @property
     def _remakes(self):
@@ -298,21 +293,70 @@ class SiteCall:
         call.plan = known.plan(parts)
         return call
 
-    def parts(self) -> list[tuple["Part", list[RecordedTerm]]]:
-        """The parts that were planned, with their terms recorded."""
-        return [(part, [self._term(term) for term in terms]) for part, terms in self.plan.parts]
+    def parts(self) -> list[tuple[Part, RecordedTerm]]:
+        """The parts that were planned, with the sum of their terms recorded."""
+        return [(part, self._sum(terms)) for part, terms in self.plan.parts]
+
+    def _sum(self, planned) -> RecordedTerm:
+        terms = [self._beside(group) if len(group) > 1 else self._term(*group) for group in self._groups(planned)]
+        if not terms:
+            return RecordedTerm(tf.zeros_like(self.outputs[0]), (), (), None)
+        if len(terms) == 1:
+            return terms[0]
+        pieces, biases = (sum((getattr(term, name) for term in terms), ()) for name in ("pieces", "biases"))
+        return RecordedTerm(
+            ordered_sum([term.z for term in terms]), pieces, biases, _common(term.known for term in terms)
+        )
+
+    def _groups(self, terms):
+        """The terms of a part, those together whose calls can be one."""
+        groups = {}
+        for i, planned in enumerate(terms):
+            (factor, piece), *more = planned.pieces
+            calls = factor == 1 and not more and planned.half is None and self._key(*piece) != (identity, identity)
+            groups.setdefault(planned.term.sign if calls and self._has_room else f"term {i}", []).append(planned)
+        return groups.values()
+
+    @functools.cached_property
+    def _has_room(self):
+        affine = isinstance(self.operation, Affine) and not self.plain
+        return affine and self.operation.has_room(self.inputs, self._kernels)
 
     def _term(self, planned) -> RecordedTerm:
         term, known = planned.term, planned.known
         pieces = tuple((factor, self._record(*piece)) for factor, piece in planned.pieces)
         bias = self._bias_of(term)
         if planned.half is not None:
-            return RecordedTerm(self._favoured(term, planned.half), pieces, bias, term.sign, known)
-        if bias is self._bias and pieces == ((1.0, self._recorded.get((identity, identity))),):
-            return RecordedTerm(self.outputs[0], pieces, bias, term.sign, 1 if self.positive else None)
-        z = ordered_sum([piece.z if factor == 1 else factor * piece.z for factor, piece in pieces])
-        z = z if bias is None else self.operation.add_bias(z, bias)
-        return RecordedTerm(z, pieces, bias, term.sign, known)
+            z = self._favoured(term, planned.half)
+        elif bias is self._bias and pieces == ((1.0, self._recorded.get((identity, identity))),):
+            z, known = self.outputs[0], 1 if self.positive else None
+        else:
+            z = ordered_sum([_times(factor, piece.z) for factor, piece in pieces])
+            z = z if bias is None else self.operation.add_bias(z, bias)
+        return _signed(term.sign, z, pieces, [bias], known)
+
+    def _beside(self, group) -> RecordedTerm:
+        """Terms of one sign, the calls of which are one, with inputs and kernels side by side."""
+        pieces = [piece for planned in group for _, piece in planned.pieces]
+
+        def call(inputs):
+            return self.operation(*self.operation.beside(inputs, self._made([w for _, w in pieces], inputs)))
+
+        recorded = Recorded([x for modify, _ in pieces for x in self._inputs(modify)], call)
+        biases = [self._bias_of(planned.term) for planned in group]
+        z = recorded.z
+        for bias in biases:
+            z = z if bias is None else self.operation.add_bias(z, bias)
+        known = _common(planned.known for planned in group)
+        return _signed(group[0].term.sign, z, ((1.0, recorded),), biases, known)
+
+    def _made(self, modified, inputs):
+        """Kernels, modified in several ways; made when these inputs are there, if they are not constants."""
+        if not self._remakes:
+            return [self._modified(weights) for weights in modified]
+        with tf.control_dependencies(inputs):
+            read = self._read()
+            return [self.operation.split(weights(read))[0] for weights in modified]
 
     def _favoured(self, term, half):
         """z_t = p z^+ + n z^- from z and a half of it, where nothing cancels in that; see `_side`."""
@@ -342,6 +386,22 @@ class SiteCall:
             return make()
         with tf.init_scope():
             return make()
+
+
+def _signed(sign, z, pieces, biases, known) -> RecordedTerm:
+    if sign != 1:
+        z, pieces = sign * z, tuple((sign * factor, piece) for factor, piece in pieces)
+    return RecordedTerm(z, pieces, tuple((sign, bias) for bias in biases if bias is not None), known)
+
+
+def _times(factor, t):
+    return t if factor == 1 else factor * t
+
+
+def _common(signs) -> int | None:
+    """The sign that all have; None if they differ."""
+    signs = set(signs)
+    return signs.pop() if len(signs) == 1 else None
 
 
 def distinct(inputs) -> tuple[tf.Tensor, ...]:
