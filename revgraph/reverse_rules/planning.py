@@ -84,10 +84,10 @@ class Knowledge:
         """A term whose sign is `side`, if not None; z and the `half` of it, if not None, can then give z_t."""
         modifier = term.weights.signed(self.kernels)
         pieces = [(1.0, (term.inputs, term.weights))]
-        if half is not None and modifier is not None:
+        from_z = side is not None and half is not None and modifier != half
+        if half is not None and modifier is not None and not from_z:
             halves = ((modifier.positive, pos), (modifier.negative, neg))
             pieces = [(factor, (term.inputs, on(w))) for factor, w in halves if factor]
-        from_z = side is not None and half is not None and modifier != half
         return PlannedTerm(term, pieces, side or self._known_sign(term), half if from_z else None)
 
     def _side(self, part, terms):

@@ -365,7 +365,9 @@ class SiteCall:
         if self._bias is not None:
             z_half = self.operation.add_bias(z_half, half(self._bias))
         multiple, difference = (n, p - n) if half == pos else (p, n - p)
-        return ordered_sum([z if multiple == 1 else multiple * z, difference * z_half])
+        # Of both gamma's denominators z_half gets the same factor, but for its sign, and is multiplied once.
+        z, z_half = _times(multiple, z), _times(abs(difference), z_half)
+        return z + z_half if difference > 0 else z - z_half
 
     def _bias_of(self, term):
         if self._bias is None:
