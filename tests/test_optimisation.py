@@ -273,15 +273,16 @@ def test_the_same_bit_for_bit_each_time(name, model, rng):
         np.testing.assert_array_equal(analyzer.analyze(x), first)
 
 
+@pytest.mark.parametrize("units", [7, 8])
 @pytest.mark.parametrize("name", NAMES)
-def test_large_kernels_block_by_block(name, float64, rng, monkeypatch):
+def test_large_kernels_block_by_block(name, units, float64, rng, monkeypatch):
     x = keras.Input((6, 5))
-    h = layers.Dense(7, activation="relu")(layers.Flatten()(layers.Dense(8, activation="relu")(x)))
+    h = layers.Dense(units, activation="relu")(layers.Flatten()(layers.Dense(8, activation="relu")(x)))
     model = keras.Model(x, layers.Dense(3)(h))
     model.set_weights([rng.normal(size=w.shape) for w in model.get_weights()])
     analyzer = revgraph.create_analyzer(name, model, max_growth=np.inf, **ARGUMENTS.get(name, {}))
     x = rng.uniform(size=(4, 6, 5))
-    monkeypatch.setattr(recording, "BLOCK", 5 * 7 * 8)
+    monkeypatch.setattr(recording, "BLOCK", 16 * units * 8)
     fast = analyzer.analyze(x, 2), analyzer.analyze(x, [[2, 0]] * 4)
     monkeypatch.undo()
     plain = plainly(analyzer, x, neuron_selection=2)
@@ -305,14 +306,15 @@ def test_large_kernels_are_never_modified_as_a_whole(name, float64, monkeypatch)
     assert not made
 
 
-def test_large_kernels_are_modified_two_blocks_at_a_time(float64, monkeypatch):
-    """Else all blocks would be there at once, which is the kernel as a whole."""
-    x = keras.Input((48,))
-    model = keras.Model(x, layers.Dense(3)(layers.Dense(7, activation="relu")(layers.ReLU()(x))))
-    monkeypatch.setattr(recording, "BLOCK", 8 * 7 * 8)
+@pytest.mark.parametrize("units", [7, 8])
+def test_large_kernels_are_modified_two_blocks_at_a_time(units, float64, monkeypatch):
+    """Else all blocks would be there at once, which is the kernel as a whole. Rows of 8 float64 are aligned."""
+    x = keras.Input((96,))
+    model = keras.Model(x, layers.Dense(3)(layers.Dense(units, activation="relu")(layers.ReLU()(x))))
+    monkeypatch.setattr(recording, "BLOCK", 16 * units * 8)
     analyzer = revgraph.create_analyzer("lrp.z_plus", model)
     used = used_operations(analyzer._walk(Question(analyzer.graph.output_slots)))
-    made = [op for op in used if op.type == "Relu" and tuple(op.outputs[0].shape) == (8, 7)]
+    made = [op for op in used if op.type == "Relu" and tuple(op.outputs[0].shape) == (16, units)]
     assert len(made) == 2 * 6
     for earlier, later in zip(made, made[recording.LANES :], strict=False):
         assert earlier in ancestors(later)

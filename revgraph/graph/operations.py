@@ -202,12 +202,19 @@ class Dense(Affine):
     def blocks(self, inputs, weights, size):
         kernel = weights["kernel"]
         channels, outputs = kernel.shape
-        step = max(1, size // (outputs * kernel.dtype.size))
+        step = max(16, size // (outputs * kernel.dtype.size) // 16 * 16)
         sizes = [min(step, channels - start) for start in range(0, channels, step)]
         if len(sizes) == 1:
             return []
-        parts = zip(tf.split(inputs[0], sizes, axis=-1), tf.split(kernel, sizes), strict=True)
-        return [((x,), {"kernel": part}) for x, part in parts]
+        # TensorFlow copies what does not start at a multiple of 64 bytes. Of a matrix it asks that of every row.
+        if outputs * kernel.dtype.size % 64 == 0:
+            parts = tf.split(kernel, sizes)
+        else:
+            flat = tf.reshape(kernel, (-1,))
+            starts = range(0, channels * outputs, step * outputs)
+            flats = [tf.slice(flat, (at,), (rows * outputs,)) for at, rows in zip(starts, sizes, strict=True)]
+            parts = [tf.reshape(part, (-1, outputs)) for part in flats]
+        return [((x,), {"kernel": part}) for x, part in zip(tf.split(inputs[0], sizes, axis=-1), parts, strict=True)]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
