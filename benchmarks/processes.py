@@ -10,6 +10,9 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONWARNINGS": "ignore"}
 
+EIGEN = {"TF_ENABLE_ONEDNN_OPTS": "0"}
+"""With this, TensorFlow uses its own kernels also where the CPU has what oneDNN's need."""
+
 ACCOUNTED = {"TF_CPU_ALLOCATOR_USE_BFC": "1"}
 """With this, TensorFlow keeps an account of its memory on every CPU."""
 
@@ -97,13 +100,13 @@ class Worker:
             stream.close()
 
 
-def run_job(job, **arguments) -> dict:
-    """Runs a function of `benchmarks.jobs` in a fresh process.
+def run_job(job, environment=None, **arguments) -> dict:
+    """Runs a function of `benchmarks.jobs` in a fresh process, with more environment variables than this one has.
 
     Raises:
         Failed: The job came to no result.
     """
     command = [sys.executable, "-m", "benchmarks.jobs"]
-    environment = {"PYTHONPATH": str(ROOT), **(ACCOUNTED if job == "memory" else {})}
+    environment = {"PYTHONPATH": str(ROOT), **(ACCOUNTED if job == "memory" else {}), **(environment or {})}
     with Worker(command, {"job": job, "arguments": arguments}, environment) as worker:
         return worker.answer()

@@ -6,6 +6,7 @@ from benchmarks.goals import MEMORY, METHODS
 
 TITLES = {
     "ratios": "Ratio to the plain gradient",
+    "eigen": "The same with TensorFlow's own kernels (`TF_ENABLE_ONEDNN_OPTS=0`)",
     "frozen": "The same with `freeze=True`",
     "first_call": "First call in a fresh process, tracing and set-up included",
     "overhead": "What `analyze` adds to the compiled function",
@@ -41,9 +42,9 @@ def markdown(results: dict) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def summary(results: dict) -> str:
+def summary(results: dict, section="ratios") -> str:
     """The ratios of the goals as one table, a row for each method."""
-    found = {(row["network"], row["batch"], row["method"]): row for row in results["ratios"]["rows"] if "ratio" in row}
+    found = {(row["network"], row["batch"], row["method"]): row for row in results[section]["rows"] if "ratio" in row}
     places = list(dict.fromkeys((network, batch) for network, batch, _ in found))
     methods = list(dict.fromkeys(method for *_, method in found if method in METHODS))
 
@@ -70,7 +71,8 @@ def _circumstances(section):
     machine, versions = section["machine"], ", ".join(f"{k} {v}" for k, v in section["versions"].items())
     memory = f", {machine['memory_gb']} GB" if "memory_gb" in machine else ""
     load = f" Load before: {section['load']}." if section.get("load") is not None else ""
-    return f"{section['date']}, {machine['cpu']}, {machine['cores']} cores{memory}. {versions}.{load}"
+    kernels = f", oneDNN {'on' if machine['onednn'] else 'off'}" if "onednn" in machine else ""
+    return f"{section['date']}, {machine['cpu']}, {machine['cores']} cores{memory}{kernels}. {versions}.{load}"
 
 
 def _spread(name, digits=2, scale=1.0):
@@ -217,6 +219,7 @@ def _rows(rows):
 
 RENDERED = {
     "ratios": _ratios,
+    "eigen": _ratios,
     "frozen": _ratios,
     "first_call": _first_call,
     "overhead": _overhead,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks.goals import FIRST_CALL, METHODS, OVERHEAD, TARGETS, THROUGHPUT
 from benchmarks.peers.side_by_side import compare
-from benchmarks.processes import Failed, run_job
+from benchmarks.processes import EIGEN, Failed, run_job
 from benchmarks.timing import Effort
 
 GRADIENT = "plain gradient"
@@ -34,6 +34,7 @@ class Plan:
         environments: Folder in which their virtual environments are.
         limit: Seconds after which the first call of a peer is given up.
         curves: For scaling: lists of batch sizes, image sizes and networks of growing depth.
+        environment: Environment variables of the processes that measure.
     """
 
     networks: tuple[str, ...] = ("VGG16", "ResNet50")
@@ -52,6 +53,8 @@ class Plan:
         }
     )
 
+    environment: dict = dataclasses.field(default_factory=dict)
+
     def few(self) -> tuple[str, ...]:
         """One method of each price, of those that are asked for."""
         return tuple(method for method in self.methods if method in FEW) or self.methods[:1]
@@ -67,7 +70,7 @@ class Plan:
 
     def job(self, job, **arguments) -> dict:
         """Runs a job on images of the plan's size."""
-        return run_job(job, **{"image_size": self.image_size, **arguments})
+        return run_job(job, environment=self.environment, **{"image_size": self.image_size, **arguments})
 
     def timed(self, job, **arguments) -> dict:
         """Runs a job that is repeated with the plan's effort."""
@@ -90,6 +93,11 @@ def ratios(plan: Plan, **options) -> Iterator[dict]:
             for row in costs(plan, plan.methods, name=name, batch=batch, **options):
                 goals = METHODS[row["method"]].goals if row.get("method") in METHODS else {}
                 yield {**at, "goal": goals.get(name), **row}
+
+
+def eigen(plan: Plan) -> Iterator[dict]:
+    """The same without oneDNN."""
+    return ratios(dataclasses.replace(plan, environment=EIGEN))
 
 
 def frozen(plan: Plan) -> Iterator[dict]:
@@ -182,6 +190,7 @@ def peer(library):
 
 SECTIONS = {
     "ratios": ratios,
+    "eigen": eigen,
     "frozen": frozen,
     "first_call": first_call,
     "overhead": overhead,
@@ -193,7 +202,7 @@ SECTIONS = {
 }
 
 
-DEFAULT = ("ratios", "first_call", "overhead", "targets", "datasets", "scaling")
+DEFAULT = ("ratios", "eigen", "first_call", "overhead", "targets", "datasets", "scaling")
 """What is measured when nothing else is asked for."""
 
 
@@ -206,9 +215,11 @@ def attempt(measure, *arguments, **keywords) -> dict:
 
 
 def machine() -> dict:
-    """The processor, the memory and the system; nothing that names the machine."""
+    """The processor, the memory, the system and TensorFlow's kernels; nothing that names the machine."""
+    from tensorflow.python.framework.test_util import IsMklEnabled
+
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    found = {"cpu": _cpu(), "cores": cores, "system": platform.system()}
+    found = {"cpu": _cpu(), "cores": cores, "system": platform.system(), "onednn": IsMklEnabled()}
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         found["memory_gb"] = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30)
     return found

@@ -210,11 +210,22 @@ def test_curves_of_networks_are_drawn_by_their_depth():
 
 def test_documents_show_the_committed_results():
     results = json.loads((ROOT / "benchmarks" / "results" / "results.json").read_text())
-    assert report.summary(results) in (ROOT / "README.md").read_text()
+    readme = (ROOT / "README.md").read_text()
+    assert all(report.summary(results, section) in readme for section in ("ratios", "eigen") if section in results)
     assert report.markdown(results) == (ROOT / "benchmarks" / "results" / "results.md").read_text()
 
 
-@pytest.mark.slow
+def test_jobs_can_be_told_to_do_without_onednn():
+    asked = []
+    plan = dataclasses.replace(sections.Plan(), networks=(SMALL,), batch_sizes=(1,), methods=("lrp.z",))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            sections, "run_job", lambda job, **given: asked.append((job, given["environment"])) or {"rows": []}
+        )
+        list(sections.eigen(plan))
+    assert asked == [(job, {"TF_ENABLE_ONEDNN_OPTS": "0"}) for job in ("ratios", "memory")]
+
+
 def test_the_profile_accounts_for_every_kind_of_site():
     found = run_job("profile", name=SMALL, method="lrp.alpha_1_beta_0", batch=1, runs=2)
     kinds = {row["kind"] for row in found["rows"]}
