@@ -13,7 +13,7 @@ from benchmarks.goals import METHODS
 from benchmarks.peers.environments import ENVIRONMENTS
 from benchmarks.processes import ROOT
 from benchmarks.report import markdown
-from benchmarks.sections import DEFAULT, SECTIONS, SMALL, Plan, load, machine, peer, say, told, versions
+from benchmarks.sections import DEFAULT, SECTIONS, SMALL, VARIABLES, Plan, load, machine, peer, say, told, versions
 from benchmarks.timing import Effort
 
 RESULTS = ROOT / "benchmarks" / "results"
@@ -60,7 +60,7 @@ def measure(name, section, plan) -> dict:
     """Runs a section; its rows, and under which circumstances they were measured."""
     found = {
         "date": datetime.date.today().isoformat(),
-        "machine": machine(),
+        "machine": machine(VARIABLES.get(name, {})),
         "versions": versions(),
         "settings": plan.settings(),
         "load": load(),

@@ -6,8 +6,8 @@ from benchmarks.goals import MEMORY, METHODS
 
 TITLES = {
     "ratios": "Ratio to the plain gradient",
-    "eigen": "The same with TensorFlow's own kernels (`TF_ENABLE_ONEDNN_OPTS=0`)",
-    "frozen": "The same with `freeze=True`",
+    "eigen": "Ratio to the plain gradient, with TensorFlow's own kernels (`TF_ENABLE_ONEDNN_OPTS=0`)",
+    "frozen": "Ratio to the plain gradient, with `freeze=True`",
     "first_call": "First call in a fresh process, tracing and set-up included",
     "overhead": "What `analyze` adds to the compiled function",
     "targets": "Ten targets of one image in one call, as a share of ten calls",

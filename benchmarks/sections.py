@@ -97,7 +97,7 @@ def ratios(plan: Plan, **options) -> Iterator[dict]:
 
 def eigen(plan: Plan) -> Iterator[dict]:
     """The same without oneDNN."""
-    return ratios(dataclasses.replace(plan, environment=EIGEN))
+    return ratios(dataclasses.replace(plan, environment=VARIABLES["eigen"]))
 
 
 def frozen(plan: Plan) -> Iterator[dict]:
@@ -202,6 +202,9 @@ SECTIONS = {
 }
 
 
+VARIABLES = {"eigen": EIGEN}
+"""Environment variables of the processes of a section."""
+
 DEFAULT = ("ratios", "eigen", "first_call", "overhead", "targets", "datasets", "scaling")
 """What is measured when nothing else is asked for."""
 
@@ -214,12 +217,13 @@ def attempt(measure, *arguments, **keywords) -> dict:
         return {"error": str(error)}
 
 
-def machine() -> dict:
+def machine(environment) -> dict:
     """The processor, the memory, the system and TensorFlow's kernels; nothing that names the machine."""
     from tensorflow.python.framework.test_util import IsMklEnabled
 
+    onednn = IsMklEnabled() and environment.get("TF_ENABLE_ONEDNN_OPTS") != "0"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    found = {"cpu": _cpu(), "cores": cores, "system": platform.system(), "onednn": IsMklEnabled()}
+    found = {"cpu": _cpu(), "cores": cores, "system": platform.system(), "onednn": onednn}
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         found["memory_gb"] = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30)
     return found

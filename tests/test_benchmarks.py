@@ -226,6 +226,14 @@ def test_jobs_can_be_told_to_do_without_onednn():
     assert asked == [(job, {"TF_ENABLE_ONEDNN_OPTS": "0"}) for job in ("ratios", "memory")]
 
 
+def test_results_say_whether_onednn_was_on():
+    assert not sections.machine({"TF_ENABLE_ONEDNN_OPTS": "0"})["onednn"]
+    sections_of = {name: measured([]) for name in ("ratios", "eigen")}
+    for name, on in (("ratios", True), ("eigen", False)):
+        sections_of[name]["machine"]["onednn"] = on
+    assert [f"oneDNN {state}" in report.markdown(sections_of) for state in ("on", "off")] == [True, True]
+
+
 def test_the_profile_accounts_for_every_kind_of_site():
     found = run_job("profile", name=SMALL, method="lrp.alpha_1_beta_0", batch=1, runs=2)
     kinds = {row["kind"] for row in found["rows"]}

@@ -19,7 +19,7 @@ from revgraph.analyzers.knowledge import positive_sites
 from revgraph.analyzers.reverse_graph import ReverseGraph
 from revgraph.analyzers.walk import Question, Walk
 from revgraph.composites import ANY, Composite
-from revgraph.reverse_rules import AlphaBeta, Epsilon, Gamma, Part, Rule, Term, ZBox, ZPlus, on, recording
+from revgraph.reverse_rules import AlphaBeta, Epsilon, Gamma, Part, Rule, Term, ZBox, ZPlus, neg, on, pos, recording
 
 ARGUMENTS = {
     "lrp.epsilon_gamma_box": {"low": -5, "high": 5},
@@ -228,6 +228,42 @@ def test_products_of_both_parts_of_an_image_are_one_call(rule, data_format, floa
         np.testing.assert_allclose(fast.analyze(images, 1), plain, rtol=1e-10, atol=1e-10 * np.abs(plain).max())
 
 
+@dataclasses.dataclass(frozen=True)
+class Halves(Rule):
+    """z^+ and z^- as terms of the input as it is."""
+
+    def parts(self):
+        return (Part((Term(weights=on(pos)), Term(weights=on(neg, bias=False)))),)
+
+
+@dataclasses.dataclass(frozen=True)
+class Negated(Rule):
+    """The negative of z."""
+
+    def parts(self):
+        return (Part((Term(sign=-1.0),)),)
+
+
+@pytest.mark.parametrize("rule", [Halves(), Negated()], ids=lambda rule: type(rule).__name__)
+@pytest.mark.parametrize("positive", [False, True])
+def test_rules_of_ones_own_on_images(rule, positive, float64, rng):
+    """Terms of the same tensor have a share each; in front of a ReLU the sign of z is known, also of -z."""
+    x = keras.Input((6, 6, 3))
+    h = layers.ReLU()(x) if positive else x
+    h = layers.Conv2D(4, 3, activation="relu", bias_initializer="random_normal")(h)
+    model = keras.Model(x, layers.Dense(2)(layers.Flatten()(h)))
+    analyzer = revgraph.create_analyzer(
+        "lrp", model, rule=Composite(("conv2d", rule), (ANY, Epsilon())), max_growth=np.inf
+    )
+    images = rng.normal(size=(3, 6, 6, 3))
+    plain = plainly(analyzer, images, neuron_selection=1)
+    np.testing.assert_allclose(analyzer.analyze(images, 1), plain, rtol=1e-10, atol=1e-10 * np.abs(plain).max())
+    several = analyzer.analyze(images, [[1, 0]] * 3)[:, 0]
+    np.testing.assert_allclose(several, plain, rtol=1e-10, atol=1e-10 * np.abs(plain).max())
+    recorded = analyzer.record(images).analyze(1)
+    np.testing.assert_allclose(recorded, plain, rtol=1e-10, atol=1e-10 * np.abs(plain).max())
+
+
 @pytest.mark.parametrize(
     ("option", "name"),
     [
@@ -389,7 +425,7 @@ for name in ("lrp.epsilon", "lrp.gamma", "lrp.alpha_2_beta_1", "lrp.z_plus", "lr
     apart = np.abs(fast - plain).max(axis=(1, 2, 3)) / np.abs(plain).max(axis=(1, 2, 3))
     print(name, np.median(apart), flush=True)
 w = np.random.default_rng(0).normal(size=(64, 64)).astype("float32")
-for p, n in ((1.25, 1.0), (1.0, 1.25), (1.0, 0.5), (0.5, 1.0)):
+for p, n in ((1.25, 1.0), (1.0, 1.25), (1.0, 0.5), (0.5, 1.0), (1.0, -0.5), (2.0, 0.0), (-1.0, 1.0), (0.0, 2.0)):
     found = tf.function(lambda t: 1.5 * Signed(p, n)(t))(tf.constant(w))
     print(f"Signed({p},{n})", np.abs(found - 1.5 * np.where(w >= 0, p * w, n * w)).max(), flush=True)
 """
@@ -406,5 +442,5 @@ def test_in_float32_with_and_without_onednn(onednn):
     settings = {**os.environ, "TF_ENABLE_ONEDNN_OPTS": onednn, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(root)}
     ran = subprocess.run([sys.executable, "-c", IN_FLOAT32], env=settings, capture_output=True, text=True, cwd=root)
     apart = dict(line.split() for line in ran.stdout.splitlines())
-    assert len(apart) == 9, ran.stderr
+    assert len(apart) == 13, ran.stderr
     assert all(float(a) < 1e-5 for a in apart.values()), apart

@@ -195,7 +195,8 @@ class ReverseAnalyzer(Analyzer):
         freeze: Take the model's weights as they are for good, and keep what rules make of them: faster, for more
             memory. Otherwise weights assigned later are seen by the next `analyze`.
         jit_compile: Compile with XLA, as `tf.function` does.
-        max_growth: `analyze` warns, once, when the sum of |R| grows by more than this factor through a site.
+        max_growth: `analyze` warns, once, when the sum of |R| grows by more than this factor through a site; not where
+            relevance is kept in bounds by the arguments above.
         **options: See `Analyzer`.
     """
 

@@ -212,14 +212,14 @@ def growths(graph, recording, relevance, starts, limit=GROWTH) -> dict[str, tf.T
     """By how much |R| grows on a backward walk: what arrives at a slot over what arrived at the sites that read it.
 
     Each tensor is summed once, and only if one of these sites divides: nothing else can make relevance explode. What
-    its rule keeps within the limit by itself, as z+ does, is not measured either. Growth through a slot is never more
-    than through the worst of its readers.
+    its rule keeps within the limit by itself, as z+ does, is not measured either. All that arrived at a reader counts,
+    whatever it handed on to its other inputs: growth is never more than through the worst of the readers.
 
     Args:
         graph: The graph that was walked.
         recording: The forward walk.
         relevance: Of every slot that was reached.
-        starts: Slots at which relevance started.
+        starts: The relevance that started, by slot.
         limit: The factor of which one wants to know.
 
     Returns:
@@ -232,21 +232,27 @@ def growths(graph, recording, relevance, starts, limit=GROWTH) -> dict[str, tf.T
             for slot in dict.fromkeys(site.inputs):
                 readers.setdefault(slot, []).append((site, pullback))
 
+    def magnitude(slot, r):
+        """Sum of |R| per sample; over all samples, where they share a tensor."""
+        # Over the last axis first: TensorFlow takes longer over all at once.
+        each = tf.reduce_sum(tf.abs(r), axis=-1) if r.shape.rank > 1 else tf.abs(r)
+        if graph.specs[slot].shape[0] is not None:
+            return tf.reduce_sum(each)
+        # A layer applied at every time step has steps for samples.
+        return tf.reduce_sum(tf.reshape(each, (batch, -1)), axis=1)
+
     def total(slot):
-        """Sum of |R| per sample. A layer applied at every time step has steps for samples."""
         if slot not in summed:
-            each = tf.abs(relevance[slot])
-            # Over the last axis first: TensorFlow takes longer over all at once.
-            each = tf.reduce_sum(each, axis=-1) if each.shape.rank > 1 else each
-            summed[slot] = tf.reduce_sum(tf.reshape(each, (batch, -1)), axis=1)
+            summed[slot] = magnitude(slot, relevance[slot])
         return summed[slot]
 
     found = {}
     for slot, sites in readers.items():
         measured = [repr(site.path) for site, pullback in sites if pullback.accounts and pullback.growth > limit]
-        if measured and slot in relevance and slot not in starts:
-            above = [s for site, _ in sites for s in site.outputs if s in relevance]
-            factor = tf.reduce_max(tf.math.divide_no_nan(total(slot), sum(map(total, above))))
+        if measured and slot in relevance:
+            above = sum(total(s) for site, _ in sites for s in site.outputs if s in relevance)
+            below = magnitude(slot, relevance[slot] - starts[slot]) if slot in starts else total(slot)
+            factor = tf.reduce_max(tf.math.divide_no_nan(below, above))
             path = " or ".join(measured)
             found[path] = tf.maximum(found[path], factor) if path in found else factor
     return found

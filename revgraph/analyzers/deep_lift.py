@@ -113,8 +113,8 @@ class DifferenceWalk(Walk):
         super().__init__(reverse, question, own, finish, **options)
         self.beside = beside
 
-    def _pulled_once(self, recording, tensors):
-        result = super()._pulled_once(recording, tensors)
+    def _pulled_once(self, recording, tensors, watch=False):
+        result = super()._pulled_once(recording, tensors, watch)
         differences = [
             per_sample(seed * (recording.values[slot] - recording.values[self.beside[slot]]))
             for slot, seed in self.seeds(recording, tensors).items()

@@ -83,7 +83,7 @@ class ReverseGraph:
 
         Relevance that arrives at a slot from several readers is summed before it is handed on.
         """
-        return self._walk(recording, seeds, lambda *_: None)
+        return self._walk(recording, seeds)
 
     def ledger(self, recording, seeds):
         """Relevance per slot, and per site (out, in, bias, stabiliser, growth), arrays of shape (batch,).
@@ -115,7 +115,7 @@ class ReverseGraph:
 
         return self._walk(recording, seeds, account), entries
 
-    def _walk(self, recording, seeds, account):
+    def _walk(self, recording, seeds, account=lambda *_: None):
         arrived, relevance, before = {slot: [seed] for slot, seed in seeds.items()}, {}, []
         for site, pullback in zip(reversed(self.graph.sites), reversed(recording.pullbacks), strict=True):
             if not any(slot in arrived for slot in site.outputs):

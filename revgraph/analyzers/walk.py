@@ -134,11 +134,12 @@ class Walk:
 
         Returns:
             Dict of `relevance` (one tensor per input), `layers` (one list of tensors per layer asked for), `start`
-            (relevance at the start, per sample), and for one target `growth` (by site, see `growths`).
+            (relevance at the start, per sample), and for one target, if relevance is
+            not kept in bounds, `growth` (by site, see `growths`).
         """
         several = [first.dtype == tf.int32 and first.shape.rank == 2 for first, *_ in tensors]
         if not any(several):
-            return self._pulled_once(recording, tensors)
+            return self._pulled_once(recording, tensors, watch=not self.reverse.adjust)
 
         def one(indices):
             indices = iter(indices)
@@ -146,9 +147,7 @@ class Walk:
                 (next(indices), *rest) if many else (first, *rest)
                 for (first, *rest), many in zip(tensors, several, strict=True)
             ]
-            result = self._pulled_once(recording, chosen)
-            del result["growth"]
-            return result
+            return self._pulled_once(recording, chosen)
 
         stacked = [tf.transpose(first) for (first, *_), many in zip(tensors, several, strict=True) if many]
         if tf.executing_eagerly():
@@ -157,7 +156,7 @@ class Walk:
         result = tf.vectorized_map(one, stacked)
         return keras.tree.map_structure(lambda r: tf.experimental.numpy.swapaxes(r, 0, 1), result)
 
-    def _pulled_once(self, recording, tensors):
+    def _pulled_once(self, recording, tensors, watch=False):
         seeds = self.seeds(recording, tensors)
         relevance = self.reverse.relevance(recording, seeds)
 
@@ -168,9 +167,9 @@ class Walk:
             "relevance": [self.finish(of(slot), recording.values[slot], slot) for slot in self.graph.input_slots],
             "layers": [[of(slot) for slot in slots] for slots in self.question.returned],
             "start": sum(map(per_sample, seeds.values())),
-            # Relevance that is kept in bounds does not explode.
-            "growth": {} if self.reverse.adjust else growths(self.graph, recording, relevance, seeds, self.limit),
         }
+        if watch:
+            result["growth"] = growths(self.graph, recording, relevance, seeds, self.limit)
         if self.keep:
             result["kept"] = {site.path: [of(slot) for slot in site.inputs] for site in self.graph.sites}
         return result

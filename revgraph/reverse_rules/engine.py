@@ -16,7 +16,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from revgraph.graph.operations import ordered_sum
-from revgraph.reverse_rules.recording import SiteCall, is_large, waiting
+from revgraph.reverse_rules.recording import SiteCall, waiting
 from revgraph.reverse_rules.terms import Part
 
 
@@ -192,10 +192,12 @@ def _record_parts(rule, call):
         before = []
         for piece, s in arriving.items():
             gradients = piece.transposed(waiting(ordered_sum(s), before))
-            for sofar, x, gradient in zip(itertools.cycle(shared), piece.inputs, gradients):
+            # Where several calls are one, its inputs are several times those of the site.
+            pairs = zip(piece.inputs, gradients, strict=True)
+            for sofar, (x, gradient) in zip(itertools.cycle(shared), pairs, strict=False):
                 if gradient is not None:
                     sofar.append(x * gradient)
-                    before = [gradient] if is_large(x) else before
+                    before = [gradient] if call.takes_turns else before
         return [_total(sofar, x) for sofar, x in zip(shared, call.inputs, strict=True)]
 
     def absorbed(relevance):

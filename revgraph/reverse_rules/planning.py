@@ -15,9 +15,10 @@ class PlannedTerm:
 
     Args:
         term: The term.
-        pieces: Pairs (factor, (modifier of the inputs, modifiers of the weights)) of which it is the sum.
+        pieces: Pairs (factor, (modifier of the inputs, modifiers of the weights)), the sum of which it is.
         known: The sign of s_t z_t: 1 or -1, where it is the same in every entry; None otherwise.
-        half: `pos` or `neg`, where its z is had from the site's own z and z^+ or z^-; see `SiteCall`. Else None.
+        half: `pos` or `neg`, where its z is had from the site's own z and z^+ or z^-, and the pieces only serve the way
+            back; see `Knowledge._side`. Else None.
     """
 
     term: Term
@@ -87,7 +88,7 @@ class Knowledge:
         from_z = side is not None and half is not None and modifier != half
         if half is not None and modifier is not None and not from_z:
             halves = ((modifier.positive, pos), (modifier.negative, neg))
-            pieces = [(factor, (term.inputs, on(w))) for factor, w in halves if factor]
+            pieces = [(factor, (term.inputs, on(w))) for factor, w in halves if factor] or pieces
         return PlannedTerm(term, pieces, side or self._known_sign(term), half if from_z else None)
 
     def _side(self, part, terms):

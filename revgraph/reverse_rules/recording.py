@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from revgraph.graph.operations import Affine, Operation, ordered_sum
 from revgraph.reverse_rules.planning import Knowledge, Plan
-from revgraph.reverse_rules.terms import Part, identity, on, pos
+from revgraph.reverse_rules.terms import Part, identity, on, pos, times
 
 BLOCK = 8 * 2**20
 """Bytes of a block of a large kernel. Smaller ones take less time to compute and more to trace."""
@@ -21,15 +21,15 @@ CHEAP = 128
 """Multiplications per entry of the output up to which it is computed again on the backward walk rather than kept."""
 
 LARGE = 2**20
-"""Entries of a sample above which a site's kernels work one after the other: each keeps all cores busy by itself, and
-TensorFlow's convolutions take up to ten times the memory of what they work on."""
+"""Entries of a sample or of a kernel above which a site's kernels work one after the other: each keeps all cores busy
+by itself, and TensorFlow's convolutions take up to ten times the memory of what they work on."""
 
 
 class Recorded:
     """The operation called on modified inputs under a tape, when outputs or relevance are first asked for.
 
     Args:
-        inputs: x, the modified inputs.
+        inputs: x, the modified inputs; where several calls are one, those of each.
         call: x -> what the operation gives for them, without bias where it is affine.
         outputs: What that is, where it is known already.
     """
@@ -100,7 +100,7 @@ class RecordedTerm:
     """A term, or the sum of several, computed.
 
     Args:
-        z: s_t z_t, the sum of factor * recorded z over the pieces, and the biases.
+        z: s_t z_t, the sum of factor * recorded z over the pieces, and the biases, in one way or another.
         pieces: Pairs (factor, recorded).
         biases: Pairs (sign, bias) of the biases in it.
         known: The sign of z: 1 or -1, where it is the same in every entry; None otherwise.
@@ -112,10 +112,9 @@ class RecordedTerm:
     known: int | None
 
 
-def is_large(t) -> bool:
-    """Whether one sample of a tensor has more than `LARGE` entries."""
-    known = t.shape.rank is not None and None not in t.shape[1:]
-    return known and math.prod(t.shape[1:]) > LARGE
+def is_large(shape) -> bool:
+    """Whether a tensor of this shape has more than `LARGE` entries."""
+    return shape.is_fully_defined() and math.prod(shape) > LARGE
 
 
 def waiting(t, others) -> tf.Tensor:
@@ -131,8 +130,9 @@ class SiteCall:
 
     What is known to be zero is not computed, and nothing is computed twice: kernels and inputs as they are give the
     forward pass, and three or more kernels that are combinations of W^+ and W^- are had from these two. Where the sign
-    of z is known, z and one of z^+ and z^- give the other. All of that is addition of numbers that the rule adds up
-    anyway, or of numbers of one sign; no other difference is taken that could cancel. What the forward pass has no need
+    of z is known, z and one of z^+ and z^- give both, and what a gate chooses by it. Terms of one part on an input with
+    few channels are one call. All of that is addition of numbers that the rule adds up anyway, or of numbers of one
+    sign; no other difference is taken that could cancel. What the forward pass has no need
     of is recorded on the backward walk, where it is used at once and need not be kept; outputs that are cheap are
     computed again there. Kernels that are not the model's own variables are made when they are used, each time anew,
     and large ones block by block.
@@ -187,6 +187,11 @@ class SiteCall:
         """Whether other kernels than the operation's own are made on the backward walk."""
         pieces = [piece for _, terms in self.plan.parts for term in terms for _, piece in term.pieces]
         return self._remakes and any(weights.signed(self._kernels) != identity for _, weights in pieces)
+
+    @property
+    def takes_turns(self) -> bool:
+        """Whether its kernels work one after the other."""
+        return any(is_large(x.shape[1:]) for x in self.inputs) or any(is_large(w.shape) for w in self._kernels.values())
 
     @functools.cached_property
     def is_cheap(self) -> bool:
@@ -329,26 +334,30 @@ class SiteCall:
         if planned.half is not None:
             z = self._favoured(term, planned.half)
         elif bias is self._bias and pieces == ((1.0, self._recorded.get((identity, identity))),):
-            z, known = self.outputs[0], 1 if self.positive else None
+            z, known = self.outputs[0], int(term.sign) if self.positive else None
         else:
-            z = ordered_sum([_times(factor, piece.z) for factor, piece in pieces])
+            z = ordered_sum([times(factor, piece.z) for factor, piece in pieces])
             z = z if bias is None else self.operation.add_bias(z, bias)
-        return _signed(term.sign, z, pieces, [bias], known)
+        return _with_sign(term.sign, z, pieces, [bias], known)
 
     def _beside(self, group) -> RecordedTerm:
         """Terms of one sign, the calls of which are one, with inputs and kernels side by side."""
         pieces = [piece for planned in group for _, piece in planned.pieces]
+        key = tuple(self._key(*piece) for piece in pieces)
 
         def call(inputs):
             return self.operation(*self.operation.beside(inputs, self._made([w for _, w in pieces], inputs)))
 
-        recorded = Recorded([x for modify, _ in pieces for x in self._inputs(modify)], call)
+        if key not in self._recorded:
+            inputs = distinct(x for modify, _ in pieces for x in self._inputs(modify))
+            self._recorded[key] = Recorded(inputs, call)
+        recorded = self._recorded[key]
         biases = [self._bias_of(planned.term) for planned in group]
         z = recorded.z
         for bias in biases:
             z = z if bias is None else self.operation.add_bias(z, bias)
         known = _common(planned.known for planned in group)
-        return _signed(group[0].term.sign, z, ((1.0, recorded),), biases, known)
+        return _with_sign(group[0].term.sign, z, ((1.0, recorded),), biases, known)
 
     def _made(self, modified, inputs):
         """Kernels, modified in several ways; made when these inputs are there, if they are not constants."""
@@ -359,14 +368,14 @@ class SiteCall:
             return [self.operation.split(weights(read))[0] for weights in modified]
 
     def _favoured(self, term, half):
-        """z_t = p z^+ + n z^- from z and a half of it, where nothing cancels in that; see `_side`."""
+        """z_t = p z^+ + n z^- from z and a half of it, where nothing cancels in that; see `Knowledge._side`."""
         p, n = dataclasses.astuple(term.weights.signed(self._kernels))
         (z,), z_half = self.outputs, self._record(identity, on(half)).z
         if self._bias is not None:
             z_half = self.operation.add_bias(z_half, half(self._bias))
         multiple, difference = (n, p - n) if half == pos else (p, n - p)
         # Of both gamma's denominators z_half gets the same factor, but for its sign, and is multiplied once.
-        z, z_half = _times(multiple, z), _times(abs(difference), z_half)
+        z, z_half = times(multiple, z), times(abs(difference), z_half)
         return z + z_half if difference > 0 else z - z_half
 
     def _bias_of(self, term):
@@ -390,14 +399,10 @@ class SiteCall:
             return make()
 
 
-def _signed(sign, z, pieces, biases, known) -> RecordedTerm:
+def _with_sign(sign, z, pieces, biases, known) -> RecordedTerm:
     if sign != 1:
         z, pieces = sign * z, tuple((sign * factor, piece) for factor, piece in pieces)
     return RecordedTerm(z, pieces, tuple((sign, bias) for bias in biases if bias is not None), known)
-
-
-def _times(factor, t):
-    return t if factor == 1 else factor * t
 
 
 def _common(signs) -> int | None:

@@ -11,7 +11,7 @@ import tensorflow as tf
 class Signed:
     """positive * t^+ + negative * t^-, entry by entry.
 
-    What is linear in t^+ and t^- the engine computes once for all modifiers of this kind.
+    What is linear in t^+ and t^- the engine can have from the two of them, for any number of modifiers of this kind.
     """
 
     positive: float
@@ -26,14 +26,15 @@ class Signed:
             return tf.minimum(t, tf.zeros((), t.dtype))
         if t.dtype == tf.float32 and self.positive > 0:
             # One pass less; in float64 it would not do, because TensorFlow keeps the slope in float32.
-            return _times(self.positive, tf.nn.leaky_relu(t, self.negative / self.positive))
+            return times(self.positive, tf.nn.leaky_relu(t, self.negative / self.positive))
         # Not as the maximum of two multiples, which TensorFlow's optimizer takes for a leaky ReLU where it is none.
         if self.positive >= self.negative:
-            return _times(self.negative, t) + _times(self.positive - self.negative, pos(t))
-        return _times(self.positive, t) + _times(self.negative - self.positive, neg(t))
+            return times(self.negative, t) + times(self.positive - self.negative, pos(t))
+        return times(self.positive, t) + times(self.negative - self.positive, neg(t))
 
 
-def _times(factor, t):
+def times(factor, t):
+    """factor * t."""
     return t if factor == 1 else factor * t
 
 
