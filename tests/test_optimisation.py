@@ -250,18 +250,16 @@ def test_rules_of_ones_own_on_images(rule, positive, float64, rng):
     """Terms of the same tensor have a share each; in front of a ReLU the sign of z is known, also of -z."""
     x = keras.Input((6, 6, 3))
     h = layers.ReLU()(x) if positive else x
-    h = layers.Conv2D(4, 3, activation="relu", bias_initializer="random_normal")(h)
-    model = keras.Model(x, layers.Dense(2)(layers.Flatten()(h)))
-    analyzer = revgraph.create_analyzer(
-        "lrp", model, rule=Composite(("conv2d", rule), (ANY, Epsilon())), max_growth=np.inf
-    )
+    h = layers.ReLU()(layers.Conv2D(4, 3, bias_initializer="random_normal", name="seen")(h))
+    model = keras.Model(x, layers.Dense(2, name="out")(layers.Flatten()(h)))
+    rules = Composite(("seen", rule), ("out", Epsilon()))
+    analyzer = revgraph.create_analyzer("lrp", model, rule=rules, max_growth=np.inf)
     images = rng.normal(size=(3, 6, 6, 3))
-    plain = plainly(analyzer, images, neuron_selection=1)
-    np.testing.assert_allclose(analyzer.analyze(images, 1), plain, rtol=1e-10, atol=1e-10 * np.abs(plain).max())
-    several = analyzer.analyze(images, [[1, 0]] * 3)[:, 0]
-    np.testing.assert_allclose(several, plain, rtol=1e-10, atol=1e-10 * np.abs(plain).max())
+    alone, several = analyzer.analyze(images, 1), analyzer.analyze(images, [[1, 0]] * 3)[:, 0]
     recorded = analyzer.record(images).analyze(1)
-    np.testing.assert_allclose(recorded, plain, rtol=1e-10, atol=1e-10 * np.abs(plain).max())
+    plain = plainly(analyzer, images, neuron_selection=1)
+    for found in alone, several, recorded:
+        np.testing.assert_allclose(found, plain, rtol=1e-10, atol=1e-10 * np.abs(plain).max())
 
 
 @pytest.mark.parametrize(
