@@ -52,7 +52,6 @@ class Plan:
             "network": DEPTHS,
         }
     )
-
     environment: dict = dataclasses.field(default_factory=dict)
 
     def few(self) -> tuple[str, ...]:

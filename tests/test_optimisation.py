@@ -354,6 +354,18 @@ def test_large_kernels_are_modified_two_blocks_at_a_time(units, float64, monkeyp
         assert earlier in ancestors(later)
 
 
+@pytest.mark.parametrize(("large", "turns"), [(600, True), (700, False)])
+def test_large_kernels_take_turns(large, turns, float64, monkeypatch):
+    """A kernel of 3 x 3 x 8 x 9 = 648 entries, on samples of 128."""
+    monkeypatch.setattr(recording, "LARGE", large)
+    x = keras.Input((4, 4, 8))
+    model = keras.Model(x, layers.Dense(2)(layers.Flatten()(layers.Conv2D(9, 3, activation="relu")(layers.ReLU()(x)))))
+    analyzer = revgraph.create_analyzer("lrp.alpha_2_beta_1", model)
+    used = used_operations(analyzer._walk(Question(analyzer.graph.output_slots)))
+    first, second = [op for op in used if op.type == "Conv2DBackpropInput"]
+    assert (first in ancestors(second)) == turns
+
+
 @pytest.mark.parametrize("large", [0, 2**20])
 def test_kernels_take_turns_on_large_inputs_only(large, model, monkeypatch):
     monkeypatch.setattr(recording, "LARGE", large)

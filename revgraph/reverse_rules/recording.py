@@ -132,10 +132,10 @@ class SiteCall:
     forward pass, and three or more kernels that are combinations of W^+ and W^- are had from these two. Where the sign
     of z is known, z and one of z^+ and z^- give both, and what a gate chooses by it. Terms of one part on an input with
     few channels are one call. All of that is addition of numbers that the rule adds up anyway, or of numbers of one
-    sign; no other difference is taken that could cancel. What the forward pass has no need
-    of is recorded on the backward walk, where it is used at once and need not be kept; outputs that are cheap are
-    computed again there. Kernels that are not the model's own variables are made when they are used, each time anew,
-    and large ones block by block.
+    sign; no other difference is taken that could cancel. What the forward pass has no need of is recorded on the
+    backward walk, where it is used at once and need not be kept; outputs that are cheap are computed again there.
+    Kernels that are not the model's own variables are made when they are used, each time anew, and large ones block by
+    block.
 
     Args:
         operation: The site's operation.
@@ -271,7 +271,6 @@ class SiteCall:
         blocks = self.operation.blocks(inputs, self._kernels, BLOCK) if signed else []
         if blocks:
             return RecordedBlocks(inputs, blocks, lambda x, kernels: self.record(x, weights(kernels)))
-
         return Recorded(inputs, lambda x: self.operation(x, *self._made([weights], x)), outputs)
 
     @property
