@@ -257,7 +257,41 @@ class FavouredKernel(Rule):
         return Part((Term(pos, more),), gate=where_positive), Part((Term(pos, less),), gate=where_negative)
 
 
-@pytest.mark.parametrize("rule", [*RULES, FavouredKernel()], ids=str)
+@dataclasses.dataclass(frozen=True)
+class Sided(Rule):
+    """p W^+ + n W^- where z >= 0, n' W^+ + p' W^- where z < 0."""
+
+    above: tuple = (1.0, 0.5)
+    below: tuple = (0.5, 1.0)
+    weight: float = 1.0
+
+    def parts(self):
+        above, below = on(Signed(*self.above)), on(Signed(*self.below))
+        return Part((Term(pos, above),), gate=where_positive), Part((Term(pos, below),), self.weight, where_negative)
+
+
+@dataclasses.dataclass(frozen=True)
+class Compared(Rule):
+    """Relevance to the larger denominator."""
+
+    def parts(self):
+        return (
+            Part((Term(identity, on(Signed(4.0, 1.0))),), gate=lambda z, zs: zs[0] > zs[1]),
+            Part((Term(identity, on(Signed(1.0, 2.0))),), gate=lambda z, zs: zs[0] <= zs[1]),
+        )
+
+
+SIDED = [
+    Sided(),
+    Sided(epsilon=0.1),
+    Sided((3.0, 0.0), (0.0, 3.0)),
+    Sided((3.0, 1.0), (0.5, 2.5), epsilon=0.1),
+    Sided((3.0, 1.0), (0.5, 2.0)),
+    Sided(weight=-0.5),
+]
+
+
+@pytest.mark.parametrize("rule", [*RULES, FavouredKernel(), Compared(), Gamma(0.25, epsilon=0.1), *SIDED], ids=str)
 @pytest.mark.parametrize("name", SITES)
 def test_knowledge_does_not_change_the_result(name, rule, rng):
     """Known signs, zeros and sums save work: the result is that of every term computed as it is written.
@@ -271,16 +305,39 @@ def test_knowledge_does_not_change_the_result(name, rule, rng):
         ([np.abs(t) for t in signed], {"nonnegative": [True] * len(signed)}),
         ([np.abs(signed[0]), *signed[1:]], {"nonnegative": [True] + [False] * (len(signed) - 1)}),
         (signed, {"positive": True}),
+        (signed, {"nonzero": True}),
         ([np.abs(t) for t in signed], {"nonnegative": [True] * len(signed), "positive": True}),
     ):
         (y,), plain = ReplacementLayer(site, rule, "float64", plain=True)(*x)
         (same,), pullback = ReplacementLayer(site, rule, "float64", **known)(*x)
         np.testing.assert_allclose(same, y, rtol=1e-10, atol=1e-12)
-        R = rng.normal(size=y.shape) * (y.numpy() > 0 if known.get("positive") else 1)
+        R = rng.normal(size=y.shape)
+        R = R * (y.numpy() > 0 if known.get("positive") else y.numpy() != 0 if known.get("nonzero") else 1)
         relevance = pullback(R)
         for actual, expected in zip(relevance, plain(R), strict=True):
             np.testing.assert_allclose(actual, expected, rtol=1e-10, atol=1e-11)
+        for absorbed in ("bias", "stabiliser"):
+            actual, expected = (getattr(p.absorbed(tf.constant(R)), absorbed) for p in (pullback, plain))
+            np.testing.assert_allclose(actual, expected, rtol=1e-10, atol=1e-11)
         assert sum(np.abs(r).sum() for r in relevance) <= (1 + 1e-9) * pullback.growth * np.abs(R).sum()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("rule", [Gamma(0.25), Gamma(4.0, epsilon=0.1), *SIDED], ids=str)
+def test_an_output_of_zero_counts_as_positive(rule, dtype):
+    """In every dtype, whether parts that z chooses between are computed one by one or as one."""
+    layer = layers.Dense(3, use_bias=False)
+    site = site_of(layer, shapes=[(2,)])
+    layer.set_weights([np.array([[1.0, 1.0, -2.0], [-1.0, 2.0, 1.0]])])
+    x, R = np.array([[1.0, 1.0]], dtype), np.array([[1.0, 2.0, 3.0]], dtype)
+    _, plain = ReplacementLayer(site, rule, dtype, plain=True)(x)
+    _, pullback = ReplacementLayer(site, rule, dtype, nonnegative=[True])(x)
+    # The first output is 1 - 1: the positive contribution is favoured there.
+    (p, n), divisor = rule.above if isinstance(rule, Sided) else (1 + rule.gamma, 1.0), rule.epsilon
+    np.testing.assert_allclose(
+        plain(R * np.array([1, 0, 0], dtype))[0], [np.array([p, -n]) / (p - n + divisor)], rtol=1e-6
+    )
+    np.testing.assert_allclose(pullback(R)[0], plain(R)[0], rtol=1e-6 if dtype == "float32" else 1e-12)
 
 
 @pytest.mark.parametrize("rule", RULES, ids=str)

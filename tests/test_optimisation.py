@@ -15,7 +15,7 @@ from keras import layers
 
 import revgraph
 from revgraph.analyzers.conservation import growths
-from revgraph.analyzers.knowledge import positive_sites
+from revgraph.analyzers.knowledge import where_relevance_arrives
 from revgraph.analyzers.reverse_graph import ReverseGraph
 from revgraph.analyzers.walk import Question, Walk
 from revgraph.composites import ANY, Composite
@@ -291,11 +291,13 @@ def test_frozen_weights_stay_as_they_were(model, rng):
 def test_zeros_of_relevance_are_known_only_behind_a_rectifier(model):
     analyzer = revgraph.create_analyzer("lrp.gamma", model)
     reverse = analyzer._walk(Question(analyzer.graph.output_slots)).reverse
-    known = {site.path for site in positive_sites(reverse.graph, reverse.bound, analyzer.graph.output_slots)}
-    assert "positive" in known and "summand" not in known
+    positive, nonzero = where_relevance_arrives(reverse.graph, reverse.bound, analyzer.graph.output_slots)
+    assert "positive" in {s.path for s in positive} and "summand" not in {s.path for s in positive}
+    assert "summand" in {s.path for s in nonzero}
     flat = revgraph.create_analyzer("lrp.flat", model)
     reverse = flat._walk(Question(flat.graph.output_slots)).reverse
-    assert "positive" not in {s.path for s in positive_sites(reverse.graph, reverse.bound, flat.graph.output_slots)}
+    positive, nonzero = where_relevance_arrives(reverse.graph, reverse.bound, flat.graph.output_slots)
+    assert "positive" not in {s.path for s in positive | nonzero} and "summand" in {s.path for s in nonzero}
 
 
 @pytest.mark.parametrize("name", ["lrp.alpha_2_beta_1", "lrp.gamma"])

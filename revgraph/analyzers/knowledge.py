@@ -16,8 +16,8 @@ SELECTIONS = frozenset(
 """Routings that copy entries and do not mix them."""
 
 
-def positive_sites(graph: Graph, bound: tuple[Bound, ...], starts) -> frozenset[Site]:
-    """The sites whose relevance arrives only where their output is positive.
+def where_relevance_arrives(graph: Graph, bound: tuple[Bound, ...], starts) -> tuple[frozenset[Site], frozenset[Site]]:
+    """The sites whose relevance arrives only where their output is positive, and only where it is not zero.
 
     Rules that multiply by the input give no relevance to zeros. A rectifier has zeros where its input is not positive,
     so what it hands on to the site before it is zero there.
@@ -26,6 +26,9 @@ def positive_sites(graph: Graph, bound: tuple[Bound, ...], starts) -> frozenset[
         graph: The graph.
         bound: The rule of each of its sites.
         starts: Slots at which relevance starts, of which nothing is known.
+
+    Returns:
+        Both sets of sites.
     """
     readers = graph.consumers()
     rules = {b.site: b.rule for b in bound}
@@ -43,17 +46,16 @@ def positive_sites(graph: Graph, bound: tuple[Bound, ...], starts) -> frozenset[
     quiet = {}
     for slot in _backwards(graph):
         quiet[slot] = slot not in unknown and all(gives_nothing_to_zeros(site) for site in readers[slot])
-    return frozenset(
-        site
-        for site in graph.sites
-        if len(site.outputs) == 1
-        and site.outputs[0] not in unknown
-        and readers[site.outputs[0]]
-        and all(
-            _is_rectifier(r.operation) and isinstance(rules[r], Pass) and quiet[r.outputs[0]]
-            for r in readers[site.outputs[0]]
+
+    def rectified(slot):
+        """Whether only rectifiers read a slot, and give nothing to what is not positive."""
+        return all(
+            _is_rectifier(r.operation) and isinstance(rules[r], Pass) and quiet[r.outputs[0]] for r in readers[slot]
         )
-    )
+
+    single = [(site, *site.outputs) for site in graph.sites if len(site.outputs) == 1 and readers[site.outputs[0]]]
+    nonzero = frozenset(site for site, slot in single if quiet[slot])
+    return frozenset(site for site, slot in single if slot not in unknown and rectified(slot)), nonzero
 
 
 def _is_rectifier(operation):

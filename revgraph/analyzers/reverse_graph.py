@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import tensorflow as tf
 
-from revgraph.analyzers.knowledge import positive_sites
+from revgraph.analyzers.knowledge import where_relevance_arrives
 from revgraph.composites import Bound
 from revgraph.graph.analysis import nonnegative_slots
 from revgraph.graph.graph import Graph
@@ -50,7 +50,9 @@ class ReverseGraph:
         self.adjust = adjust
         self.frozen = frozen
         nonnegative = nonnegative_slots(graph)
-        positive = frozenset() if adjust else positive_sites(graph, bound, starts or graph.output_slots)
+        positive, nonzero = (), ()
+        if not adjust:
+            positive, nonzero = where_relevance_arrives(graph, bound, starts or graph.output_slots)
         self.replacements = tuple(
             ReplacementLayer(
                 b.site,
@@ -58,6 +60,7 @@ class ReverseGraph:
                 graph.dtype,
                 nonnegative=[slot in nonnegative for slot in b.site.inputs],
                 positive=b.site in positive,
+                nonzero=b.site in nonzero,
                 plain=plain,
             )
             for b in bound

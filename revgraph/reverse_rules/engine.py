@@ -16,8 +16,8 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from revgraph.graph.operations import ordered_sum
-from revgraph.reverse_rules.recording import SiteCall, waiting
-from revgraph.reverse_rules.terms import Part
+from revgraph.reverse_rules.recording import SiteCall, entries, waiting
+from revgraph.reverse_rules.terms import Part, times
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,13 +41,21 @@ class SafeDivide:
 
         Args:
             r, z: Tensors of one shape.
-            sign: 1 where z is known to be >= 0 and -1 where it is known to be <= 0, wherever r is not 0; None where
-                nothing is known.
+            sign: 1 where z is known to be >= 0 and -1 where it is known to be <= 0, wherever r is not 0; 0 where z can
+                have both signs, but is known not to be 0 wherever r is not; None where nothing is known.
         """
         if self.zeros_only:
             return tf.math.divide_no_nan(r, tf.where(z == 0, tf.constant(self.epsilon, z.dtype), z))
         epsilon = tf.constant(self.epsilon, z.dtype)
+        if sign == 0:
+            # The slope of a leaky ReLU turns the sign in one pass; a comparison and a choice take two more.
+            s = tf.math.divide_no_nan(r, tf.abs(z) + epsilon)
+            return tf.raw_ops.LeakyReluGrad(gradients=s, features=z, alpha=-1.0)
         return tf.math.divide_no_nan(r, z + (tf.where(z >= 0, epsilon, -epsilon) if sign is None else sign * epsilon))
+
+    def scaled(self, factor) -> "SafeDivide":
+        """The division by factor * z that gives 1 / factor of this one's quotients."""
+        return self if factor == 1 else dataclasses.replace(self, epsilon=abs(factor) * self.epsilon)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,8 +150,8 @@ class ReplacementLayer:
         site: The site, or its operation.
         rule: The rule.
         dtype: Dtype in which weights are read and relevance is computed.
-        **known: `nonnegative`, `positive`, `plain`: what is known of inputs and relevance, see `SiteCall`, which also
-            says what else a call can be given.
+        **known: `nonnegative`, `positive`, `nonzero`, `plain`: what is known of inputs and relevance, see `SiteCall`,
+            which also says what else a call can be given.
 
     Example:
 
@@ -176,37 +184,35 @@ def _record_parts(rule, call):
 
     def shares(relevance):
         later = call.after(relevance)
-        parts, z = recorded or later.parts(), later.outputs[0]
-        zs = tuple(total.z for _, total in parts)
-        for part, total in parts:
-            gated = relevance if part.gate is None else relevance * tf.cast(part.gate(z, zs), relevance.dtype)
-            yield part, total, gated, rule.divide(gated, total.z, total.known)
+        parts = recorded or later.parts()
+        for part, entering in zip(parts, later.let_in(relevance, parts), strict=True):
+            yield part, entering, rule.divide.scaled(part.scale)(entering, part.total.z, part.total.known)
 
     def pull(relevance):
-        arriving = {}
-        for part, total, _, s in shares(relevance):
-            for factor, piece in total.pieces:
-                factor = part.weight * factor
-                arriving.setdefault(piece, []).append(s if factor == 1 else factor * s)
-        shared = [[] for _ in call.inputs]
+        later, arriving = call.after(relevance), {}
+        for part, _, s in shares(relevance):
+            for factor, piece in part.total.pieces:
+                arriving.setdefault(piece, []).append(later.chosen(part.weight * factor, s))
+        shared = [{} for _ in call.inputs]
         before = []
-        for piece, s in arriving.items():
-            gradients = piece.transposed(waiting(ordered_sum(s), before))
+        for piece, weighted in arriving.items():
+            gradients = _transposed(piece, weighted, before)
             # Where several calls are one, its inputs are several times those of the site.
             pairs = zip(piece.inputs, gradients, strict=True)
             for sofar, (x, gradient) in zip(itertools.cycle(shared), pairs, strict=False):
                 if gradient is not None:
-                    sofar.append(x * gradient)
+                    sofar.setdefault(x.ref(), []).append(gradient)
                     before = [gradient] if call.takes_turns else before
         return [_total(sofar, x) for sofar, x in zip(shared, call.inputs, strict=True)]
 
     def absorbed(relevance):
+        later = call.after(relevance)
         bias = stabiliser = tf.zeros(tf.shape(relevance)[:1], relevance.dtype)
-        for part, total, gated, s in shares(relevance):
-            stabiliser += part.weight * per_sample(gated - s * total.z)
-            for sign, b in total.biases:
-                z_bias = call.operation.add_bias(tf.zeros_like(total.z), b)
-                bias += part.weight * sign * per_sample(s * z_bias)
+        for part, entering, s in shares(relevance):
+            stabiliser += part.weight * per_sample(entering - s * part.total.z)
+            for factor, b in part.total.biases:
+                z_bias = call.operation.add_bias(tf.zeros_like(part.total.z), b)
+                bias += per_sample(times(*later.chosen(part.weight * factor, s)) * z_bias)
         return Absorbed(bias, stabiliser)
 
     return outputs, Pullback(
@@ -214,10 +220,20 @@ def _record_parts(rule, call):
     )
 
 
-def _total(shares, x):
-    """The relevance of an input from all of its shares; None for indices."""
-    if shares:
-        return ordered_sum(shares)
+def _transposed(piece, weighted, before):
+    """The gradients of a recorded call for the sum of factor * s, when `before` is there."""
+    (factor, s), *more = weighted
+    # Of what is linear the factor goes where it meets fewer numbers.
+    if not more and len(piece.inputs) == 1 and entries(piece.inputs[0]) < entries(s):
+        (gradient,) = piece.transposed(waiting(s, before))
+        return (times(factor, gradient),)
+    return piece.transposed(waiting(ordered_sum([times(*each) for each in weighted]), before))
+
+
+def _total(gradients, x):
+    """The relevance of an input from the gradients of each of its modified forms; None for indices."""
+    if gradients:
+        return ordered_sum([modified.deref() * ordered_sum(each) for modified, each in gradients.items()])
     return tf.zeros_like(x) if x.dtype.is_floating else None
 
 

@@ -9,13 +9,25 @@ from revgraph.graph.operations import Affine, Operation
 from revgraph.reverse_rules.terms import Part, Signed, Term, identity, neg, on, pos, where_negative, where_positive
 
 
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """A factor by the sign of the site's own output: `above` where z >= 0, `below` where z < 0."""
+
+    above: float
+    below: float
+
+    def __rmul__(self, factor):
+        return Choice(factor * self.above, factor * self.below)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class PlannedTerm:
     """What a term will be made of.
 
     Args:
         term: The term.
-        pieces: Pairs (factor, (modifier of the inputs, modifiers of the weights)), the sum of which it is.
+        pieces: Pairs (factor, (modifier of the inputs, modifiers of the weights)), the sum of which it is; a factor is
+            a number or a `Choice`.
         known: The sign of s_t z_t: 1 or -1, where it is the same in every entry; None otherwise.
         half: `pos` or `neg`, where its z is had from the site's own z and z^+ or z^-, and the pieces only serve the way
             back; see `Knowledge._side`. Else None.
@@ -28,16 +40,35 @@ class PlannedTerm:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class PlannedPart:
+    """What is recorded for a part of a rule.
+
+    Args:
+        part: The part.
+        terms: Its terms.
+        scale: How many times the part's own terms these are. The relevance of a part is the same with all its weights
+            and the stabiliser multiplied by a number.
+    """
+
+    part: Part
+    terms: list[PlannedTerm]
+    scale: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Plan:
     """What is recorded for the parts of a rule.
 
     Args:
-        parts: Pairs of a part and its terms.
+        parts: The parts.
         growth: The most by which sum |R| can grow under them.
+        slopes: (a, b) where one part, of a single term, stands for two that z chooses between: its z_t is z^+ + a z
+            where z >= 0 and z^+ - b z where z < 0. Else None.
     """
 
-    parts: list[tuple[Part, list[PlannedTerm]]]
+    parts: list[PlannedPart]
     growth: float
+    slopes: tuple[float, float] | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -76,10 +107,57 @@ class Knowledge:
         other = {term.weights.signed(self.kernels) for _, terms in sided for term, side in terms if side is None}
         half = neg if other == {neg} else pos
         planned = [
-            (part, [self._planned(term, side, half if term.inputs in halved else None) for term, side in terms])
+            PlannedPart(
+                part, [self._planned(term, side, half if term.inputs in halved else None) for term, side in terms]
+            )
             for part, terms in sided
         ]
-        return Plan(planned, sum(self._growth(part, terms) for part, terms in known))
+        growth = sum(self._growth(part, terms) for part, terms in known)
+        # Other gates look at the denominators, which then have to be those of the rule.
+        if all(part.gate in (None, where_positive, where_negative) for part in parts):
+            planned = [self._scaled(part) for part in planned]
+        return self._chosen(planned, growth) or Plan(planned, growth)
+
+    def _chosen(self, parts, growth) -> Plan | None:
+        """The plan of two parts that z chooses between, as one.
+
+        Where z >= 0 it is z_t = p z^+ + n z^- = n z + (p - n) z^+, and where z < 0 it is one of which the negative is
+        -z_t = -p' z^+ - n' z^- = -n' z + (n' - p') z^+. For p - n = n' - p' these are the slopes of one function.
+        """
+        if [planned.part.gate for planned in parts] != [where_positive, where_negative]:
+            return None
+        terms = [term for planned in parts for term in planned.terms]
+        if len(terms) != 2 or any(term.half != pos for term in terms) or parts[0].part.weight != parts[1].part.weight:
+            return None
+        above, below = (self._modifier(term.term) for term in terms)
+        d = above.positive - above.negative
+        if below.negative - below.positive != d:
+            return None
+        pieces = [
+            (Choice(above.positive / d, -below.positive / d), (identity, on(pos))),
+            (Choice(above.negative / d, -below.negative / d), (identity, on(neg))),
+        ]
+        term = PlannedTerm(Term(identity, on(above)), pieces, 1, pos)
+        part = Part((term.term,), parts[0].part.weight)
+        return Plan([PlannedPart(part, [term], 1 / d)], growth, (above.negative / d, below.negative / d))
+
+    def _scaled(self, part) -> PlannedPart:
+        """A part of a single kernel p W^+ + n W^- as W^+ + n / p W^-, which takes one pass over the kernel less."""
+        if len(part.terms) != 1 or not self._is_additive():
+            return part
+        (planned,) = part.terms
+        term, modifier = planned.term, self._modifier(planned.term)
+        if modifier is None or modifier.positive in (0, 1) or len(planned.pieces) != 1 or planned.half is not None:
+            return part
+        p, n = dataclasses.astuple(modifier)
+        weights = on(Signed(1.0, n / p), **({} if term.weights.keeps("bias") else {"bias": False}))
+        known = planned.known and planned.known * int(math.copysign(1, p))
+        scaled = PlannedTerm(dataclasses.replace(term, weights=weights), [(1.0, (term.inputs, weights))], known, None)
+        return PlannedPart(part.part, [scaled], 1 / p)
+
+    def _modifier(self, term) -> Signed | None:
+        """What the term does to all weights that it uses, if that is so and `Signed`."""
+        return term.weights.signed([*self.kernels, "bias"] if self._keeps_bias(term) else self.kernels)
 
     def _planned(self, term, side, half) -> PlannedTerm:
         """A term whose sign is `side`, if not None; z and the `half` of it, if not None, can then give z_t."""

@@ -4,12 +4,13 @@ import copy
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 
 import tensorflow as tf
 
 from revgraph.graph.operations import Affine, Operation, ordered_sum
-from revgraph.reverse_rules.planning import Knowledge, Plan
-from revgraph.reverse_rules.terms import Part, identity, on, pos, times
+from revgraph.reverse_rules.planning import Choice, Knowledge, Plan
+from revgraph.reverse_rules.terms import Signed, identity, on, pos, times, where_negative, where_positive
 
 BLOCK = 8 * 2**20
 """Bytes of a block of a large kernel. Smaller ones take less time to compute and more to trace."""
@@ -101,15 +102,37 @@ class RecordedTerm:
 
     Args:
         z: s_t z_t, the sum of factor * recorded z over the pieces, and the biases, in one way or another.
-        pieces: Pairs (factor, recorded).
-        biases: Pairs (sign, bias) of the biases in it.
-        known: The sign of z: 1 or -1, where it is the same in every entry; None otherwise.
+        pieces: Pairs (factor, recorded); a factor is a number or a `Choice`.
+        biases: Pairs (factor, bias) of the biases in it.
+        known: The sign of z: 1 or -1, where it is the same in every entry; 0 where it can be both, but no relevance
+            arrives at zeros; None otherwise.
     """
 
     z: tf.Tensor
     pieces: tuple[tuple[float, Recorded], ...]
     biases: tuple[tuple[float, tf.Tensor], ...]
     known: int | None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class RecordedPart:
+    """A part of a rule, computed.
+
+    Args:
+        weight, gate: Those of the part.
+        total: The sum of its terms.
+        scale: How many times the part's own terms these are.
+    """
+
+    weight: float
+    gate: Callable | None
+    total: RecordedTerm
+    scale: float
+
+
+def entries(t) -> float:
+    """How many entries a tensor has per sample; not a number where that is not known."""
+    return math.prod(t.shape[1:]) if t.shape[1:].is_fully_defined() else math.nan
 
 
 def is_large(shape) -> bool:
@@ -143,6 +166,7 @@ class SiteCall:
         dtype: The dtype in which its weights are read.
         nonnegative: For each input, whether it is known to have no negative entry.
         positive: Whether relevance is known to arrive only where the output is positive.
+        nonzero: Whether it is known to arrive only where the output is not zero.
         plain: Compute every term as it is written, without any of this.
         frozen: Take the weights as they are now for good, and what rules make of them, too.
         again: For each input that is computed again on the backward walk, what does that when given the relevance that
@@ -158,7 +182,18 @@ class SiteCall:
     _linear = None
     """The outputs without bias, where they are known from the forward walk."""
 
-    def __init__(self, operation, inputs, dtype, nonnegative=None, positive=False, plain=False, frozen=False, again=()):
+    def __init__(
+        self,
+        operation,
+        inputs,
+        dtype,
+        nonnegative=None,
+        positive=False,
+        nonzero=False,
+        plain=False,
+        frozen=False,
+        again=(),
+    ):
         self.operation = operation
         self.inputs = distinct(inputs)
         self._again = again or [None] * len(self.inputs)
@@ -168,6 +203,7 @@ class SiteCall:
         self.weights = self._constant(self._read)
         self.nonnegative = bool(nonnegative) and all(nonnegative) and not plain
         self.positive = positive and not plain
+        self.nonzero = nonzero and not plain
         self.plain = plain
         self._kernels, self._bias = operation.split(self.weights)
         self._recorded, self._later = {}, {}
@@ -185,7 +221,7 @@ class SiteCall:
     @property
     def makes_kernels(self) -> bool:
         """Whether other kernels than the operation's own are made on the backward walk."""
-        pieces = [piece for _, terms in self.plan.parts for term in terms for _, piece in term.pieces]
+        pieces = [piece for part in self.plan.parts for term in part.terms for _, piece in term.pieces]
         return self._remakes and any(weights.signed(self._kernels) != identity for _, weights in pieces)
 
     @property
@@ -297,9 +333,47 @@ class SiteCall:
         call.plan = known.plan(parts)
         return call
 
-    def parts(self) -> list[tuple[Part, RecordedTerm]]:
-        """The parts that were planned, with the sum of their terms recorded."""
-        return [(part, self._sum(terms)) for part, terms in self.plan.parts]
+    def parts(self) -> list[RecordedPart]:
+        """The parts that were planned, recorded."""
+        return [
+            RecordedPart(planned.part.weight, planned.part.gate, self._sum(planned.terms), planned.scale)
+            for planned in self.plan.parts
+        ]
+
+    def let_in(self, relevance, parts) -> list[tf.Tensor]:
+        """What the gate of each part lets in."""
+        zs = tuple(part.total.z for part in parts)
+        told_apart = {}
+        if not self.plain and any(part.gate in (where_positive, where_negative) for part in parts):
+            # One pass, where a comparison, a cast and a product are three.
+            below = tf.raw_ops.ReluGrad(gradients=relevance, features=self._negative)
+            told_apart = {where_positive: relevance - below, where_negative: below}
+
+        def through(gate):
+            if gate is None:
+                return relevance
+            if gate in told_apart:
+                return told_apart[gate]
+            return relevance * tf.cast(gate(self.outputs[0], zs), relevance.dtype)
+
+        return [through(part.gate) for part in parts]
+
+    def chosen(self, factor, s) -> tuple[float, tf.Tensor]:
+        """factor * s as a number and a tensor."""
+        if not isinstance(factor, Choice):
+            return factor, s
+        if s.dtype == tf.float32 and factor.below:
+            # One pass; in float64 it would not do, because TensorFlow keeps the slope in float32.
+            slope = factor.above / factor.below
+            return factor.below, tf.raw_ops.LeakyReluGrad(gradients=s, features=self._negative, alpha=slope)
+        below = tf.raw_ops.ReluGrad(gradients=s, features=self._negative)
+        return 1.0, factor.above * (s - below) + factor.below * below
+
+    @functools.cached_property
+    def _negative(self):
+        """z times a negative number, by which ReLU's gradients tell where z is negative."""
+        factor = self.plan.slopes[1] if self.plan.slopes else 1.0
+        return -factor * self.outputs[0]
 
     def _sum(self, planned) -> RecordedTerm:
         terms = [self._beside(group) if len(group) > 1 else self._term(*group) for group in self._groups(planned)]
@@ -329,11 +403,16 @@ class SiteCall:
     def _term(self, planned) -> RecordedTerm:
         term, known = planned.term, planned.known
         pieces = tuple((factor, self._record(*piece)) for factor, piece in planned.pieces)
+        if self.plan.slopes is not None:
+            kernels = planned.pieces if self._bias is not None else []
+            biases = tuple((factor, weights.modifier(self._bias)) for factor, (_, weights) in kernels)
+            return RecordedTerm(self._sloped(*self.plan.slopes), pieces, biases, known)
         bias = self._bias_of(term)
         if planned.half is not None:
             z = self._favoured(term, planned.half)
         elif bias is self._bias and pieces == ((1.0, self._recorded.get((identity, identity))),):
-            z, known = self.outputs[0], int(term.sign) if self.positive else None
+            z = self.outputs[0]
+            known = int(term.sign) if self.positive else 0 if self.nonzero else None
         else:
             z = ordered_sum([times(factor, piece.z) for factor, piece in pieces])
             z = z if bias is None else self.operation.add_bias(z, bias)
@@ -366,12 +445,19 @@ class SiteCall:
             read = self._read()
             return [self.operation.split(weights(read))[0] for weights in modified]
 
+    def _sloped(self, above, below):
+        """z^+ + above * z where z >= 0, z^+ - below * z where z < 0."""
+        return Signed(1.0, -above / below)(self._negative) + self._half(pos)
+
+    def _half(self, half):
+        """z^+ or z^-, the bias included."""
+        z_half = self._record(identity, on(half)).z
+        return z_half if self._bias is None else self.operation.add_bias(z_half, half(self._bias))
+
     def _favoured(self, term, half):
         """z_t = p z^+ + n z^- from z and a half of it, where nothing cancels in that; see `Knowledge._side`."""
         p, n = dataclasses.astuple(term.weights.signed(self._kernels))
-        (z,), z_half = self.outputs, self._record(identity, on(half)).z
-        if self._bias is not None:
-            z_half = self.operation.add_bias(z_half, half(self._bias))
+        (z,), z_half = self.outputs, self._half(half)
         multiple, difference = (n, p - n) if half == pos else (p, n - p)
         # Of both gamma's denominators z_half gets the same factor, but for its sign, and is multiplied once.
         z, z_half = times(multiple, z), times(abs(difference), z_half)

@@ -24,7 +24,7 @@ class Signed:
             return tf.nn.relu(t)
         if self == neg:
             return tf.minimum(t, tf.zeros((), t.dtype))
-        if t.dtype == tf.float32 and self.positive > 0:
+        if t.dtype == tf.float32 and self.positive:
             # One pass less; in float64 it would not do, because TensorFlow keeps the slope in float32.
             return times(self.positive, tf.nn.leaky_relu(t, self.negative / self.positive))
         # Not as the maximum of two multiples, which TensorFlow's optimizer takes for a leaky ReLU where it is none.
