@@ -17,8 +17,8 @@ class Effort:
     """
 
     rounds: int = 5
-    seconds: float = 2.5
-    most: int = 15
+    seconds: float = 8.0
+    most: int = 40
 
     def of(self, estimate) -> int:
         """Number of rounds for functions that take `estimate` seconds."""

@@ -66,9 +66,9 @@ RULES = [
 ]
 
 
-def site_of(*layer_or_layers, shapes=((4,),)):
+def site_of(*layer_or_layers, shapes=((4,),), dtype=None):
     """The one site of a model that calls the layer once, with random weights."""
-    inputs = [keras.Input(shape) for shape in shapes]
+    inputs = [keras.Input(shape, dtype=dtype) for shape in shapes]
     (layer,) = layer_or_layers
     model = randomized(keras.Model(inputs, layer(inputs if len(inputs) > 1 else inputs[0])))
     (site,) = canonize(model).sites
@@ -104,6 +104,15 @@ SITES = {
 def test_safe_divide(r, z, epsilon, expected):
     given = tf.constant([r], tf.float64), tf.constant([z], tf.float64)
     np.testing.assert_allclose(SafeDivide(epsilon)(*given), [expected], rtol=1e-12)
+
+
+@pytest.mark.parametrize("z", [3.0, -3.0, 1e-9, -1e-9])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_safe_divide_by_a_known_sign(z, dtype):
+    r, z = tf.constant([2.0, 0.0], dtype), tf.constant([z, 0.0], dtype)
+    divide = SafeDivide(1e-7)
+    for known in 0, np.sign(z[0]):
+        np.testing.assert_array_equal(divide(r, z, known), divide(r, z))
 
 
 @pytest.mark.parametrize(("r", "z", "expected"), [(1, 0, 1e7), (1, 1e-9, 1e9), (1, -2, -0.5), (0, 0, 0)])
@@ -281,6 +290,26 @@ class Compared(Rule):
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class Multiple(Rule):
+    """p W^+ + n W^-."""
+
+    positive: float = 2.0
+    negative: float = 1.0
+
+    def parts(self):
+        return (Part((Term(identity, on(Signed(self.positive, self.negative))),)),)
+
+
+@dataclasses.dataclass(frozen=True)
+class Clamped(Multiple):
+    """Divides by nothing smaller than 0.5."""
+
+    @property
+    def divide(self):
+        return lambda r, z, sign=None: r / tf.where(tf.abs(z) < 0.5, tf.constant(0.5, z.dtype), z)
+
+
 SIDED = [
     Sided(),
     Sided(epsilon=0.1),
@@ -289,9 +318,12 @@ SIDED = [
     Sided((3.0, 1.0), (0.5, 2.0)),
     Sided(weight=-0.5),
 ]
+MULTIPLES = [Multiple(), Multiple(epsilon=0.1), Multiple(-1.0, -2.0), Multiple(0.0, 2.0), Clamped()]
 
 
-@pytest.mark.parametrize("rule", [*RULES, FavouredKernel(), Compared(), Gamma(0.25, epsilon=0.1), *SIDED], ids=str)
+@pytest.mark.parametrize(
+    "rule", [*RULES, FavouredKernel(), Compared(), Gamma(0.25, epsilon=0.1), *SIDED, *MULTIPLES], ids=str
+)
 @pytest.mark.parametrize("name", SITES)
 def test_knowledge_does_not_change_the_result(name, rule, rng):
     """Known signs, zeros and sums save work: the result is that of every term computed as it is written.
@@ -306,6 +338,7 @@ def test_knowledge_does_not_change_the_result(name, rule, rng):
         ([np.abs(signed[0]), *signed[1:]], {"nonnegative": [True] + [False] * (len(signed) - 1)}),
         (signed, {"positive": True}),
         (signed, {"nonzero": True}),
+        ([t * (rng.uniform(size=t.shape) < 0.3) for t in signed], {"nonzero": True}),
         ([np.abs(t) for t in signed], {"nonnegative": [True] * len(signed), "positive": True}),
     ):
         (y,), plain = ReplacementLayer(site, rule, "float64", plain=True)(*x)
@@ -338,6 +371,29 @@ def test_an_output_of_zero_counts_as_positive(rule, dtype):
         plain(R * np.array([1, 0, 0], dtype))[0], [np.array([p, -n]) / (p - n + divisor)], rtol=1e-6
     )
     np.testing.assert_allclose(pullback(R)[0], plain(R)[0], rtol=1e-6 if dtype == "float32" else 1e-12)
+
+
+@pytest.mark.parametrize("known", [{}, {"nonnegative": [True]}, {"nonzero": True}])
+@pytest.mark.parametrize("rule", MULTIPLES, ids=str)
+def test_a_denominator_of_zero_is_stabilised_as_if_positive(rule, known):
+    p, n = rule.positive, rule.negative
+    layer = layers.Dense(1, use_bias=False)
+    site = site_of(layer, shapes=[(2,)])
+    layer.set_weights([np.array([[1.0], [-1.0]])])
+    # p x_1 - n x_2 = 0, but x_1 - x_2 is not.
+    x, R = np.array([[n, p]]) * (1 if n > 0 else -1), np.array([[2.0]])
+    _, plain = ReplacementLayer(site, rule, "float64", plain=True)(x)
+    _, pullback = ReplacementLayer(site, rule, "float64", **known)(x)
+    np.testing.assert_allclose(pullback(R)[0], plain(R)[0], rtol=1e-12)
+
+
+@pytest.mark.parametrize("rule", [AlphaBeta(2, 1), Epsilon(1e-2)], ids=str)
+def test_indices_get_no_relevance(rule):
+    layer = layers.Embedding(7, 5)
+    _, pullback = ReplacementLayer(site_of(layer, shapes=[(4,)], dtype="int32"), rule)(
+        np.array([[1, 2, 3, 0]], "int32")
+    )
+    assert pullback(np.ones((1, 4, 5), "float32")) == (None,)
 
 
 @pytest.mark.parametrize("rule", RULES, ids=str)

@@ -47,15 +47,12 @@ def where_relevance_arrives(graph: Graph, bound: tuple[Bound, ...], starts) -> t
     for slot in _backwards(graph):
         quiet[slot] = slot not in unknown and all(gives_nothing_to_zeros(site) for site in readers[slot])
 
-    def rectified(slot):
-        """Whether only rectifiers read a slot, and give nothing to what is not positive."""
-        return all(
-            _is_rectifier(r.operation) and isinstance(rules[r], Pass) and quiet[r.outputs[0]] for r in readers[slot]
-        )
+    def is_rectified(slot):
+        return all(_is_rectifier(r.operation) and isinstance(rules[r], Pass) for r in readers[slot])
 
-    single = [(site, *site.outputs) for site in graph.sites if len(site.outputs) == 1 and readers[site.outputs[0]]]
-    nonzero = frozenset(site for site, slot in single if quiet[slot])
-    return frozenset(site for site, slot in single if slot not in unknown and rectified(slot)), nonzero
+    read = [site for site in graph.sites if len(site.outputs) == 1 and readers[site.outputs[0]]]
+    nonzero = frozenset(site for site in read if quiet[site.outputs[0]])
+    return frozenset(site for site in nonzero if is_rectified(site.outputs[0])), nonzero
 
 
 def _is_rectifier(operation):

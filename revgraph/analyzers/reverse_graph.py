@@ -50,7 +50,7 @@ class ReverseGraph:
         self.adjust = adjust
         self.frozen = frozen
         nonnegative = nonnegative_slots(graph)
-        positive, nonzero = (), ()
+        positive, nonzero = frozenset(), frozenset()
         if not adjust:
             positive, nonzero = where_relevance_arrives(graph, bound, starts or graph.output_slots)
         self.replacements = tuple(

@@ -47,15 +47,14 @@ class SafeDivide:
         if self.zeros_only:
             return tf.math.divide_no_nan(r, tf.where(z == 0, tf.constant(self.epsilon, z.dtype), z))
         epsilon = tf.constant(self.epsilon, z.dtype)
-        if sign == 0:
-            # The slope of a leaky ReLU turns the sign in one pass; a comparison and a choice take two more.
-            s = tf.math.divide_no_nan(r, tf.abs(z) + epsilon)
-            return tf.raw_ops.LeakyReluGrad(gradients=s, features=z, alpha=-1.0)
-        return tf.math.divide_no_nan(r, z + (tf.where(z >= 0, epsilon, -epsilon) if sign is None else sign * epsilon))
+        if sign is None:
+            return tf.math.divide_no_nan(r, z + tf.where(z >= 0, epsilon, -epsilon))
+        # The sign of a tensor takes less time than a choice.
+        return tf.math.divide_no_nan(r, z + epsilon * (tf.sign(z) if sign == 0 else sign))
 
     def scaled(self, factor) -> "SafeDivide":
-        """The division by factor * z that gives 1 / factor of this one's quotients."""
-        return self if factor == 1 else dataclasses.replace(self, epsilon=abs(factor) * self.epsilon)
+        """The division by factor * z that gives 1 / factor of this one's quotients, for a positive factor."""
+        return self if factor == 1 else dataclasses.replace(self, epsilon=factor * self.epsilon)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +84,7 @@ class Rule:
 
     @property
     def divide(self) -> SafeDivide:
-        """The division that this rule uses."""
+        """The division that this rule uses; a function of r, z and sign as `SafeDivide` is."""
         return SafeDivide(self.epsilon)
 
     def at(self, site, facts) -> "Rule":
@@ -177,7 +176,9 @@ class ReplacementLayer:
 
 def _record_parts(rule, call):
     """The formula at the head of this file: outputs, and the pullback."""
-    call = call.planned(rule.parts())
+    # Of another division it is not known what it makes of multiples, and of zeros.
+    usual = type(rule.divide) is SafeDivide
+    call = call.planned(rule.parts(), scalable=usual)
     outputs = call.outputs
     # A recorded pass is pulled later, when weights may be others: what the rule makes of them is made now.
     recorded = call.parts() if call.frozen and tf.executing_eagerly() else None
@@ -186,7 +187,9 @@ def _record_parts(rule, call):
         later = call.after(relevance)
         parts = recorded or later.parts()
         for part, entering in zip(parts, later.let_in(relevance, parts), strict=True):
-            yield part, entering, rule.divide.scaled(part.scale)(entering, part.total.z, part.total.known)
+            divide = rule.divide.scaled(part.scale) if usual else rule.divide
+            known = part.total.known if usual else part.total.known or None
+            yield part, entering, divide(entering, part.total.z, known)
 
     def pull(relevance):
         later, arriving = call.after(relevance), {}
@@ -224,7 +227,8 @@ def _transposed(piece, weighted, before):
     """The gradients of a recorded call for the sum of factor * s, when `before` is there."""
     (factor, s), *more = weighted
     # Of what is linear the factor goes where it meets fewer numbers.
-    if not more and len(piece.inputs) == 1 and entries(piece.inputs[0]) < entries(s):
+    x = piece.inputs[0]
+    if not more and len(piece.inputs) == 1 and x.dtype.is_floating and entries(x) < entries(s):
         (gradient,) = piece.transposed(waiting(s, before))
         return (times(factor, gradient),)
     return piece.transposed(waiting(ordered_sum([times(*each) for each in weighted]), before))

@@ -82,6 +82,7 @@ class Knowledge:
         nonnegative: Whether its inputs are known to have no negative entry.
         positive: Whether relevance is known to arrive only where the output is positive.
         plain: Whether nothing of this is to be used.
+        scalable: Whether the rule's division gives 1 / c of its quotients for c times z and c times epsilon.
     """
 
     operation: Operation
@@ -90,6 +91,7 @@ class Knowledge:
     nonnegative: bool
     positive: bool
     plain: bool
+    scalable: bool
 
     def plan(self, parts) -> Plan:
         """What is recorded for the parts of a rule; what is known to be zero is left out."""
@@ -114,11 +116,11 @@ class Knowledge:
         ]
         growth = sum(self._growth(part, terms) for part, terms in known)
         # Other gates look at the denominators, which then have to be those of the rule.
-        if all(part.gate in (None, where_positive, where_negative) for part in parts):
-            planned = [self._scaled(part) for part in planned]
-        return self._chosen(planned, growth) or Plan(planned, growth)
+        if self.scalable and all(part.gate in (None, where_positive, where_negative) for part in parts):
+            return self._as_one(planned, growth) or Plan([self._reduced(part) for part in planned], growth)
+        return Plan(planned, growth)
 
-    def _chosen(self, parts, growth) -> Plan | None:
+    def _as_one(self, parts, growth) -> Plan | None:
         """The plan of two parts that z chooses between, as one.
 
         Where z >= 0 it is z_t = p z^+ + n z^- = n z + (p - n) z^+, and where z < 0 it is one of which the negative is
@@ -141,19 +143,21 @@ class Knowledge:
         part = Part((term.term,), parts[0].part.weight)
         return Plan([PlannedPart(part, [term], 1 / d)], growth, (above.negative / d, below.negative / d))
 
-    def _scaled(self, part) -> PlannedPart:
+    def _reduced(self, part) -> PlannedPart:
         """A part of a single kernel p W^+ + n W^- as W^+ + n / p W^-, which takes one pass over the kernel less."""
         if len(part.terms) != 1 or not self._is_additive():
             return part
         (planned,) = part.terms
         term, modifier = planned.term, self._modifier(planned.term)
-        if modifier is None or modifier.positive in (0, 1) or len(planned.pieces) != 1 or planned.half is not None:
+        if modifier is None or modifier.positive == 1 or len(planned.pieces) != 1 or planned.half is not None:
             return part
         p, n = dataclasses.astuple(modifier)
+        if p <= 0:
+            # Turned round, a denominator of zero would be stabilised on the other side.
+            return part
         weights = on(Signed(1.0, n / p), **({} if term.weights.keeps("bias") else {"bias": False}))
-        known = planned.known and planned.known * int(math.copysign(1, p))
-        scaled = PlannedTerm(dataclasses.replace(term, weights=weights), [(1.0, (term.inputs, weights))], known, None)
-        return PlannedPart(part.part, [scaled], 1 / p)
+        term = dataclasses.replace(term, weights=weights)
+        return PlannedPart(part.part, [PlannedTerm(term, [(1.0, (term.inputs, weights))], planned.known, None)], 1 / p)
 
     def _modifier(self, term) -> Signed | None:
         """What the term does to all weights that it uses, if that is so and `Signed`."""

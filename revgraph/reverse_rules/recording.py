@@ -104,13 +104,13 @@ class RecordedTerm:
         z: s_t z_t, the sum of factor * recorded z over the pieces, and the biases, in one way or another.
         pieces: Pairs (factor, recorded); a factor is a number or a `Choice`.
         biases: Pairs (factor, bias) of the biases in it.
-        known: The sign of z: 1 or -1, where it is the same in every entry; 0 where it can be both, but no relevance
-            arrives at zeros; None otherwise.
+        known: The sign of z: 1 or -1, where it is the same wherever relevance arrives; 0 where it can be both, but no
+            relevance arrives at zeros; None otherwise.
     """
 
     z: tf.Tensor
-    pieces: tuple[tuple[float, Recorded], ...]
-    biases: tuple[tuple[float, tf.Tensor], ...]
+    pieces: tuple[tuple[float | Choice, Recorded], ...]
+    biases: tuple[tuple[float | Choice, tf.Tensor], ...]
     known: int | None
 
 
@@ -323,12 +323,18 @@ class SiteCall:
     def _key(self, modify, weights):
         return modify, weights.signed(self._kernels) or weights
 
-    def planned(self, parts) -> "SiteCall":
-        """The same call, with what is recorded for the parts of a rule."""
+    def planned(self, parts, scalable=False) -> "SiteCall":
+        """The same call, with what is recorded for the parts of a rule; `scalable` see `Knowledge`."""
         call = copy.copy(self)
         call._later = {}
         known = Knowledge(
-            self.operation, list(self._kernels), self._bias is not None, self.nonnegative, self.positive, self.plain
+            self.operation,
+            list(self._kernels),
+            self._bias is not None,
+            self.nonnegative,
+            self.positive,
+            self.plain,
+            scalable,
         )
         call.plan = known.plan(parts)
         return call
@@ -346,7 +352,7 @@ class SiteCall:
         told_apart = {}
         if not self.plain and any(part.gate in (where_positive, where_negative) for part in parts):
             # One pass, where a comparison, a cast and a product are three.
-            below = tf.raw_ops.ReluGrad(gradients=relevance, features=self._negative)
+            below = tf.raw_ops.ReluGrad(gradients=relevance, features=self._turned)
             told_apart = {where_positive: relevance - below, where_negative: below}
 
         def through(gate):
@@ -365,12 +371,12 @@ class SiteCall:
         if s.dtype == tf.float32 and factor.below:
             # One pass; in float64 it would not do, because TensorFlow keeps the slope in float32.
             slope = factor.above / factor.below
-            return factor.below, tf.raw_ops.LeakyReluGrad(gradients=s, features=self._negative, alpha=slope)
-        below = tf.raw_ops.ReluGrad(gradients=s, features=self._negative)
+            return factor.below, tf.raw_ops.LeakyReluGrad(gradients=s, features=self._turned, alpha=slope)
+        below = tf.raw_ops.ReluGrad(gradients=s, features=self._turned)
         return 1.0, factor.above * (s - below) + factor.below * below
 
     @functools.cached_property
-    def _negative(self):
+    def _turned(self):
         """z times a negative number, by which ReLU's gradients tell where z is negative."""
         factor = self.plan.slopes[1] if self.plan.slopes else 1.0
         return -factor * self.outputs[0]
@@ -447,7 +453,7 @@ class SiteCall:
 
     def _sloped(self, above, below):
         """z^+ + above * z where z >= 0, z^+ - below * z where z < 0."""
-        return Signed(1.0, -above / below)(self._negative) + self._half(pos)
+        return Signed(1.0, -above / below)(self._turned) + self._half(pos)
 
     def _half(self, half):
         """z^+ or z^-, the bias included."""
