@@ -55,12 +55,16 @@ def against(reference: Callable, functions: Mapping[str, Callable], effort: Effo
     """Times each function right beside a run of a reference.
 
     In each round the reference runs before every second function and at the end, so that each function is the
-    neighbour of one run of it, on the same machine in the same mood. All have run before: first calls take longer.
+    neighbour of one run of it, on the same machine in the same mood. All have run before: first calls take longer, and
+    say nothing of how many rounds there is time for.
 
     Returns:
         Seconds of the reference; seconds of each function; ratios of each function to its neighbour.
     """
-    rounds = effort.of(statistics.median(seconds(function) for function in (reference, *functions.values())))
+    everything = (reference, *functions.values())
+    for function in everything:
+        function()
+    rounds = effort.of(statistics.median(map(seconds, everything)))
     references, times, ratios = [], {name: [] for name in functions}, {name: [] for name in functions}
     for i in range(rounds):
         names = _rotated(functions, i)

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -49,9 +50,20 @@ def test_each_function_has_a_reference_beside_it(count):
     calls = []
     functions = {i: lambda i=i: calls.append(i) for i in range(count)}
     references, times, ratios = against(lambda: calls.append("r"), functions, Effort(**ONCE))
-    measured = calls[count + 1 :]
+    measured = calls[2 * (count + 1) :]
     assert all("r" in (before, after) for before, x, after in windows(measured) if x != "r")
     assert len(references) == measured.count("r") and all(len(t) == 1 for t in (*times.values(), *ratios.values()))
+
+
+def test_a_slow_first_call_does_not_cost_rounds():
+    effort = Effort(rounds=1, seconds=0.2, most=7)
+
+    def slow_at_first(left):
+        return lambda: time.sleep(left.pop() if left else 0)
+
+    references, times, _ = against(slow_at_first([0.2]), {"a": slow_at_first([0.2])}, effort)
+    assert len(references) == len(times["a"]) == 7
+    assert len(interleaved({"a": slow_at_first([0.2])}, effort)["a"]) == 7
 
 
 def windows(items):
