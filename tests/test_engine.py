@@ -318,7 +318,7 @@ SIDED = [
     Sided((3.0, 1.0), (0.5, 2.0)),
     Sided(weight=-0.5),
 ]
-MULTIPLES = [Multiple(), Multiple(epsilon=0.1), Multiple(-1.0, -2.0), Multiple(0.0, 2.0), Clamped()]
+MULTIPLES = [Multiple(), Multiple(epsilon=0.1), Multiple(-1.0, -2.0, epsilon=0.1), Multiple(0.0, 2.0), Clamped()]
 
 
 @pytest.mark.parametrize(
