@@ -286,7 +286,7 @@ class Compared(Rule):
     def parts(self):
         return (
             Part((Term(identity, on(Signed(4.0, 1.0))),), gate=lambda z, zs: zs[0] > zs[1]),
-            Part((Term(identity, on(Signed(1.0, 2.0))),), gate=lambda z, zs: zs[0] <= zs[1]),
+            Part((Term(),), gate=lambda z, zs: zs[0] <= zs[1]),
         )
 
 
@@ -385,6 +385,14 @@ def test_a_denominator_of_zero_is_stabilised_as_if_positive(rule, known):
     _, plain = ReplacementLayer(site, rule, "float64", plain=True)(x)
     _, pullback = ReplacementLayer(site, rule, "float64", **known)(x)
     np.testing.assert_allclose(pullback(R)[0], plain(R)[0], rtol=1e-12)
+
+
+def test_relevance_at_an_output_of_zero_is_handed_on():
+    layer = layers.Dense(1, use_bias=False)
+    site = site_of(layer, shapes=[(2,)])
+    layer.set_weights([np.array([[1.0], [-1.0]])])
+    _, pullback = ReplacementLayer(site, Epsilon(0.1), "float64", nonnegative=[True])(np.array([[1.0, 1.0]]))
+    np.testing.assert_allclose(pullback(np.array([[2.0]]))[0], [[20.0, -20.0]], rtol=1e-12)
 
 
 @pytest.mark.parametrize("rule", [AlphaBeta(2, 1), Epsilon(1e-2)], ids=str)
