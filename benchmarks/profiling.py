@@ -21,9 +21,9 @@ import tensorflow as tf
 from benchmarks import programs
 from benchmarks.networks import images, network
 from benchmarks.timing import seconds
-from revgraph.analyzers.targets import make_targets
-from revgraph.analyzers.walk import Question
 from revgraph.graph.operations import Activation, Affine
+from revgraph.reverse.targets import make_targets
+from revgraph.reverse.walk import Question
 
 SITE = re.compile(r"site_(\d+)_(forward|backward)")
 ELSEWHERE = "outside of sites"

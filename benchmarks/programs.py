@@ -6,9 +6,9 @@ import tensorflow as tf
 
 import revgraph
 from benchmarks.goals import METHODS
-from revgraph.analyzers.targets import make_targets
-from revgraph.analyzers.walk import Question
 from revgraph.composites import CONVOLUTION, DENSE, Composite
+from revgraph.reverse.targets import make_targets
+from revgraph.reverse.walk import Question
 from revgraph.reverse_rules import Epsilon, Gamma
 
 TARGET = 3

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from revgraph.checking import check
     from revgraph.composites import Composite, NotAnalyzeableModelException
     from revgraph.datasets import explain_dataset
-    from revgraph.graph.loading import load_model
     from revgraph.models import model_wo_output_activation, model_wo_softmax
+    from revgraph.read import load_model
 
 # TensorFlow takes seconds to import, which a command's --help need not wait for: what is named here is imported when
 # it is first asked for.
@@ -45,7 +45,7 @@ _HOMES = {
     "create_analyzer": "analyzers",
     "explain_dataset": "datasets",
     "load_analyzer": "analyzers",
-    "load_model": "graph.loading",
+    "load_model": "read",
     "model_wo_output_activation": "models",
     "model_wo_softmax": "models",
 }

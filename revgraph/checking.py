@@ -7,9 +7,9 @@ import warnings
 from revgraph.analyzers import Analyzer, create_analyzer
 from revgraph.analyzers.analyzer import ReverseAnalyzer
 from revgraph.composites import NotAnalyzeableModelException, remedy
-from revgraph.graph import trace
-from revgraph.graph.loading import load_model
 from revgraph.graph.tables import Table, Tabular
+from revgraph.read import trace
+from revgraph.read.files import load_model
 
 
 @dataclasses.dataclass(frozen=True)

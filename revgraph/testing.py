@@ -7,10 +7,10 @@ import numpy as np
 import tensorflow as tf
 
 from revgraph.canonize import canonize
-from revgraph.graph import trace
 from revgraph.graph.analysis import is_linear_layer
 from revgraph.graph.operations import Affine, Opaque
 from revgraph.graph.tables import Table, Tabular
+from revgraph.read import trace
 from revgraph.reverse_rules import ReplacementLayer, Rule
 
 

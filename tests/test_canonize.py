@@ -15,7 +15,6 @@ from revgraph.canonize import (
     split_separable,
     strip_output_activation,
 )
-from revgraph.graph import trace
 from revgraph.graph.operations import (
     Activation,
     AveragePool,
@@ -25,6 +24,7 @@ from revgraph.graph.operations import (
     Opaque,
     Scale,
 )
+from revgraph.read import trace
 from tests import oracle
 from tests.models import ZOO, inputs_of, make, randomized
 

@@ -8,7 +8,7 @@ import tensorflow as tf
 from keras import layers
 
 import revgraph
-from revgraph.graph.savedmodel import read_function
+from revgraph.read.savedmodel.reader import read_function
 from tests.models import ZOO, cnn
 
 

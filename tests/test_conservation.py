@@ -11,11 +11,11 @@ import tensorflow as tf
 from keras import layers
 
 import revgraph
-from revgraph.analyzers import conservation
-from revgraph.analyzers.conservation import Conservation, Entry, growths, warn_of_growth
-from revgraph.analyzers.reverse_graph import ReverseGraph
 from revgraph.canonize import canonize
 from revgraph.composites import everywhere
+from revgraph.reverse import ledger as conservation
+from revgraph.reverse.ledger import Conservation, Entry, growths, warn_of_growth
+from revgraph.reverse.reverse_graph import ReverseGraph
 from revgraph.reverse_rules import Epsilon
 
 DOUBLE = {"dtype": "float64"}

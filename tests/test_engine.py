@@ -10,7 +10,7 @@ import tensorflow as tf
 from keras import layers
 
 from revgraph.canonize import canonize
-from revgraph.graph import trace
+from revgraph.read import trace
 from revgraph.reverse_rules import (
     AlphaBeta,
     DeconvNet,

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from keras import layers, ops
 
 from revgraph import create_analyzer
-from revgraph.analyzers.reverse_graph import ReverseGraph
 from revgraph.canonize import canonize
 from revgraph.composites import LINEAR, Composite, everywhere
+from revgraph.reverse.reverse_graph import ReverseGraph
 from revgraph.reverse_rules import AlphaBeta, Epsilon, Flat, Gamma, Z, ZPlus
 from tests.models import (
     block,

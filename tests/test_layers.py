@@ -7,9 +7,9 @@ from keras import layers, ops
 
 import revgraph
 from revgraph.canonize import canonize
-from revgraph.graph import trace
 from revgraph.graph.analysis import nonnegative_slots
 from revgraph.graph.operations import Activation
+from revgraph.read import trace
 from revgraph.reverse_rules import Z
 from tests.models import inputs_of, randomized
 

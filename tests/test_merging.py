@@ -7,9 +7,9 @@ from keras import layers, ops
 
 import revgraph
 from revgraph.canonize import canonize
-from revgraph.graph import trace
 from revgraph.graph.analysis import Facts
 from revgraph.graph.operations import Product, Sum
+from revgraph.read import trace
 from revgraph.reverse_rules import Bilinear, Equal, Only, Unreached, Z
 from tests.models import inputs_of, randomized
 

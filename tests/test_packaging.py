@@ -24,10 +24,14 @@ PROJECT = PYPROJECT["project"]
 # What each room may import of the package; everything else is "the rest" and may import all.
 ROOMS = {
     "graph": {"graph"},
-    "canonize": {"graph", "canonize"},
-    "reverse_rules": {"graph", "reverse_rules"},
-    "composites": {"graph", "canonize", "reverse_rules", "composites"},
-    "analyzers": {"graph", "canonize", "reverse_rules", "composites", "analyzers"},
+    "read": {"graph", "read"},
+    "canonize": {"graph", "read", "canonize"},
+    "reverse_rules": {"graph", "reverse_rules", "fast"},
+    "composites": {"graph", "reverse_rules", "composites"},
+    "fast": {"graph", "reverse_rules", "composites", "fast"},
+    "reverse": {"graph", "reverse_rules", "composites", "fast", "reverse"},
+    "saving": {"graph", "reverse_rules", "composites", "reverse", "saving", "analyzers"},
+    "analyzers": {"graph", "read", "canonize", "reverse_rules", "composites", "reverse", "saving", "analyzers"},
 }
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from revgraph import create_analyzer
-from revgraph.graph import trace
+from revgraph.read import trace
 from tests.models import ZOO, inputs_of, make
 
 ANALYZERS = "lrp.epsilon", "lrp.alpha_2_beta_1", "lrp.sequential_preset_b_flat", "gradient"

@@ -9,7 +9,7 @@ from keras import layers
 import revgraph
 from revgraph import create_analyzer
 from revgraph.graph import Graph
-from revgraph.graph.savedmodel import read_function, read_savedmodel
+from revgraph.read.savedmodel.reader import read_function, read_savedmodel
 from tests.models import ZOO, inputs_of, randomized
 
 METHODS = ("gradient", "lrp.z", "lrp.epsilon", "lrp.alpha_1_beta_0", "lrp.epsilon_plus_flat")

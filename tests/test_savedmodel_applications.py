@@ -11,7 +11,7 @@ import tensorflow as tf
 from keras import layers
 
 from revgraph import create_analyzer
-from revgraph.graph.savedmodel import read_savedmodel
+from revgraph.read.savedmodel.reader import read_savedmodel
 
 METHODS = ("gradient", "lrp.z", "lrp.epsilon", "lrp.alpha_1_beta_0", "lrp.epsilon_plus_flat")
 

@@ -6,7 +6,6 @@ import pytest
 from keras import layers, ops
 
 from revgraph.canonize import canonize, split_activations
-from revgraph.graph import trace
 from revgraph.graph.analysis import nonnegative_slots
 from revgraph.graph.operations import (
     Activation,
@@ -21,6 +20,7 @@ from revgraph.graph.operations import (
     Scale,
     Sum,
 )
+from revgraph.read import trace
 from tests.models import ZOO, inputs_of, make, randomized
 
 pytestmark = pytest.mark.usefixtures("float64")

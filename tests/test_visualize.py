@@ -14,7 +14,7 @@ from PIL import Image
 
 import revgraph
 from revgraph import visualize
-from revgraph.analyzers.pictures import Picture
+from revgraph.reverse.pictures import Picture
 from revgraph.visualize import ColorMap, colormap
 from revgraph.visualize.heatmaps import displayable
 from revgraph.visualize.images import ZENNIT

@@ -1,7 +1,6 @@
 """Analyzers: what explains a model's prediction."""
 
 from revgraph.analyzers.analyzer import Analyzer, ReverseAnalyzer
-from revgraph.analyzers.conservation import Conservation
 from revgraph.analyzers.deep_lift import DeepLIFT
 from revgraph.analyzers.gradient import (
     BetaSmooth,
@@ -15,7 +14,6 @@ from revgraph.analyzers.gradient import (
 from revgraph.analyzers.lrp import LRP, BoundedDeepTaylor, DeepTaylor
 from revgraph.analyzers.patterns import PatternAttribution, PatternNet
 from revgraph.analyzers.registry import ANALYZERS, Method, create_analyzer
-from revgraph.analyzers.saving import load_analyzer
 from revgraph.analyzers.wrappers import (
     AugmentReduceBase,
     GaussianSmoother,
@@ -23,6 +21,8 @@ from revgraph.analyzers.wrappers import (
     PathIntegrator,
     SmoothGrad,
 )
+from revgraph.reverse.ledger import Conservation
+from revgraph.saving.archives import load_analyzer
 
 __all__ = [
     "ANALYZERS", "LRP", "Analyzer", "AugmentReduceBase", "BetaSmooth", "BoundedDeepTaylor", "Conservation",

@@ -9,17 +9,18 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from revgraph.analyzers.conservation import GROWTH, Conservation, Entry, merge, warn_of_growth
 from revgraph.analyzers.inputs import flat_inputs
-from revgraph.analyzers.reverse_graph import Adjustment, ReverseGraph
-from revgraph.analyzers.targets import make_targets
-from revgraph.analyzers.walk import Question, Walk
 from revgraph.canonize import canonize, prune, split_activations, strip_output_activation
 from revgraph.composites import Composite
-from revgraph.graph import Graph, trace
+from revgraph.graph import Graph
 from revgraph.graph.bounds import checked_bounds
 from revgraph.graph.operations import Activation, Opaque
 from revgraph.graph.tables import Table, Tabular
+from revgraph.read import trace
+from revgraph.reverse.ledger import GROWTH, Conservation, Entry, merge, warn_of_growth
+from revgraph.reverse.reverse_graph import Adjustment, ReverseGraph
+from revgraph.reverse.targets import make_targets
+from revgraph.reverse.walk import Question, Walk
 from revgraph.reverse_rules import Unreached
 
 MODES = ("max_activation", "index", "all")
@@ -90,7 +91,7 @@ class Analyzer(Tabular):
             FileExistsError: The file exists.
             TypeError: The analyzer holds something that cannot be written down, such as a function.
         """
-        from revgraph.analyzers.saving import save
+        from revgraph.saving.archives import save
 
         save(self, path, overwrite)
 
@@ -433,8 +434,8 @@ class ReverseAnalyzer(Analyzer):
         return {name: call.inputs if at == "input" else call.outputs for name, call in calls.items()}
 
     def export(self, path, version=None, overwrite=False):
-        """Writes a SavedModel that runs without revgraph; see `revgraph.analyzers.exporting.export`."""
-        from revgraph.analyzers.exporting import export
+        """Writes a SavedModel that runs without revgraph; see `revgraph.saving.export.export`."""
+        from revgraph.saving.export import export
 
         return export(self, path, version, overwrite)
 

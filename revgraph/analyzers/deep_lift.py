@@ -5,11 +5,11 @@ import tensorflow as tf
 from revgraph.analyzers.analyzer import ReverseAnalyzer
 from revgraph.analyzers.inputs import flat_inputs
 from revgraph.analyzers.reference import flat_references
-from revgraph.analyzers.walk import Walk
 from revgraph.canonize import prune
-from revgraph.canonize.reference import WithReference, is_linear, with_reference
+from revgraph.canonize.pairs import WithReference, is_linear, with_reference
 from revgraph.composites import Composite, Matcher
 from revgraph.graph.operations import Activation, Embedding, Product, Routing
+from revgraph.reverse.walk import Walk
 from revgraph.reverse_rules import Jacobian, per_sample
 from revgraph.reverse_rules.deep_lift import (
     EmbeddingDifference,

@@ -10,9 +10,9 @@ from revgraph.analyzers.analyzer import ReverseAnalyzer
 from revgraph.analyzers.gradient import checked_convention
 from revgraph.canonize import average_pooling_to_conv, canonize, fold_batchnorm, split_activations
 from revgraph.composites import Composite, Matcher, everywhere
-from revgraph.graph import trace
 from revgraph.graph.analysis import is_linear_layer
 from revgraph.graph.operations import Activation, BatchNorm, Opaque, Scale
+from revgraph.read import trace
 from revgraph.reverse_rules import (
     AlphaBeta,
     Epsilon,

@@ -12,8 +12,8 @@ from revgraph.analyzers.analyzer import Analyzer
 from revgraph.analyzers.deep_lift import DeepLIFT
 from revgraph.analyzers.lrp import LRP, BoundedDeepTaylor, DeepTaylor
 from revgraph.analyzers.patterns import PatternAttribution, PatternNet
-from revgraph.graph.loading import load_model
 from revgraph.graph.tables import Table, Tabular
+from revgraph.read.files import load_model
 from revgraph.reverse_rules import AlphaBeta, BRule, Epsilon, ERule, Flat, Gamma, Pass, WSquare, Z, ZPlus, ZPlusFast
 
 

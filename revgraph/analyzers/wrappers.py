@@ -11,8 +11,8 @@ from revgraph.analyzers.analyzer import Analyzer, ReverseAnalyzer
 from revgraph.analyzers.gradient import Gradient, checked_convention
 from revgraph.analyzers.inputs import flat_inputs
 from revgraph.analyzers.reference import flat_references
-from revgraph.analyzers.targets import make_targets, start
-from revgraph.analyzers.walk import Question
+from revgraph.reverse.targets import make_targets, start
+from revgraph.reverse.walk import Question
 from revgraph.reverse_rules import per_sample
 
 AT_ONCE = 64

@@ -22,7 +22,7 @@ from revgraph.graph.operations import (
     SeparableConv,
     reading,
 )
-from revgraph.graph.tracing import trace
+from revgraph.read.keras.tracing import trace
 
 PROBABILITIES = frozenset({"softmax", "sigmoid", "log_softmax", "logsoftmax", "log_sigmoid", "logsigmoid"})
 """Names of activations that turn logits into probabilities."""

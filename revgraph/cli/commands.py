@@ -32,7 +32,7 @@ from revgraph.composites import NotAnalyzeableModelException
 from revgraph.datasets import HDF5, NpyShards, Zarr, open_dataset
 from revgraph.datasets.explain import predictor
 from revgraph.datasets.sinks import sink as sink_of
-from revgraph.provenance import plain, provenance, rules
+from revgraph.saving.provenance import plain, provenance, rules
 
 tf.get_logger().setLevel(logging.ERROR)
 

@@ -12,7 +12,6 @@ import numpy as np
 import tensorflow as tf
 
 from revgraph.analyzers import Analyzer
-from revgraph.analyzers.walk import input_spec
 from revgraph.datasets.files import open_dataset
 from revgraph.datasets.sinks import Sink
 from revgraph.datasets.sinks import sink as as_sink
@@ -20,7 +19,8 @@ from revgraph.datasets.staging import Record, Staging, sync_folder
 from revgraph.datasets.streams import Batch, Samples, Source, reason, source
 from revgraph.graph import Graph
 from revgraph.graph.tables import Table, Tabular
-from revgraph.provenance import now, plain, provenance
+from revgraph.reverse.walk import input_spec
+from revgraph.saving.provenance import now, plain, provenance
 
 LISTED = 20
 """How many failures a printed report lists."""

@@ -1,6 +1,5 @@
-"""Models as graphs of call sites."""
+"""The language: models as immutable graphs of call sites."""
 
 from revgraph.graph.graph import Call, Graph, Site, Spec
-from revgraph.graph.tracing import trace
 
-__all__ = ["Call", "Graph", "Site", "Spec", "trace"]
+__all__ = ["Call", "Graph", "Site", "Spec"]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from revgraph.analyzers import Analyzer, create_analyzer
-from revgraph.analyzers.pictures import Picture
+from revgraph.reverse.pictures import Picture
 from revgraph.visualize.kinds import KINDS, Colours
 
 COMPARED = ("input_t_gradient", "lrp.epsilon", "lrp.gamma", "lrp.alpha_2_beta_1", "lrp.epsilon_plus")

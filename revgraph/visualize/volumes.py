@@ -4,7 +4,7 @@ import importlib.util
 
 import numpy as np
 
-from revgraph.analyzers.pictures import Picture
+from revgraph.reverse.pictures import Picture
 from revgraph.visualize.figures import draw_bar
 from revgraph.visualize.heatmaps import reduced
 from revgraph.visualize.kinds import Colours, Images

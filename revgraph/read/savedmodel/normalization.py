@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from revgraph.graph import normalization
 from revgraph.graph.operations import Normalize
-from revgraph.graph.tf_nodes import Node, Weight
+from revgraph.read.savedmodel.nodes import Node, Weight
 
 
 @dataclasses.dataclass(frozen=True)

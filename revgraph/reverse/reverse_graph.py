@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import tensorflow as tf
 
-from revgraph.analyzers.knowledge import where_relevance_arrives
 from revgraph.composites import Bound
+from revgraph.fast.arrival import where_relevance_arrives
 from revgraph.graph.analysis import nonnegative_slots
 from revgraph.graph.graph import Graph
 from revgraph.graph.operations import ordered_sum

@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 
 from revgraph.graph import Graph
-from revgraph.graph.savedmodel import read_function, read_savedmodel
+from revgraph.read.savedmodel.reader import read_function, read_savedmodel
 
 
 def load_model(path, signature=None, safe_mode=True, custom_objects=None) -> keras.Model | Graph:

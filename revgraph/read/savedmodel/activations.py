@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from revgraph.graph.operations import Activation
-from revgraph.graph.tf_nodes import Node, Weight, in_dtype, runner
+from revgraph.read.savedmodel.nodes import Node, Weight, in_dtype, runner
 
 POINTS = np.concatenate([np.linspace(-9.03, 9.01, 37), [-0.31, -0.07, 0.05, 0.27, 60.3, -60.7]])
 """Where pieces are compared."""

@@ -6,9 +6,9 @@ import math
 import tensorflow as tf
 
 from revgraph.graph.graph import Graph, Site
-from revgraph.graph.keras_ops import scaling
 from revgraph.graph.operations import Affine, BatchNorm, Convolutional, Dense, Einsum
-from revgraph.graph.tf_nodes import ScaleAndShift, Weight
+from revgraph.read.keras.ops import scaling
+from revgraph.read.savedmodel.nodes import ScaleAndShift, Weight
 
 
 def simplify(graph: Graph) -> Graph:

@@ -32,9 +32,9 @@ from revgraph.graph.operations import (
     constant,
     reading,
 )
-from revgraph.graph.tf_activations import DIRECT
-from revgraph.graph.tf_nodes import ScaleAndShift, Weight, known
-from revgraph.graph.tf_normalization import whole_normalization
+from revgraph.read.savedmodel.activations import DIRECT
+from revgraph.read.savedmodel.nodes import ScaleAndShift, Weight, known
+from revgraph.read.savedmodel.normalization import whole_normalization
 
 IDENTITIES = frozenset(
     "CheckNumerics EnsureShape Identity IdentityN PlaceholderWithDefault PreventGradient Snapshot".split()

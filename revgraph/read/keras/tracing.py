@@ -15,7 +15,8 @@ from keras import KerasTensor
 
 from revgraph.graph.analysis import relevant_sites
 from revgraph.graph.graph import Call, Graph, Site, Spec
-from revgraph.graph.keras_layers import (
+from revgraph.graph.operations import Activation, Opaque, Routing
+from revgraph.read.keras.layers import (
     MASKED,
     OPAQUE,
     is_identity,
@@ -24,8 +25,7 @@ from revgraph.graph.keras_layers import (
     makes_mask,
     sees_masks,
 )
-from revgraph.graph.keras_ops import expansion, tensor_operation
-from revgraph.graph.operations import Activation, Opaque, Routing
+from revgraph.read.keras.ops import expansion, tensor_operation
 
 
 def trace(model, keep=(), dtype=None) -> Graph:

@@ -6,10 +6,10 @@ from collections.abc import Callable
 import keras
 import tensorflow as tf
 
-from revgraph.analyzers import targets
-from revgraph.analyzers.conservation import GROWTH, growths
-from revgraph.analyzers.reverse_graph import Recording, ReverseGraph
 from revgraph.graph.graph import Graph
+from revgraph.reverse import targets
+from revgraph.reverse.ledger import GROWTH, growths
+from revgraph.reverse.reverse_graph import Recording, ReverseGraph
 from revgraph.reverse_rules import per_sample
 
 

@@ -8,7 +8,6 @@ import tensorflow as tf
 from keras import layers, ops
 
 from revgraph.graph import normalization, windows
-from revgraph.graph.keras_ops import masked_softmax, relu_name, scaling
 from revgraph.graph.operations import (
     Activation,
     AveragePool,
@@ -32,6 +31,7 @@ from revgraph.graph.operations import (
     live,
     reading,
 )
+from revgraph.read.keras.ops import masked_softmax, relu_name, scaling
 
 
 def _layers(*names):

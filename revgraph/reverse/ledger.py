@@ -126,7 +126,7 @@ class Conservation(Tabular):
         Raises:
             ImportError: matplotlib is not installed.
         """
-        from revgraph.analyzers.pictures import Picture
+        from revgraph.reverse.pictures import Picture
 
         start = np.mean(self.start)
         share = 100 / start if start else 0.0

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from revgraph.analyzers.walk import Question
 from revgraph.graph.graph import Graph
+from revgraph.reverse.walk import Question
 
 
 def export(analyzer, path, version=None, overwrite=False) -> Path:

@@ -8,11 +8,20 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from revgraph.graph.graph import Call, Graph, Site, Spec
 from revgraph.graph.operations import Activation, Opaque, Routing, ZeroPad
-from revgraph.graph.tf_activations import DIRECT, POINTWISE, Piece, node_piece, recognise, start
-from revgraph.graph.tf_nodes import Node, ScaleAndShift, Weight, called, in_dtype, known, operations_between, runner
-from revgraph.graph.tf_normalization import Combination, Statistics
-from revgraph.graph.tf_ops import IDENTITIES, SHAPE_ARITHMETIC, VIEWS
-from revgraph.graph.tf_passes import simplify
+from revgraph.read.savedmodel.activations import DIRECT, POINTWISE, Piece, node_piece, recognise, start
+from revgraph.read.savedmodel.nodes import (
+    Node,
+    ScaleAndShift,
+    Weight,
+    called,
+    in_dtype,
+    known,
+    operations_between,
+    runner,
+)
+from revgraph.read.savedmodel.normalization import Combination, Statistics
+from revgraph.read.savedmodel.passes import simplify
+from revgraph.read.savedmodel.views import IDENTITIES, SHAPE_ARITHMETIC, VIEWS
 
 UNKNOWN_SIZES = (7, 12, 100_003, 250_000)
 """Sizes that stand for one not known in advance. What shape arithmetic makes of all of them alike is known."""

@@ -1,0 +1,7 @@
+"""Readers: Keras models, SavedModels and model files become graphs. The only room that knows how they are built."""
+
+from revgraph.read.files import load_model
+from revgraph.read.keras.tracing import trace
+from revgraph.read.savedmodel.reader import read_savedmodel
+
+__all__ = ["load_model", "read_savedmodel", "trace"]

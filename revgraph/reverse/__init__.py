@@ -1,0 +1,1 @@
+"""Running backwards: reverse graphs, targets, compiled walks, the ledger."""

@@ -1,0 +1,1 @@
+"""Analyzers and their results as files: archives, exported SavedModels, provenance."""
