@@ -137,7 +137,7 @@ def _checked(site, graph, values, rule, formula, random, tolerance):
     absorbed = pullback.absorbed(relevance)
     start = np.asarray(relevance).reshape(len(relevance), -1).sum(axis=1)
     arrived = sum(r.reshape(len(r), -1).sum(axis=1) for r in found)
-    bias, stabiliser = absorbed.bias.numpy(), absorbed.stabiliser.numpy()
+    bias, stabiliser = (np.broadcast_to(t, len(start)) for t in (absorbed.bias, absorbed.stabiliser))
     return Checked(site.path, difference, start, arrived, bias, stabiliser, start - arrived - bias - stabiliser)
 
 

@@ -113,7 +113,8 @@ class ReverseGraph:
                 sum((sums(r) for r in side if r is not None), np.zeros((2, batch))) for side in (given, taken)
             )
             growth = np.divide(below_abs, above_abs, out=np.zeros(batch), where=above_abs != 0)
-            lost = (rows(t).sum(axis=1) for t in (absorbed.bias, absorbed.stabiliser))
+            columns = (absorbed.bias + absorbed.constants, absorbed.stabiliser + absorbed.rule)
+            lost = (rows(t).sum(axis=1) if np.ndim(t) else np.zeros(batch) for t in columns)
             entries.append((above, below, *lost, growth))
 
         return self._walk(recording, seeds, account), entries

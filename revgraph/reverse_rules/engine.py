@@ -102,10 +102,21 @@ class Rule:
 
 @dataclasses.dataclass(frozen=True)
 class Absorbed:
-    """Relevance per sample that did not reach the inputs, and why."""
+    """Relevance that a site did not hand on to its inputs, by where it went.
 
-    bias: tf.Tensor
-    stabiliser: tf.Tensor
+    Each is a tensor of shape (batch,), or 0 for nothing.
+
+    Args:
+        bias: The share of the site's own bias.
+        constants: The share of constants that take part: padding, fill values, tables, saturated units.
+        rule: What the rule drops or adds by design, such as units without positive contributions under z+.
+        stabiliser: What the stabiliser of a division takes.
+    """
+
+    bias: tf.Tensor | float = 0.0
+    constants: tf.Tensor | float = 0.0
+    rule: tf.Tensor | float = 0.0
+    stabiliser: tf.Tensor | float = 0.0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -133,10 +144,7 @@ class Pullback:
         return tuple(self.relevance(*relevance))
 
     def absorbed(self, *relevance) -> Absorbed:
-        if self.accounts is not None:
-            return self.accounts(*relevance)
-        zero = tf.zeros(tf.shape(relevance[0])[:1], relevance[0].dtype)
-        return Absorbed(zero, zero)
+        return Absorbed() if self.accounts is None else self.accounts(*relevance)
 
 
 class ReplacementLayer:
@@ -216,7 +224,7 @@ def _record_parts(rule, call):
             for factor, b in part.total.biases:
                 z_bias = call.operation.add_bias(tf.zeros_like(part.total.z), b)
                 bias += per_sample(times(*later.chosen(part.weight * factor, s)) * z_bias)
-        return Absorbed(bias, stabiliser)
+        return Absorbed(bias=bias, stabiliser=stabiliser)
 
     return outputs, Pullback(
         pull, absorbed, call.plan.growth, call.makes_kernels, call.again if call.is_cheap else None

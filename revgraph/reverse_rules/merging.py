@@ -76,8 +76,7 @@ class Bilinear(Rule):
             ]
 
         def absorbed(relevance):
-            stabiliser = per_sample(relevance - z * self.divide(relevance, z))
-            return Absorbed(tf.zeros_like(stabiliser), stabiliser)
+            return Absorbed(stabiliser=per_sample(relevance - z * self.divide(relevance, z)))
 
         return call.outputs, Pullback(pull, absorbed)
 
@@ -115,7 +114,7 @@ class IdentityBranch(Rule):
 class Saturation(Rule):
     """LRP-0 for activations such as ReLU6: R_j = R_k where f'(x_j) is not 0, and 0 where the unit is at its bound.
 
-    A saturated unit is a constant, whatever its input; like a bias it absorbs its relevance.
+    A saturated unit is a constant, whatever its input, and absorbs its relevance.
     """
 
     def record(self, call):
@@ -127,8 +126,7 @@ class Saturation(Rule):
             return (tf.where(absorbs(relevance), tf.zeros_like(relevance), relevance),)
 
         def absorbed(relevance):
-            bias = per_sample(tf.where(absorbs(relevance), relevance, tf.zeros_like(relevance)))
-            return Absorbed(bias, tf.zeros_like(bias))
+            return Absorbed(constants=per_sample(tf.where(absorbs(relevance), relevance, tf.zeros_like(relevance))))
 
         return call.outputs, Pullback(pull, absorbed)
 

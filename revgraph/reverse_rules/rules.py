@@ -277,7 +277,7 @@ class Jacobian(Rule):
 
 @dataclasses.dataclass(frozen=True)
 class Padding(Jacobian):
-    """R_j = R_k where entry k is entry j of the input; what was put in is a constant, and absorbs like a bias.
+    """R_j = R_k where entry k is entry j of the input; what was put in is a constant, and absorbs its share.
 
     A padded zero gets relevance where it is the largest of a max pooling's window, or under rules that do not multiply
     by the input.
@@ -286,8 +286,7 @@ class Padding(Jacobian):
     def record(self, call):
         def absorbed(relevance):
             (kept,) = call.transposed(relevance)
-            bias = per_sample(relevance) - per_sample(kept)
-            return Absorbed(bias, tf.zeros_like(bias))
+            return Absorbed(constants=per_sample(relevance) - per_sample(kept))
 
         return call.outputs, Pullback(call.transposed, absorbed)
 
