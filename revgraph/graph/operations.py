@@ -540,14 +540,27 @@ class Activation(Operation):
 class Routing(Operation):
     """Moves entries from place to place: reshape, transpose, pad, crop, concatenate, maximum, max pooling, upsampling.
 
-    Its transposed Jacobian sends all relevance back to where the entries came from. `keeps_sign` says that outputs
-    are non-negative where all inputs are.
+    Its transposed Jacobian sends relevance back to where the entries came from. What else is known of it is said by four
+    properties. Each is False unless somebody vouches for it.
+
+    Args:
+        function: Computes the outputs from the inputs.
+        name: What it is called in printed graphs.
+        outputs_count: How many outputs it has.
+        copies: Every entry of an output is one entry of an input, or a constant. Nothing is mixed.
+        fixed: The outputs are a linear function of the inputs plus constants, and which one does not depend on the values
+            of the inputs. A sum over a window is fixed; a maximum, a sort or a choice by a mask is not.
+        keeps_sign: The outputs have no negative entry where the inputs have none. Constants that take part count.
+        fills: Some entries of the outputs may be constants, such as padding. They absorb the relevance that they get.
     """
 
     function: Callable[..., object]
     name: str
     outputs_count: int = 1
-    keeps_sign: bool = True
+    copies: bool = dataclasses.field(default=False, kw_only=True)
+    fixed: bool = dataclasses.field(default=False, kw_only=True)
+    keeps_sign: bool = dataclasses.field(default=False, kw_only=True)
+    fills: bool = dataclasses.field(default=False, kw_only=True)
 
     @property
     def label(self):
