@@ -72,6 +72,9 @@ class Operation:
 
     outputs_count = 1
 
+    bias_is_table = False
+    """Whether what is added is a table of constants, such as positions, rather than the bias of a layer."""
+
     @property
     def label(self) -> str:
         """The name under which printed graphs and error messages show this operation."""
@@ -529,6 +532,10 @@ class Activation(Operation):
     layer: Any = None
 
     @property
+    def rectifier(self) -> bool:
+        return self.name in ("relu", "relu6")
+
+    @property
     def label(self):
         return self.name
 
@@ -540,16 +547,16 @@ class Activation(Operation):
 class Routing(Operation):
     """Moves entries from place to place: reshape, transpose, pad, crop, concatenate, maximum, max pooling, upsampling.
 
-    Its transposed Jacobian sends relevance back to where the entries came from. What else is known of it is said by four
-    properties. Each is False unless somebody vouches for it.
+    Its transposed Jacobian sends relevance back to where the entries came from. What else is known of it is said by
+    four properties. Each is False unless somebody vouches for it.
 
     Args:
         function: Computes the outputs from the inputs.
         name: What it is called in printed graphs.
         outputs_count: How many outputs it has.
         copies: Every entry of an output is one entry of an input, or a constant. Nothing is mixed.
-        fixed: The outputs are a linear function of the inputs plus constants, and which one does not depend on the values
-            of the inputs. A sum over a window is fixed; a maximum, a sort or a choice by a mask is not.
+        fixed: The outputs are a linear function of the inputs plus constants, and which one does not depend on the
+            values of the inputs. A sum over a window is fixed; a maximum, a sort or a choice by a mask is not.
         keeps_sign: The outputs have no negative entry where the inputs have none. Constants that take part count.
         fills: Some entries of the outputs may be constants, such as padding. They absorb the relevance that they get.
     """
