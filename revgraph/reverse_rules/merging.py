@@ -41,11 +41,22 @@ class Only(Rule):
 
 @dataclasses.dataclass(frozen=True)
 class Equal(Rule):
-    """The same relevance to each of n inputs: R_i = R / n; for products the uniform rule.  [ACHTIBAT2024, eq. 12]"""
+    """The same relevance to each of n inputs: R_i = R / n; for products the uniform rule.  [ACHTIBAT2024, eq. 12]
+
+    Args:
+        indices: Which inputs share, from 0; None for all.
+    """
+
+    indices: tuple[int, ...] | None = None
+
+    def reaches(self, index, dtype="float32"):
+        return super().reaches(index, dtype) and (self.indices is None or index in self.indices)
 
     def record(self, call):
+        count = len(call.inputs if self.indices is None else self.indices)
+
         def pull(relevance):
-            return [folded(relevance / len(call.inputs), x) for x in call.inputs]
+            return [folded(relevance / count, x) if self.reaches(i) else None for i, x in enumerate(call.inputs)]
 
         return call.outputs, Pullback(pull)
 
@@ -54,19 +65,25 @@ class Equal(Rule):
 class Bilinear(Rule):
     """For z_ij = sum_k a_ik b_kj: R_ik = 1/2 sum_j a_ik b_kj / z_ij R_ij, and likewise for b.  [ACHTIBAT2024, eq. 13]
 
+    Three operands get a third each, and so on.
+
     Args:
-        signal: The input that gets all relevance, 0 or 1, while the other counts as a constant, as attention weights
-            do in [ALI2022]; None for half each.
+        signal: The operand that gets all relevance, or several that share it, while the others count as constants, as
+            attention weights do in [ALI2022]; None for all operands.
     """
 
-    signal: int | None = None
+    signal: int | tuple[int, ...] | None = None
+
+    @property
+    def _signals(self):
+        return (self.signal,) if isinstance(self.signal, int) else self.signal
 
     def reaches(self, index, dtype="float32"):
-        return self.signal in (None, index)
+        return self._signals is None or index in self._signals
 
     def record(self, call):
         (z,) = call.outputs
-        weight = 1.0 / len(call.inputs) if self.signal is None else 1.0
+        weight = 1.0 / len(self._signals or call.inputs)
 
         def pull(relevance):
             gradients = call.transposed(weight * self.divide(relevance, z))
@@ -83,18 +100,19 @@ class Bilinear(Rule):
 
 @dataclasses.dataclass(frozen=True)
 class Gate(Rule):
-    """For products of a signal and gates: all relevance to the signal.  [ARRAS2017, ARRAS2019]
+    """For products of signals and gates: all relevance to the signals, in equal shares.  [ARRAS2017, ARRAS2019]
 
-    Squeeze-and-excite, swish, gated linear units, attention weights. Which factor is the signal is read off the graph,
-    see `revgraph.graph.analysis.Facts.signal`; where that cannot be told, every factor gets an equal share
-    [ACHTIBAT2024].
+    Squeeze-and-excite, swish, gated linear units, attention weights. Which factors are signals is read off the graph,
+    see `revgraph.graph.analysis.Facts.signals`; where no factor is known to be a gate, all are [ACHTIBAT2024].
     """
 
     def at(self, site, facts):
-        signal = facts.signal(site)
+        signals = facts.signals(site)
+        some = None if len(signals) == len(site.inputs) else signals
+        one = signals[0] if len(signals) == 1 else some
         if isinstance(site.operation, Contraction):
-            return Bilinear(signal, epsilon=self.epsilon)
-        return Equal() if signal is None else Only(signal)
+            return Bilinear(one, epsilon=self.epsilon)
+        return Only(one) if isinstance(one, int) else Equal(some)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,6 +162,9 @@ class Unreached(Rule):
 
 def folded(relevance, x):
     """Relevance of a result summed over the axes along which x was broadcast."""
+    if not (x.shape[1:].is_fully_defined() and relevance.shape[1:].is_fully_defined()):
+        axes, _ = tf.raw_ops.BroadcastGradientArgs(s0=tf.shape(x), s1=tf.shape(relevance))
+        return tf.ensure_shape(tf.reshape(tf.reduce_sum(relevance, axes), tf.shape(x)), x.shape)
     extra = relevance.shape.rank - x.shape.rank
     axes = [*range(extra), *(extra + i for i, n in enumerate(x.shape) if n == 1 and relevance.shape[extra + i] != 1)]
     if axes:
