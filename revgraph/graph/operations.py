@@ -114,6 +114,9 @@ class Affine(Operation):
     keeps_signs = True
     """Whether inputs and kernels of one sign each give z of the sign of their product."""
 
+    bias_is_table = False
+    """Whether the bias is a table, such as one of positions, which counts as a constant and not as a layer's bias."""
+
     def read(self, dtype):
         return self.reader(dtype)
 
@@ -432,6 +435,11 @@ class Scale(Affine):
     """
 
     axis: int | None = None
+
+    @functools.cached_property
+    def bias_is_table(self):
+        bias = self.read("float32").get("bias") if self.axis is None else None
+        return bias is not None and bias.shape.rank > 0
 
     def linear(self, inputs, weights):
         return inputs[0] * self._broadcast(weights["kernel"], inputs[0].shape.rank)

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from revgraph.graph.operations import Contraction
 from revgraph.reverse_rules.engine import Absorbed, Pullback, Rule, per_sample
+from revgraph.reverse_rules.folding import folded
 from revgraph.reverse_rules.rules import Epsilon
 
 
@@ -130,23 +131,30 @@ class IdentityBranch(Rule):
 
 @dataclasses.dataclass(frozen=True)
 class Saturation(Rule):
-    """LRP-0 for activations such as ReLU6: R_j = R_k where f'(x_j) is not 0, and 0 where the unit is at its bound.
+    """LRP-0 for activations such as ReLU6 and sign: R_j = R_k where f'(x_j) is not 0, and 0 elsewhere.
 
-    A saturated unit is a constant, whatever its input, and absorbs its relevance.
+    Where the slope is 0, as at the bound of a ReLU6 and everywhere in a step function, the output does not depend on
+    the input. It is a constant, and absorbs its relevance.
     """
 
     def record(self, call):
-        def absorbs(relevance):
-            (slope,) = call.transposed(tf.ones_like(relevance))
-            return slope == 0
+        (x,), (y,) = call.inputs, call.outputs
+
+        def split(relevance):
+            """Relevance of the entries that have a slope, and of those that are constants."""
+            # A table may make the input larger: of every entry of the output the slope is asked for by itself.
+            wide = call.record((tf.broadcast_to(x, tf.shape(y)),), call.weights)
+            (slope,) = wide.transposed(tf.ones_like(relevance))
+            nothing = tf.zeros_like(relevance)
+            return tf.where(slope == 0, nothing, relevance), tf.where(slope == 0, relevance, nothing)
 
         def pull(relevance):
-            return (tf.where(absorbs(relevance), tf.zeros_like(relevance), relevance),)
+            return (folded(split(relevance)[0], x),)
 
         def absorbed(relevance):
-            return Absorbed(constants=per_sample(tf.where(absorbs(relevance), relevance, tf.zeros_like(relevance))))
+            return Absorbed(constants=per_sample(split(relevance)[1]))
 
-        return call.outputs, Pullback(pull, absorbed)
+        return call.outputs, Pullback(pull, absorbed, growth=1.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,15 +166,3 @@ class Unreached(Rule):
 
     def record(self, call):
         return call.outputs, Pullback(lambda *relevance: (None,) * len(call.inputs))
-
-
-def folded(relevance, x):
-    """Relevance of a result summed over the axes along which x was broadcast."""
-    if not (x.shape[1:].is_fully_defined() and relevance.shape[1:].is_fully_defined()):
-        axes, _ = tf.raw_ops.BroadcastGradientArgs(s0=tf.shape(x), s1=tf.shape(relevance))
-        return tf.ensure_shape(tf.reshape(tf.reduce_sum(relevance, axes), tf.shape(x)), x.shape)
-    extra = relevance.shape.rank - x.shape.rank
-    axes = [*range(extra), *(extra + i for i, n in enumerate(x.shape) if n == 1 and relevance.shape[extra + i] != 1)]
-    if axes:
-        relevance = tf.reduce_sum(relevance, axes, keepdims=True)
-    return tf.squeeze(relevance, list(range(extra))) if extra else relevance
