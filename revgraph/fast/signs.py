@@ -8,7 +8,7 @@ import dataclasses
 
 from revgraph.composites import Bound
 from revgraph.graph.graph import Graph, Site
-from revgraph.graph.operations import Activation, Affine, Operation, Routing
+from revgraph.graph.operations import Affine, Operation, Routing
 from revgraph.reverse_rules.engine import Rule
 from revgraph.reverse_rules.rules import Jacobian, Pass
 from revgraph.reverse_rules.terms import identity, neg, pos, where_negative, where_positive
@@ -108,7 +108,7 @@ def where_relevance_arrives(graph: Graph, bound: tuple[Bound, ...], starts) -> t
 
 
 def _is_rectifier(operation):
-    return isinstance(operation, Activation) and operation.rectifier
+    return operation.traits.rectifier
 
 
 def _backwards(graph):

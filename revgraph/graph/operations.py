@@ -15,6 +15,8 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
+from revgraph.graph.activations import TRAITS, UNKNOWN
+
 Source = Callable[[tf.DType], tf.Tensor]
 """Reads one weight, in the asked-for dtype, at the moment of the call."""
 
@@ -71,6 +73,8 @@ class Operation:
     """What one site computes."""
 
     outputs_count = 1
+    traits = UNKNOWN
+    """What is known of it as a function of one tensor; see `revgraph.graph.activations`."""
 
     bias_is_table = False
     """Whether what is added is a table of constants, such as positions, rather than the bias of a layer."""
@@ -112,6 +116,9 @@ class Affine(Operation):
 
     keeps_signs = True
     """Whether inputs and kernels of one sign each give z of the sign of their product."""
+
+    bias_is_table = False
+    """Whether the bias is a table, such as one of positions, which counts as a constant and not as a layer's bias."""
 
     def read(self, dtype):
         return self.reader(dtype)
@@ -247,7 +254,8 @@ class Einsum(Affine):
     def scale_inputs(self, weights, scale):
         x, axes, _ = self._axes()
         kernel = weights["kernel"]
-        return {"kernel": kernel * along(scale, axes.index(x[-1]), kernel.shape.rank)}
+        # From the end, because "..." may stand for axes at the front.
+        return {"kernel": kernel * along(scale, kernel.shape.rank - len(axes) + axes.index(x[-1]), kernel.shape.rank)}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -431,6 +439,11 @@ class Scale(Affine):
 
     axis: int | None = None
 
+    @functools.cached_property
+    def bias_is_table(self):
+        bias = self.read("float32").get("bias") if self.axis is None else None
+        return bias is not None and bias.shape.rank > 0
+
     def linear(self, inputs, weights):
         return inputs[0] * self._broadcast(weights["kernel"], inputs[0].shape.rank)
 
@@ -525,19 +538,19 @@ class Fused(Operation):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Activation(Operation):
-    """A function of one input that keeps its shape; the name says which."""
+    """A function of one input that keeps its shape; the name says which, and so what is known of it."""
 
     function: Callable[[tf.Tensor], tf.Tensor]
     name: str
     layer: Any = None
 
     @property
-    def rectifier(self) -> bool:
-        return self.name in ("relu", "relu6")
-
-    @property
     def label(self):
         return self.name
+
+    @property
+    def traits(self):
+        return TRAITS.get(self.name, UNKNOWN)
 
     def __call__(self, inputs, weights):
         return (self.function(inputs[0]),)
@@ -547,8 +560,8 @@ class Activation(Operation):
 class Routing(Operation):
     """Moves entries from place to place: reshape, transpose, pad, crop, concatenate, maximum, max pooling, upsampling.
 
-    Its transposed Jacobian sends relevance back to where the entries came from. What else is known of it is said by
-    four properties. Each is False unless somebody vouches for it.
+    Its transposed Jacobian sends relevance back to where the entries came from. Four properties say what else is known
+    of it. Each is False unless somebody vouches for it.
 
     Args:
         function: Computes the outputs from the inputs.
