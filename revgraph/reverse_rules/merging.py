@@ -9,6 +9,7 @@ References:
 """
 
 import dataclasses
+import math
 
 import tensorflow as tf
 
@@ -96,7 +97,7 @@ class Bilinear(Rule):
         def absorbed(relevance):
             return Absorbed(stabiliser=per_sample(relevance - z * self.divide(relevance, z)))
 
-        return call.outputs, Pullback(pull, absorbed)
+        return call.outputs, Pullback(pull, absorbed, growth=math.inf)
 
 
 @dataclasses.dataclass(frozen=True)
