@@ -27,9 +27,10 @@ class Composite(Tabular):
     """Assigns a rule to every site of a graph: the first matching entry wins.
 
     Args:
-        *entries: Pairs of what to match and a `Rule`. See `matcher` for what may be matched.
-        defaults: Entries tried after these; `STRUCTURE` by default, which has a rule for everything that has no
-            weights.
+        *entries: Pairs of what to match and a `Rule`. See `matcher` for what may be matched. A composite stands for its
+            entries.
+        defaults: Entries tried after these. By default those of the last composite among the entries, or `STRUCTURE`,
+            which has a rule for everything that has no weights.
         name: Name for printing.
 
     Example:
@@ -45,13 +46,20 @@ class Composite(Tabular):
 
     def __init__(self, *entries, defaults=None, name="composite"):
         self.name = name
-        self.entries = tuple(self._entry(entry) for entry in entries)
-        self.defaults = STRUCTURE if defaults is None else tuple(self._entry(entry) for entry in defaults)
+        self.entries = tuple(pair for entry in entries for pair in self._pairs(entry))
+        if defaults is None:
+            composites = [entry for entry in entries if isinstance(entry, Composite)]
+            self.defaults = composites[-1].defaults if composites else STRUCTURE
+        else:
+            self.defaults = tuple(self._entry(entry) for entry in defaults)
+
+    def _pairs(self, entry):
+        return entry.entries if isinstance(entry, Composite) else (self._entry(entry),)
 
     @staticmethod
     def _entry(entry):
         if not isinstance(entry, tuple | list) or len(entry) != 2:
-            raise TypeError(f"A composite's entry is a pair (match, rule). Received: {entry!r}.")
+            raise TypeError(f"A composite's entry is a pair (match, rule), or a composite. Received: {entry!r}.")
         match, rule = entry
         if not isinstance(rule, Rule):
             raise TypeError(
