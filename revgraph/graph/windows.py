@@ -6,6 +6,7 @@ Each function gives a function of the pooling's input, whose result broadcasts a
 import math
 
 import tensorflow as tf
+from keras import ops
 
 from revgraph.graph.operations import along
 
@@ -77,16 +78,20 @@ def of_mask(rank):
 
 
 def pooling_3d(pool, direct, size, strides, padding, data_format):
-    """Three-dimensional pooling; in float64, for which TensorFlow has no CPU kernels, one axis after the others.
+    """Three-dimensional pooling as pooling in two dimensions, one axis after the others.
+
+    TensorFlow's own kernel does not do for two reasons. It does not exist for float64 on CPUs. And the gradient of its
+    maximum counts every one of several equal maxima in full, so that relevance would be multiplied; in two dimensions
+    one of them gets all.
 
     Args:
         pool: `keras.ops.max_pool` or `keras.ops.average_pool`.
-        direct: The pooling as it is, used for other dtypes.
+        direct: The pooling as TensorFlow does it, which is used for averages in dtypes other than float64.
         size, strides, padding, data_format: Its geometry.
     """
 
     def pooling(x):
-        if x.dtype != tf.float64:
+        if pool is ops.average_pool and x.dtype != tf.float64:
             return direct(x)
         if data_format == "channels_first":
             x = tf.transpose(x, (0, 2, 3, 4, 1))
