@@ -12,7 +12,7 @@ from revgraph.read.keras.template import in_either_dtype
 
 ACTIVATIONS = frozenset(
     "Relu Relu6 Sigmoid SparseSigmoid Softplus Softsign SoftShrink SparsePlus Silu Squareplus LogSigmoid LeakyRelu "
-    "HardSigmoid HardSilu Elu Selu Gelu Celu Mish TanhShrink HardTanh HardShrink Threshold Softmax LogSoftmax "
+    "HardSigmoid HardSilu Elu Selu Gelu Celu TanhShrink HardTanh HardShrink Threshold Softmax LogSoftmax "
     "Sparsemax Tanh Clip Absolute Arctan Arcsinh Cbrt Ceil Cos Cosh Erf Erfc Exp Exp2 Expm1 Fabs Floor Log Log10 "
     "Log1p Log2 NanToNum Reciprocal Round Rsqrt Sign Sin Sinc Sinh Sqrt Square StopGradient Tan Trunc".split()
 )

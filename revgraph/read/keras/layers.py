@@ -33,7 +33,7 @@ def _layers(*names):
 
 
 IDENTITIES = _layers(
-    "ActivityRegularization", "AlphaDropout", "AutoContrast", "Dropout", "GaussianDropout", "GaussianNoise", "Identity",
+    "ActivityRegularization", "AlphaDropout", "Dropout", "GaussianDropout", "GaussianNoise", "Identity",
     "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D",
     "AugMix", "CutMix", "MixUp", "RandAugment", "RandomBrightness", "RandomColorDegeneration", "RandomColorJitter",
     "RandomContrast", "RandomElasticTransform", "RandomErasing", "RandomFlip", "RandomGaussianBlur", "RandomGrayscale",
@@ -231,8 +231,10 @@ VIEWS = {
     **_table(_routing({"fixed": True, "keeps_sign": True}), "CenterCrop", "RandomCrop"),
     **_table(
         _routing(routing.CHOICES),
-        "AdaptiveMaxPooling1D", "AdaptiveMaxPooling2D", "AdaptiveMaxPooling3D", "GlobalMaxPooling1D",
-        "GlobalMaxPooling2D", "GlobalMaxPooling3D", "Maximum", "Minimum",
+        "GlobalMaxPooling1D", "GlobalMaxPooling2D", "GlobalMaxPooling3D", "Maximum", "Minimum",
+    ),
+    **_table(
+        routing.adaptive_max_pool, "AdaptiveMaxPooling1D", "AdaptiveMaxPooling2D", "AdaptiveMaxPooling3D",
     ),
     **_table(_routing(routing.MASKS), "Masking"),
     **_table(routing.zero_padding, "ZeroPadding1D", "ZeroPadding2D", "ZeroPadding3D"),

@@ -226,6 +226,7 @@ VIEWS = {
     "Mean": routing.mean,
     "Sum": routing.total,
     "AveragePool": routing.average_pool,
+    "AdaptiveMaxPool": routing.adaptive_max_pool,
     "AdaptiveAveragePool": routing.adaptive_average_pool,
     "MaxPool": routing.max_pool,
     "Pad": routing.pad,

@@ -37,7 +37,7 @@ ROUTINGS = {
         "Squeeze Stack Swapaxes Take TakeAlongAxis Tile Transpose Unstack Vsplit Vstack Where",
     ),
     **_known(FILLS, "Diag Diagflat ExtractPatches PadImages Tril Triu"),
-    **_known(CHOICES, "AdaptiveMaxPool Amax Amin Max Min Sort TopK"),
+    **_known(CHOICES, "Amax Amin Max Min Sort TopK"),
 }
 """Name of the class of a Keras operation that moves entries -> what is known of it where no constants take part."""
 
@@ -221,16 +221,24 @@ def average_pool(operation, template, outputs):
     return AveragePool(function, type(operation).__name__, count=windows.of_pooling(*geometry), **AVERAGES)
 
 
+def _adaptive_geometry(operation):
+    # Keras says a wrong rank of the output, so that the number of dimensions is seen when there is an input.
+    return as_tuple(operation.output_size, 3), operation.data_format or keras.config.image_data_format()
+
+
+def adaptive_max_pool(operation, template, outputs):
+    """The view of max pooling with a given number of windows, layer or operation."""
+    function = template.bind(operation.call)
+    function = windows.adaptive_pooling(ops.adaptive_max_pool, function, *_adaptive_geometry(operation))
+    return Routing(function, type(operation).__name__, **CHOICES)
+
+
 def adaptive_average_pool(operation, template, outputs):
     """The view of average pooling with a given number of windows, layer or operation."""
-    data_format = operation.data_format or keras.config.image_data_format()
-    size = as_tuple(operation.output_size, len(outputs[0].shape) - 2)
-    return AveragePool(
-        template.bind(operation.call),
-        type(operation).__name__,
-        count=windows.of_adaptive_pooling(size, data_format),
-        **AVERAGES,
-    )
+    geometry = _adaptive_geometry(operation)
+    function = windows.adaptive_pooling(ops.adaptive_average_pool, template.bind(operation.call), *geometry)
+    count = windows.of_adaptive_pooling(*geometry)
+    return AveragePool(function, type(operation).__name__, count=count, **AVERAGES)
 
 
 def global_average_pool(layer, template, outputs):
