@@ -11,6 +11,7 @@ from revgraph.graph.analysis import is_linear_layer
 from revgraph.graph.operations import Affine, Opaque
 from revgraph.graph.tables import Table, Tabular
 from revgraph.read import trace
+from revgraph.read.keras.private import is_of_keras
 from revgraph.reverse_rules import ReplacementLayer, Rule
 
 
@@ -98,7 +99,7 @@ def _graph(layer, input_shape):
     """The layer as a canonized graph; a layer of one's own stays whole, one of Keras computes in float64."""
     several = bool(input_shape) and isinstance(input_shape[0], list | tuple)
     shapes = list(input_shape) if several else [input_shape]
-    own = not type(layer).__module__.startswith("keras.")
+    own = not is_of_keras(type(layer))
     if not own:
         layer = _in_float64(layer, [(None, *shape) for shape in shapes])
     inputs = [keras.Input(shape, dtype=layer.compute_dtype) for shape in shapes]
