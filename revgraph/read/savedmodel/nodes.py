@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from revgraph.graph.graph import Spec
 from revgraph.graph.operations import Operation, Source
+from revgraph.read.savedmodel import private
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -65,6 +66,13 @@ class ScaleAndShift(Operation):
     kernel: Weight | None
     bias: Weight | None
 
+    def read(self, dtype):
+        given = {"kernel": self.kernel, "bias": self.bias}
+        return {name: weight.read(dtype) for name, weight in given.items() if weight is not None}
+
+    def __call__(self, inputs, weights):
+        return (inputs[0] * weights.get("kernel", 1) + weights.get("bias", 0),)
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Node:
@@ -106,7 +114,7 @@ class Node:
 
     def attribute(self, name, default=None):
         """An attribute of the operation, text as `str`."""
-        if name not in self.operation.node_def.attr:
+        if not private.has_attribute(self.operation, name):
             return default
         value = self.operation.get_attr(name)
         return value.decode() if isinstance(value, bytes) else value
@@ -133,14 +141,14 @@ def called(operation, attribute="f"):
     """The graph of the function that an operation calls, or has as an attribute; None where there is none."""
     named = attribute != "f" or operation.type in CALLS
     name = operation.get_attr(attribute).name if named else operation.type
-    function = operation.graph._get_function(name)
-    return None if function is None else function.graph
+    return private.function_in(operation, name)
 
 
 def operations_between(graph) -> list:
     """The operations that lead from a graph's inputs to its outputs, each after those that it depends on."""
-    inputs = {t.op.name for t in graph.inputs}
-    needed, stack = set(), [t.op for t in graph.outputs]
+    inputs, outputs = private.ends(graph)
+    inputs = {t.op.name for t in inputs}
+    needed, stack = set(), [t.op for t in outputs]
     while stack:
         operation = stack.pop()
         if operation.name not in needed and operation.name not in inputs:
@@ -156,7 +164,7 @@ def graph_runner(graph, dtype) -> Callable:
         return [t.name for t in tensors]
 
     # TensorFlow adds inputs and outputs to the graph of a loop when it differentiates the loop.
-    inputs, outputs = names(graph.inputs), names(graph.outputs)
+    inputs, outputs = map(names, private.ends(graph))
     steps = [(names(o.inputs), names(o.outputs), runner(o, dtype)) for o in operations_between(graph)]
 
     def run(*tensors):
@@ -185,7 +193,7 @@ def _read_variable(operation, dtype):
 
 def _while(operation, dtype):
     condition, body = (graph_runner(called(operation, name), dtype) for name in ("cond", "body"))
-    shapes = [t.shape for t in called(operation, "body").inputs]
+    shapes = [t.shape for t in private.ends(called(operation, "body"))[0]]
 
     def run(*tensors):
         # Handles of variables are the same in every turn, and no loop variables.
@@ -240,10 +248,9 @@ def runner(operation, dtype) -> Callable:
     function = getattr(tf.raw_ops, operation.type, None)
     if function is None:
         return _unknown(operation)
-    inputs = [(argument.name, _count(operation, argument)) for argument in operation.op_def.input_arg]
-    attributes = {
-        a.name: _attribute(operation, a, dtype) for a in operation.op_def.attr if not _is_inferred(operation, a)
-    }
+    definition = private.definition(operation)
+    inputs = [(argument.name, _count(operation, argument)) for argument in definition.input_arg]
+    attributes = {a.name: _attribute(operation, a, dtype) for a in definition.attr if not _is_inferred(operation, a)}
     python_name = _python_names(function, [*(name for name, _ in inputs), *attributes])
     attributes = {python_name[name]: value for name, value in attributes.items()}
 
@@ -267,7 +274,7 @@ def _python_names(function, names) -> dict[str, str]:
 
 def _is_inferred(operation, attribute):
     """Whether an attribute follows from the inputs."""
-    arguments = operation.op_def.input_arg
+    arguments = private.definition(operation).input_arg
     return any(attribute.name in (a.type_attr, a.number_attr, a.type_list_attr) for a in arguments)
 
 
