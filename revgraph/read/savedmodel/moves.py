@@ -36,8 +36,9 @@ class Move:
 
 MOVES = {
     **dict.fromkeys(
-        "BatchToSpaceND BroadcastTo DepthToSpace ExpandDims MirrorPad Reshape ResizeNearestNeighbor Reverse ReverseV2 "
-        "Roll Slice SpaceToDepth SplitV Squeeze StridedSlice Tile Transpose Unpack Gather GatherNd GatherV2".split(),
+        "BatchToSpaceND BroadcastTo DepthToSpace ExpandDims Gather GatherNd GatherV2 MatrixDiagPartV3 MirrorPad "
+        "Reshape ResizeNearestNeighbor Reverse ReverseV2 Roll Slice SpaceToDepth SplitV Squeeze StridedSlice Tile "
+        "Transpose Unpack".split(),
         Move(),
     ),
     **dict.fromkeys("ExtractImagePatches MatrixBandPart Pad SpaceToBatchND".split(), Move(fills=True)),
@@ -47,7 +48,6 @@ MOVES = {
     **dict.fromkeys("ResizeArea ResizeBilinear Mean Sum AvgPool AvgPool3D".split(), Move(copies=False)),
     "Concat": Move((1, None)),
     "ConcatV2": Move((0, -1)),
-    "MatrixDiagPartV3": Move((0, None, 2)),
     "Pack": Move(ALL),
     "PadV2": Move((0, None, 2)),
     "ResizeBicubic": Move(copies=False, keeps_sign=False),
@@ -108,6 +108,56 @@ def interpolation(reader, node):
     """Every entry a weighted mean of entries."""
     operation = Interpolation(node.function(), node.type, **properties(reader, node))
     return reader.site(node, operation, node.slots)
+
+
+def resize_area(reader, node):
+    """Every entry the mean of an area: one matrix per axis, because TensorFlow has no gradient of its operation."""
+    if node.attribute("align_corners"):
+        return None
+    size, known = node.arguments[1], properties(reader, node)
+    if not isinstance(size, Weight):
+        return None
+
+    def resize(x):
+        rows, columns = tf.unstack(size.read(x.dtype))
+        down, across = _areas(tf.shape(x)[1], rows, x.dtype), _areas(tf.shape(x)[2], columns, x.dtype)
+        return tf.einsum("bijc,ri,sj->brsc", x, down, across)
+
+    return reader.site(node, Interpolation(resize, node.type, **known), node.slots)
+
+
+def _areas(length, size, dtype):
+    """The share of each of `length` entries in each of `size` areas."""
+    step = tf.cast(length, dtype) / tf.cast(size, dtype)
+    low = tf.cast(tf.range(size), dtype)[:, None] * step
+    entry = tf.cast(tf.range(length), dtype)
+    return tf.maximum(tf.minimum(low + step, entry + 1) - tf.maximum(low, entry), 0) / step
+
+
+def scale_and_translate(reader, node):
+    """Resizing with an offset, in float32: TensorFlow's gradient knows no other dtype."""
+    function = dataclasses.replace(node, dtype="float32").function()
+
+    def resize(x, *rest):
+        return tf.cast(function(tf.cast(x, "float32"), *rest), x.dtype)
+
+    return reader.site(node, Interpolation(resize, node.type, **properties(reader, node)), node.slots)
+
+
+def diagonal(reader, node):
+    """One diagonal of each matrix, as a selection, because TensorFlow's gradient wants to know all sizes in advance."""
+    which = reader.integers(node.arguments[1])
+    if which is None or np.size(which) != 1:
+        return None
+    right, down = max(int(np.ravel(which)[0]), 0), max(-int(np.ravel(which)[0]), 0)
+
+    def diagonal(x):
+        *others, rows, columns = tf.unstack(tf.shape(x))
+        steps = tf.range(tf.minimum(rows - down, columns - right))
+        flat = tf.reshape(x, [*others, rows * columns])
+        return tf.gather(flat, (down + steps) * columns + right + steps, axis=-1)
+
+    return routing(reader, node, diagonal, slots=node.slots[:1])
 
 
 def transpose(reader, node):

@@ -133,7 +133,7 @@ class Node:
         return function
 
 
-CALLS = frozenset({"PartitionedCall", "StatefulPartitionedCall", "RemoteCall"})
+CALLS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
 """Calls of functions."""
 
 
@@ -249,20 +249,44 @@ def runner(operation, dtype) -> Callable:
     if function is None:
         return _unknown(operation)
     definition = private.definition(operation)
-    inputs = [(argument.name, _count(operation, argument)) for argument in definition.input_arg]
-    attributes = {a.name: _attribute(operation, a, dtype) for a in definition.attr if not _is_inferred(operation, a)}
-    python_name = _python_names(function, [*(name for name, _ in inputs), *attributes])
+    types = {a.name: _dtype_of(operation, a, dtype) for a in definition.attr if a.type == "type"}
+    inputs = [(a.name, _count(operation, a), _dtype_taken(a, types)) for a in definition.input_arg]
+    attributes = {
+        a.name: types.get(a.name, operation.get_attr(a.name)) for a in definition.attr if not _is_inferred(operation, a)
+    }
+    python_name = _python_names(function, [*(name for name, *_ in inputs), *attributes])
     attributes = {python_name[name]: value for name, value in attributes.items()}
 
     def run(*tensors):
         given = iter(tensors)
+
+        def take(taken):
+            tensor = next(given)
+            return tensor if dtype is None or taken is None else in_dtype(tensor, taken)
+
         arguments = {
-            python_name[name]: next(given) if count is None else [next(given) for _ in range(count)]
-            for name, count in inputs
+            python_name[name]: take(taken) if count is None else [take(taken) for _ in range(count)]
+            for name, count, taken in inputs
         }
         return tf.nest.flatten(function(**arguments, **attributes))
 
     return run
+
+
+def _dtype_of(operation, attribute, dtype):
+    """The dtype that stands for one that an operation names: its own where the operation is not made for `dtype`."""
+    own = operation.get_attr(attribute.name)
+    allowed = attribute.allowed_values.list.type
+    if not own.is_floating or dtype is None:
+        return own
+    wanted = tf.as_dtype(dtype)
+    return wanted if not allowed or wanted.as_datatype_enum in allowed else own
+
+
+def _dtype_taken(argument, types):
+    """The floating dtype that an argument has to have; None where any will do."""
+    taken = tf.as_dtype(argument.type) if argument.type else types.get(argument.type_attr)
+    return taken if taken is not None and taken.is_floating else None
 
 
 def _python_names(function, names) -> dict[str, str]:
@@ -285,13 +309,6 @@ def _count(operation, argument):
     if argument.type_list_attr:
         return len(operation.get_attr(argument.type_list_attr))
     return None
-
-
-def _attribute(operation, attribute, dtype):
-    value = operation.get_attr(attribute.name)
-    if attribute.type == "type" and value.is_floating and dtype is not None:
-        return tf.as_dtype(dtype)
-    return value
 
 
 def _unknown(operation):
