@@ -111,7 +111,9 @@ def start() -> Piece:
 
 def node_piece(node: Node, pieces) -> Piece:
     """A pointwise node as a piece, from the pieces of the slots that it reads."""
-    run, whole = runner(node.operation, "float64"), node.function()
+    # A bias wants an axis of channels, which points have not.
+    run = (lambda x, b: [x + b]) if node.type == "BiasAdd" else runner(node.operation, "float64")
+    whole = node.function()
     given = iter(pieces)
     arguments = (
         in_dtype(tf.reshape(a.value, ()), "float64") if isinstance(a, Weight) else next(given).values
