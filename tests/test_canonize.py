@@ -390,3 +390,105 @@ def test_the_canonized_graph_prints_what_was_merged():
     text = str(canonize(make("cnn")))
     line = next(line for line in text.splitlines() if line.startswith("conv1"))
     assert line.split() == ["conv1", "Conv", "(?,", "8,", "8,", "4)", "bn"]
+
+
+# Through what stands between the two.
+
+
+def _masked(h):
+    return ops.where(ops.sum(h, axis=-1, keepdims=True) > 0, h, 0.0)
+
+
+BETWEEN = {
+    "sort steps": (lambda h: ops.sort(h, axis=1), False),
+    "sort channels": (lambda h: ops.sort(h, axis=-1), False),
+    "top_k": (lambda h: ops.top_k(h, 3)[0], False),
+    "max": (lambda h: ops.max(h, axis=1, keepdims=True), False),
+    "max pooling": (lambda h: layers.MaxPooling1D(2)(h), False),
+    "global max pooling": (lambda h: layers.GlobalMaxPooling1D()(h), False),
+    "maximum with itself": (lambda h: layers.Maximum()([h, ops.flip(h, axis=1)]), False),
+    "flip steps": (lambda h: ops.flip(h, axis=1), True),
+    "flip channels": (lambda h: ops.flip(h, axis=-1), True),
+    "roll channels": (lambda h: ops.roll(h, 1, axis=-1), True),
+    "roll all": (lambda h: ops.roll(h, 3), True),
+    "where": (lambda h: ops.where(h > 0.1, h, -1.0), False),
+    "mask of steps": (_masked, False),
+    "masking": (lambda h: layers.Masking(0.5)(h), False),
+    "cumsum": (lambda h: ops.cumsum(h, axis=1), False),
+    "tril": (lambda h: ops.tril(h), False),
+    "some channels": (lambda h: h[..., 1:], False),
+    "some steps": (lambda h: h[:, 1:3], True),
+    "zero padding": (lambda h: layers.ZeroPadding1D(1)(h), False),
+    "repeat channels": (lambda h: ops.repeat(h, 2, axis=-1), True),
+    "sum of steps": (lambda h: ops.sum(h, axis=1), False),
+    "mean of steps": (lambda h: ops.mean(h, axis=1), True),
+    "mean of channels": (lambda h: ops.mean(h, axis=-1, keepdims=True), False),
+    "absolute": (lambda h: ops.absolute(h), False),
+    "flatten": (lambda h: layers.Flatten()(h), False),
+    "permute": (lambda h: layers.Permute((2, 1))(h), False),
+    "upsampling": (lambda h: layers.UpSampling1D(2)(h), True),
+}
+"""What stands between the two, and whether it moves channels as a whole, so that folding is possible."""
+
+
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("linear", [lambda: layers.Dense(4), lambda: layers.Conv1D(4, 2, padding="same")])
+@pytest.mark.parametrize("name", BETWEEN)
+def test_folding_through_what_stands_between(name, linear, before):
+    """With scales of both signs: what depends on values, and what mixes or drops channels, is not folded through."""
+    between, moves = BETWEEN[name]
+    inputs = keras.Input((6, 4))
+    if before:
+        h = between(bn(name="bn")(inputs))
+        h = (layers.Dense(3) if len(h.shape) == 2 else linear())(h)
+    else:
+        h = bn(name="bn")(between(linear()(inputs)))
+    model = randomized(keras.Model(inputs, h))
+    norm = model.get_layer("bn")
+    norm.gamma.assign(norm.gamma * (-1.0) ** np.arange(norm.gamma.shape[0]))
+    x = inputs_of(model)
+    graph = canonize(model)
+    same(trace(model)(x), model(x))
+    same(graph(x), model(x))
+    if not moves and not before:
+        assert any(isinstance(site.operation, Scale) for site in graph.sites)
+
+
+def test_padding_of_channels_is_not_the_convolutions(rng):
+    """Widths of all axes are the same here, and yet only those of space are the convolution's own."""
+    inputs = keras.Input((4, 4, 2))
+    x = ops.pad(inputs, ((0, 0), (1, 1), (1, 1), (1, 1)))
+    model = randomized(keras.Model(inputs, layers.Conv2D(3, 3)(x)))
+    graph, x = canonize(model), inputs_of(model)
+    assert len(graph.sites) == 2
+    same(graph(x), model(x))
+
+
+@pytest.mark.parametrize("shape", [(1,), (5, 1), (1, 3), (5, 3)])
+def test_a_scale_that_makes_its_input_larger(shape, rng):
+    inputs = keras.Input(shape)
+    h = layers.Dense(1)(inputs) * np.array([2.0, -1.0, 0.5]) + np.array([1.0, 2.0, 3.0])
+    model = randomized(keras.Model(inputs, layers.Dense(2)(bn()(h))))
+    graph, x = canonize(model), inputs_of(model)
+    same(trace(model)(x), model(x))
+    same(graph(x), model(x))
+
+
+def test_an_einsum_with_axes_that_are_not_named(rng):
+    """The input's channels are counted from the end, as the equation does not name the axes at the front."""
+    kernel = rng.normal(size=(3, 3))
+    inputs = keras.Input((2, 3))
+    norm = bn()
+    model = randomized(keras.Model(inputs, ops.einsum("...j,jk->...k", norm(inputs), kernel)))
+    graph, x = canonize(model), inputs_of(model)
+    same(graph(x), model(x))
+
+
+def test_a_layer_called_twice_is_folded_at_each_call():
+    dense, norm = layers.Dense(3), bn()
+    inputs = keras.Input((4, 3))
+    h = norm(dense(ops.flip(norm(dense(inputs)), axis=1)))
+    model = randomized(keras.Model(inputs, h))
+    graph, x = canonize(model), inputs_of(model)
+    assert not any(isinstance(site.operation, Scale) for site in graph.sites)
+    same(graph(x), model(x))

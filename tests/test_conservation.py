@@ -199,9 +199,9 @@ def test_the_watch_names_the_site_that_explodes():
     unit.set_weights([np.array([[1e4], [1 - 1e4]])])
     graph = canonize(model)
     reverse = ReverseGraph(graph, everywhere(Epsilon()).bind(graph), graph.output_slots)
-    recording = reverse.record([tf.ones((3, 2), tf.float64)])
-    seeds = {graph.output_slots[0]: recording.values[graph.output_slots[0]]}
-    factors = growths(graph, recording, reverse.relevance(recording, seeds), seeds)
+    forward = reverse.forward([tf.ones((3, 2), tf.float64)])
+    seeds = {graph.output_slots[0]: forward.values[graph.output_slots[0]]}
+    factors = growths(graph, forward, reverse.relevance(forward, seeds), seeds)
     assert factors.keys() == {"'unit'", "'gentle'"}
     np.testing.assert_allclose([factors["'unit'"], factors["'gentle'"]], [2e4 - 1, 1], rtol=1e-3)
     with pytest.warns(UserWarning, match=r"explodes at 'unit'.*2e\+04-fold.*Composite\(\('unit', Epsilon"):
@@ -222,13 +222,13 @@ def test_growth_is_that_of_a_tensor_over_all_of_its_readers():
         model.get_layer(name).set_weights([np.array(kernel)])
     graph = canonize(model)
     reverse = ReverseGraph(graph, everywhere(Epsilon(epsilon=1e-15)).bind(graph), graph.output_slots)
-    recording = reverse.record([tf.ones((3, 2), tf.float64)])
-    seeds = {slot: recording.values[slot] for slot in graph.output_slots}
-    factors = growths(graph, recording, reverse.relevance(recording, seeds), seeds)
+    forward = reverse.forward([tf.ones((3, 2), tf.float64)])
+    seeds = {slot: forward.values[slot] for slot in graph.output_slots}
+    factors = growths(graph, forward, reverse.relevance(forward, seeds), seeds)
     np.testing.assert_allclose([factors["'little' or 'much'"], factors["'below'"]], [1, 1], rtol=1e-6)
     (inner,) = (site.outputs[0] for site in graph.sites if site.path == "below")
     seeds[inner] = tf.fill((3, 2), tf.constant(1e3, tf.float64))
-    factors = growths(graph, recording, reverse.relevance(recording, seeds), seeds)
+    factors = growths(graph, forward, reverse.relevance(forward, seeds), seeds)
     np.testing.assert_allclose([factors["'little' or 'much'"], factors["'below'"]], [1, 1], rtol=1e-6)
 
 

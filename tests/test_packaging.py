@@ -26,7 +26,7 @@ ROOMS = {
     "graph": {"graph"},
     "read": {"graph", "read"},
     "canonize": {"graph", "read", "canonize"},
-    "reverse_rules": {"graph", "reverse_rules", "fast"},
+    "reverse_rules": {"graph", "reverse_rules"},
     "composites": {"graph", "reverse_rules", "composites"},
     "fast": {"graph", "reverse_rules", "composites", "fast"},
     "reverse": {"graph", "reverse_rules", "composites", "fast", "reverse"},

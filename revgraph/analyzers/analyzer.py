@@ -510,7 +510,7 @@ class RecordedPass:
         self._analyzer = analyzer
         self._walk = walk
         self._inputs = inputs
-        self._recording = walk.reverse.record(inputs, frozen=True)
+        self._forward = walk.reverse.forward(inputs, frozen=True)
 
     def analyze(self, neuron_selection=None, initial_relevance=None):
         """Relevance of the recorded inputs; see `ReverseAnalyzer.analyze`."""
@@ -518,8 +518,8 @@ class RecordedPass:
         selection = self._analyzer._selected(neuron_selection)
         shapes = [graph.specs[slot].shape[1:] for slot in starts]
         chosen = make_targets(selection, initial_relevance, int(self._inputs[0].shape[0]), graph.output_names, shapes)
-        chosen = [t.on(self._recording.values[slot]) for t, slot in zip(chosen, starts, strict=True)]
-        result = self._walk.pulled(self._recording, self._walk.tensors(chosen))
+        chosen = [t.on(self._forward.values[slot]) for t, slot in zip(chosen, starts, strict=True)]
+        result = self._walk.pulled(self._forward, self._walk.tensors(chosen))
         return self._analyzer._answer([result], {}, False, False)
 
 

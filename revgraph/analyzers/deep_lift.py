@@ -113,11 +113,11 @@ class DifferenceWalk(Walk):
         super().__init__(reverse, question, own, finish, **options)
         self.beside = beside
 
-    def _pulled_once(self, recording, tensors, watch=False):
-        result = super()._pulled_once(recording, tensors, watch)
+    def _pulled_once(self, forward, tensors, watch=False):
+        result = super()._pulled_once(forward, tensors, watch)
         differences = [
-            per_sample(seed * (recording.values[slot] - recording.values[self.beside[slot]]))
-            for slot, seed in self.seeds(recording, tensors).items()
+            per_sample(seed * (forward.values[slot] - forward.values[self.beside[slot]]))
+            for slot, seed in self.seeds(forward.values, tensors).items()
         ]
         references = {*self.beside.values(), *self.graph.input_slots[len(self.graph.input_slots) // 2 :]}
         if self.keep:

@@ -10,6 +10,7 @@ from revgraph.canonize.passes import (
     split_separable,
     strip_output_activation,
 )
+from revgraph.canonize.products import join_products
 
 __all__ = [
     "average_pooling_to_conv",
@@ -17,6 +18,7 @@ __all__ = [
     "fold_batchnorm",
     "fold_padding",
     "hold_deviations",
+    "join_products",
     "prune",
     "split_activations",
     "split_separable",

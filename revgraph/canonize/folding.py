@@ -7,7 +7,6 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from revgraph.graph.analysis import is_max
 from revgraph.graph.graph import Graph
 from revgraph.graph.operations import (
     Affine,
@@ -16,7 +15,6 @@ from revgraph.graph.operations import (
     Conv,
     Dense,
     DepthwiseConv,
-    Routing,
     Scale,
     SeparableConv,
     ZeroPad,
@@ -50,8 +48,9 @@ def _padded(pad, conv):
         both = tuple((a + c, b + d) for (a, b), (c, d) in zip(widths, operation.widths, strict=True))
         whole = dataclasses.replace(operation, function=lambda x: tf.pad(x, both), widths=both)
     elif isinstance(operation, Conv | DepthwiseConv | SeparableConv) and operation.padding != "same":
-        spatial = widths[1:-1] if operation.data_format == "channels_last" else widths[2:]
-        if any(before or after for before, after in set(widths) - set(spatial)) or len(widths) != len(spatial) + 2:
+        last = operation.data_format == "channels_last"
+        spatial, ends = (widths[1:-1], widths[:1] + widths[-1:]) if last else (widths[2:], widths[:2])
+        if any(before or after for before, after in ends):
             return None
         own = _explicit(operation)
         around = tuple((a + c, b + d) for (a, b), (c, d) in zip(spatial, own, strict=True))
@@ -80,11 +79,11 @@ def fold_batchnorm(graph: Graph, keep=frozenset()) -> Graph:
     """
     sites = _Sites(graph, keep)
     for i, site in sites:
-        if isinstance(site.operation, Scale):
+        if isinstance(site.operation, Scale) and _keeps_shape(site, sites.specs):
             _fold_into_writer(sites, i)
     for i, site in reversed(list(sites)):
         # Other scales in front of a linear layer are preprocessing of the input, whose relevance users want to see.
-        if isinstance(site.operation, BatchNorm):
+        if isinstance(site.operation, BatchNorm) and _keeps_shape(site, sites.specs):
             _fold_into_reader(sites, i)
     return sites.graph()
 
@@ -174,12 +173,13 @@ class _Sites:
 
 def _moves_channels(site):
     """Whether a site may move channels, or average within them, whatever their values."""
-    operation = site.operation
-    if isinstance(operation, Routing):
-        moves = not is_max(operation) and operation.name != "Masking"
-    else:
-        moves = isinstance(operation, ChannelDiagonalConv)
+    moves = isinstance(site.operation, ChannelDiagonalConv) or getattr(site.operation, "fixed", False)
     return moves and len(site.inputs) == len(site.outputs) == 1
+
+
+def _keeps_shape(scale, specs):
+    """Whether a scale leaves the shape of its input as it is; constants may make it larger."""
+    return specs[scale.inputs[0]].shape == specs[scale.outputs[0]].shape
 
 
 def _routed(chain, shape, axis, dtype) -> np.ndarray | None:

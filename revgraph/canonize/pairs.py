@@ -3,7 +3,7 @@
 import dataclasses
 
 from revgraph.graph.graph import Graph, Site
-from revgraph.graph.operations import Affine, Operation, Routing
+from revgraph.graph.operations import Affine, Normalize, Operation, Routing
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -43,7 +43,7 @@ def with_reference(graph: Graph) -> tuple[Graph, dict[int, int]]:
     for slot, name in zip(graph.input_slots, graph.input_names, strict=True):
         outer = max(specs) + 1
         specs |= {outer: graph.specs[slot], outer + 1: graph.specs[slot]}
-        operation = WithReference(Routing(lambda x: x, "input"))
+        operation = WithReference(Routing(lambda x: x, "input", copies=True, fixed=True, keeps_sign=True))
         sites.append(Site(name, operation, (outer, outer + 1), (slot, slot + shift)))
         inputs.append(outer)
     for site in graph.sites:
@@ -65,9 +65,5 @@ def with_reference(graph: Graph) -> tuple[Graph, dict[int, int]]:
 
 def is_linear(operation: Operation) -> bool:
     """Whether differences of outputs are the same function of differences of inputs."""
-    return isinstance(operation, Affine) or (isinstance(operation, Routing) and not chooses(operation))
-
-
-def chooses(operation: Operation) -> bool:
-    """Whether a routing operation chooses entries by their values: maxima and minima of every kind."""
-    return isinstance(operation, Routing) and any(word in operation.name.lower() for word in ("max", "min"))
+    affine = isinstance(operation, Affine) and not isinstance(operation, Normalize)
+    return affine or (isinstance(operation, Routing) and operation.fixed)

@@ -9,9 +9,9 @@ import dataclasses
 import keras
 
 from revgraph.canonize.folding import fold_batchnorm, fold_padding
+from revgraph.canonize.products import join_products
 from revgraph.graph.graph import Graph, Site, Spec
 from revgraph.graph.operations import (
-    Activation,
     AveragePool,
     ChannelDiagonalConv,
     Conv,
@@ -24,16 +24,13 @@ from revgraph.graph.operations import (
 )
 from revgraph.read.keras.tracing import trace
 
-PROBABILITIES = frozenset({"softmax", "sigmoid", "log_softmax", "logsoftmax", "log_sigmoid", "logsigmoid"})
-"""Names of activations that turn logits into probabilities."""
-
 
 def canonize(model, keep=()) -> Graph:
     """Rewrites a model into the form that rules are defined on; the result computes the same outputs.
 
     Fused activations become sites of their own, separable convolutions their two parts, average pooling a
-    channel-diagonal convolution; zero padding and BatchNormalization are folded into the linear layer beside them, and
-    normalizations of a sample by its own statistics become affine.
+    channel-diagonal convolution, nested products one product; zero padding and BatchNormalization are folded into the
+    linear layer beside them, and normalizations of a sample by its own statistics become affine.
 
     Args:
         model: A built Keras model, or a `Graph`.
@@ -86,9 +83,7 @@ def strip_output_activation(graph: Graph, keep=frozenset()) -> Graph:
 
 def _is_probability(site):
     operation = site.operation
-    return (isinstance(operation, Activation) and operation.name in PROBABILITIES) or (
-        isinstance(operation, Routing) and operation.name in ("Cast", "Identity")
-    )
+    return operation.traits.probability or (isinstance(operation, Routing) and operation.name in ("Cast", "Identity"))
 
 
 def prune(graph: Graph, keep=frozenset()) -> Graph:
@@ -174,6 +169,7 @@ PASSES = (
     split_separable,
     average_pooling_to_conv,
     hold_deviations,
+    join_products,
     fold_padding,
     fold_batchnorm,
 )

@@ -9,7 +9,7 @@ from typing import Any
 
 import keras
 
-from revgraph.graph.analysis import SATURATING, Facts, is_linear_layer, is_relu
+from revgraph.graph.analysis import Facts, is_linear_layer, is_padding
 from revgraph.graph.bounds import Bounds
 from revgraph.graph.graph import Graph, Site
 from revgraph.graph.operations import (
@@ -30,7 +30,6 @@ from revgraph.graph.operations import (
     Routing,
     Scale,
     Sum,
-    ZeroPad,
 )
 from revgraph.graph.tables import Table, Tabular
 from revgraph.reverse_rules import (
@@ -107,25 +106,17 @@ POOLING = operations(ChannelDiagonalConv, text="average pooling")
 SUM = operations(Sum, text="sums")
 SCALE = operations(Scale, text="scale and shift")
 ACTIVATION = operations(Activation, text="activations")
-RELU = Matcher(lambda site, facts: is_relu(site.operation), "ReLUs")
+RELU = Matcher(lambda site, facts: site.operation.traits.relu, "ReLUs")
 ROUTING = operations(Routing, text="routing")
-PADDING = Matcher(
-    lambda site, facts: (
-        isinstance(site.operation, ZeroPad)
-        or (isinstance(site.operation, Routing) and site.operation.name == "Masking")
-    ),
-    "padding and masks",
-)
+PADDING = Matcher(lambda site, facts: is_padding(site.operation), "padding and masks")
 PRODUCT = operations(Product, text="products")
 CONTRACTION = operations(Contraction, text="products of matrices")
 QUOTIENT = operations(Quotient, text="quotients")
 NORMALIZATION = operations(Normalize, text="normalization of samples")
 LINEAR_MAP = operations(LinearMap, text="linear maps")
 INTERPOLATION = operations(Interpolation, text="interpolation")
-SATURATION = Matcher(
-    lambda site, facts: isinstance(site.operation, Activation) and site.operation.name in SATURATING,
-    "activations with a bound",
-)
+SATURATION = Matcher(lambda site, facts: site.operation.traits.saturates, "activations with a bound")
+STEP = Matcher(lambda site, facts: site.operation.traits.step, "step functions")
 EMBEDDING = operations(Embedding, text="embeddings")
 FIRST = Matcher(lambda site, facts: site in facts.first_linear, "first linear layer")
 ANY = Matcher(lambda site, facts: True, "everything")
@@ -393,6 +384,7 @@ STRUCTURE = (
     (EMBEDDING, SumOverEmbedding()),
     (PADDING, Padding()),
     (ROUTING, Jacobian()),
+    (STEP, Saturation()),
     (ACTIVATION, Pass()),
     (SUM, Epsilon()),
     (POOLING, Norm()),

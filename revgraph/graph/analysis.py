@@ -2,7 +2,6 @@
 
 import functools
 import heapq
-import re
 from collections.abc import Iterable
 
 from revgraph.graph.graph import Graph, Site
@@ -18,25 +17,12 @@ from revgraph.graph.operations import (
     Quotient,
     Routing,
     Scale,
+    Sum,
+    ZeroPad,
 )
 
-NONNEGATIVE = frozenset(
-    "relu relu6 bounded_relu sigmoid softmax softplus hard_sigmoid exponential exp sparsemax sparse_sigmoid "
-    "sparse_plus squareplus absolute square sqrt rsqrt".split()
-)
-"""Names of activations whose values are never negative."""
-
-RELUS = frozenset("relu relu6 bounded_relu sloped_relu shifted_relu".split())
-"""Names of activations that Deconvnet and guided backpropagation treat as a ReLU."""
-
-SATURATING = frozenset("relu6 bounded_relu hard_tanh hard_sigmoid clip".split())
-"""Names of piecewise linear activations that are constant where their input is large."""
-
-GATES = frozenset("sigmoid hard_sigmoid sparse_sigmoid softmax sparsemax relu6".split())
-"""Names of activations that squash into an interval from zero: what they are multiplied with passes a gate."""
-
-SQUASHES = frozenset("tanh hard_tanh softsign erf clip".split())
-"""Names of activations that squash into an interval around zero, which gates of some networks do."""
+GATES = ("gate", "squash", "self_gate")
+"""Traits by which a factor of a product is known as a gate, those that tell most first."""
 
 
 def is_linear_layer(operation: Operation) -> bool:
@@ -44,9 +30,9 @@ def is_linear_layer(operation: Operation) -> bool:
     return isinstance(operation, Dense | Einsum | Convolutional)
 
 
-def is_relu(operation: Operation) -> bool:
-    """Whether an operation is a ReLU of any kind."""
-    return isinstance(operation, Activation) and operation.name in RELUS
+def is_padding(operation: Operation) -> bool:
+    """Whether an operation puts zeros beside its entries, or in the place of some, and leaves the rest as they are."""
+    return isinstance(operation, ZeroPad) or (isinstance(operation, Routing) and operation.name == "Masking")
 
 
 def first_linear_sites(graph: Graph) -> frozenset[Site]:
@@ -57,7 +43,7 @@ def first_linear_sites(graph: Graph) -> frozenset[Site]:
             continue
         if is_linear_layer(site.operation):
             first.add(site)
-        elif isinstance(site.operation, Scale | Routing) and not is_max(site.operation):
+        elif isinstance(site.operation, Scale) or is_padding(site.operation) or getattr(site.operation, "fixed", False):
             reach.update(site.outputs)
     return frozenset(first)
 
@@ -87,13 +73,13 @@ class Facts:
     def _position(self):
         return {site: i for i, site in enumerate(self.graph.sites)}
 
-    def signal(self, site: Site) -> int | None:
-        """Which factor of a product is the signal, the others being gates; None where that cannot be told.
+    def signals(self, site: Site) -> tuple[int, ...]:
+        """Which factors of a product are signals, the others being gates; all where none is known to be a gate.
 
-        A gate is a factor that comes from a sigmoid, softmax or the like, or, where none does, from a tanh, or that
-        is broadcast; shape operations, scale and shift may follow the squashing.
+        A gate is a factor that comes from a sigmoid, a softmax or the like; or else from a tanh; or else from a SiLU
+        or another function that gates itself; or else one that is broadcast. Moves, masks, scale and shift may follow.
         """
-        return signal(site, self.producers, self.graph.specs)
+        return signals(site, self.producers, self.graph.specs)
 
     def identity_branch(self, site: Site) -> int | None:
         """Which summand of a residual sum came past the layers of the block; None where that cannot be told.
@@ -130,29 +116,87 @@ class Facts:
         return depths
 
 
-def signal(site: Site, producers, specs) -> int | None:
-    """Which factor of a product is the signal; see `Facts.signal`."""
-    squashed = [_squashing(slot, producers) for slot in site.inputs]
-    for names in (GATES, SQUASHES):
-        gates = {i for i, name in enumerate(squashed) if name in names}
-        if len(gates) == len(squashed) - 1:
-            return next(i for i in range(len(squashed)) if i not in gates)
-    if isinstance(site.operation, Product):
-        full = [i for i, slot in enumerate(site.inputs) if not _is_broadcast(specs[slot], specs[site.outputs[0]])]
-        return full[0] if len(full) == 1 else None
-    return None
+def signals(site: Site, producers, specs) -> tuple[int, ...]:
+    """Which factors of a product are signals; see `Facts.signals`."""
+    found = range(len(site.inputs))
+    elementwise = isinstance(site.operation, Product)
+    # Attention weights are gates. Other functions do not make a gate of a matrix.
+    for trait in GATES if elementwise else GATES[:1]:
+        found = [i for i in found if not _is_gate(site.inputs[i], trait, producers, specs)] or found
+    if elementwise:
+        found = [i for i in found if not _is_broadcast(specs[site.inputs[i]], specs[site.outputs[0]])] or found
+    return tuple(found)
 
 
-def _squashing(slot, producers):
-    """The name of the activation that a factor comes from, seen through shape operations, scale and shift."""
+def _is_gate(slot, trait, producers, specs) -> bool:
+    """Whether a factor comes from an activation of that trait, seen through moves, masks, scale and shift."""
     while slot in producers:
         site = producers[slot]
-        if isinstance(site.operation, Activation):
-            return site.operation.name
-        if len(site.inputs) != 1 or not isinstance(site.operation, Routing | Scale):
-            return None
-        (slot,) = site.inputs
-    return None
+        operation = site.operation
+        if isinstance(operation, Activation):
+            return getattr(operation.traits, trait)
+        if isinstance(operation, Product):
+            if trait == "self_gate" and is_self_gated(site, producers):
+                return True
+            return all(_is_gate(factor, trait, producers, specs) for factor in site.inputs)
+        floating = [i for i in site.inputs if "float" in specs[i].dtype]
+        if isinstance(operation, Routing) and not floating:
+            return trait == "gate" and any(specs[i].dtype == "bool" for i in site.inputs)
+        if not isinstance(operation, Routing | Scale) or len(floating) != 1:
+            return False
+        (slot,) = floating
+    return False
+
+
+def is_self_gated(site: Site, producers) -> bool:
+    """Whether a product is a signal times a gate of that signal, such as x * sigmoid(x): an activation spelt out."""
+    return bool(self_gates(site.inputs, producers))
+
+
+def self_gates(factors, producers) -> dict[int, int]:
+    """The factors of a product that are gates of another factor, entry by entry.
+
+    Returns:
+        Position of each such gate -> position of the factor from which it is computed.
+    """
+    found = {}
+    for i, gate in enumerate(factors):
+        sources = _sources_of_gate(gate, producers)
+        signals = [j for j, factor in enumerate(factors) if factor != gate and sources & _scaled(factor, producers)]
+        if signals:
+            found[i] = signals[0]
+    return found
+
+
+def _scaled(slot, producers) -> frozenset[int]:
+    """A slot, and the slots of which it is a multiple or a shift."""
+    slots = {slot}
+    while slot in producers and isinstance(producers[slot].operation, Scale):
+        (slot,) = producers[slot].inputs
+        slots.add(slot)
+    return frozenset(slots)
+
+
+def _sources_of_gate(slot, producers) -> frozenset[int]:
+    """The slots of which a gate is a function entry by entry; none where the factor does not squash."""
+    while slot in producers and isinstance(producers[slot].operation, Scale):
+        (slot,) = producers[slot].inputs
+    if slot not in producers or not isinstance(producers[slot].operation, Activation):
+        return frozenset()
+    traits = producers[slot].operation.traits
+    if not (traits.pointwise and (traits.gate or traits.squash)):
+        return frozenset()
+    return _pointwise_sources(producers[slot].inputs[0], producers, {})
+
+
+def _pointwise_sources(slot, producers, known) -> frozenset[int]:
+    """The slots of which a slot is a function entry by entry, itself included."""
+    if slot not in known:
+        site, sources = producers.get(slot), frozenset()
+        if site is not None and (isinstance(site.operation, Scale | Sum | Product) or site.operation.traits.pointwise):
+            sources = frozenset.intersection(*(_pointwise_sources(below, producers, known) for below in site.inputs))
+        known[slot] = sources | {slot}
+    return known[slot]
 
 
 def _is_broadcast(spec, output):
@@ -170,19 +214,13 @@ def relevant_sites(sites: Iterable[Site], outputs, specs) -> list[Site]:
         if reached.isdisjoint(site.outputs):
             continue
         relevant.append(site)
-        chosen = None
+        taking = site.inputs
         if isinstance(site.operation, Quotient):
-            chosen = 0
+            taking = site.inputs[:1]
         elif isinstance(site.operation, Product | Contraction):
-            chosen = signal(site, producers, specs)
-        taking = site.inputs if chosen is None else site.inputs[chosen : chosen + 1]
+            taking = [site.inputs[i] for i in signals(site, producers, specs)]
         reached.update(slot for slot in taking if "float" in specs[slot].dtype)
     return relevant
-
-
-def is_max(operation: Operation) -> bool:
-    """Whether a routing operation chooses entries by their values."""
-    return isinstance(operation, Routing) and re.search("max|min", operation.name.lower()) is not None
 
 
 def nonnegative_slots(graph: Graph, inputs=()) -> frozenset[int]:
@@ -191,7 +229,7 @@ def nonnegative_slots(graph: Graph, inputs=()) -> frozenset[int]:
     for site in graph.sites:
         operation, from_known = site.operation, all(slot in known for slot in site.inputs)
         if (
-            (isinstance(operation, Activation) and operation.name in NONNEGATIVE)
+            operation.traits.nonnegative
             or (from_known and isinstance(operation, Routing) and operation.keeps_sign)
             or (from_known and isinstance(operation, ChannelDiagonalConv | Product | Quotient | Contraction))
         ):

@@ -3,15 +3,17 @@
 import numpy as np
 import tensorflow as tf
 
+from revgraph.graph.analysis import is_padding
 from revgraph.graph.graph import Graph
-from revgraph.graph.operations import Affine, Routing
+from revgraph.graph.operations import ChannelDiagonalConv, Routing, Scale, ZeroPad
 
 
 class Bounds:
     """The bounds of a slot, given those of the input from which it is computed.
 
-    Between the two may stand scaling and normalization, which map bounds entry by entry, and routing: padding brings
-    in zeros, other routing moves bounds with the entries. They are worked out from the live weights at each call.
+    Between the two may stand scale and shift, which map bounds entry by entry, averages, and what moves entries:
+    padding and masks bring in zeros, the rest moves bounds with the entries. They are worked out from the live weights
+    at each call.
 
     Args:
         graph: The graph.
@@ -20,7 +22,7 @@ class Bounds:
             channel.
 
     Raises:
-        ValueError: The slot is not reached from an input through scaling and routing alone.
+        ValueError: The slot is not reached from an input through these alone.
     """
 
     def __init__(self, graph: Graph, slot, low, high):
@@ -29,7 +31,7 @@ class Bounds:
         producers = graph.producers()
         while slot in producers:
             site = producers[slot]
-            if len(site.inputs) != 1 or not isinstance(site.operation, Affine | Routing):
+            if len(site.inputs) != 1 or not _carries_bounds(site.operation):
                 raise ValueError(
                     f"The bounds of the input cannot be carried through {site.path!r} ({site.operation.label}): give "
                     f"those of the layer itself, as low=... and high=... ."
@@ -53,13 +55,24 @@ class Bounds:
         operation = site.operation
         if isinstance(operation, Routing):
             uniform = all(n == 1 for bound in (low, high) for n in bound.shape[:-1])
-            if uniform and "padding" in operation.name.lower():
+            if is_padding(operation) and (uniform or not isinstance(operation, ZeroPad)):
                 return tf.minimum(low, tf.zeros_like(low)), tf.maximum(high, tf.zeros_like(high))
             shape = [n or 1 for n in self.graph.specs[site.inputs[0]].shape]
             low, high = (tf.broadcast_to(bound, (1, *shape[1:])) for bound in (low, high))
         weights = operation.read(low.dtype)
         (a, *_), (b, *_) = operation((low,), weights), operation((high,), weights)
         return tf.minimum(a, b), tf.maximum(a, b)
+
+
+def _carries_bounds(operation):
+    """Whether the bounds of what an operation gives are what it gives for the bounds.
+
+    It is so where larger entries give larger ones, and where each entry is scaled and shifted by itself.
+    """
+    if isinstance(operation, Routing):
+        increasing = operation.fixed and (operation.copies or operation.keeps_sign)
+        return increasing or is_padding(operation) or (operation.copies and not operation.fills)
+    return isinstance(operation, Scale | ChannelDiagonalConv)
 
 
 def checked_bounds(bounds) -> tuple:

@@ -15,6 +15,8 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
+from revgraph.graph.activations import TRAITS, UNKNOWN
+
 Source = Callable[[tf.DType], tf.Tensor]
 """Reads one weight, in the asked-for dtype, at the moment of the call."""
 
@@ -71,6 +73,11 @@ class Operation:
     """What one site computes."""
 
     outputs_count = 1
+    traits = UNKNOWN
+    """What is known of it as a function of one tensor; see `revgraph.graph.activations`."""
+
+    bias_is_table = False
+    """Whether what is added is a table of constants, such as positions, rather than the bias of a layer."""
 
     @property
     def label(self) -> str:
@@ -109,6 +116,9 @@ class Affine(Operation):
 
     keeps_signs = True
     """Whether inputs and kernels of one sign each give z of the sign of their product."""
+
+    bias_is_table = False
+    """Whether the bias is a table, such as one of positions, which counts as a constant and not as a layer's bias."""
 
     def read(self, dtype):
         return self.reader(dtype)
@@ -244,7 +254,8 @@ class Einsum(Affine):
     def scale_inputs(self, weights, scale):
         x, axes, _ = self._axes()
         kernel = weights["kernel"]
-        return {"kernel": kernel * along(scale, axes.index(x[-1]), kernel.shape.rank)}
+        # From the end, because "..." may stand for axes at the front.
+        return {"kernel": kernel * along(scale, kernel.shape.rank - len(axes) + axes.index(x[-1]), kernel.shape.rank)}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -428,6 +439,11 @@ class Scale(Affine):
 
     axis: int | None = None
 
+    @functools.cached_property
+    def bias_is_table(self):
+        bias = self.read("float32").get("bias") if self.axis is None else None
+        return bias is not None and bias.shape.rank > 0
+
     def linear(self, inputs, weights):
         return inputs[0] * self._broadcast(weights["kernel"], inputs[0].shape.rank)
 
@@ -522,7 +538,7 @@ class Fused(Operation):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Activation(Operation):
-    """A function of one input that keeps its shape; the name says which."""
+    """A function of one input that keeps its shape; the name says which, and so what is known of it."""
 
     function: Callable[[tf.Tensor], tf.Tensor]
     name: str
@@ -532,6 +548,10 @@ class Activation(Operation):
     def label(self):
         return self.name
 
+    @property
+    def traits(self):
+        return TRAITS.get(self.name, UNKNOWN)
+
     def __call__(self, inputs, weights):
         return (self.function(inputs[0]),)
 
@@ -540,16 +560,16 @@ class Activation(Operation):
 class Routing(Operation):
     """Moves entries from place to place: reshape, transpose, pad, crop, concatenate, maximum, max pooling, upsampling.
 
-    Its transposed Jacobian sends relevance back to where the entries came from. What else is known of it is said by four
-    properties. Each is False unless somebody vouches for it.
+    Its transposed Jacobian sends relevance back to where the entries came from. Four properties say what else is known
+    of it. Each is False unless somebody vouches for it.
 
     Args:
         function: Computes the outputs from the inputs.
         name: What it is called in printed graphs.
         outputs_count: How many outputs it has.
         copies: Every entry of an output is one entry of an input, or a constant. Nothing is mixed.
-        fixed: The outputs are a linear function of the inputs plus constants, and which one does not depend on the values
-            of the inputs. A sum over a window is fixed; a maximum, a sort or a choice by a mask is not.
+        fixed: The outputs are a linear function of the inputs plus constants, and which one does not depend on the
+            values of the inputs. A sum over a window is fixed; a maximum, a sort or a choice by a mask is not.
         keeps_sign: The outputs have no negative entry where the inputs have none. Constants that take part count.
         fills: Some entries of the outputs may be constants, such as padding. They absorb the relevance that they get.
     """

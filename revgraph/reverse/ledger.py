@@ -208,7 +208,7 @@ def merge(ledgers: Iterable[Conservation]) -> Conservation:
     return Conservation(**joined(ledgers, FIELDS), layers=layers)
 
 
-def growths(graph, recording, relevance, starts, limit=GROWTH) -> dict[str, tf.Tensor]:
+def growths(graph, forward, relevance, starts, limit=GROWTH) -> dict[str, tf.Tensor]:
     """By how much |R| grows on a backward walk: what arrives at a slot over what arrived at the sites that read it.
 
     Each tensor is summed once, and only if one of these sites divides: nothing else can make relevance explode. What
@@ -217,7 +217,7 @@ def growths(graph, recording, relevance, starts, limit=GROWTH) -> dict[str, tf.T
 
     Args:
         graph: The graph that was walked.
-        recording: The forward walk.
+        forward: The forward walk.
         relevance: Of every slot that was reached.
         starts: The relevance that started, by slot.
         limit: The factor of which one wants to know.
@@ -226,8 +226,8 @@ def growths(graph, recording, relevance, starts, limit=GROWTH) -> dict[str, tf.T
         Growth, the largest of the batch, by the paths of the sites that were measured; scalars.
     """
     readers, summed = {}, {}
-    batch = tf.shape(recording.values[graph.input_slots[0]])[0]
-    for site, pullback in zip(graph.sites, recording.pullbacks, strict=True):
+    batch = tf.shape(forward.values[graph.input_slots[0]])[0]
+    for site, pullback in zip(graph.sites, forward.pullbacks, strict=True):
         if any(slot in relevance for slot in site.outputs):
             for slot in dict.fromkeys(site.inputs):
                 readers.setdefault(slot, []).append((site, pullback))
@@ -248,7 +248,7 @@ def growths(graph, recording, relevance, starts, limit=GROWTH) -> dict[str, tf.T
 
     found = {}
     for slot, sites in readers.items():
-        measured = [repr(site.path) for site, pullback in sites if pullback.accounts and pullback.growth > limit]
+        measured = [repr(site.path) for site, pullback in sites if pullback.growth > limit]
         if measured and slot in relevance:
             above = sum(total(s) for site, _ in sites for s in site.outputs if s in relevance)
             below = magnitude(slot, relevance[slot] - starts[slot]) if slot in starts else total(slot)

@@ -7,16 +7,14 @@ import numpy as np
 import tensorflow as tf
 
 from revgraph.composites import Bound
-from revgraph.fast.arrival import where_relevance_arrives
-from revgraph.graph.analysis import nonnegative_slots
+from revgraph.fast import Speed
 from revgraph.graph.graph import Graph
 from revgraph.graph.operations import ordered_sum
 from revgraph.reverse_rules import Pullback, ReplacementLayer
-from revgraph.reverse_rules.recording import waiting
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Recording:
+class Forward:
     """A forward walk: the tensor of every slot, and a pullback per site."""
 
     values: Mapping[int, tf.Tensor]
@@ -32,7 +30,7 @@ class ReverseGraph:
         starts: Slots at which relevance starts; the graph's outputs by default.
         adjust: Function `(slot, relevance) -> relevance`, applied to the summed relevance of a slot before it is handed
             on; None to leave it as it is.
-        plain: Use nothing of what is known of signs and zeros, and compute every term as its rule writes it.
+        fast: Whether the speed layer is used; without it every rule is computed as it is written.
         frozen: Take the weights as they are when a function is traced, for good.
     """
 
@@ -42,59 +40,54 @@ class ReverseGraph:
         bound: tuple[Bound, ...],
         starts=None,
         adjust: Callable | None = None,
-        plain=False,
+        fast=True,
         frozen=False,
     ):
         self.graph = graph
         self.bound = bound
         self.adjust = adjust
         self.frozen = frozen
-        nonnegative = nonnegative_slots(graph)
-        positive, nonzero = frozenset(), frozenset()
-        if not adjust:
-            positive, nonzero = where_relevance_arrives(graph, bound, starts or graph.output_slots)
+        self._speed = Speed(graph, bound, starts or graph.output_slots, adjusted=bool(adjust)) if fast else None
         self.replacements = tuple(
-            ReplacementLayer(
-                b.site,
-                b.rule,
-                graph.dtype,
-                nonnegative=[slot in nonnegative for slot in b.site.inputs],
-                positive=b.site in positive,
-                nonzero=b.site in nonzero,
-                plain=plain,
-            )
-            for b in bound
+            ReplacementLayer(b.site, b.rule, graph.dtype, self._speed.recorder(b.site) if fast else None) for b in bound
         )
 
-    def record(self, inputs, frozen=False) -> Recording:
+    def forward(self, inputs, frozen=False) -> Forward:
         """Walks forward from the flat inputs; with `frozen`, walks backward take the weights as they are now."""
         graph = self.graph
         values = {slot: graph.cast(slot, x) for slot, x in zip(graph.input_slots, inputs, strict=True)}
-        pullbacks, again = [], {}
+        pullbacks = []
         for site, replacement in zip(graph.sites, self.replacements, strict=True):
-            remade = [again.get(slot) for slot in site.inputs]
-            given = (values[slot] for slot in site.inputs)
-            outputs, pullback = replacement(*given, again=remade, frozen=frozen or self.frozen)
+            outputs, pullback = replacement(*(values[slot] for slot in site.inputs), frozen=frozen or self.frozen)
             values.update(zip(site.outputs, outputs, strict=True))
             pullbacks.append(pullback)
-            if pullback.again is not None:
-                again[site.outputs[0]] = pullback.again
-        return Recording(values, tuple(pullbacks))
+        return Forward(values, tuple(pullbacks))
 
-    def relevance(self, recording: Recording, seeds: Mapping[int, tf.Tensor]) -> dict[int, tf.Tensor]:
+    def relevance(self, forward: Forward, seeds: Mapping[int, tf.Tensor]) -> dict[int, tf.Tensor]:
         """Walks backward from the relevance of the seeded slots to that of every slot they depend on.
 
         Relevance that arrives at a slot from several readers is summed before it is handed on.
         """
-        return self._walk(recording, seeds)
+        return self._backward(forward.values, forward.pullbacks.__getitem__, seeds)
 
-    def ledger(self, recording, seeds):
+    def ledger(self, values, seeds):
         """Relevance per slot, and per site (out, in, bias, stabiliser, growth), arrays of shape (batch,).
 
-        It looks at values, and so is not for traced functions.
+        Every site is recorded by its formula, without the speed layer, when relevance comes to it; nothing is kept. The
+        values are looked at, and so this is not for traced functions.
+
+        Args:
+            values: The tensor of every slot, as `Graph.run` gives them.
+            seeds: The relevance that starts, by slot.
         """
         entries, found = [], {}
-        batch = len(recording.values[self.graph.input_slots[0]])
+        batch = len(values[self.graph.input_slots[0]])
+
+        def literally(i):
+            site = self.bound[i].site
+            layer = ReplacementLayer(site, self.bound[i].rule, self.graph.dtype)
+            _, pullback = layer(*(values[slot] for slot in site.inputs), frozen=self.frozen)
+            return pullback
 
         def rows(tensor):
             # A layer applied at every time step has steps for samples, those of one sample beside each other.
@@ -117,24 +110,19 @@ class ReverseGraph:
             lost = (rows(t).sum(axis=1) if np.ndim(t) else np.zeros(batch) for t in columns)
             entries.append((above, below, *lost, growth))
 
-        return self._walk(recording, seeds, account), entries
+        return self._backward(values, literally, seeds, account), entries
 
-    def _walk(self, recording, seeds, account=lambda *_: None):
-        arrived, relevance, before = {slot: [seed] for slot, seed in seeds.items()}, {}, []
-        for site, pullback in zip(reversed(self.graph.sites), reversed(recording.pullbacks), strict=True):
+    def _backward(self, values, pullback_of, seeds, account=lambda *_: None):
+        """Walks backward over the sites; `pullback_of(i)` is the pullback of site i."""
+        pull = self._speed.in_turn() if self._speed else lambda pullback, given: pullback(*given)
+        arrived, relevance = {slot: [seed] for slot, seed in seeds.items()}, {}
+        for i, site in reversed(list(enumerate(self.graph.sites))):
             if not any(slot in arrived for slot in site.outputs):
                 continue
             relevance.update({slot: self._summed(slot, arrived) for slot in site.outputs if slot in arrived})
-            given = [
-                relevance[slot] if slot in relevance else tf.zeros_like(recording.values[slot]) for slot in site.outputs
-            ]
-            # One after the other, also where sites do not depend on each other: the kernels of one are gone before the
-            # next one makes its own.
-            if pullback.makes_kernels:
-                taken = pullback(*(waiting(r, before) for r in given))
-                before = [r for r in taken if r is not None]
-            else:
-                taken = pullback(*given)
+            given = [relevance[slot] if slot in relevance else tf.zeros_like(values[slot]) for slot in site.outputs]
+            pullback = pullback_of(i)
+            taken = pull(pullback, given)
             account(site, pullback, given, taken)
             for slot, r in zip(site.inputs, taken, strict=True):
                 if r is not None:

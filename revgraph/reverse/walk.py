@@ -9,7 +9,7 @@ import tensorflow as tf
 from revgraph.graph.graph import Graph
 from revgraph.reverse import targets
 from revgraph.reverse.ledger import GROWTH, growths
-from revgraph.reverse.reverse_graph import Recording, ReverseGraph
+from revgraph.reverse.reverse_graph import Forward, ReverseGraph
 from revgraph.reverse_rules import per_sample
 
 
@@ -84,9 +84,9 @@ class Walk:
 
         It is computed eagerly: who asks where relevance went does so once or twice, and compiling takes longer.
         """
-        recording = self.reverse.record(self._arguments(inputs))
-        seeds = self.seeds(recording, self.tensors(chosen))
-        relevance, entries = self.reverse.ledger(recording, seeds)
+        values = self.graph.run(self._arguments(inputs))
+        seeds = self.seeds(values, self.tensors(chosen))
+        relevance, entries = self.reverse.ledger(values, seeds)
         zero = tf.zeros(tf.shape(inputs[0])[:1], self.graph.dtype)
         found = [per_sample(relevance[slot]) for slot in self.graph.input_slots if slot in relevance]
         return sum(map(per_sample, seeds.values())).numpy(), sum(found, zero).numpy(), entries
@@ -114,21 +114,21 @@ class Walk:
         return [values[slot] for slot in self.question.starts]
 
     def _trace_relevance(self, inputs, tensors):
-        return self.pulled(self.reverse.record(inputs), tensors)
+        return self.pulled(self.reverse.forward(inputs), tensors)
 
-    def seeds(self, recording: Recording, tensors) -> dict[int, tf.Tensor]:
-        """Start relevance by slot."""
+    def seeds(self, values, tensors) -> dict[int, tf.Tensor]:
+        """Start relevance by slot, from the tensors of the slots."""
         seeds = {}
         for slot, chosen in zip(self.question.starts, tensors, strict=True):
-            y = recording.values[slot]
+            y = values[slot]
             seeds[slot] = targets.start(y, chosen, self.own(y))
         return seeds
 
-    def pulled(self, recording: Recording, tensors) -> dict:
-        """Relevance on a recorded forward walk.
+    def pulled(self, forward: Forward, tensors) -> dict:
+        """Relevance on a forward walk.
 
         Args:
-            recording: The forward walk.
+            forward: The forward walk.
             tensors: Per start, what `Target.tensors` gives. With an index of shape (batch, targets) the backward walk
                 is vectorised over targets, and relevance has shape (batch, targets, ...).
 
@@ -139,7 +139,7 @@ class Walk:
         """
         several = [first.dtype == tf.int32 and first.shape.rank == 2 for first, *_ in tensors]
         if not any(several):
-            return self._pulled_once(recording, tensors, watch=not self.reverse.adjust)
+            return self._pulled_once(forward, tensors, watch=not self.reverse.adjust)
 
         def one(indices):
             indices = iter(indices)
@@ -147,7 +147,7 @@ class Walk:
                 (next(indices), *rest) if many else (first, *rest)
                 for (first, *rest), many in zip(tensors, several, strict=True)
             ]
-            return self._pulled_once(recording, chosen)
+            return self._pulled_once(forward, chosen)
 
         stacked = [tf.transpose(first) for (first, *_), many in zip(tensors, several, strict=True) if many]
         if tf.executing_eagerly():
@@ -156,20 +156,20 @@ class Walk:
         result = tf.vectorized_map(one, stacked)
         return keras.tree.map_structure(lambda r: tf.experimental.numpy.swapaxes(r, 0, 1), result)
 
-    def _pulled_once(self, recording, tensors, watch=False):
-        seeds = self.seeds(recording, tensors)
-        relevance = self.reverse.relevance(recording, seeds)
+    def _pulled_once(self, forward, tensors, watch=False):
+        seeds = self.seeds(forward.values, tensors)
+        relevance = self.reverse.relevance(forward, seeds)
 
         def of(slot):
-            return relevance[slot] if slot in relevance else no_relevance(recording.values[slot], self.graph.dtype)
+            return relevance[slot] if slot in relevance else no_relevance(forward.values[slot], self.graph.dtype)
 
         result = {
-            "relevance": [self.finish(of(slot), recording.values[slot], slot) for slot in self.graph.input_slots],
+            "relevance": [self.finish(of(slot), forward.values[slot], slot) for slot in self.graph.input_slots],
             "layers": [[of(slot) for slot in slots] for slots in self.question.returned],
             "start": sum(map(per_sample, seeds.values())),
         }
         if watch:
-            result["growth"] = growths(self.graph, recording, relevance, seeds, self.limit)
+            result["growth"] = growths(self.graph, forward, relevance, seeds, self.limit)
         if self.keep:
             result["kept"] = {site.path: [of(slot) for slot in site.inputs] for site in self.graph.sites}
         return result

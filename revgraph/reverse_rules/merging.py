@@ -9,11 +9,13 @@ References:
 """
 
 import dataclasses
+import math
 
 import tensorflow as tf
 
 from revgraph.graph.operations import Contraction
 from revgraph.reverse_rules.engine import Absorbed, Pullback, Rule, per_sample
+from revgraph.reverse_rules.folding import folded
 from revgraph.reverse_rules.rules import Epsilon
 
 
@@ -41,11 +43,22 @@ class Only(Rule):
 
 @dataclasses.dataclass(frozen=True)
 class Equal(Rule):
-    """The same relevance to each of n inputs: R_i = R / n; for products the uniform rule.  [ACHTIBAT2024, eq. 12]"""
+    """The same relevance to each of n inputs: R_i = R / n; for products the uniform rule.  [ACHTIBAT2024, eq. 12]
+
+    Args:
+        indices: Which inputs share, from 0; None for all.
+    """
+
+    indices: tuple[int, ...] | None = None
+
+    def reaches(self, index, dtype="float32"):
+        return super().reaches(index, dtype) and (self.indices is None or index in self.indices)
 
     def record(self, call):
+        count = len(call.inputs if self.indices is None else self.indices)
+
         def pull(relevance):
-            return [folded(relevance / len(call.inputs), x) for x in call.inputs]
+            return [folded(relevance / count, x) if self.reaches(i) else None for i, x in enumerate(call.inputs)]
 
         return call.outputs, Pullback(pull)
 
@@ -54,19 +67,25 @@ class Equal(Rule):
 class Bilinear(Rule):
     """For z_ij = sum_k a_ik b_kj: R_ik = 1/2 sum_j a_ik b_kj / z_ij R_ij, and likewise for b.  [ACHTIBAT2024, eq. 13]
 
+    Three operands get a third each, and so on.
+
     Args:
-        signal: The input that gets all relevance, 0 or 1, while the other counts as a constant, as attention weights
-            do in [ALI2022]; None for half each.
+        signal: The operand that gets all relevance, or several that share it, while the others count as constants, as
+            attention weights do in [ALI2022]; None for all operands.
     """
 
-    signal: int | None = None
+    signal: int | tuple[int, ...] | None = None
+
+    @property
+    def _signals(self):
+        return (self.signal,) if isinstance(self.signal, int) else self.signal
 
     def reaches(self, index, dtype="float32"):
-        return self.signal in (None, index)
+        return self._signals is None or index in self._signals
 
     def record(self, call):
         (z,) = call.outputs
-        weight = 1.0 / len(call.inputs) if self.signal is None else 1.0
+        weight = 1.0 / len(self._signals or call.inputs)
 
         def pull(relevance):
             gradients = call.transposed(weight * self.divide(relevance, z))
@@ -78,23 +97,24 @@ class Bilinear(Rule):
         def absorbed(relevance):
             return Absorbed(stabiliser=per_sample(relevance - z * self.divide(relevance, z)))
 
-        return call.outputs, Pullback(pull, absorbed)
+        return call.outputs, Pullback(pull, absorbed, growth=math.inf)
 
 
 @dataclasses.dataclass(frozen=True)
 class Gate(Rule):
-    """For products of a signal and gates: all relevance to the signal.  [ARRAS2017, ARRAS2019]
+    """For products of signals and gates: all relevance to the signals, in equal shares.  [ARRAS2017, ARRAS2019]
 
-    Squeeze-and-excite, swish, gated linear units, attention weights. Which factor is the signal is read off the graph,
-    see `revgraph.graph.analysis.Facts.signal`; where that cannot be told, every factor gets an equal share
-    [ACHTIBAT2024].
+    Squeeze-and-excite, swish, gated linear units, attention weights. Which factors are signals is read off the graph,
+    see `revgraph.graph.analysis.Facts.signals`; where no factor is known to be a gate, all are [ACHTIBAT2024].
     """
 
     def at(self, site, facts):
-        signal = facts.signal(site)
+        signals = facts.signals(site)
+        some = None if len(signals) == len(site.inputs) else signals
+        one = signals[0] if len(signals) == 1 else some
         if isinstance(site.operation, Contraction):
-            return Bilinear(signal, epsilon=self.epsilon)
-        return Equal() if signal is None else Only(signal)
+            return Bilinear(one, epsilon=self.epsilon)
+        return Only(one) if isinstance(one, int) else Equal(some)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,23 +132,30 @@ class IdentityBranch(Rule):
 
 @dataclasses.dataclass(frozen=True)
 class Saturation(Rule):
-    """LRP-0 for activations such as ReLU6: R_j = R_k where f'(x_j) is not 0, and 0 where the unit is at its bound.
+    """LRP-0 for activations such as ReLU6 and sign: R_j = R_k where f'(x_j) is not 0, and 0 elsewhere.
 
-    A saturated unit is a constant, whatever its input, and absorbs its relevance.
+    Where the slope is 0, as at the bound of a ReLU6 and everywhere in a step function, the output does not depend on
+    the input. It is a constant, and absorbs its relevance.
     """
 
     def record(self, call):
-        def absorbs(relevance):
-            (slope,) = call.transposed(tf.ones_like(relevance))
-            return slope == 0
+        (x,), (y,) = call.inputs, call.outputs
+
+        def split(relevance):
+            """Relevance of the entries that have a slope, and of those that are constants."""
+            # A table may make the input larger: of every entry of the output the slope is asked for by itself.
+            wide = call.record((tf.broadcast_to(x, tf.shape(y)),), call.weights)
+            (slope,) = wide.transposed(tf.ones_like(relevance))
+            nothing = tf.zeros_like(relevance)
+            return tf.where(slope == 0, nothing, relevance), tf.where(slope == 0, relevance, nothing)
 
         def pull(relevance):
-            return (tf.where(absorbs(relevance), tf.zeros_like(relevance), relevance),)
+            return (folded(split(relevance)[0], x),)
 
         def absorbed(relevance):
-            return Absorbed(constants=per_sample(tf.where(absorbs(relevance), relevance, tf.zeros_like(relevance))))
+            return Absorbed(constants=per_sample(split(relevance)[1]))
 
-        return call.outputs, Pullback(pull, absorbed)
+        return call.outputs, Pullback(pull, absorbed, growth=1.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,12 +167,3 @@ class Unreached(Rule):
 
     def record(self, call):
         return call.outputs, Pullback(lambda *relevance: (None,) * len(call.inputs))
-
-
-def folded(relevance, x):
-    """Relevance of a result summed over the axes along which x was broadcast."""
-    extra = relevance.shape.rank - x.shape.rank
-    axes = [*range(extra), *(extra + i for i, n in enumerate(x.shape) if n == 1 and relevance.shape[extra + i] != 1)]
-    if axes:
-        relevance = tf.reduce_sum(relevance, axes, keepdims=True)
-    return tf.squeeze(relevance, list(range(extra))) if extra else relevance

@@ -21,7 +21,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from revgraph.reverse_rules.engine import Absorbed, Pullback, Rule, per_sample
+from revgraph.graph.analysis import is_padding
+from revgraph.graph.operations import Routing
+from revgraph.reverse_rules.engine import Absorbed, Pullback, Rule
+from revgraph.reverse_rules.folding import folded, lost
 from revgraph.reverse_rules.terms import (
     Part,
     Signed,
@@ -257,10 +260,17 @@ class Norm(Rule):
 
 @dataclasses.dataclass(frozen=True)
 class Pass(Rule):
-    """R_j = R_j: relevance passes unchanged, as through activations.  [BACH2015]"""
+    """R_j = R_j: relevance passes unchanged, as through activations.  [BACH2015]
+
+    Where the operation makes its input larger, as adding a table does, the relevance of all copies of an entry is
+    summed.
+    """
 
     def record(self, call):
-        return call.outputs, Pullback(lambda *relevance: relevance)
+        def pull(*relevance):
+            return [folded(r, x) for r, x in zip(relevance, call.inputs, strict=True)]
+
+        return call.outputs, Pullback(pull)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -268,11 +278,17 @@ class Jacobian(Rule):
     """R_j = sum_k dz_k/dx_j R_k: the transposed Jacobian.
 
     For selections of entries (reshape, padding, concatenation, max pooling: winner takes all) it routes relevance
-    back to where the entries came from, all of it. For every site it is the chain rule, which makes a gradient.
+    back to where the entries came from, all of it but what constants among the entries get. For every site it is the
+    chain rule, which makes a gradient.
     """
 
     def record(self, call):
-        return call.outputs, Pullback(call.transposed)
+        def absorbed(*relevance):
+            return Absorbed(constants=lost(relevance, call.transposed(*relevance)))
+
+        operation = call.operation
+        fills = isinstance(operation, Routing) and (operation.fills or is_padding(operation) or not call.inputs)
+        return call.outputs, Pullback(call.transposed, absorbed, growth=1.0) if fills else Pullback(call.transposed)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -282,13 +298,6 @@ class Padding(Jacobian):
     A padded zero gets relevance where it is the largest of a max pooling's window, or under rules that do not multiply
     by the input.
     """
-
-    def record(self, call):
-        def absorbed(relevance):
-            (kept,) = call.transposed(relevance)
-            return Absorbed(constants=per_sample(relevance) - per_sample(kept))
-
-        return call.outputs, Pullback(call.transposed, absorbed)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -86,9 +86,9 @@ def _serving_function(analyzer):
 
     def serve(*tensors):
         given, chosen = tensors[: len(inputs)], tensors[len(inputs) :]
-        recording = walk.reverse.record(given)
-        pulled = walk.pulled(recording, [(index,) for index in chosen])
-        results = tail(recording.values)
+        forward = walk.reverse.forward(given)
+        pulled = walk.pulled(forward, [(index,) for index in chosen])
+        results = tail(forward.values)
         named = zip([f"output_{_identifier(n)}" if several else "output" for n in outputs], results, strict=True)
         keys = [f"relevance_{_identifier(n)}" if len(inputs) > 1 else "relevance" for n in inputs]
         return {**dict(named), **dict(zip(keys, pulled["relevance"], strict=True))}

@@ -1,0 +1,93 @@
+"""What is known of activations, by name: one table, in which a name that is missing stands for nothing known."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Traits:
+    """What is known of a function of one tensor. Each trait is False unless somebody vouches for it.
+
+    Args:
+        pointwise: Every entry of the output depends on the entry of the input at the same place alone.
+        nonnegative: Its values are never negative.
+        rectifier: It is zero wherever its input is not positive.
+        relu: Deconvnet and guided backpropagation treat it as a ReLU.
+        saturates: It is piecewise linear, and constant where its input is large or small.
+        step: Its derivative is zero wherever there is one, or is defined to be zero.
+        gate: It squashes into an interval that starts at zero. What it is multiplied with passes a gate.
+        squash: It squashes into an interval around zero, as gates of some networks do.
+        self_gate: It is its input times a gate of its input.
+        probability: It turns logits into probabilities, or into their logarithms.
+    """
+
+    pointwise: bool = False
+    nonnegative: bool = False
+    rectifier: bool = False
+    relu: bool = False
+    saturates: bool = False
+    step: bool = False
+    gate: bool = False
+    squash: bool = False
+    self_gate: bool = False
+    probability: bool = False
+
+
+UNKNOWN = Traits()
+"""Nothing is known."""
+
+
+def _pointwise(**known):
+    return Traits(pointwise=True, **known)
+
+
+_NONNEGATIVE = _pointwise(nonnegative=True)
+_RELU = _pointwise(relu=True)
+_SATURATES = _pointwise(saturates=True)
+_STEP = _pointwise(step=True)
+_SELF_GATE = _pointwise(self_gate=True)
+
+TRAITS = {
+    "relu": _pointwise(nonnegative=True, rectifier=True, relu=True),
+    "relu6": _pointwise(nonnegative=True, rectifier=True, relu=True, saturates=True, gate=True),
+    "bounded_relu": _pointwise(nonnegative=True, rectifier=True, relu=True, saturates=True),
+    "sloped_relu": _RELU,
+    "shifted_relu": _RELU,
+    "sigmoid": _pointwise(nonnegative=True, gate=True, probability=True),
+    "hard_sigmoid": _pointwise(nonnegative=True, saturates=True, gate=True),
+    "sparse_sigmoid": _pointwise(nonnegative=True, saturates=True, gate=True),
+    "softmax": Traits(nonnegative=True, gate=True, probability=True),
+    "sparsemax": Traits(nonnegative=True, gate=True),
+    "log_softmax": Traits(probability=True),
+    "log_sigmoid": _pointwise(probability=True),
+    "tanh": _pointwise(squash=True),
+    "hard_tanh": _pointwise(saturates=True, squash=True),
+    "softsign": _pointwise(squash=True),
+    "erf": _pointwise(squash=True),
+    "clip": _pointwise(saturates=True, squash=True),
+    "maximum": _SATURATES,
+    "minimum": _SATURATES,
+    "threshold": _SATURATES,
+    "silu": _SELF_GATE,
+    "hard_silu": _SELF_GATE,
+    "gelu": _SELF_GATE,
+    "mish": _SELF_GATE,
+    "softplus": _NONNEGATIVE,
+    "sparse_plus": _NONNEGATIVE,
+    "squareplus": _NONNEGATIVE,
+    "exponential": _NONNEGATIVE,
+    "exp": _NONNEGATIVE,
+    "exp2": _NONNEGATIVE,
+    "absolute": _NONNEGATIVE,
+    "fabs": _NONNEGATIVE,
+    "square": _NONNEGATIVE,
+    "sqrt": _NONNEGATIVE,
+    "rsqrt": _NONNEGATIVE,
+    "power": _pointwise(),
+    "sign": _STEP,
+    "round": _STEP,
+    "floor": _STEP,
+    "ceil": _STEP,
+    "trunc": _STEP,
+    "stop_gradient": _STEP,
+}
+"""Name of an activation, as the readers give it -> what is known of it."""
