@@ -110,3 +110,12 @@ def test_between_dense_layers(name, methods, tmp_path, rng):
 def test_between_layers_on_steps(name, methods, tmp_path, rng):
     x = rng.normal(size=(3, 3, 4)).astype("float32")
     assert_same(network((3, 4), STEPS[name]), tmp_path / "model", x, methods)
+
+
+def test_token_ids(tmp_path):
+    ids = keras.Input((4,), dtype="int32", name="ids")
+    h = layers.Embedding(6, 5)(ids) + layers.Embedding(4, 5)(ops.arange(4))
+    h = layers.LayerNormalization()(layers.Dense(5, activation="relu")(h))
+    model = randomized(keras.Model(ids, layers.Dense(3)(layers.GlobalAveragePooling1D()(h))))
+    x = np.int32([[0, 5, 2, 1], [3, 3, 4, 0]])
+    assert_same(model, tmp_path / "model", x, "lrp.z lrp.epsilon lrp.gamma input_t_gradient")

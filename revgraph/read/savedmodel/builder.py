@@ -1,5 +1,7 @@
 """The sites of a graph, collected on one way through TensorFlow's operations."""
 
+from collections.abc import Callable
+
 import numpy as np
 import tensorflow as tf
 
@@ -59,6 +61,7 @@ class Builder:
         self._from_shapes: set[int] = set()
         self._shapes = Shapes(self.specs)
         self._pieces: dict[int, dict[int, Piece]] = {}
+        self._followed: dict[int, tuple[int, Callable]] = {}
         self._statistics = Statistics()
 
     def constant(self, weight):
@@ -94,10 +97,12 @@ class Builder:
             return given[: len(operation.outputs)]
         if not node.slots and not _is_random(operation) and not _makes_lists(operation):
             return self.weights(node)
-        pieces = self.pieces(node)
+        pieces, followed = self.pieces(node), self.follow(node)
         results = self.results(node, pieces)
         if pieces:
             self._pieces[results[0]] = pieces
+        if followed is not None and results[0] not in node.slots:
+            self._followed[results[0]] = followed
         return results
 
     def results(self, node, pieces):
@@ -224,10 +229,17 @@ class Builder:
         (slot,) = self.site(node, padding, (slot,), path=f"{node.path}/pad", shape=shape)
         return slot
 
-    def uncast(self, slot) -> int:
-        """What was cast to the integers in a slot, else the slot: a lookup casts by itself."""
-        _, node = self.made(slot)
-        return self.uncast(node.slots[0]) if node is not None and node.type == "Cast" else slot
+    def looked_up(self, slot) -> tuple[int, Callable]:
+        """What the indices in a slot are worked out from, and the function that does it.
+
+        Keras counts negative indices from the end by `where(i < 0, i + n, i)`, and casts them.
+        """
+        source, function = self._followed.get(slot, (slot, lambda x: x))
+        _, node = self.made(source)
+        if node is None or node.type != "Cast":
+            return source, function
+        dtype = self.specs[source].dtype
+        return node.slots[0], lambda x: function(tf.cast(x, dtype))
 
     def weights(self, node):
         """What is computed from weights alone is a weight: constants now, others whenever they are read."""
@@ -280,14 +292,28 @@ class Builder:
 
     def index(self, node):
         """A site that computes integers from integers of the input: relevance passes where it keeps their shape."""
-        if node.type == "Cast":
-            (x,) = node.slots
-            if not tf.as_dtype(self.specs[x].dtype).is_floating:
-                return [x]
-        if len(node.slots) == 1 and (node.type in POINTWISE or node.type == "Cast"):
-            return self.site(node, Activation(node.function(), node.type.lower()), node.slots)
+        if len(node.slots) == 1 and node.type == "Cast":
+            return self.site(node, Activation(node.function(), "cast"), node.slots)
+        followed = self.follow(node)
+        if followed is not None:
+            source, function = followed
+            return self.site(node, Activation(function, node.type.lower()), (source,))
         opaque = TensorFlowOperation(node.operation, node.function(), len(node.operation.outputs))
         return self.site(node, opaque, node.slots)
+
+    def follow(self, node) -> tuple[int, Callable] | None:
+        """The slot of integers on which a pointwise node alone depends, and the node as a function of it."""
+        if node.type not in POINTWISE or len(node.operation.outputs) != 1 or not node.slots:
+            return None
+        given = [self._followed.get(slot, (slot, lambda x: x)) for slot in node.slots]
+        (source, _), *_ = given
+        spec = self.specs[source]
+        if any(other != source for other, _ in given) or source in self.inert or spec.shape != node.specs[0].shape:
+            return None
+        if not tf.as_dtype(spec.dtype).is_integer:
+            return None
+        whole = node.function()
+        return source, lambda x: whole(*(function(x) for _, function in given))
 
     def pieces(self, node) -> dict[int, Piece]:
         """A pointwise node as a function of each slot that it alone depends on."""

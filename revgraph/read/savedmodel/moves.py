@@ -1,6 +1,7 @@
 """Views of the operations that move entries from place to place, and what is known of each of them."""
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
@@ -11,6 +12,24 @@ from revgraph.graph.operations import AveragePool, Embedding, Interpolation, Rou
 from revgraph.read.savedmodel.nodes import Weight
 
 ALL = (0, None)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Lookup(Embedding):
+    """An embedding whose indices are worked out first.
+
+    Args:
+        index: Gives the indices from the input.
+    """
+
+    index: Callable[[tf.Tensor], tf.Tensor]
+
+    @property
+    def label(self):
+        return "Embedding"
+
+    def __call__(self, inputs, weights):
+        return super().__call__((self.index(inputs[0]),), weights)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -241,7 +260,8 @@ def gather(reader, node):
         plain = not axis or (reader.integers(axis[0]) is not None and int(reader.integers(axis[0])) == 0)
         if node.type == "GatherNd" or not plain or node.attribute("batch_dims", 0):
             return None
-        return reader.site(node, Embedding(table.content().read), (reader.uncast(indices),))
+        source, index = reader.looked_up(indices)
+        return reader.site(node, Lookup(table.content().read, index), (source,))
     function = node.function()
 
     def gathered(x, *rest):

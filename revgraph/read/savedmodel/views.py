@@ -66,14 +66,10 @@ class QuotientOrZero(Quotient):
 
 
 def _cast(reader, node):
+    """Nothing where numbers stay floating, because a graph has one floating dtype."""
     (x,) = node.arguments
-    (spec,) = node.specs
-    source = reader.specs[x].dtype
-    if tf.as_dtype(source).is_floating and tf.as_dtype(spec.dtype).is_floating:
-        return (x,)
-    if tf.as_dtype(source).is_integer and tf.as_dtype(spec.dtype).is_integer and x not in reader.inert:
-        return (x,)
-    return None
+    floating = all(tf.as_dtype(spec.dtype).is_floating for spec in (reader.specs[x], *node.specs))
+    return (x,) if floating else None
 
 
 def _linear_map(reader, node):
