@@ -16,7 +16,7 @@ from keras import layers
 import revgraph
 from revgraph.composites import ANY, Composite
 from revgraph.fast.arrival import where_relevance_arrives
-from revgraph.reverse.ledger import growths
+from revgraph.reverse.dangers import growths
 from revgraph.reverse.reverse_graph import ReverseGraph
 from revgraph.reverse.walk import Question, Walk
 from revgraph.reverse_rules import AlphaBeta, Epsilon, Gamma, Part, Rule, Term, ZBox, ZPlus, neg, on, pos, recording

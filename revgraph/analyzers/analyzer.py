@@ -17,13 +17,17 @@ from revgraph.graph.bounds import checked_bounds
 from revgraph.graph.operations import Activation, Opaque
 from revgraph.graph.tables import Table, Tabular
 from revgraph.read import trace
-from revgraph.reverse.ledger import GROWTH, Conservation, Entry, merge, warn_of_growth
+from revgraph.reverse.dangers import GROWTH, warn_of_growth
+from revgraph.reverse.ledger import Conservation, merge
 from revgraph.reverse.reverse_graph import Adjustment, ReverseGraph
 from revgraph.reverse.targets import make_targets
 from revgraph.reverse.walk import Question, Walk
-from revgraph.reverse_rules import Unreached
 
 MODES = ("max_activation", "index", "all")
+
+
+class Unsupported(TypeError):
+    """What an analyzer cannot do, and which analyzers can."""
 
 
 class Analyzer(Tabular):
@@ -116,6 +120,24 @@ class Analyzer(Tabular):
         self._selected(neuron_selection)
         results = [self._explain(inputs) for inputs, _, _ in self._batches(X, batch_size, verbose)]
         return self._packed([np.concatenate(parts) for parts in zip(*results, strict=True)])
+
+    def conservation(self, X, neuron_selection=None, batch_size=None, verbose=0, **start) -> Conservation:
+        """Where relevance went; for analyzers that keep account of it.
+
+        Args:
+            X, neuron_selection, batch_size, verbose: See `analyze`.
+            **start: See `ReverseAnalyzer.conservation`.
+
+        Returns:
+            A `Conservation`, which prints as a table.
+
+        Raises:
+            Unsupported: This analyzer keeps no account.
+        """
+        raise Unsupported(
+            f"{self.name!r} has no ledger, because its values are not handed on from the output to the inputs. LRP, the "
+            f"gradients, deep_lift and integrated_gradients have one."
+        )
 
     def _explain(self, inputs) -> list[np.ndarray]:
         """Relevance of one batch, flat, whatever is selected."""
@@ -222,7 +244,7 @@ class ReverseAnalyzer(Analyzer):
         self.freeze = freeze
         self.jit_compile = jit_compile
         self.max_growth = max_growth
-        self._warned = False
+        self._warned = set()
         self.reverse_clip_values = reverse_clip_values
         self.reverse_project_bottleneck_layers = reverse_project_bottleneck_layers
         self.reverse_check_min_max_values = reverse_check_min_max_values
@@ -233,7 +255,7 @@ class ReverseAnalyzer(Analyzer):
         self._walks: dict[Question, Walk] = {}
         self._walk(Question(self.graph.output_slots))
         for unused in composite.unused_names(self.graph):
-            warnings.warn(unused, stacklevel=_outside())
+            warnings.warn(unused, stacklevel=outside())
         if reverse_verbose:
             print(self.summary())
 
@@ -246,7 +268,7 @@ class ReverseAnalyzer(Analyzer):
             warnings.warn(
                 f"The output of {graph.name!r} is a probability: its logits are explained, the values before "
                 f"softmax or sigmoid.",
-                stacklevel=_outside(),
+                stacklevel=outside(),
             )
         return self._canonize(stripped, frozenset())
 
@@ -256,7 +278,12 @@ class ReverseAnalyzer(Analyzer):
         if self.graph.dtype == "float64" or any(isinstance(site.operation, Opaque) for site in self.graph.sites):
             return self
         twin = copy.copy(self)
-        twin.graph, twin._walks = twin._graph("float64"), {}
+        twin._walks = {}
+        try:
+            twin.graph = twin._graph("float64")
+        # Code of the user's own may trace in float32 only, and fail in float64 with whatever error.
+        except Exception:
+            return self
         return twin
 
     def _canonize(self, graph, keep):
@@ -357,7 +384,7 @@ class ReverseAnalyzer(Analyzer):
 
     def _answer(self, results, asked, with_layers, with_delta):
         """The value of `analyze` from the results of all batches."""
-        self._warn_of_growth([result.pop("growth", {}) for result in results])
+        self._watch(results)
         joined = keras.tree.map_structure(lambda *parts: np.concatenate([p.numpy() for p in parts]), *results)
         if "kept" in joined:
             self._inspect(joined["kept"])
@@ -369,11 +396,20 @@ class ReverseAnalyzer(Analyzer):
             answer.append(start - sum(r.sum(axis=tuple(range(start.ndim, r.ndim))) for r in joined["relevance"]))
         return answer[0] if len(answer) == 1 else tuple(answer)
 
-    def _warn_of_growth(self, growths):
-        """Warns once of the site at which relevance explodes, if there is one."""
-        if not self._warned:
+    def _watch(self, results):
+        """Warns, once of each, of relevance that explodes or vanishes."""
+        growths = [result.pop("growth", {}) for result in results]
+        sums = [np.asarray(result.pop("magnitudes")) for result in results if "magnitudes" in result]
+        if "growth" not in self._warned:
             factors = {path: max(float(growth[path]) for growth in growths) for path in growths[0]}
-            self._warned = warn_of_growth(factors, self.max_growth, stacklevel=_outside() + 1)
+            if warn_of_growth(factors, self.max_growth, stacklevel=outside() + 1):
+                self._warned.add("growth")
+        if sums and "magnitudes" not in self._warned and self._warns_of(np.concatenate(sums)):
+            self._warned.add("magnitudes")
+
+    def _warns_of(self, magnitudes) -> bool:
+        """Warns of what sum |R| at the start and at the inputs, (samples, 2), shows; returns whether it did."""
+        return False
 
     def _inspect(self, kept):
         """Keeps, checks and prints intermediate relevance, as the constructor's arguments ask for."""
@@ -384,7 +420,7 @@ class ReverseAnalyzer(Analyzer):
         if self.reverse_check_finite:
             bad = [path for path, tensors in kept.items() if not all(np.isfinite(r).all() for r in tensors)]
             if bad:
-                warnings.warn(f"Relevance is not finite at the inputs of {', '.join(bad)}.", stacklevel=_outside())
+                warnings.warn(f"Relevance is not finite at the inputs of {', '.join(bad)}.", stacklevel=outside())
         if self.reverse_check_min_max_values:
             rows = [(p, min(map(np.min, t)), max(map(np.max, t))) for p, t in kept.items()]
             print(Table(("relevance at the inputs of", "min", "max"), rows))
@@ -460,10 +496,10 @@ class ReverseAnalyzer(Analyzer):
         return RecordedPass(self, walk, [tf.convert_to_tensor(x) for x in inputs])
 
     def conservation(self, X, neuron_selection=None, batch_size=None, verbose=0, **start) -> Conservation:
-        """Where relevance went: found at the inputs, absorbed by biases and stabilisers, or lost otherwise.
+        """Where relevance went: found at the inputs, absorbed by biases, constants, rules and stabilisers, or lost.
 
-        It is worked out in float64, except where a SavedModel or a layer that revgraph cannot look into computes in a
-        precision of its own: what it shows as lost is then lost by a rule, not by rounding.
+        It is computed in float64, so that what is shown as lost is lost by a rule and not by rounding. A
+        SavedModel, or a layer that revgraph cannot look into, may compute in a precision of its own, which then holds.
 
         Args:
             X, neuron_selection, batch_size, verbose: See `analyze`.
@@ -479,11 +515,24 @@ class ReverseAnalyzer(Analyzer):
         )
         if start:
             raise TypeError(f"conservation does not take {next(iter(start))!r}.")
-        walk, precise = self._walk(Question(starts)), self._precise._walk(Question(starts))
-        return merge(
-            _conservation(precise, inputs, chosen)
-            for inputs, chosen in self._questions(walk, names, X, neuron_selection, initial, batch_size, verbose)
-        )
+        question = Question(starts)
+        batches = self._questions(self._walk(question), names, X, neuron_selection, initial, batch_size, verbose)
+        return merge(self._ledger(question, inputs, _single(chosen)) for inputs, chosen in batches)
+
+    def _ledger(self, question, inputs, chosen):
+        """The ledger of one batch, in float64 if the model can be computed in it."""
+        return self._on_precise(lambda analyzer: analyzer._walk(question).ledger(inputs, chosen))
+
+    def _on_precise(self, ask):
+        """What a function of an analyzer gives of this one in float64, or as it is where that cannot be computed."""
+        try:
+            return ask(self._precise)
+        # Code of the user's own may compute in float32 only, and fail in float64 with whatever error.
+        except Exception:
+            if self._precise is self:
+                raise
+        self._precise = self
+        return ask(self)
 
     @property
     def _bound(self):
@@ -523,27 +572,21 @@ class RecordedPass:
         return self._analyzer._answer([result], {}, False, False)
 
 
-def _conservation(walk, inputs, chosen):
-    start, found, entries = walk.ledger(inputs, chosen)
-    paths = _reached(walk)
-    layers = tuple(
-        Entry(path, given, taken, bias, stabiliser, given - taken - bias - stabiliser, grown)
-        for path, (given, taken, bias, stabiliser, grown) in zip(paths, entries, strict=True)
-    )
-    bias, stabiliser = (sum((entry[i] for entry in entries), np.zeros(len(start))) for i in (2, 3))
-    return Conservation(start, found, bias, stabiliser, start - found - bias - stabiliser, layers)
-
-
-def _reached(walk):
-    """Paths of the sites that relevance passes, from output to input."""
-    return [b.site.path for b in reversed(walk.reverse.bound) if not isinstance(b.rule, Unreached)]
+def _single(chosen):
+    """Targets, one per sample."""
+    if any(target.index is not None and target.index.ndim > 1 for target in chosen):
+        raise ValueError(
+            "conservation follows one target per sample. Ask for several targets one by one, such as "
+            "neuron_selection=targets[:, 0]."
+        )
+    return chosen
 
 
 def _name(layer):
     return layer if isinstance(layer, str) else getattr(layer, "name", str(layer))
 
 
-def _outside() -> int:
+def outside() -> int:
     """The stack level of the caller outside revgraph, for warnings."""
     level, frame = 1, inspect.currentframe().f_back
     while frame is not None and frame.f_globals.get("__name__", "").startswith("revgraph"):

@@ -11,6 +11,7 @@ from revgraph.analyzers.analyzer import Analyzer, ReverseAnalyzer
 from revgraph.analyzers.gradient import Gradient, checked_convention
 from revgraph.analyzers.inputs import flat_inputs
 from revgraph.analyzers.reference import flat_references
+from revgraph.reverse.ledger import completeness
 from revgraph.reverse.targets import make_targets, start
 from revgraph.reverse.walk import Question
 from revgraph.reverse_rules import per_sample
@@ -278,6 +279,26 @@ class PathIntegrator(AugmentReduceBase):
         # With several targets, means have an axis more behind the batch.
         return [m * (d if m.ndim == d.ndim else np.expand_dims(d, 1)) for m, d in zip(mean, differences, strict=True)]
 
+    def conservation(self, X, neuron_selection=None, batch_size=None, verbose=0, **start):
+        """Completeness: how far contributions are from adding up to the output's difference from the reference's.
+
+        Args:
+            X, neuron_selection, batch_size, verbose, **start: See `ReverseAnalyzer.conservation`.
+
+        Returns:
+            A `Conservation` without sites: `start` is f(x) - f(reference) of what is selected, `input` the sum of the
+            contributions, and `other` the gap between them.
+        """
+        if "return_layers" in start or "return_convergence_delta" in start:
+            raise TypeError("conservation does not take return_layers and return_convergence_delta, `analyze` does.")
+        relevance, gap = self.analyze(X, neuron_selection, batch_size, verbose, return_convergence_delta=True, **start)
+        if gap.ndim > 1:
+            raise ValueError(
+                "conservation follows one target per sample. Ask for several targets one by one, such as "
+                "neuron_selection=targets[:, 0]."
+            )
+        return completeness(keras.tree.flatten(relevance), gap)
+
     def _explained(self, inputs, selection, batch_size, verbose, options):
         if options.get("return_layers") is not None:
             raise ValueError(
@@ -293,7 +314,9 @@ class PathIntegrator(AugmentReduceBase):
         references = flat_references(self.reference_inputs, inputs, self.graph)
         ends = (selected_values(self.subanalyzer, x, selection, batch_size, options) for x in (inputs, references))
         difference = np.subtract(*ends)
-        found = [r.sum(axis=tuple(range(difference.ndim, r.ndim))) for r in keras.tree.flatten(relevance)]
+        found = [
+            r.sum(axis=tuple(range(difference.ndim, r.ndim)), dtype="float64") for r in keras.tree.flatten(relevance)
+        ]
         return relevance, difference - sum(found)
 
 

@@ -11,6 +11,7 @@ from revgraph.fast.arrival import where_relevance_arrives
 from revgraph.graph.analysis import nonnegative_slots
 from revgraph.graph.graph import Graph
 from revgraph.graph.operations import ordered_sum
+from revgraph.reverse.ledger import Conservation, Entry, balanced, why_it_does_not_add_up
 from revgraph.reverse_rules import Pullback, ReplacementLayer
 from revgraph.reverse_rules.recording import waiting
 
@@ -88,36 +89,41 @@ class ReverseGraph:
         """
         return self._walk(recording, seeds)
 
-    def ledger(self, recording, seeds):
-        """Relevance per slot, and per site (out, in, bias, stabiliser, growth), arrays of shape (batch,).
+    def ledger(self, recording, seeds) -> Conservation:
+        """Where relevance went on one backward walk.
 
-        It looks at values, and so is not for traced functions.
+        The tensors of a sample have to stand beside each other: the first axis of every tensor is the batch, or batch
+        times steps as where a layer is applied at every time step. A batch of one sample may have any axes.
         """
         entries, found = [], {}
         batch = len(recording.values[self.graph.input_slots[0]])
 
         def rows(tensor):
-            # A layer applied at every time step has steps for samples, those of one sample beside each other.
             return np.reshape(tensor, (batch, -1)).astype(np.float64)
 
-        def sums(relevance):
-            """Sums of relevance and of its magnitude, per sample; what one site hands on is what the next one gets."""
-            if relevance.ref() not in found:
-                each = rows(relevance)
-                found[relevance.ref()] = np.stack([each.sum(axis=1), np.abs(each).sum(axis=1)])
-            return found[relevance.ref()]
+        def sums(tensors):
+            """Sum and sum of magnitudes, per sample; what one site hands on is what the next one gets."""
+            for t in tensors:
+                if t.ref() not in found:
+                    each = rows(t)
+                    found[t.ref()] = np.stack([each.sum(axis=1), np.abs(each).sum(axis=1)])
+            return sum((found[t.ref()] for t in tensors), np.zeros((2, batch)))
 
         def account(site, pullback, given, taken):
-            absorbed = pullback.absorbed(*given)
-            (above, above_abs), (below, below_abs) = (
-                sum((sums(r) for r in side if r is not None), np.zeros((2, batch))) for side in (given, taken)
-            )
-            growth = np.divide(below_abs, above_abs, out=np.zeros(batch), where=above_abs != 0)
-            columns = (absorbed.bias + absorbed.constants, absorbed.stabiliser + absorbed.rule)
-            lost = (rows(t).sum(axis=1) if np.ndim(t) else np.zeros(batch) for t in columns)
-            entries.append((above, below, *lost, growth))
+            above, below = sums(given), sums([r for r in taken if r is not None])
+            absorbed = {
+                name: rows(t).sum(axis=1) if np.ndim(t) else np.zeros(batch)
+                for name, t in vars(pullback.absorbed(*given)).items()
+            }
+            growth = np.divide(below[1], above[1], out=np.zeros(batch), where=above[1] != 0)
+            other = above[0] - below[0] - sum(absorbed.values())
+            entries.append(Entry(site.path, above[0], below[0], **absorbed, other=other, growth=growth))
 
-        return self._walk(recording, seeds, account), entries
+        relevance = self._walk(recording, seeds, account)
+        start, magnitude = sums(list(seeds.values()))
+        at_inputs, _ = sums([relevance[slot] for slot in self.graph.input_slots if slot in relevance])
+        note = why_it_does_not_add_up(self.bound)
+        return balanced(start, at_inputs, entries, magnitude, note=note)
 
     def _walk(self, recording, seeds, account=lambda *_: None):
         arrived, relevance, before = {slot: [seed] for slot, seed in seeds.items()}, {}, []
