@@ -64,7 +64,7 @@ def test_a_sample_has_its_own_share():
     np.testing.assert_allclose(report.start, [11, -11])
     np.testing.assert_allclose(report.share(report.input), [10 / 11, 12 / 11], rtol=1e-6)
     np.testing.assert_allclose(report.share(report.bias), [1 / 11, -1 / 11], rtol=1e-6)
-    assert "on average 100.0% of it found" in str(report) and "2 samples, means" in str(report)
+    assert "on average 100.0% of it found" in str(report) and "2 samples, means: " in str(report)
     assert "sample, 90.9% of it found" in str(report[0]) and "average" not in str(report[0])
 
 

@@ -51,7 +51,7 @@ def model(float64, rng):
 def plainly(analyzer, x, **options):
     """What the analyzer gives without any optimisation."""
     question = Question(analyzer.graph.output_slots)
-    reverse = analyzer._walk(question).reverse
+    reverse = analyzer.walk(question).reverse
     plain = ReverseGraph(reverse.graph, reverse.bound, question.starts, plain=True)
     analyzer._walks[question] = Walk(plain, question, analyzer._own_start, analyzer._finish)
     return analyzer.analyze(x, **options)
@@ -111,7 +111,7 @@ def test_signs_are_not_taken_for_known_where_a_mean_is_subtracted(rule, float64,
     """z+ of a normalization grows sum |R|, though its input is not negative; z+ and z- are not of one sign there."""
     model, x = small(rng, lambda h: layers.LayerNormalization()(layers.ReLU()(h)))
     analyzer = revgraph.create_analyzer("lrp", model, rule=Composite((ANY, rule)))
-    walk = analyzer._walk(Question(analyzer.graph.output_slots))
+    walk = analyzer.walk(Question(analyzer.graph.output_slots))
     pullbacks = walk.reverse.record([tf.constant(x)]).pullbacks
     growths = {site.operation.label: p.growth for site, p in zip(walk.graph.sites, pullbacks, strict=True)}
     assert growths["Normalize"] == np.inf
@@ -121,7 +121,7 @@ def test_signs_are_not_taken_for_known_where_a_mean_is_subtracted(rule, float64,
 def test_a_recording_can_be_pulled_in_a_loop_and_outside_of_it(name, float64, rng):
     model, x = small(rng, lambda h: layers.Add()([h, layers.Dense(6)(layers.ReLU()(layers.Dense(4)(h)))]))
     analyzer = revgraph.create_analyzer(name, model, max_growth=np.inf)
-    walk = analyzer._walk(Question(analyzer.graph.output_slots))
+    walk = analyzer.walk(Question(analyzer.graph.output_slots))
     amount = tf.constant([[1.0]] * 3, tf.float64)
 
     def pulled(recording, target):
@@ -172,7 +172,7 @@ def test_sites_that_make_kernels_come_one_after_the_other(float64):
     branches = [layers.ReLU()(layers.Conv2D(4, 3)(h)), layers.Conv2D(4, 3)(h), layers.ReLU()(layers.Conv2D(4, 3)(h))]
     model = keras.Model(x, layers.Dense(2)(layers.Flatten()(layers.Add()(branches))))
     analyzer = revgraph.create_analyzer("lrp.z_plus", model)
-    walk = analyzer._walk(Question(analyzer.graph.output_slots))
+    walk = analyzer.walk(Question(analyzer.graph.output_slots))
     of_branches = [op for op in used_operations(walk) if op.type == "Conv2DBackpropInput"][:3]
     for a, b in itertools.combinations(of_branches, 2):
         assert a in ancestors(b) or b in ancestors(a)
@@ -205,7 +205,7 @@ def test_nothing_is_computed_twice(name, forward, backward, cheap, model, monkey
     """
     monkeypatch.setattr(recording, "CHEAP", cheap)
     analyzer = revgraph.create_analyzer(name, model)
-    walk = analyzer._walk(Question(analyzer.graph.output_slots))
+    walk = analyzer.walk(Question(analyzer.graph.output_slots))
     kinds = [operation.type for operation in used_operations(walk)]
     again = 2 if cheap else 0
     assert (kinds.count("Conv2D"), kinds.count("Conv2DBackpropInput")) == (sum(forward) + again, sum(backward))
@@ -291,12 +291,12 @@ def test_frozen_weights_stay_as_they_were(model, rng):
 
 def test_zeros_of_relevance_are_known_only_behind_a_rectifier(model):
     analyzer = revgraph.create_analyzer("lrp.gamma", model)
-    reverse = analyzer._walk(Question(analyzer.graph.output_slots)).reverse
+    reverse = analyzer.walk(Question(analyzer.graph.output_slots)).reverse
     positive, nonzero = where_relevance_arrives(reverse.graph, reverse.bound, analyzer.graph.output_slots)
     assert "positive" in {s.path for s in positive} and "summand" not in {s.path for s in positive}
     assert "summand" in {s.path for s in nonzero}
     flat = revgraph.create_analyzer("lrp.flat", model)
-    reverse = flat._walk(Question(flat.graph.output_slots)).reverse
+    reverse = flat.walk(Question(flat.graph.output_slots)).reverse
     positive, nonzero = where_relevance_arrives(reverse.graph, reverse.bound, flat.graph.output_slots)
     assert "positive" not in {s.path for s in positive | nonzero} and "summand" in {s.path for s in nonzero}
 
@@ -337,7 +337,7 @@ def test_large_kernels_are_never_modified_as_a_whole(name, float64, monkeypatch)
     analyzer = revgraph.create_analyzer(name, model)
     made = [
         operation
-        for operation in used_operations(analyzer._walk(Question(analyzer.graph.output_slots)))
+        for operation in used_operations(analyzer.walk(Question(analyzer.graph.output_slots)))
         if operation.type not in ("Placeholder", "ReadVariableOp", "Identity")
         and any(tuple(t.shape) == (48, 7) for t in operation.outputs if t.shape.rank == 2)
     ]
@@ -351,7 +351,7 @@ def test_large_kernels_are_modified_two_blocks_at_a_time(units, float64, monkeyp
     model = keras.Model(x, layers.Dense(3)(layers.Dense(units, activation="relu")(layers.ReLU()(x))))
     monkeypatch.setattr(recording, "BLOCK", 16 * units * 8)
     analyzer = revgraph.create_analyzer("lrp.z_plus", model)
-    used = used_operations(analyzer._walk(Question(analyzer.graph.output_slots)))
+    used = used_operations(analyzer.walk(Question(analyzer.graph.output_slots)))
     made = [op for op in used if op.type == "Relu" and tuple(op.outputs[0].shape) == (16, units)]
     assert len(made) == 2 * 6
     for earlier, later in zip(made, made[recording.LANES :], strict=False):
@@ -365,7 +365,7 @@ def test_large_kernels_take_turns(large, turns, float64, monkeypatch):
     x = keras.Input((4, 4, 8))
     model = keras.Model(x, layers.Dense(2)(layers.Flatten()(layers.Conv2D(9, 3, activation="relu")(layers.ReLU()(x)))))
     analyzer = revgraph.create_analyzer("lrp.alpha_2_beta_1", model)
-    used = used_operations(analyzer._walk(Question(analyzer.graph.output_slots)))
+    used = used_operations(analyzer.walk(Question(analyzer.graph.output_slots)))
     first, second = [op for op in used if op.type == "Conv2DBackpropInput"]
     assert (first in ancestors(second)) == turns
 
@@ -374,7 +374,7 @@ def test_large_kernels_take_turns(large, turns, float64, monkeypatch):
 def test_kernels_take_turns_on_large_inputs_only(large, model, monkeypatch):
     monkeypatch.setattr(recording, "LARGE", large)
     analyzer = revgraph.create_analyzer("lrp.alpha_2_beta_1", model)
-    used = used_operations(analyzer._walk(Question(analyzer.graph.output_slots)))
+    used = used_operations(analyzer.walk(Question(analyzer.graph.output_slots)))
     first, second = [op for op in used if op.type == "Conv2DBackpropInput"][:2]
     assert (first in ancestors(second)) == (large == 0)
 
@@ -401,7 +401,7 @@ def test_few_outputs_are_scaled_rather_than_kernels(name, float64, rng):
 def test_growth_is_watched_where_a_rule_does_not_bound_it(model):
     def watched(name, **options):
         analyzer = revgraph.create_analyzer(name, model, **options)
-        walk = analyzer._walk(Question(analyzer.graph.output_slots))
+        walk = analyzer.walk(Question(analyzer.graph.output_slots))
         recording = walk.reverse.record([tf.ones((1, 8, 8, 3), tf.float64)])
         seeds = {slot: recording.values[slot] for slot in walk.question.starts}
         found = growths(walk.graph, recording, walk.reverse.relevance(recording, seeds), seeds, walk.limit)

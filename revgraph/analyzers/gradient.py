@@ -6,7 +6,8 @@ import warnings
 import numpy as np
 import tensorflow as tf
 
-from revgraph.analyzers.analyzer import Analyzer, ReverseAnalyzer, outside
+from revgraph.analyzers.analyzer import Analyzer, outside
+from revgraph.analyzers.reverse_analyzer import ReverseAnalyzer
 from revgraph.canonize import prune
 from revgraph.composites import DECONVNET, GRADIENT, GUIDED_BACKPROP, INPUT_TIMES_GRADIENT, beta_smooth
 from revgraph.graph.analysis import is_relu

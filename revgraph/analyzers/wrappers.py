@@ -7,9 +7,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from revgraph.analyzers.analyzer import Analyzer, ReverseAnalyzer
+from revgraph.analyzers.analyzer import Analyzer
 from revgraph.analyzers.gradient import Gradient, checked_convention
-from revgraph.analyzers.inputs import flat_inputs
+from revgraph.analyzers.inputs import flat_inputs, is_stream
 from revgraph.analyzers.reference import flat_references
 from revgraph.reverse.ledger import completeness
 from revgraph.reverse.targets import make_targets, start
@@ -74,14 +74,14 @@ class AugmentReduceBase(Analyzer):
         Returns:
             What the subanalyzer returns, averaged.
         """
-        selection = self._selected(neuron_selection)
+        selection = self.selected(neuron_selection)
         self._begin()
-        if isinstance(X, tf.data.Dataset | keras.utils.PyDataset) or hasattr(X, "__next__"):
-            batches = (inputs for inputs, _, _ in Analyzer._batches(self, X, batch_size, verbose))
+        if is_stream(X):
+            given = (inputs for inputs, _, _ in self.batches(X, batch_size, verbose))
             verbose = 0
         else:
-            batches = [flat_inputs(X, self.graph)]
-        results = [self._explained(inputs, selection, batch_size, verbose, options) for inputs in batches]
+            given = [flat_inputs(X, self.graph)]
+        results = [self._explained(inputs, selection, batch_size, verbose, options) for inputs in given]
         return keras.tree.map_structure(lambda *parts: np.concatenate(parts), *results)
 
     def _begin(self):
@@ -125,7 +125,7 @@ class AugmentReduceBase(Analyzer):
                 outputs = outputs_at_start(self.subanalyzer, inputs, batch_size, options)
                 selection = {**selection, **{name: _argmax(outputs[name]) for name in largest if name in outputs}}
             return selection
-        if not _is_largest(selection) or self._finds_no_neuron():
+        if not _is_largest(selection) or not self.innermost.selects:
             return selection
         outputs = list(outputs_at_start(self.subanalyzer, inputs, batch_size, options).values())
         if len(outputs) != 1:
@@ -134,28 +134,27 @@ class AugmentReduceBase(Analyzer):
         is_start_itself = selection is None and not callable(initial) and np.ndim(initial) == y.ndim
         return selection if is_start_itself else _argmax(y)
 
-    def _finds_no_neuron(self):
-        return not isinstance(_innermost(self.subanalyzer), ReverseAnalyzer)
+    @property
+    def innermost(self):
+        return self.subanalyzer.innermost
+
+    @property
+    def bound(self):
+        return self.subanalyzer.bound
 
     def summary(self):
         """Which site got which rule in the wrapped analyzer."""
         return self.subanalyzer.summary()
 
 
-def _innermost(analyzer):
-    while isinstance(analyzer, AugmentReduceBase):
-        analyzer = analyzer.subanalyzer
-    return analyzer
-
-
 def outputs_at_start(analyzer, inputs, batch_size, options) -> dict[str, np.ndarray]:
     """The tensors at which an analyzer's relevance starts, by name."""
-    analyzer = _innermost(analyzer)
+    analyzer = analyzer.innermost
     where = (options.get(name) for name in ("layer", "attribute_to_neuron_input", "pre_activation"))
-    names, starts = analyzer._starts(*where)
-    walk = analyzer._walk(Question(starts))
+    names, starts = analyzer.starts(*where)
+    walk = analyzer.walk(Question(starts))
     packed = keras.tree.pack_sequence_as(analyzer.graph.inputs, inputs)
-    outputs = [walk.outputs(part) for part, _, _ in analyzer._batches(packed, batch_size, 0)]
+    outputs = [walk.outputs(part) for part, _, _ in analyzer.batches(packed, batch_size, 0)]
     return {name: np.concatenate(parts) for name, *parts in zip(names, *outputs, strict=True)}
 
 

@@ -243,8 +243,6 @@ def summary(options):
 def export(options):
     """`revgraph export`."""
     analyzer = _analyzer(options)
-    if not hasattr(analyzer, "export"):
-        raise ValueError(f"{analyzer.name} cannot be exported: it does not run as one TensorFlow function.")
     path = analyzer.export(options.out, version=options.serving_version, overwrite=options.overwrite)
     if options.json:
         print(json.dumps({"out": str(path), "method": analyzer.name}))

@@ -163,6 +163,7 @@ class Conservation(Tabular):
         `lost %` is the mean share of the start that a site does not hand on, whatever its sign; `growth` is the largest
         of all samples.
         """
+        means = "means: " if len(self) > 1 else ""
         listed = self.sorted_layers()
         if len(listed) > LISTED:
             listed = [entry for entry in listed if self._loses(entry)]
@@ -173,7 +174,7 @@ class Conservation(Tabular):
         return Table(
             ("site", *FIELDS, "lost %", "growth"),
             rows,
-            title=f"{self.subject} of {self._count()}, {self._found()} of it found at the input",
+            title=f"{self.subject} of {self._count()}, {means}{self._found()} of it found at the input",
             footer="\n".join([*below, *filter(None, [self.note])]) or None,
         )
 
@@ -231,7 +232,7 @@ class Conservation(Tabular):
         return "mean " if len(self) > 1 else ""
 
     def _count(self):
-        return "1 sample" if len(self) == 1 else f"{len(self)} samples, means"
+        return "1 sample" if len(self) == 1 else f"{len(self)} samples"
 
     def _loss(self, entry):
         return float(np.abs(self.share(entry.lost))[self.magnitude > 0].sum() / max(np.sum(self.magnitude > 0), 1))
@@ -324,4 +325,5 @@ def _averages(entry):
 
 
 def _means(entry):
-    return ", ".join(f"{name} {value:.4g}" for name, value in zip(FIELDS, _averages(entry), strict=True))
+    values = ", ".join(f"{name} {value:.4g}" for name, value in zip(FIELDS, _averages(entry), strict=True))
+    return f"{values} (means)" if len(entry.start) > 1 else values
