@@ -181,6 +181,14 @@ def test_the_batch_axis_may_be_anywhere(make):
     assert np.all(np.abs(together.other) <= 1e-9 * together.magnitude)
 
 
+def test_the_batch_size_may_be_fixed():
+    x = keras.Input(batch_shape=(4, 3))
+    model = models.randomized(keras.Model(x, layers.Dense(2)(ops.reshape(layers.Dense(4)(x), (4, 4)))))
+    analyzer = revgraph.create_analyzer("lrp.z", model)
+    x = np.random.default_rng(0).normal(size=(4, 3))
+    np.testing.assert_allclose(analyzer.conservation(x).input, analyzer.analyze(x).sum(1), rtol=1e-9)
+
+
 def test_one_input_with_several_selections():
     model = models.randomized(steps_by_samples())
     analyzer = revgraph.create_analyzer("lrp.z", model)

@@ -54,8 +54,8 @@ def batches(x, graph: Graph, batch_size=None, verbose=0):
         verbose: 1 shows a progress bar.
 
     Returns:
-        Iterator over checked flat inputs, which samples they are, and of how many; each batch of a stream stands by
-        itself.
+        Iterator over checked flat inputs, which samples they are, and of how many. Each batch of a stream stands by
+        itself, and is cut if it has more than `batch_size` samples.
     """
     if batch_size is not None and (not isinstance(batch_size, int | np.integer) or batch_size < 1):
         raise ValueError(f"batch_size must be a positive int. Received: {batch_size!r}.")
@@ -83,8 +83,7 @@ def _stream(x, graph, batch_size, verbose):
     progress = keras.utils.Progbar(None) if verbose else None
     empty = True
     for batch in x:
-        inputs = flat_inputs(batch[0] if isinstance(batch, tuple) else batch, graph)
-        yield inputs, slice(0, None), int(inputs[0].shape[0])
+        yield from _slices(flat_inputs(batch[0] if isinstance(batch, tuple) else batch, graph), batch_size, 0)
         empty = False
         if progress:
             progress.add(1)

@@ -77,7 +77,8 @@ class AugmentReduceBase(Analyzer):
         selection = self.selected(neuron_selection)
         self._begin()
         if is_stream(X):
-            given = (inputs for inputs, _, _ in self.batches(X, batch_size, verbose))
+            # Cut to `batch_size` where variants are explained, because a selection is one for the batch as it is.
+            given = (inputs for inputs, _, _ in self.batches(X, None, verbose))
             verbose = 0
         else:
             given = [flat_inputs(X, self.graph)]
