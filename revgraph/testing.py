@@ -12,6 +12,7 @@ from revgraph.graph.operations import Affine, Opaque
 from revgraph.graph.tables import Table, Tabular
 from revgraph.read import trace
 from revgraph.read.keras.private import is_of_keras
+from revgraph.reverse.ledger import FIELDS
 from revgraph.reverse_rules import ReplacementLayer, Rule
 
 
@@ -25,6 +26,8 @@ class Checked:
         start: Relevance that arrived from above.
         input: Relevance handed on below.
         bias: Absorbed by the bias.
+        constants: Absorbed by constants that take part.
+        rule: Dropped or added by the rule, as it is defined.
         stabiliser: Absorbed by the stabiliser.
         other: What remains.
     """
@@ -34,6 +37,8 @@ class Checked:
     start: np.ndarray
     input: np.ndarray
     bias: np.ndarray
+    constants: np.ndarray
+    rule: np.ndarray
     stabiliser: np.ndarray
     other: np.ndarray
 
@@ -43,9 +48,8 @@ class RuleReport(tuple, Tabular):
 
     def table(self) -> Table:
         """Difference from the dense form, and where relevance went."""
-        fields = ("start", "input", "bias", "stabiliser", "other")
-        rows = [(c.path, c.difference, *(float(np.mean(getattr(c, field))) for field in fields)) for c in self]
-        return Table(("site", "difference", *fields), rows)
+        rows = [(c.path, c.difference, *(float(np.mean(getattr(c, field))) for field in FIELDS)) for c in self]
+        return Table(("site", "difference", *FIELDS), rows)
 
     __repr__ = __str__ = Tabular.__str__
 
@@ -135,11 +139,11 @@ def _checked(site, graph, values, rule, formula, random, tolerance):
         off = _difference([together], [own])
         _demand(off, tolerance, f"{rule} on {site.path!r} differs from the formula on the layer's dense matrix")
         difference = max(difference, off)
-    absorbed = pullback.absorbed(relevance)
+    absorbed = {name: np.broadcast_to(t, len(relevance)) for name, t in vars(pullback.absorbed(relevance)).items()}
     start = np.asarray(relevance).reshape(len(relevance), -1).sum(axis=1)
     arrived = sum(r.reshape(len(r), -1).sum(axis=1) for r in found)
-    bias, stabiliser = (np.broadcast_to(t, len(start)) for t in (absorbed.bias, absorbed.stabiliser))
-    return Checked(site.path, difference, start, arrived, bias, stabiliser, start - arrived - bias - stabiliser)
+    other = start - arrived - sum(absorbed.values())
+    return Checked(site.path, difference, start, arrived, **absorbed, other=other)
 
 
 def _difference(found, expected):
