@@ -10,7 +10,6 @@ from revgraph.analyzers.analyzer import Analyzer, outside
 from revgraph.analyzers.reverse_analyzer import ReverseAnalyzer
 from revgraph.canonize import prune
 from revgraph.composites import DECONVNET, GRADIENT, GUIDED_BACKPROP, INPUT_TIMES_GRADIENT, beta_smooth
-from revgraph.graph.analysis import is_relu
 from revgraph.graph.operations import Embedding
 
 POSTPROCESSES = {None: tf.identity, "abs": tf.abs, "square": tf.square}
@@ -36,7 +35,7 @@ class Gradient(ReverseAnalyzer):
         self.postprocess = postprocess
         self.convention = checked_convention(convention)
         super().__init__(model, self.composite, **options)
-        if self.changes_relus and not any(is_relu(site.operation) for site in self.graph.sites):
+        if self.changes_relus and not any(site.operation.traits.relu for site in self.graph.sites):
             warnings.warn(
                 f"{self.graph.name!r} has no ReLU, and ReLUs are all that {self.name} changes: it equals the gradient.",
                 stacklevel=outside(),
