@@ -451,7 +451,7 @@ def untouched(model, x):
     before = state_of(model)
     analyzer = analyzer_of("lrp.epsilon", model)
     walked(analyzer, x)
-    quietly(analyzer.conservation, x)
+    quietly(analyzer.conservation, x, everything(model))
     after = state_of(model)
     for name in before:
         assert len(before[name]) == len(after[name]), name
