@@ -97,7 +97,7 @@ def magnitudes(seeds, found) -> tf.Tensor:
     """
 
     def total(parts):
-        return sum(tf.reduce_sum(tf.abs(r), axis=tuple(range(1, r.shape.rank))) for r in parts)
+        return sum(tf.reduce_sum(tf.abs(tf.reshape(r, (tf.shape(r)[0], -1))), axis=1) for r in parts)
 
     return tf.stack([total(seeds), total(found)], axis=1)
 
