@@ -8,13 +8,14 @@ from revgraph.analyzers.reference import flat_references
 from revgraph.canonize import prune
 from revgraph.canonize.pairs import WithReference, is_linear, with_reference
 from revgraph.composites import Composite, Matcher
-from revgraph.graph.operations import Activation, Embedding, Product, Routing
+from revgraph.graph.operations import Activation, Embedding, Normalize, Product, Routing
 from revgraph.reverse.walk import Walk
 from revgraph.reverse_rules import Jacobian, per_sample
 from revgraph.reverse_rules.deep_lift import (
     EmbeddingDifference,
     Rescale,
     RescaleChoice,
+    RescaleNormalization,
     RescaleProduct,
     TimesDifference,
 )
@@ -38,6 +39,7 @@ DEEP_LIFT = Composite(
     (beside(Routing, "maxima", "max"), RescaleChoice(tf.maximum)),
     (beside(Routing, "minima", "min"), RescaleChoice(tf.minimum)),
     (beside(Product, "products"), RescaleProduct()),
+    (beside(Normalize, "normalizations"), RescaleNormalization()),
     (beside(Embedding, "embeddings"), EmbeddingDifference()),
     defaults=(),
     name="deep_lift",
