@@ -24,13 +24,13 @@ from tests.models import (
 pytestmark = pytest.mark.usefixtures("float64")
 
 
-def relevance(model, rule, x, scale=1.0, plain=False, composite=everywhere):
+def relevance(model, rule, x, scale=1.0, fast=True, composite=everywhere):
     """Relevance at the input from `scale` at every logit, on the eager walk: an independent way to the analyzers'."""
     graph = canonize(model)
-    walk = ReverseGraph(graph, composite(rule).bind(graph), plain=plain)
-    recording = walk.record(keras.tree.flatten(x))
-    seeds = {slot: scale * recording.values[slot] for slot in graph.output_slots}
-    arrived = walk.relevance(recording, seeds)
+    walk = ReverseGraph(graph, composite(rule).bind(graph), fast=fast)
+    forward = walk.forward(keras.tree.flatten(x))
+    seeds = {slot: scale * forward.values[slot] for slot in graph.output_slots}
+    arrived = walk.relevance(forward, seeds)
     return [arrived[slot].numpy() for slot in graph.input_slots]
 
 
@@ -234,11 +234,11 @@ def test_the_compiled_walk_is_the_eager_one():
 
 @pytest.mark.parametrize("name", ["mlp", "cnn", "residual", "shared", "subclassed", "operators"])
 @pytest.mark.parametrize("rule", [Epsilon(), ZPlus(), AlphaBeta(2, 1), Gamma(0.5), Flat()], ids=str)
-def test_knowledge_changes_nothing(name, rule):
+def test_the_speed_layer_changes_nothing(name, rule):
     """What the walk knows of signs and zeros saves work, and changes no result."""
     model = make(name)
     x = inputs_of(model)
-    same(relevance(model, rule, x), relevance(model, rule, x, plain=True), rtol=1e-8)
+    same(relevance(model, rule, x), relevance(model, rule, x, fast=False), rtol=1e-8)
 
 
 STEPS = "conv", "conv relu", "depthwise", "bn", "relu", "leaky", "max", "average", "residual", "padding", "swap"
@@ -286,7 +286,7 @@ def test_random_architectures(architecture):
     gamma, epsilon = (relevance(model, rule, x, composite=linear) for rule in (Gamma(0), Epsilon()))
     same(gamma, epsilon)
     for rule in (AlphaBeta(2, 1), Gamma(0.25)):
-        same(relevance(model, rule, x), relevance(model, rule, x, plain=True), rtol=1e-7)
+        same(relevance(model, rule, x), relevance(model, rule, x, fast=False), rtol=1e-7)
     x = 1e4 * x
     lrp = relevance(model, Epsilon(0), x)[0]
     same(lrp[:1], relevance(model, Epsilon(0), x[:1])[0])

@@ -26,11 +26,11 @@ ROOMS = {
     "graph": {"graph"},
     "read": {"graph", "read"},
     "canonize": {"graph", "read", "canonize"},
-    "reverse_rules": {"graph", "reverse_rules", "fast"},
+    "reverse_rules": {"graph", "reverse_rules"},
     "composites": {"graph", "reverse_rules", "composites"},
     "fast": {"graph", "reverse_rules", "composites", "fast"},
     "reverse": {"graph", "reverse_rules", "composites", "fast", "reverse"},
-    "saving": {"graph", "reverse_rules", "composites", "reverse", "saving", "analyzers"},
+    "saving": {"graph", "reverse_rules", "composites", "reverse", "saving"},
     "analyzers": {"graph", "read", "canonize", "reverse_rules", "composites", "reverse", "saving", "analyzers"},
 }
 

@@ -172,7 +172,7 @@ def test_several_signals_share_what_a_gate_gets_none_of():
     model = model_of(lambda xs: ops.sigmoid(xs[0]) * xs[1] * xs[2], (1,), (1,), (1,))
     found = np.ravel(explain(model, [[[0.0]], [[3.0]], [[4.0]]]))
     np.testing.assert_allclose(found, [0, 3, 3])
-    rules = [b.rule for b in revgraph.create_analyzer("lrp.epsilon", model)._bound]
+    rules = [b.rule for b in revgraph.create_analyzer("lrp.epsilon", model).bound]
     assert Equal((1, 2)) in rules and Only(1) not in rules
 
 

@@ -230,7 +230,7 @@ def test_a_condition_may_be_a_number_too():
 
 def test_embeddings_and_pixels():
     graph, concrete = graph_of(lambda x: tf.reduce_mean(tf.gather(TABLE, x), 1), (7,), tf.int64)
-    assert kinds(graph) == ["Embedding", "AveragePool"]
+    assert labels(graph) == ["Embedding", "mean"]
     x = data((7,), tf.int64)
     relevance = create_analyzer("lrp.epsilon", graph).analyze(x, 1)
     assert relevance.shape == x.shape
@@ -239,6 +239,27 @@ def test_embeddings_and_pixels():
     x = data((6,), tf.uint8)
     relevance = create_analyzer("lrp.epsilon", graph).analyze(x, 1)
     np.testing.assert_allclose(relevance.sum(1), concrete(tf.constant(x))[:, 1], rtol=1e-5, atol=1e-6)
+
+
+INDICES = {
+    "from the end": lambda i: tf.where(i < 0, i + 4, i),
+    "by a product": lambda i: i + 4 * tf.cast(i < 0, i.dtype),
+    "between bounds": lambda i: tf.minimum(tf.maximum(i, 0), 3),
+    "of another type": lambda i: tf.cast(tf.where(i < 0, tf.cast(i, tf.int64) + 4, tf.cast(i, tf.int64)), tf.int32),
+}
+
+
+@pytest.mark.parametrize("name", INDICES)
+def test_indices_that_are_worked_out(name):
+    """Keras counts negative indices from the end before it looks them up."""
+    graph, concrete = graph_of(lambda x: tf.reduce_sum(tf.gather(TABLE, INDICES[name](x)), 1), (7,), tf.int32)
+    x = np.int32([[0, -1, 2, 3, -4, 1, 1], [3, 2, 1, 0, -1, -2, -3]])
+    y = concrete(tf.constant(x)).numpy()
+    np.testing.assert_array_equal(graph(x), y)
+    rows = tf.gather(TABLE, INDICES[name](tf.constant(x))).numpy()
+    for method in ("lrp.z", "lrp.alpha_1_beta_0", "input_t_gradient"):
+        relevance = create_analyzer(method, graph).analyze(x, 1)
+        np.testing.assert_allclose(relevance, rows[..., 1], rtol=1e-5, atol=1e-6, err_msg=method)
 
 
 def test_weights_assigned_later_are_seen():
@@ -281,6 +302,54 @@ def test_an_input_of_unknown_rank_says_what_to_do():
     concrete = tf.function(lambda x: tf.nn.relu(x)).get_concrete_function(tf.TensorSpec(None, tf.float32, "x"))
     with pytest.raises(ValueError, match=r"number of axes of input.*Export the model with a signature"):
         read_function(concrete)
+
+
+CENTRES, BINS = weight(3, 6), tf.constant([0.1, -0.2, 0.3], tf.float64)
+LARGER = {
+    "centres": (lambda x: tf.nn.relu(x[:, None] - CENTRES), (6,), True),
+    "prototypes": (lambda x: tf.nn.relu(CENTRES - x[:, None]), (6,), True),
+    "bins": (lambda x: tf.nn.relu(x - BINS), (1,), True),
+    "scales": (lambda x: tf.nn.relu(x * BINS), (1,), True),
+    "divisors": (lambda x: tf.nn.relu(x / BINS), (1,), True),
+    "zeros": (lambda x: x + tf.zeros(3, tf.float64), (1,), True),
+    "ones": (lambda x: tf.nn.relu(x[..., None] * tf.ones((4, 3), tf.float64)), (4,), True),
+    "more axes": (lambda x: tf.squeeze(tf.nn.relu(x + tf.ones((1, 1, 4), tf.float64)), 0), (4,), True),
+    "more axes, an activation": (lambda x: tf.squeeze(tf.maximum(x, tf.zeros((1, 1, 4), tf.float64)), 0), (4,), True),
+    "any size": (lambda x: tf.reduce_sum(tf.nn.relu(x - BINS), 1), (None, 1), True),
+    "maximum": (lambda x: tf.maximum(x[:, None], CENTRES), (6,), False),
+    "minimum": (lambda x: tf.minimum(CENTRES, x[:, None]), (6,), False),
+    "power": (lambda x: tf.pow(tf.abs(x) + 1, 2 + BINS), (1,), False),
+    "base": (lambda x: tf.pow(2 + BINS, x), (1,), False),
+    "squared difference": (lambda x: tf.math.squared_difference(x[:, None], CENTRES), (6,), False),
+    "reciprocal": (lambda x: BINS / (tf.abs(x) + 1), (1,), False),
+    "where": (lambda x: tf.where(x > 0, x, BINS), (1,), True),
+    "where, of weights": (lambda x: tf.where(BINS > 0, x, 2 * x), (1,), True),
+    "where, of another": (lambda x: tf.where(x[:, None] > CENTRES, x[:, None], -1.0), (6,), True),
+    "batches of matrices": (lambda x: x[:, None] @ tf.reshape(W, (1, 3, 2, 5)), (1, 2), True),
+}
+"""What makes a larger tensor of x by a weight; the shape of x; whether it is linear in pieces."""
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("name", LARGER)
+def test_relevance_has_the_shape_of_the_input(name, batch):
+    function, shape, pieces = LARGER[name]
+    graph, concrete = graph_of(lambda x: tf.reshape(function(x), [tf.shape(x)[0], -1]), shape)
+    x = data(shape)[:batch]
+    y = concrete(tf.constant(x)).numpy()
+    np.testing.assert_allclose(graph(x), y, rtol=1e-12)
+    relevance = create_analyzer("lrp.z", graph).analyze(x, initial_relevance=y)
+    assert relevance.shape == x.shape
+    with tf.GradientTape() as tape:
+        inputs = tf.constant(x)
+        tape.watch(inputs)
+        output = tf.reshape(function(inputs), y.shape)
+    gradient = tape.gradient(output, inputs, np.ones_like(y))
+    found = create_analyzer("gradient", graph).analyze(x, initial_relevance=np.ones_like(y))
+    np.testing.assert_allclose(found, gradient, rtol=1e-9, atol=1e-11)
+    if pieces:
+        np.testing.assert_allclose(relevance, x * gradient, rtol=1e-4, atol=1e-6)
+    assert create_analyzer("lrp.alpha_1_beta_0", graph).analyze(x, 0).shape == x.shape
 
 
 def assert_equal_relevance(model, graph, x, share=1e-7, methods=METHODS):

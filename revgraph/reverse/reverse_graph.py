@@ -7,16 +7,15 @@ import numpy as np
 import tensorflow as tf
 
 from revgraph.composites import Bound
-from revgraph.fast.arrival import where_relevance_arrives
-from revgraph.graph.analysis import nonnegative_slots
+from revgraph.fast import Speed
 from revgraph.graph.graph import Graph
 from revgraph.graph.operations import ordered_sum
+from revgraph.reverse.ledger import Conservation, Entry, balanced, why_it_does_not_add_up
 from revgraph.reverse_rules import Pullback, ReplacementLayer
-from revgraph.reverse_rules.recording import waiting
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Recording:
+class Forward:
     """A forward walk: the tensor of every slot, and a pullback per site."""
 
     values: Mapping[int, tf.Tensor]
@@ -32,7 +31,7 @@ class ReverseGraph:
         starts: Slots at which relevance starts; the graph's outputs by default.
         adjust: Function `(slot, relevance) -> relevance`, applied to the summed relevance of a slot before it is handed
             on; None to leave it as it is.
-        plain: Use nothing of what is known of signs and zeros, and compute every term as its rule writes it.
+        fast: Whether the speed layer is used; without it every rule is computed as it is written.
         frozen: Take the weights as they are when a function is traced, for good.
     """
 
@@ -42,99 +41,96 @@ class ReverseGraph:
         bound: tuple[Bound, ...],
         starts=None,
         adjust: Callable | None = None,
-        plain=False,
+        fast=True,
         frozen=False,
     ):
         self.graph = graph
         self.bound = bound
         self.adjust = adjust
         self.frozen = frozen
-        nonnegative = nonnegative_slots(graph)
-        positive, nonzero = frozenset(), frozenset()
-        if not adjust:
-            positive, nonzero = where_relevance_arrives(graph, bound, starts or graph.output_slots)
+        self._speed = Speed(graph, bound, starts or graph.output_slots, adjusted=bool(adjust)) if fast else None
         self.replacements = tuple(
-            ReplacementLayer(
-                b.site,
-                b.rule,
-                graph.dtype,
-                nonnegative=[slot in nonnegative for slot in b.site.inputs],
-                positive=b.site in positive,
-                nonzero=b.site in nonzero,
-                plain=plain,
-            )
-            for b in bound
+            ReplacementLayer(b.site, b.rule, graph.dtype, self._speed.recorder(b.site) if fast else None) for b in bound
         )
 
-    def record(self, inputs, frozen=False) -> Recording:
+    def forward(self, inputs, frozen=False) -> Forward:
         """Walks forward from the flat inputs; with `frozen`, walks backward take the weights as they are now."""
         graph = self.graph
         values = {slot: graph.cast(slot, x) for slot, x in zip(graph.input_slots, inputs, strict=True)}
-        pullbacks, again = [], {}
+        pullbacks = []
         for site, replacement in zip(graph.sites, self.replacements, strict=True):
-            remade = [again.get(slot) for slot in site.inputs]
-            given = (values[slot] for slot in site.inputs)
-            outputs, pullback = replacement(*given, again=remade, frozen=frozen or self.frozen)
+            outputs, pullback = replacement(*(values[slot] for slot in site.inputs), frozen=frozen or self.frozen)
             values.update(zip(site.outputs, outputs, strict=True))
             pullbacks.append(pullback)
-            if pullback.again is not None:
-                again[site.outputs[0]] = pullback.again
-        return Recording(values, tuple(pullbacks))
+        return Forward(values, tuple(pullbacks))
 
-    def relevance(self, recording: Recording, seeds: Mapping[int, tf.Tensor]) -> dict[int, tf.Tensor]:
+    def relevance(self, forward: Forward, seeds: Mapping[int, tf.Tensor]) -> dict[int, tf.Tensor]:
         """Walks backward from the relevance of the seeded slots to that of every slot they depend on.
 
         Relevance that arrives at a slot from several readers is summed before it is handed on.
         """
-        return self._walk(recording, seeds)
+        return self._backward(forward.values, forward.pullbacks.__getitem__, seeds)
 
-    def ledger(self, recording, seeds):
-        """Relevance per slot, and per site (out, in, bias, stabiliser, growth), arrays of shape (batch,).
+    def ledger(self, values, seeds) -> Conservation:
+        """Where relevance went on one backward walk.
 
-        It looks at values, and so is not for traced functions.
+        The tensors of a sample have to stand beside each other: the first axis of every tensor is the batch, or batch
+        times steps as where a layer is applied at every time step. A batch of one sample may have any axes.
+
+        Every site is recorded by its formula, without the speed layer, when relevance comes to it; nothing is kept. The
+        values are looked at, and so this is not for traced functions.
+
+        Args:
+            values: The tensor of every slot, as `Graph.run` gives them.
+            seeds: The relevance that starts, by slot.
         """
         entries, found = [], {}
-        batch = len(recording.values[self.graph.input_slots[0]])
+        batch = len(values[self.graph.input_slots[0]])
 
         def rows(tensor):
-            # A layer applied at every time step has steps for samples, those of one sample beside each other.
             return np.reshape(tensor, (batch, -1)).astype(np.float64)
 
-        def sums(relevance):
-            """Sums of relevance and of its magnitude, per sample; what one site hands on is what the next one gets."""
-            if relevance.ref() not in found:
-                each = rows(relevance)
-                found[relevance.ref()] = np.stack([each.sum(axis=1), np.abs(each).sum(axis=1)])
-            return found[relevance.ref()]
+        def sums(tensors):
+            """Sum and sum of magnitudes, per sample; what one site hands on is what the next one gets."""
+            for t in tensors:
+                if t.ref() not in found:
+                    each = rows(t)
+                    found[t.ref()] = np.stack([each.sum(axis=1), np.abs(each).sum(axis=1)])
+            return sum((found[t.ref()] for t in tensors), np.zeros((2, batch)))
+
+        def literally(i):
+            site = self.bound[i].site
+            layer = ReplacementLayer(site, self.bound[i].rule, self.graph.dtype)
+            _, pullback = layer(*(values[slot] for slot in site.inputs), frozen=self.frozen)
+            return pullback
 
         def account(site, pullback, given, taken):
-            absorbed = pullback.absorbed(*given)
-            (above, above_abs), (below, below_abs) = (
-                sum((sums(r) for r in side if r is not None), np.zeros((2, batch))) for side in (given, taken)
-            )
-            growth = np.divide(below_abs, above_abs, out=np.zeros(batch), where=above_abs != 0)
-            columns = (absorbed.bias + absorbed.constants, absorbed.stabiliser + absorbed.rule)
-            lost = (rows(t).sum(axis=1) if np.ndim(t) else np.zeros(batch) for t in columns)
-            entries.append((above, below, *lost, growth))
+            above, below = sums(given), sums([r for r in taken if r is not None])
+            absorbed = {
+                name: rows(t).sum(axis=1) if np.ndim(t) else np.zeros(batch)
+                for name, t in vars(pullback.absorbed(*given)).items()
+            }
+            growth = np.divide(below[1], above[1], out=np.zeros(batch), where=above[1] != 0)
+            other = above[0] - below[0] - sum(absorbed.values())
+            entries.append(Entry(site.path, above[0], below[0], **absorbed, other=other, growth=growth))
 
-        return self._walk(recording, seeds, account), entries
+        relevance = self._backward(values, literally, seeds, account)
+        start, magnitude = sums(list(seeds.values()))
+        at_inputs, _ = sums([relevance[slot] for slot in self.graph.input_slots if slot in relevance])
+        note = why_it_does_not_add_up(self.bound)
+        return balanced(start, at_inputs, entries, magnitude, note=note)
 
-    def _walk(self, recording, seeds, account=lambda *_: None):
-        arrived, relevance, before = {slot: [seed] for slot, seed in seeds.items()}, {}, []
-        for site, pullback in zip(reversed(self.graph.sites), reversed(recording.pullbacks), strict=True):
+    def _backward(self, values, pullback_of, seeds, account=lambda *_: None):
+        """Walks backward over the sites; `pullback_of(i)` is the pullback of site i."""
+        pull = self._speed.in_turn() if self._speed else lambda pullback, given: pullback(*given)
+        arrived, relevance = {slot: [seed] for slot, seed in seeds.items()}, {}
+        for i, site in reversed(list(enumerate(self.graph.sites))):
             if not any(slot in arrived for slot in site.outputs):
                 continue
             relevance.update({slot: self._summed(slot, arrived) for slot in site.outputs if slot in arrived})
-            given = [
-                relevance[slot] if slot in relevance else tf.zeros_like(recording.values[slot]) for slot in site.outputs
-            ]
-            # One after the other, also where sites do not depend on each other: the kernels of one are gone before the
-            # next one makes its own.
-            if pullback.makes_kernels:
-                taken = pullback(*(waiting(r, before) for r in given))
-                before = [r for r in taken if r is not None]
-            else:
-                taken = pullback(*given)
+            given = [relevance[slot] if slot in relevance else tf.zeros_like(values[slot]) for slot in site.outputs]
+            pullback = pullback_of(i)
+            taken = pull(pullback, given)
             account(site, pullback, given, taken)
             for slot, r in zip(site.inputs, taken, strict=True):
                 if r is not None:

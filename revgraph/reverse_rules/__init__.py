@@ -6,6 +6,7 @@ from revgraph.reverse_rules.engine import (
     ReplacementLayer,
     Rule,
     SafeDivide,
+    SiteCall,
     per_sample,
 )
 from revgraph.reverse_rules.merging import (
@@ -17,7 +18,6 @@ from revgraph.reverse_rules.merging import (
     Saturation,
     Unreached,
 )
-from revgraph.reverse_rules.recording import SiteCall
 from revgraph.reverse_rules.rules import (
     AlphaBeta,
     DeconvNet,

@@ -119,3 +119,8 @@ class Part:
     terms: tuple[Term, ...]
     weight: float = 1.0
     gate: Callable | None = None
+
+    @property
+    def favours(self) -> bool:
+        """Whether some contributions count for more than others, so that there may be none that count."""
+        return any((term.inputs, term.weights.modifier) != (identity, identity) for term in self.terms)

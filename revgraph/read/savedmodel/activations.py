@@ -16,22 +16,32 @@ import tensorflow as tf
 from revgraph.graph.operations import Activation
 from revgraph.read.savedmodel.nodes import Node, Weight, in_dtype, runner
 
-POINTS = np.concatenate([np.linspace(-9.03, 9.01, 37), [-0.31, -0.07, 0.05, 0.27, 60.3, -60.7]])
+POINTS = np.concatenate(
+    [
+        np.linspace(-9.03, 9.01, 37),
+        [-0.31, -0.07, 0.05, 0.27, 60.3, -60.7],
+        # A threshold close to zero and a bound far from it show here only.
+        *([-x, x] for x in (1e-4, 1e-3, 0.011, 23.0, 150.0, 1e3, 1e5, 1e7)),
+    ]
+)
 """Where pieces are compared."""
+
+CLOSE = 43
+"""How many of the points are close enough to zero for every activation to be finite there."""
 
 EXACT = 1e-12
 """Difference up to which two functions compute the same numbers."""
 
-FIRST, LAST, SMALL = 0, 36, 39
+NEGATIVE, POSITIVE, SMALL = 0, 36, 39
 """Positions of a negative, a positive, and a small positive point."""
 
 POINTWISE = frozenset(
     "Abs Add AddV2 BiasAdd Cast ClipByValue Cos Div DivNoNan Elu Equal Erf Erfc Exp Expm1 Greater GreaterEqual Inv "
     "LeakyRelu Less LessEqual Log Log1p LogicalAnd LogicalNot LogicalOr Maximum Minimum Mul Neg NotEqual OnesLike Pow "
     "RealDiv Reciprocal Relu Relu6 Rsqrt Select SelectV2 Selu Sigmoid Sign Sin Softplus Softsign Sqrt Square "
-    "SquaredDifference StopGradient Sub Tanh ZerosLike".split()
+    "SquaredDifference Sub Tanh ZerosLike".split()
 )
-"""Operations that compute each entry from the entries at the same place."""
+"""Operations that compute each entry from the entries at the same place, and are what they are to a gradient, too."""
 
 DIRECT = {
     "Elu": "elu",
@@ -101,7 +111,9 @@ def start() -> Piece:
 
 def node_piece(node: Node, pieces) -> Piece:
     """A pointwise node as a piece, from the pieces of the slots that it reads."""
-    run, whole = runner(node.operation, "float64"), node.function()
+    # A bias wants an axis of channels, which points have not.
+    run = (lambda x, b: [x + b]) if node.type == "BiasAdd" else runner(node.operation, "float64")
+    whole = node.function()
     given = iter(pieces)
     arguments = (
         in_dtype(tf.reshape(a.value, ()), "float64") if isinstance(a, Weight) else next(given).values
@@ -122,29 +134,32 @@ def recognise(values, tolerance, function) -> Activation | None:
     Returns:
         An `Activation`; None where no activation has them.
     """
-    if values.shape != POINTS.shape or not np.isfinite(values).all() or _is_straight(values):
+    if values.shape != POINTS.shape or not np.isfinite(values[:CLOSE]).all() or _is_straight(values):
         return None
     best, error = None, tolerance
     for name, activation, expected in (*_table(), *_families(values)):
-        difference = np.max(np.abs(values - expected) / (1 + np.abs(expected)))
-        if difference < error:
+        both = np.isfinite(values) & np.isfinite(expected)
+        difference = np.max(np.abs(values - expected)[both] / (1 + np.abs(expected[both])))
+        # Whoever is told the name may count on the sign.
+        if difference < error and not (expected[both].min() >= 0 > values[both].min()):
             best, error = Activation(activation if difference < EXACT else function, name), difference
     return best
 
 
 def _is_straight(values):
     """Whether the values are those of a straight line, which is a scale and a shift."""
-    slopes = np.diff(values[FIRST : LAST + 1])
+    slopes = np.diff(values[NEGATIVE : POSITIVE + 1])
     return np.ptp(slopes) <= 1e-9 * np.abs(slopes).max()
 
 
 def _families(values):
     """The members of families of activations that agree with the values at one point: they may be those."""
-    at_minus, at_plus = values[FIRST] / POINTS[FIRST], values[LAST] / POINTS[LAST]
+    at_minus, at_plus = values[NEGATIVE] / POINTS[NEGATIVE], values[POSITIVE] / POINTS[POSITIVE]
     candidates: list[tuple[str, Callable]] = []
     if 0 < at_minus < 1 and np.isclose(at_plus, 1, rtol=1e-6):
         slope = float(at_minus)
         candidates.append(("leaky_relu", lambda x: tf.maximum(x, slope * x)))
+    values = values[np.isfinite(values)]
     lowest, top = float(values.min()), float(values.max())
     if POINTS.min() < lowest < top < POINTS.max():
         name = "bounded_relu" if lowest == 0 else "clip"

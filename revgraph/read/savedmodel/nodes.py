@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from revgraph.graph.graph import Spec
 from revgraph.graph.operations import Operation, Source
+from revgraph.read.savedmodel import private
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -65,6 +66,13 @@ class ScaleAndShift(Operation):
     kernel: Weight | None
     bias: Weight | None
 
+    def read(self, dtype):
+        given = {"kernel": self.kernel, "bias": self.bias}
+        return {name: weight.read(dtype) for name, weight in given.items() if weight is not None}
+
+    def __call__(self, inputs, weights):
+        return (inputs[0] * weights.get("kernel", 1) + weights.get("bias", 0),)
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Node:
@@ -106,7 +114,7 @@ class Node:
 
     def attribute(self, name, default=None):
         """An attribute of the operation, text as `str`."""
-        if name not in self.operation.node_def.attr:
+        if not private.has_attribute(self.operation, name):
             return default
         value = self.operation.get_attr(name)
         return value.decode() if isinstance(value, bytes) else value
@@ -125,7 +133,7 @@ class Node:
         return function
 
 
-CALLS = frozenset({"PartitionedCall", "StatefulPartitionedCall", "RemoteCall"})
+CALLS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
 """Calls of functions."""
 
 
@@ -133,14 +141,14 @@ def called(operation, attribute="f"):
     """The graph of the function that an operation calls, or has as an attribute; None where there is none."""
     named = attribute != "f" or operation.type in CALLS
     name = operation.get_attr(attribute).name if named else operation.type
-    function = operation.graph._get_function(name)
-    return None if function is None else function.graph
+    return private.function_in(operation, name)
 
 
 def operations_between(graph) -> list:
     """The operations that lead from a graph's inputs to its outputs, each after those that it depends on."""
-    inputs = {t.op.name for t in graph.inputs}
-    needed, stack = set(), [t.op for t in graph.outputs]
+    inputs, outputs = private.ends(graph)
+    inputs = {t.op.name for t in inputs}
+    needed, stack = set(), [t.op for t in outputs]
     while stack:
         operation = stack.pop()
         if operation.name not in needed and operation.name not in inputs:
@@ -156,7 +164,7 @@ def graph_runner(graph, dtype) -> Callable:
         return [t.name for t in tensors]
 
     # TensorFlow adds inputs and outputs to the graph of a loop when it differentiates the loop.
-    inputs, outputs = names(graph.inputs), names(graph.outputs)
+    inputs, outputs = map(names, private.ends(graph))
     steps = [(names(o.inputs), names(o.outputs), runner(o, dtype)) for o in operations_between(graph)]
 
     def run(*tensors):
@@ -185,7 +193,7 @@ def _read_variable(operation, dtype):
 
 def _while(operation, dtype):
     condition, body = (graph_runner(called(operation, name), dtype) for name in ("cond", "body"))
-    shapes = [t.shape for t in called(operation, "body").inputs]
+    shapes = [t.shape for t in private.ends(called(operation, "body"))[0]]
 
     def run(*tensors):
         # Handles of variables are the same in every turn, and no loop variables.
@@ -240,22 +248,45 @@ def runner(operation, dtype) -> Callable:
     function = getattr(tf.raw_ops, operation.type, None)
     if function is None:
         return _unknown(operation)
-    inputs = [(argument.name, _count(operation, argument)) for argument in operation.op_def.input_arg]
+    definition = private.definition(operation)
+    types = {a.name: _dtype_of(operation, a, dtype) for a in definition.attr if a.type == "type"}
+    inputs = [(a.name, _count(operation, a), _dtype_taken(a, types)) for a in definition.input_arg]
     attributes = {
-        a.name: _attribute(operation, a, dtype) for a in operation.op_def.attr if not _is_inferred(operation, a)
+        a.name: types.get(a.name, operation.get_attr(a.name)) for a in definition.attr if not _is_inferred(operation, a)
     }
-    python_name = _python_names(function, [*(name for name, _ in inputs), *attributes])
+    python_name = _python_names(function, [*(name for name, *_ in inputs), *attributes])
     attributes = {python_name[name]: value for name, value in attributes.items()}
 
     def run(*tensors):
         given = iter(tensors)
+
+        def take(taken):
+            tensor = next(given)
+            return tensor if dtype is None or taken is None else in_dtype(tensor, taken)
+
         arguments = {
-            python_name[name]: next(given) if count is None else [next(given) for _ in range(count)]
-            for name, count in inputs
+            python_name[name]: take(taken) if count is None else [take(taken) for _ in range(count)]
+            for name, count, taken in inputs
         }
         return tf.nest.flatten(function(**arguments, **attributes))
 
     return run
+
+
+def _dtype_of(operation, attribute, dtype):
+    """The dtype that stands for one that an operation names: its own where the operation is not made for `dtype`."""
+    own = operation.get_attr(attribute.name)
+    allowed = attribute.allowed_values.list.type
+    if not own.is_floating or dtype is None:
+        return own
+    wanted = tf.as_dtype(dtype)
+    return wanted if not allowed or wanted.as_datatype_enum in allowed else own
+
+
+def _dtype_taken(argument, types):
+    """The floating dtype that an argument has to have; None where any will do."""
+    taken = tf.as_dtype(argument.type) if argument.type else types.get(argument.type_attr)
+    return taken if taken is not None and taken.is_floating else None
 
 
 def _python_names(function, names) -> dict[str, str]:
@@ -267,7 +298,7 @@ def _python_names(function, names) -> dict[str, str]:
 
 def _is_inferred(operation, attribute):
     """Whether an attribute follows from the inputs."""
-    arguments = operation.op_def.input_arg
+    arguments = private.definition(operation).input_arg
     return any(attribute.name in (a.type_attr, a.number_attr, a.type_list_attr) for a in arguments)
 
 
@@ -278,13 +309,6 @@ def _count(operation, argument):
     if argument.type_list_attr:
         return len(operation.get_attr(argument.type_list_attr))
     return None
-
-
-def _attribute(operation, attribute, dtype):
-    value = operation.get_attr(attribute.name)
-    if attribute.type == "type" and value.is_floating and dtype is not None:
-        return tf.as_dtype(dtype)
-    return value
 
 
 def _unknown(operation):

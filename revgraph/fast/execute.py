@@ -1,0 +1,236 @@
+"""One call of an affine operation under a plan: the forward pass, and the pullback, at the least cost."""
+
+import copy
+import functools
+
+import tensorflow as tf
+
+from revgraph.fast.memory import MakesKernels, RecordedBlocks, RecordedLater, blocks_of, is_large, waiting
+from revgraph.fast.plan import Plan, growth
+from revgraph.fast.signs import Known
+from revgraph.graph.operations import ordered_sum
+from revgraph.reverse_rules.engine import Pullback, SafeDivide, SiteCall, distinct
+from revgraph.reverse_rules.terms import identity, on, pos, times
+
+
+def record(call: SiteCall, plan: Plan, known: Known, division: SafeDivide):
+    """Records a call under a plan.
+
+    Args:
+        call: The call.
+        plan: What is recorded for the parts of the rule.
+        known: What is known of the call.
+        division: How the rule divides.
+
+    Returns:
+        The outputs, and the pullback of their relevance, as `Rule.record` gives them.
+    """
+    now = Execution(call, plan, known)
+    # A recorded pass is pulled later, when weights may be others: what the rule makes of them is made now.
+    kept = now.parts() if call.frozen and tf.executing_eagerly() else None
+
+    def pull(relevance):
+        later, arriving = now.after(relevance), {}
+        parts = kept or later.parts()
+        zs = tuple(part.z for part in parts)
+        for part in parts:
+            s = _divided(division, later.let_in(part.gate, relevance, zs), part)
+            for factor, piece in part.pieces:
+                arriving.setdefault(piece, []).append(times(part.weight * factor, s))
+        gradients, before = {}, []
+        for piece, shares in arriving.items():
+            found = piece.transposed(waiting(ordered_sum(shares), before))
+            for i, (x, gradient) in enumerate(zip(piece.inputs, found, strict=True)):
+                if gradient is not None:
+                    gradients.setdefault((i, x.ref()), []).append(gradient)
+                    before = [gradient] if later.takes_turns else before
+        shares = [[] for _ in call.inputs]
+        for (i, x), each in gradients.items():
+            shares[i].append(x.deref() * ordered_sum(each))
+        return [ordered_sum(share) if share else None for share in shares]
+
+    kind = MakesKernels if now.makes_kernels else Pullback
+    return now.outputs, kind(pull, growth=growth(plan, known))
+
+
+def _divided(division, r, part):
+    """SafeDivide(r, z_p); what is known of the sign of z_p, where r is not 0, saves a choice."""
+    if part.sign is None or division.zeros_only:
+        return division(r, part.z)
+    epsilon = tf.constant(division.epsilon, part.z.dtype)
+    return tf.math.divide_no_nan(r, part.z + epsilon * (tf.sign(part.z) if part.sign == 0 else part.sign))
+
+
+class Part:
+    """A part of a rule, computed.
+
+    Args:
+        planned: The planned part.
+        z: Its denominator.
+        pieces: Pairs (factor, taped call), the way back.
+        sign: The sign of z: 1 or -1, where it is the same wherever relevance arrives; 0 where it can be both, but no
+            relevance arrives at zeros; None otherwise.
+    """
+
+    def __init__(self, planned, z, pieces, sign):
+        self.weight, self.gate = planned.weight, planned.gate
+        self.z, self.pieces, self.sign = z, pieces, sign
+
+
+class Execution:
+    """A call of an affine operation while its terms are computed.
+
+    Kernels and inputs as they are give the forward pass. What that has no need of is taped on the backward walk, where
+    it is used at once and need not be kept. Kernels that are not the model's own variables are made when they are used,
+    each time anew, and large ones block by block.
+
+    Args:
+        call: The call.
+        plan: What is recorded for the parts of the rule.
+        known: What is known of the call.
+    """
+
+    _linear = None
+    """The outputs without bias, where they are known from the forward walk."""
+
+    def __init__(self, call, plan, known):
+        self.operation, self.inputs = call.operation, call.inputs
+        self.plan, self.known = plan, known
+        self._read, self._frozen = call.read, call.frozen
+        self._kernels, self._bias = self.operation.split(call.weights)
+        self._taped, self._later = {}, {}
+
+    @functools.cached_property
+    def outputs(self) -> tuple[tf.Tensor, ...]:
+        """What the site computes."""
+        z = self._tape(identity, on()).z
+        return (z if self._bias is None else self.operation.add_bias(z, self._bias),)
+
+    @property
+    def makes_kernels(self) -> bool:
+        """Whether the backward walk makes other kernels than the operation's own."""
+        weights = [weights for part in self.plan for term in part.terms for _, _, weights in term.pieces]
+        return self._remakes and any(w.signed(self._kernels) != identity for w in weights)
+
+    @property
+    def takes_turns(self) -> bool:
+        """Whether its kernels work one after the other."""
+        return any(is_large(x.shape[1:]) for x in self.inputs) or any(is_large(w.shape) for w in self._kernels.values())
+
+    @property
+    def _remakes(self):
+        """Whether kernels are made anew each time that they are used."""
+        return not (tf.executing_eagerly() or self._frozen)
+
+    def after(self, relevance) -> "Execution":
+        """The same call on the backward walk, when this relevance has arrived."""
+        if tf.executing_eagerly():
+            return self
+        # What is made in the graph of a loop's body is not there outside of it.
+        graph = tf.compat.v1.get_default_graph()
+        if graph not in self._later:
+            self._later[graph] = self._after([relevance])
+        return self._later[graph]
+
+    def _after(self, relevance):
+        later = copy.copy(self)
+        later.inputs = distinct(waiting(x, relevance) for x in self.inputs)
+        if not self._frozen:
+            with tf.control_dependencies(relevance):
+                weights = self._read()
+            if self._bias is not None:
+                weights["bias"] = waiting(self._bias, relevance)
+            later._kernels, later._bias = self.operation.split(weights)
+        # Where relevance arrives, z is positive. The ReLU behind makes the same tensor, and z need not be kept.
+        outputs = tuple(map(tf.nn.relu, self.outputs)) if self.known.positive else self.outputs
+        later.outputs = tuple(waiting(z, relevance) for z in outputs)
+        later._linear = (waiting(self._tape(identity, on()).z, relevance),)
+        later._taped = {}
+        return later
+
+    def let_in(self, gate, relevance, zs) -> tf.Tensor:
+        """What the gate of a part lets in."""
+        return relevance if gate is None else relevance * tf.cast(gate(self.outputs[0], zs), relevance.dtype)
+
+    def parts(self) -> list[Part]:
+        """The parts that were planned, computed."""
+        return [self._part(planned) for planned in self.plan]
+
+    def _part(self, planned):
+        terms = [self._term(term) for term in planned.terms]
+        if not terms:
+            return Part(planned, tf.zeros_like(self.outputs[0]), (), None)
+        signs = {sign for _, _, sign in terms}
+        z = ordered_sum([z for z, _, _ in terms])
+        return Part(planned, z, sum((pieces for _, pieces, _ in terms), ()), signs.pop() if len(signs) == 1 else None)
+
+    def _term(self, planned):
+        """s_t z_t, the pairs (factor, taped call) of the way back, and the sign."""
+        term, sign = planned.term, planned.sign
+        pieces = tuple((factor, self._tape(modify, weights)) for factor, modify, weights in planned.pieces)
+        bias = None if self._bias is None else self._made(lambda: term.weights({"bias": self._bias}).get("bias"))
+        if planned.half is not None:
+            z = self._from_half(term, planned.half)
+        elif bias is self._bias and term.inputs == identity and self._key(identity, term.weights)[1] == identity:
+            z = self.outputs[0]
+            sign = int(term.sign) if self.known.positive else 0 if self.known.nonzero else sign
+        else:
+            z = ordered_sum([times(factor, piece.z) for factor, piece in pieces])
+            z = z if bias is None else self.operation.add_bias(z, bias)
+        if term.sign == 1:
+            return z, pieces, sign
+        return term.sign * z, tuple((term.sign * factor, piece) for factor, piece in pieces), sign
+
+    def _from_half(self, term, half):
+        """z_t = p z^+ + n z^- from z and a half of it, where nothing cancels in that; see `plan.take_sides`."""
+        modifier = term.weights.signed(self._kernels)
+        p, n = modifier.positive, modifier.negative
+        z_half = self._tape(identity, on(half)).z
+        z_half = z_half if self._bias is None else self.operation.add_bias(z_half, half(self._bias))
+        multiple, difference = (n, p - n) if half == pos else (p, n - p)
+        return times(multiple, self.outputs[0]) + times(difference, z_half)
+
+    def _tape(self, modify, weights: on):
+        """The linear part on modified inputs with modified kernels; the same call is taped once."""
+        key = self._key(modify, weights)
+        if key not in self._taped:
+            inputs = self.inputs if modify == identity else distinct(map(_floating(modify), self.inputs))
+            self._taped[key] = self._new_tape(inputs, weights, self._linear if key == (identity, identity) else None)
+        return self._taped[key]
+
+    def _key(self, modify, weights):
+        return modify, weights.signed(self._kernels) or weights
+
+    def _new_tape(self, inputs, weights, outputs):
+        signed = weights.signed(self._kernels)
+        if signed == identity:
+            return self._call(inputs, self._kernels, outputs)
+        if not self._remakes:
+            return self._call(inputs, self._made(lambda: self._modified(weights, self._kernels)))
+        blocks = blocks_of(self.operation, inputs, self._kernels) if signed else []
+        if blocks:
+            return RecordedBlocks(inputs, blocks, lambda x, kernels: self._call(x, weights(kernels)))
+
+        def call_with_new_kernels(x):
+            with tf.control_dependencies(x):
+                kernels, _ = self.operation.split(self._read())
+            return self.operation(x, self._modified(weights, kernels))
+
+        return RecordedLater(call_with_new_kernels, inputs)
+
+    def _call(self, inputs, kernels, outputs=None):
+        return RecordedLater(lambda x: self.operation(x, kernels), inputs, outputs)
+
+    def _modified(self, weights, kernels):
+        return self.operation.split(weights(kernels))[0]
+
+    def _made(self, make):
+        """What `make` gives; worked out once, outside of what is being traced, where weights are frozen."""
+        if not self._frozen:
+            return make()
+        with tf.init_scope():
+            return make()
+
+
+def _floating(modify):
+    return lambda x: modify(x) if x.dtype.is_floating else x

@@ -1,0 +1,125 @@
+"""What is known of signs before anything is computed. Unknown means no.
+
+Three questions are answered here: which tensors have no negative entry (`revgraph.graph.analysis.nonnegative_slots`),
+where relevance can arrive at all (`where_relevance_arrives`), and which sign a term of a rule has (`Known`).
+"""
+
+import dataclasses
+
+from revgraph.composites import Bound
+from revgraph.graph.graph import Graph, Site
+from revgraph.graph.operations import Affine, Operation, Routing
+from revgraph.reverse_rules.engine import Rule
+from revgraph.reverse_rules.rules import Jacobian, Pass
+from revgraph.reverse_rules.terms import identity, neg, pos, where_negative, where_positive
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Known:
+    """What is known of a call without making it.
+
+    Args:
+        operation: The affine operation.
+        kernels: Names of its kernels.
+        biased: Whether it has a bias.
+        nonnegative: Whether its inputs are known to have no negative entry.
+        positive: Whether relevance is known to arrive only where the output is positive.
+        nonzero: Whether relevance is known to arrive only where the output is not zero.
+    """
+
+    operation: Operation
+    kernels: tuple[str, ...]
+    biased: bool
+    nonnegative: bool = False
+    positive: bool = False
+    nonzero: bool = False
+
+    @property
+    def additive(self) -> bool:
+        """Whether the operation is linear in its kernel, and so the sum of its calls with W^+ and with W^-."""
+        return isinstance(self.operation, Affine) and len(self.kernels) == 1
+
+    def has_bias(self, term) -> bool:
+        """Whether a term uses a bias."""
+        return self.biased and term.weights.keeps("bias")
+
+    def sign(self, term) -> int | None:
+        """The sign of s_t z_t, where input, kernel and bias have but one; None otherwise."""
+        if not (isinstance(self.operation, Affine) and self.operation.keeps_signs):
+            return None
+        signs = {pos: 1, neg: -1}
+        x = signs.get(term.inputs, 1 if term.inputs == identity and self.nonnegative else None)
+        kernel = signs.get(term.weights.signed(self.kernels))
+        if x is None or kernel is None:
+            return None
+        if self.has_bias(term) and signs.get(term.weights.signed(["bias"])) != x * kernel:
+            return None
+        return int(x * kernel * term.sign)
+
+    def side(self, term, gate) -> int | None:
+        """The sign that z_t has wherever relevance is let in, because the gate asks z for it and z_t favours it."""
+        if not (self.nonnegative and self.additive and self.operation.keeps_signs):
+            return None
+        modifier = term.weights.signed([*self.kernels, "bias"] if self.biased else self.kernels)
+        if modifier is None or term.inputs != identity or term.sign != 1:
+            return None
+        if (self.positive or gate is where_positive) and modifier.positive > modifier.negative >= 0:
+            return 1
+        return -1 if gate is where_negative and modifier.negative > modifier.positive >= 0 else None
+
+
+def where_relevance_arrives(graph: Graph, bound: tuple[Bound, ...], starts) -> tuple[frozenset[Site], frozenset[Site]]:
+    """The sites whose relevance arrives only where their output is positive, and only where it is not zero.
+
+    Rules that multiply by the input give no relevance to zeros. A rectifier has zeros where its input is not positive,
+    so what it hands on to the site before it is zero there.
+
+    Args:
+        graph: The graph.
+        bound: The rule of each of its sites.
+        starts: Slots at which relevance starts, of which nothing is known.
+
+    Returns:
+        Both sets of sites.
+    """
+    readers = graph.consumers()
+    rules = {b.site: b.rule for b in bound}
+    unknown = set(starts)
+
+    def gives_nothing_to_zeros(site):
+        """Whether all that a site hands on to its inputs is zero where they are."""
+        rule, operation = rules[site], site.operation
+        if isinstance(operation, Routing) and isinstance(rule, Jacobian):
+            return operation.copies and all(quiet[slot] for slot in site.outputs)
+        if _is_rectifier(operation) and isinstance(rule, Pass):
+            return quiet[site.outputs[0]]
+        return multiplies_by_input(rule)
+
+    quiet = {}
+    for slot in _backwards(graph):
+        quiet[slot] = slot not in unknown and all(gives_nothing_to_zeros(site) for site in readers[slot])
+
+    def is_rectified(slot):
+        return all(_is_rectifier(r.operation) and isinstance(rules[r], Pass) for r in readers[slot])
+
+    read = [site for site in graph.sites if len(site.outputs) == 1 and readers[site.outputs[0]]]
+    nonzero = frozenset(site for site in read if quiet[site.outputs[0]])
+    return frozenset(site for site in nonzero if is_rectified(site.outputs[0])), nonzero
+
+
+def _is_rectifier(operation):
+    return operation.traits.rectifier
+
+
+def _backwards(graph):
+    """Slots, each after the slots that are computed from it."""
+    for site in reversed(graph.sites):
+        yield from site.outputs
+    yield from graph.input_slots
+
+
+def multiplies_by_input(rule: Rule) -> bool:
+    """Whether a rule's relevance is a multiple of the input, entry by entry."""
+    if type(rule).record is not Rule.record:
+        return False
+    return all(term.inputs in (identity, pos, neg) for part in rule.parts() for term in part.terms)

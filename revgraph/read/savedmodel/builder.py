@@ -1,0 +1,358 @@
+"""The sites of a graph, collected on one way through TensorFlow's operations."""
+
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from revgraph.graph.graph import Site, Spec
+from revgraph.graph.operations import Activation, Opaque, Routing, ZeroPad
+from revgraph.read.savedmodel import private
+from revgraph.read.savedmodel.activations import DIRECT, POINTWISE, Piece, node_piece, recognise, start
+from revgraph.read.savedmodel.moves import is_nonnegative
+from revgraph.read.savedmodel.nodes import (
+    Node,
+    ScaleAndShift,
+    Weight,
+    called,
+    in_dtype,
+    known,
+    operations_between,
+)
+from revgraph.read.savedmodel.normalization import Combination, Statistics
+from revgraph.read.savedmodel.shapes import SHAPES, Shapes, all_equal, constants
+from revgraph.read.savedmodel.views import IDENTITIES, VIEWS
+
+SOURCES = 12
+"""How many tensors a piece of pointwise arithmetic is followed back over."""
+
+DIGITS = {tf.float16: 5e-3, tf.bfloat16: 3e-2}
+"""How exactly constants of half precision give the values of an activation."""
+
+ALIKE = frozenset({"OnesLike", "ZerosLike"})
+"""Operations that take nothing but the shape of a tensor, and fill it with a constant."""
+
+
+class TensorFlowOperation(Opaque):
+    """A TensorFlow operation without a rule: `operation` is the node in TensorFlow's own graph."""
+
+    @property
+    def label(self):
+        return self.operation.type
+
+
+class Builder:
+    """Collects the sites of TensorFlow's operations, each after those that it depends on.
+
+    A value is a slot, or a `Weight` where it does not depend on the inputs. Slots in `inert` depend on nothing but
+    shapes and comparisons, and carry no relevance. Those of them that depend on shapes alone are the same whatever the
+    entries of the inputs are.
+
+    Args:
+        dtype: The dtype in which the graph computes.
+    """
+
+    def __init__(self, dtype):
+        self.dtype = dtype
+        self.sites: list[Site] = []
+        self.specs: dict[int, Spec] = {}
+        self.inert: set[int] = set()
+        self._made: dict[int, tuple[Site, Node]] = {}
+        self._from_shapes: set[int] = set()
+        self._shapes = Shapes(self.specs)
+        self._pieces: dict[int, dict[int, Piece]] = {}
+        self._followed: dict[int, tuple[int, Callable]] = {}
+        self._statistics = Statistics()
+
+    def constant(self, weight):
+        """A slot for an output that does not depend on the inputs."""
+        value = weight.read(self.dtype)
+        slot = self.new_slot(Spec(tuple(value.shape), value.dtype.name))
+        known = {"copies": True, "fixed": True, "keeps_sign": is_nonnegative(weight), "fills": True}
+        self.sites.append(Site("constant", Routing(lambda: weight.read(self.dtype), "Const", **known), (), (slot,)))
+        return slot
+
+    def new_slot(self, spec) -> int:
+        slot = len(self.specs)
+        self.specs[slot] = spec
+        return slot
+
+    def inline(self, graph, arguments, prefix) -> list:
+        """Adds the sites of a TensorFlow graph and returns the values of its outputs."""
+        inputs, outputs = private.ends(graph)
+        values = {t.name: a for t, a in zip(inputs, arguments, strict=True)}
+        for operation in operations_between(graph):
+            given = tuple(values[t.name] for t in operation.inputs)
+            results = self.visit(operation, given, prefix)
+            values.update(zip((t.name for t in operation.outputs), results, strict=True))
+        return [values[t.name] for t in outputs]
+
+    def visit(self, operation, given, prefix):
+        """The values of an operation's outputs."""
+        function = called(operation)
+        if function is not None:
+            return self.inline(function, given, prefix + operation.name[: operation.name.rfind("/") + 1])
+        node = Node(operation, given, prefix + operation.name, self.dtype)
+        if operation.type in IDENTITIES:
+            return given[: len(operation.outputs)]
+        if not node.slots and not _is_random(operation) and not _makes_lists(operation):
+            return self.weights(node)
+        pieces, followed = self.pieces(node), self.follow(node)
+        results = self.results(node, pieces)
+        if pieces:
+            self._pieces[results[0]] = pieces
+        if followed is not None and results[0] not in node.slots:
+            self._followed[results[0]] = followed
+        return results
+
+    def results(self, node, pieces):
+        """The values of the outputs of a node that reads slots."""
+        if self.is_inert(node):
+            return self.inert_site(node)
+        if not _makes_lists(node.operation) and not any(tf.as_dtype(s.dtype).is_floating for s in node.specs):
+            return self.index(node)
+        found = self.statistic(node)
+        if isinstance(found, Combination) and found.is_complete():
+            return self.normalize(node, found)
+        activation = self.activation(node, pieces) if found is None else None
+        if activation is not None:
+            return activation
+        results = self.viewed(node)
+        if results[0] not in node.slots:
+            self._statistics.note(results[0], found)
+        return results
+
+    def viewed(self, node):
+        """The values of the outputs of a node as its own view has them, or as an operation without a rule."""
+        view = VIEWS.get(node.type)
+        results = view(self, node) if view is not None else None
+        if results is None:
+            opaque = TensorFlowOperation(node.operation, node.function(), len(node.operation.outputs))
+            results = self.site(node, opaque, node.slots)
+        return results
+
+    def site(self, node, operation, slots, path=None, shape=None, spec=None, inert=False) -> list[int]:
+        """Adds a site and returns the slots of its outputs.
+
+        Args:
+            node: Where it comes from.
+            operation: What it computes.
+            slots: What it reads.
+            path: Its path, where that is not the node's.
+            shape: The shape of its output, where more is known of it than TensorFlow knows.
+            spec: Shape and dtype of its output, where it is not the node's first.
+            inert: Its outputs carry no relevance.
+        """
+        specs = node.specs[: operation.outputs_count]
+        if shape is not None:
+            spec = Spec(shape, specs[0].dtype)
+        specs = specs if spec is None else (spec,)
+        if isinstance(operation, Activation | ScaleAndShift):
+            slots = (self.spread(node, slots[0], operation),)
+        written = tuple(self.new_slot(spec) for spec in specs)
+        site = Site(path or node.path, operation, tuple(slots), written)
+        self.sites.append(site)
+        self._made.update(dict.fromkeys(written, (site, node)))
+        if inert:
+            self.inert.update(written)
+        return list(written)
+
+    def made(self, slot) -> tuple[Site | None, Node | None]:
+        """The site that writes a slot, and the node that it comes from; None for both where there is none."""
+        return self._made.get(slot, (None, None))
+
+    def scale(self, node, slot, kernel=None, bias=None) -> list[int]:
+        """x * kernel + bias; nothing where both change nothing."""
+        slot = self.spread(node, slot, ScaleAndShift(kernel, bias))
+        kernel = None if kernel is not None and _is_all(kernel, 1) else kernel
+        bias = None if bias is not None and _is_all(bias, 0) else bias
+        if kernel is None and bias is None:
+            return [slot]
+        return self.site(node, ScaleAndShift(kernel, bias), (slot,))
+
+    def spread(self, node, slot, operation) -> int:
+        """The tensor in a slot, repeated where weights make the output of an entry-by-entry operation larger.
+
+        Args:
+            node: The node, whose output has the larger shape.
+            slot: What the operation reads.
+            operation: The operation, a function of this slot alone.
+        """
+        before, after = self.specs[slot].shape, node.specs[0].shape
+        if len(before) == len(after) and all(m == n or m not in (1, None) for m, n in zip(before, after, strict=True)):
+            return slot
+
+        def spread(x):
+            return tf.broadcast_to(x, tf.shape(operation((x,), operation.read(x.dtype))[0]))
+
+        routing = Routing(spread, "BroadcastTo", copies=True, fixed=True, keeps_sign=True)
+        spec = Spec(after, self.specs[slot].dtype)
+        return self.site(node, routing, (slot,), path=f"{node.path}/broadcast", spec=spec)[0]
+
+    def is_fixed(self, value) -> bool:
+        """Whether a value is the same whatever the entries of the inputs are."""
+        return isinstance(value, Weight) or value in self._from_shapes
+
+    def integers(self, value):
+        """The entries of an integer tensor, None for those not known in advance; None where none is."""
+        return self._shapes.integers(value)
+
+    def statistic(self, node):
+        """What a node has to do with a normalization."""
+        if node.type in ("Mean", "Sum"):
+            axes = self.integers(node.arguments[1])
+            return self._statistics.describe(node, np.ravel(axes), len(self.specs[node.slots[0]].shape))
+        return self._statistics.describe(node)
+
+    def normalize(self, node, combination) -> list[int]:
+        """A site for a normalization that ends here."""
+        results = self.site(node, combination.operation(), (combination.statistic.source,))
+        self._statistics.note(results[0], combination)
+        return results
+
+    def number(self, value) -> float | None:
+        """The one number that fills a tensor; None where that is not known."""
+        _, node = self.made(value)
+        if node is not None and node.type == "Fill":
+            value = node.arguments[1]
+        if not isinstance(value, Weight) or value.value is None or value.value.size == 0:
+            return None
+        first = value.value.ravel()[0]
+        return float(first) if np.all(value.value == first) else None
+
+    def pad(self, node, slot, around) -> int:
+        """The tensor with zeros around it; `around` has a pair for each axis."""
+        around = [tuple(map(int, pair)) for pair in around]
+        shape = tuple(n if n is None else n + sum(pair) for n, pair in zip(self.specs[slot].shape, around, strict=True))
+        known = dict.fromkeys(("copies", "fixed", "keeps_sign", "fills"), True)
+        padding = ZeroPad(lambda x: tf.pad(x, around), "Pad", widths=tuple(around), **known)
+        (slot,) = self.site(node, padding, (slot,), path=f"{node.path}/pad", shape=shape)
+        return slot
+
+    def looked_up(self, slot) -> tuple[int, Callable]:
+        """What the indices in a slot are worked out from, and the function that does it.
+
+        Keras counts negative indices from the end by `where(i < 0, i + n, i)`, and casts them.
+        """
+        source, function = self._followed.get(slot, (slot, lambda x: x))
+        _, node = self.made(source)
+        if node is None or node.type != "Cast":
+            return source, function
+        dtype = self.specs[source].dtype
+        return node.slots[0], lambda x: function(tf.cast(x, dtype))
+
+    def weights(self, node):
+        """What is computed from weights alone is a weight: constants now, others whenever they are read."""
+        operation, arguments = node.operation, node.arguments
+        if node.type == "Const":
+            return [known(tf.make_ndarray(operation.get_attr("value")))]
+        made_by = frozenset({node.type}).union(*(a.made_by for a in arguments))
+        if node.type == "ReadVariableOp" and arguments[0].variable is not None:
+            return [arguments[0].content()]
+        if all(a.value is not None for a in arguments) and not private.definition(operation).is_stateful:
+            widest = "float64" if self.dtype == "float64" else None
+            values = constants(operation, [a.value for a in arguments], widest)
+            return [known(value, made_by) for value in values]
+        function = node.function()
+        return [
+            Weight(lambda dtype, i=i: in_dtype(tf.nest.flatten(function())[i], dtype), spec.shape, made_by=made_by)
+            for i, spec in enumerate(node.specs)
+        ]
+
+    def is_inert(self, node) -> bool:
+        """Whether the outputs of a node carry no relevance: shapes, comparisons, and what is made of them alone."""
+        if node.type in SHAPES | ALIKE or all(slot in self.inert for slot in node.slots):
+            return True
+        specs = node.specs
+        if any(tf.as_dtype(spec.dtype).is_floating for spec in specs) or node.type == "Cast":
+            return False
+        if _makes_lists(node.operation):
+            return False
+        if all(spec.dtype == "bool" for spec in specs):
+            return True
+        return all(tf.as_dtype(self.specs[slot].dtype).is_floating for slot in node.slots)
+
+    def inert_site(self, node):
+        """A site that computes shapes or truth values, or weights where they are the same for inputs of any size."""
+        sizes = self._shapes.of(node)
+        if sizes is not None and all(all_equal(values) for values in sizes):
+            return [known(values[0]) for values in sizes]
+        fixed = not private.definition(node.operation).is_stateful and (
+            node.type in SHAPES | ALIKE or all(slot in self._from_shapes for slot in node.slots)
+        )
+        # To whoever differentiates it is a constant, which absorbs what it gets.
+        known_of_it = {"copies": fixed, "fixed": fixed, "keeps_sign": node.type in SHAPES | ALIKE, "fills": True}
+        routing = Routing(node.function(), node.type, len(node.operation.outputs), **known_of_it)
+        results = self.site(node, routing, node.slots, inert=True)
+        if fixed:
+            self._from_shapes.update(results)
+        if sizes is not None:
+            self._shapes.note(results, sizes)
+        return results
+
+    def index(self, node):
+        """A site that computes integers from integers of the input: relevance passes where it keeps their shape."""
+        if len(node.slots) == 1 and node.type == "Cast":
+            return self.site(node, Activation(node.function(), "cast"), node.slots)
+        followed = self.follow(node)
+        if followed is not None:
+            source, function = followed
+            return self.site(node, Activation(function, node.type.lower()), (source,))
+        opaque = TensorFlowOperation(node.operation, node.function(), len(node.operation.outputs))
+        return self.site(node, opaque, node.slots)
+
+    def follow(self, node) -> tuple[int, Callable] | None:
+        """The slot of integers on which a pointwise node alone depends, and the node as a function of it."""
+        if node.type not in POINTWISE or len(node.operation.outputs) != 1 or not node.slots:
+            return None
+        given = [self._followed.get(slot, (slot, lambda x: x)) for slot in node.slots]
+        (source, _), *_ = given
+        spec = self.specs[source]
+        if any(other != source for other, _ in given) or source in self.inert or spec.shape != node.specs[0].shape:
+            return None
+        if not tf.as_dtype(spec.dtype).is_integer:
+            return None
+        whole = node.function()
+        return source, lambda x: whole(*(function(x) for _, function in given))
+
+    def pieces(self, node) -> dict[int, Piece]:
+        """A pointwise node as a function of each slot that it alone depends on."""
+        if node.type not in POINTWISE or len(node.operation.outputs) != 1:
+            return {}
+        scalars = [a.value for a in node.arguments if isinstance(a, Weight)]
+        integers = any(tf.as_dtype(self.specs[slot].dtype).is_integer for slot in node.slots)
+        if integers or any(value is None or value.size != 1 for value in scalars):
+            return {}
+        # A condition is no tensor of numbers to begin with.
+        starts = {slot: start() for slot in node.slots if tf.as_dtype(self.specs[slot].dtype).is_floating}
+        sources = [
+            {**self._pieces.get(slot, {}), **{s: p for s, p in starts.items() if s == slot}} for slot in node.slots
+        ]
+        common = [slot for slot in sources[0] if all(slot in source for source in sources)]
+        return {slot: node_piece(node, [source[slot] for source in sources]) for slot in common[-SOURCES:]}
+
+    def activation(self, node, pieces):
+        """A site for a pointwise piece that ends here and is an activation as a whole."""
+        if node.type in DIRECT:
+            return None
+        tolerance = DIGITS.get(node.operation.outputs[0].dtype, 1e-5)
+        for slot, piece in pieces.items():
+            if slot in self.inert or not piece.values.dtype.is_floating:
+                continue
+            activation = recognise(piece.values.numpy(), tolerance, piece.function)
+            if activation is not None:
+                return self.site(node, activation, (slot,))
+        return None
+
+
+def _makes_lists(operation):
+    """Whether an operation gives a list of tensors, as loops over time steps do."""
+    return any(t.dtype == tf.variant for t in operation.outputs)
+
+
+def _is_random(operation):
+    return private.definition(operation).is_stateful and "Random" in operation.type
+
+
+def _is_all(weight, number):
+    return weight.value is not None and bool(np.all(weight.value == number))

@@ -1,0 +1,97 @@
+"""Arithmetic with shapes, computed for several sizes at once: what is the same for all of them is known in advance."""
+
+import numpy as np
+import tensorflow as tf
+
+from revgraph.read.savedmodel.nodes import Weight, in_dtype, runner
+
+UNKNOWN_SIZES = (7, 12, 100_003, 250_000)
+"""Sizes that stand for one not known in advance."""
+
+SHAPES = frozenset({"Rank", "Shape", "ShapeN", "Size"})
+"""Operations that give the shape of a tensor."""
+
+SHAPE_ARITHMETIC = frozenset(
+    "Add AddV2 Cast Ceil ConcatV2 ExpandDims Floor FloorDiv FloorMod GatherV2 Max Maximum Min Minimum Mul Neg Pack "
+    "Prod RealDiv Reshape Round Slice Split SplitV Squeeze StridedSlice Sub Sum Unpack".split()
+)
+"""Operations from which shapes are computed."""
+
+LARGEST = 100
+"""Entries up to which a tensor is taken for a shape."""
+
+
+class Shapes:
+    """The values of the slots that are computed from shapes alone, for each of the `UNKNOWN_SIZES`.
+
+    Args:
+        specs: Shape and dtype of each slot.
+    """
+
+    def __init__(self, specs):
+        self.specs = specs
+        self._values: dict[int, list[np.ndarray]] = {}
+
+    def note(self, slots, values):
+        """Remembers the values of slots."""
+        self._values.update(zip(slots, values, strict=True))
+
+    def of(self, node) -> list | None:
+        """For each output of a node its value for each of the `UNKNOWN_SIZES`; None where that is not to be known."""
+        if node.type in SHAPES:
+            return self._shapes(node)
+        if node.type not in SHAPE_ARITHMETIC:
+            return None
+        cases = []
+        for i in range(len(UNKNOWN_SIZES)):
+            given = [a.value if isinstance(a, Weight) else self._values.get(a, [None] * 9)[i] for a in node.arguments]
+            if any(value is None or np.size(value) > LARGEST for value in given):
+                return None
+            cases.append(constants(node.operation, given))
+        return [list(values) for values in zip(*cases, strict=True)]
+
+    def _shapes(self, node):
+        given = [self._examples(argument) for argument in node.arguments]
+        per_case = [[np.int64(shape) for shape in shapes] for shapes in zip(*given, strict=True)]
+        dtype = node.specs[0].dtype
+        results = {
+            "Size": lambda shapes: [np.prod(shapes[0])],
+            "Rank": lambda shapes: [np.int64(len(shapes[0]))],
+        }.get(node.type, list)
+        return [list(v) for v in zip(*([np.asarray(r, dtype) for r in results(c)] for c in per_case), strict=True)]
+
+    def _examples(self, value):
+        """The shape of a value with each of the `UNKNOWN_SIZES`, made different from axis to axis."""
+        shape, slot = (value.shape, 0) if isinstance(value, Weight) else (self.specs[value].shape, value)
+        return [
+            tuple(size + 17 * slot + 5 * axis if n is None else n for axis, n in enumerate(shape))
+            for size in UNKNOWN_SIZES
+        ]
+
+    def integers(self, value):
+        """The entries of an integer tensor, None for those not known in advance; None where none is."""
+        if isinstance(value, Weight):
+            return value.value
+        if value not in self._values:
+            return None
+        cases = np.stack(self._values[value])
+        return np.where((cases == cases[0]).all(axis=0), cases[0].astype(object), None)
+
+
+def constants(operation, values, floating=None) -> list[np.ndarray]:
+    """Runs an operation on arrays; gives arrays.
+
+    Args:
+        operation: The TensorFlow operation.
+        values: One array for each of its inputs.
+        floating: What stands for every floating dtype; None to leave them.
+    """
+    tensors = [tf.convert_to_tensor(value, t.dtype) for value, t in zip(values, operation.inputs, strict=True)]
+    if floating:
+        tensors = [in_dtype(t, floating) for t in tensors]
+    return [t.numpy() for t in runner(operation, floating)(*tensors)]
+
+
+def all_equal(values) -> bool:
+    """Whether all arrays have the same shape and entries."""
+    return all(v.shape == values[0].shape and np.array_equal(v, values[0]) for v in values[1:])
