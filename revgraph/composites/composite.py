@@ -61,7 +61,10 @@ class Composite(Tabular):
     @staticmethod
     def _entry(entry):
         if not isinstance(entry, tuple | list) or len(entry) != 2:
-            raise TypeError(f"A composite's entry is a pair (match, rule), or a composite. Received: {entry!r}.")
+            raise TypeError(
+                f"A composite's entry is a pair (match, rule). Received: {entry!r}. Another composite may stand for its "
+                f"entries."
+            )
         match, rule = entry
         if not isinstance(rule, Rule):
             raise TypeError(
