@@ -57,7 +57,7 @@ def profile(name, method, batch, runs=5, image_size=None, **options):
     model = network(name, image_size)
     x = images(model, batch)
     analyzer = programs.make_analyzer(method, model, **options)
-    walk = analyzer._walk(Question(analyzer.graph.output_slots))
+    walk = analyzer.walk(Question(analyzer.graph.output_slots))
     walk.reverse.replacements = tuple(Named(layer, i) for i, layer in enumerate(walk.reverse.replacements))
     shapes = [walk.graph.specs[slot].shape[1:] for slot in walk.question.starts]
     tensors = walk.tensors(make_targets(programs.TARGET, None, batch, walk.graph.output_names, shapes))

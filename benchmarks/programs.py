@@ -34,7 +34,7 @@ def explain(analyzer, x):
 
 def compiled(analyzer, x, selection=TARGET):
     """A function that only runs the compiled program of an analyzer, on tensors that are there already."""
-    walk = analyzer._walk(Question(analyzer.graph.output_slots))
+    walk = analyzer.walk(Question(analyzer.graph.output_slots))
     shapes = [walk.graph.specs[slot].shape[1:] for slot in walk.question.starts]
     chosen = make_targets(selection, None, len(x), analyzer.graph.output_names, shapes)
     program = walk._function("relevance", chosen)

@@ -5,6 +5,8 @@ import numpy as np
 import tensorflow as tf
 
 from revgraph.analyzers import Analyzer, create_analyzer
+from revgraph.analyzers.analyzer import Unsupported
+from revgraph.reverse.ledger import FIELDS
 from revgraph.visualize.heatmaps import displayable, heatmap
 
 
@@ -20,8 +22,8 @@ class RelevanceCallback(keras.callbacks.Callback):
         neuron_selection: What is explained; see `Analyzer.analyze`. With a fixed class the pictures of all epochs
             answer the same question.
         every: Write every so many epochs.
-        conservation: Write how much relevance arrives at the inputs, and how much biases and stabilisers absorb, as
-            shares of the start.
+        conservation: Write how much relevance arrives at the inputs, and how much biases, constants, rules and
+            stabilisers absorb, as mean shares of the start.
         **options: Of `revgraph.visualize.heatmap`.
 
     Raises:
@@ -73,13 +75,17 @@ class RelevanceCallback(keras.callbacks.Callback):
         relevance = self._made.analyze(self.x, self.neuron_selection)
         with self._writer.as_default(step=epoch):
             _write_images("relevance", self._pictures(relevance))
-            if self.conservation and hasattr(self._made, "conservation"):
-                report = self._made.conservation(self.x, self.neuron_selection)
-                start = np.sum(report.start)
-                for name in ("input", "bias", "stabiliser", "other"):
-                    share = np.sum(getattr(report, name)) / start if start else 0.0
-                    _write_scalar(f"conservation/{name}", share)
+            if self.conservation:
+                self._write_shares()
         self._writer.flush()
+
+    def _write_shares(self):
+        try:
+            report = self._made.conservation(self.x, self.neuron_selection)
+        except Unsupported:
+            return
+        for name in FIELDS[1:]:
+            _write_scalar(f"conservation/{name}", report.mean_share(getattr(report, name)))
 
     def on_train_end(self, logs=None):
         self._writer.close()

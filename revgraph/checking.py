@@ -5,7 +5,6 @@ import os
 import warnings
 
 from revgraph.analyzers import Analyzer, create_analyzer
-from revgraph.analyzers.analyzer import ReverseAnalyzer
 from revgraph.composites import NotAnalyzeableModelException, remedy
 from revgraph.graph.tables import Table, Tabular
 from revgraph.read import trace
@@ -136,10 +135,8 @@ def _sites(model, name, kwargs):
 
 
 def _analyzer_reports(analyzer: Analyzer):
-    while hasattr(analyzer, "subanalyzer"):
-        analyzer = analyzer.subanalyzer
-    if isinstance(analyzer, ReverseAnalyzer):
-        return tuple(map(_bound_report, analyzer._bound))
+    if analyzer.bound:
+        return tuple(map(_bound_report, analyzer.bound))
     return tuple(SiteReport(s.path, s.operation.label, None, "no rules", s.merged) for s in analyzer.graph.sites)
 
 

@@ -1,10 +1,9 @@
 """Models without their output activation."""
 
-import contextlib
-
 import keras
 
 from revgraph.composites import NotAnalyzeableModelException
+from revgraph.read.keras import private
 
 ACTIVATIONS = tuple(
     getattr(keras.layers, name) for name in ("Activation", "ReLU", "LeakyReLU", "PReLU", "ELU", "Softmax")
@@ -68,8 +67,8 @@ def _is_softmax(operation):
 
 def _stripped(model, unwanted):
     """(new model, whether anything was removed)."""
-    functional = getattr(model, "_functional", None) or model
-    if not hasattr(functional, "_outputs_struct"):
+    functional = private.functional(model)
+    if functional is None:
         raise NotAnalyzeableModelException(
             f"The model {model.name!r} is a subclassed model, or not built: its output activation cannot be removed "
             f"from outside. Its analyzers explain the logits anyway."
@@ -81,24 +80,24 @@ def _stripped(model, unwanted):
         found.append(before is not tensor)
         return before
 
-    outputs = keras.tree.map_structure(strip, functional._outputs_struct)
-    return keras.Model(functional._inputs_struct, outputs, name=model.name), any(found)
+    outputs = keras.tree.map_structure(strip, private.symbolic_outputs(functional))
+    return keras.Model(private.symbolic_inputs(functional), outputs, name=model.name), any(found)
 
 
 def _before(tensor, unwanted):
     """The tensor before the activation that makes this one; the tensor itself where there is none."""
-    operation, node_index, tensor_index = tensor._keras_history
-    arguments = operation._inbound_nodes[node_index].arguments
+    operation, node, tensor_index = private.origin(tensor)
+    arguments, read = node.arguments, private.tensors_read(node)
     if isinstance(operation, ACTIVATIONS) or type(operation).__name__ in ACTIVATION_OPS:
-        return arguments.keras_tensors[0] if _is_activation(operation) and unwanted(operation) else tensor
+        return read[0] if _is_activation(operation) and unwanted(operation) else tensor
     if isinstance(operation, keras.Model):
         inner, found = _stripped(operation, unwanted)
         if found:
-            with _outbound_nodes_restored(arguments.keras_tensors):
+            with private.nodes_restored(_makers(read)):
                 return keras.tree.flatten(inner(*arguments.args, **arguments.kwargs))[tensor_index]
         return tensor
     if _is_activation(operation) and hasattr(operation, "activation") and unwanted(operation):
-        with _outbound_nodes_restored(arguments.keras_tensors):
+        with private.nodes_restored(_makers(read)):
             return _linear(operation)(*arguments.args, **arguments.kwargs)
     return tensor
 
@@ -112,18 +111,12 @@ def _linear(layer):
     twin = type(layer).__new__(type(layer))
     # Layers pickle through a file, which would copy the variables.
     twin.__dict__.update(layer.__dict__)
-    twin._inbound_nodes, twin._outbound_nodes = [], []
+    private.forget_nodes(twin)
     twin.activation = keras.activations.linear
     return twin
 
 
-@contextlib.contextmanager
-def _outbound_nodes_restored(tensors):
-    """Calls on these tensors leave no trace in the layers that made them."""
-    operations = {id(t._keras_history.operation): t._keras_history.operation for t in tensors}.values()
-    before = [(operation, list(operation._outbound_nodes)) for operation in operations]
-    try:
-        yield
-    finally:
-        for operation, nodes in before:
-            operation._outbound_nodes[:] = nodes
+def _makers(tensors):
+    """The operations that made these tensors, each once."""
+    operations = [private.origin(t)[0] for t in tensors]
+    return list({id(operation): operation for operation in operations}.values())

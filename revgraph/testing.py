@@ -11,6 +11,8 @@ from revgraph.graph.analysis import is_linear_layer
 from revgraph.graph.operations import Affine, Opaque
 from revgraph.graph.tables import Table, Tabular
 from revgraph.read import trace
+from revgraph.read.keras.private import is_of_keras
+from revgraph.reverse.ledger import FIELDS
 from revgraph.reverse_rules import ReplacementLayer, Rule
 
 
@@ -24,6 +26,8 @@ class Checked:
         start: Relevance that arrived from above.
         input: Relevance handed on below.
         bias: Absorbed by the bias.
+        constants: Absorbed by constants that take part.
+        rule: Dropped or added by the rule, as it is defined.
         stabiliser: Absorbed by the stabiliser.
         other: What remains.
     """
@@ -33,6 +37,8 @@ class Checked:
     start: np.ndarray
     input: np.ndarray
     bias: np.ndarray
+    constants: np.ndarray
+    rule: np.ndarray
     stabiliser: np.ndarray
     other: np.ndarray
 
@@ -42,9 +48,8 @@ class RuleReport(tuple, Tabular):
 
     def table(self) -> Table:
         """Difference from the dense form, and where relevance went."""
-        fields = ("start", "input", "bias", "stabiliser", "other")
-        rows = [(c.path, c.difference, *(float(np.mean(getattr(c, field))) for field in fields)) for c in self]
-        return Table(("site", "difference", *fields), rows)
+        rows = [(c.path, c.difference, *(float(np.mean(getattr(c, field))) for field in FIELDS)) for c in self]
+        return Table(("site", "difference", *FIELDS), rows)
 
     __repr__ = __str__ = Tabular.__str__
 
@@ -98,7 +103,7 @@ def _graph(layer, input_shape):
     """The layer as a canonized graph; a layer of one's own stays whole, one of Keras computes in float64."""
     several = bool(input_shape) and isinstance(input_shape[0], list | tuple)
     shapes = list(input_shape) if several else [input_shape]
-    own = not type(layer).__module__.startswith("keras.")
+    own = not is_of_keras(type(layer))
     if not own:
         layer = _in_float64(layer, [(None, *shape) for shape in shapes])
     inputs = [keras.Input(shape, dtype=layer.compute_dtype) for shape in shapes]
@@ -134,11 +139,11 @@ def _checked(site, graph, values, rule, formula, random, tolerance):
         off = _difference([together], [own])
         _demand(off, tolerance, f"{rule} on {site.path!r} differs from the formula on the layer's dense matrix")
         difference = max(difference, off)
-    absorbed = pullback.absorbed(relevance)
+    absorbed = {name: np.broadcast_to(t, len(relevance)) for name, t in vars(pullback.absorbed(relevance)).items()}
     start = np.asarray(relevance).reshape(len(relevance), -1).sum(axis=1)
     arrived = sum(r.reshape(len(r), -1).sum(axis=1) for r in found)
-    bias, stabiliser = (np.broadcast_to(t, len(start)) for t in (absorbed.bias, absorbed.stabiliser))
-    return Checked(site.path, difference, start, arrived, bias, stabiliser, start - arrived - bias - stabiliser)
+    other = start - arrived - sum(absorbed.values())
+    return Checked(site.path, difference, start, arrived, **absorbed, other=other)
 
 
 def _difference(found, expected):

@@ -107,7 +107,7 @@ ASSIGNED = {
 def test_names_assign_the_rules_they_promise(name, model):
     """One rule for conv1, conv2, dense and logits each."""
     analyzer = create_analyzer(name, model, **ARGUMENTS.get(name, {}))
-    given = [bound.rule for bound in analyzer._bound if is_linear_layer(bound.site.operation)]
+    given = [bound.rule for bound in analyzer.bound if is_linear_layer(bound.site.operation)]
     assert given == ASSIGNED[name]
     lines = str(analyzer.summary()).splitlines()
     for path, rule in zip(("conv1", "conv2", "dense", "logits"), ASSIGNED[name], strict=True):
@@ -119,7 +119,7 @@ def test_names_assign_the_rules_they_promise(name, model):
 )
 def test_names_with_a_box(name, rest, model):
     analyzer = create_analyzer(name, model, low=-1, high=3)
-    first, second, *_ = [bound.rule for bound in analyzer._bound if is_linear_layer(bound.site.operation)]
+    first, second, *_ = [bound.rule for bound in analyzer.bound if is_linear_layer(bound.site.operation)]
     assert isinstance(first, ZBox) and (first.low, first.high) == (-1, 3) and second == rest
 
 

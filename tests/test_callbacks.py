@@ -9,6 +9,7 @@ from tensorflow.core.util import event_pb2
 
 import revgraph
 from revgraph.callbacks import RelevanceCallback
+from revgraph.reverse.ledger import FIELDS
 
 
 def written(folder):
@@ -38,11 +39,9 @@ def test_every_epoch_is_written(model, tmp_path):
     callback = RelevanceCallback(X[:3], tmp_path, "lrp.epsilon", [0, 1, 0])
     model.fit(X, np.ones((8, 2)), epochs=3, verbose=0, callbacks=[callback])
     values = written(tmp_path)
-    assert set(values) == {"relevance", *(f"conservation/{n}" for n in ("input", "bias", "stabiliser", "other"))}
+    assert set(values) == {"relevance", *(f"conservation/{n}" for n in FIELDS[1:])}
     assert all(sorted(steps) == [0, 1, 2] for steps in values.values())
-    shares = [
-        sum(float(values[f"conservation/{n}"][e]) for n in ("input", "bias", "stabiliser", "other")) for e in (0, 2)
-    ]
+    shares = [sum(float(values[f"conservation/{n}"][e]) for n in FIELDS[1:]) for e in (0, 2)]
     np.testing.assert_allclose(shares, 1, rtol=1e-4)
 
     width, height, *pngs = values["relevance"][2]

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 from keras import layers, ops
 
+import revgraph
 from revgraph.canonize import (
     average_pooling_to_conv,
     canonize,
@@ -126,6 +127,39 @@ def test_probabilities_give_way_to_logits(last, stripped):
     graph = strip_output_activation(split_activations(trace(model)))
     logits = ops.matmul(x, model.get_layer("d").kernel) + model.get_layer("d").bias
     same(graph(x), logits if stripped else model(x), rtol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "move",
+    [
+        lambda x: layers.Reshape((3, 2))(x),
+        lambda x: layers.Permute((2, 1))(layers.Reshape((2, 3))(x)),
+        lambda x: x[:, ::2],
+        lambda x: ops.expand_dims(ops.flip(x, axis=-1), 1),
+    ],
+)
+def test_logits_are_moved_as_their_probabilities_are(move):
+    inputs = keras.Input((4,))
+    logits = layers.Dense(6, name="d")(inputs)
+    model = randomized(keras.Model(inputs, move(layers.Softmax()(logits))))
+    expected = keras.Model(inputs, move(logits))
+    x = inputs_of(model)
+    graph = strip_output_activation(trace(model))
+    same(graph(x), expected(x))
+    assert not any(site.operation.traits.probability for site in graph.sites)
+    with pytest.warns(UserWarning, match="is a probability"):
+        found = revgraph.create_analyzer("lrp.z", model).analyze(x, (0,) * (len(model.output_shape) - 1))
+    same(found, revgraph.create_analyzer("lrp.z", expected).analyze(x, (0,) * (len(model.output_shape) - 1)))
+
+
+@pytest.mark.parametrize(
+    "last", [lambda x: ops.max(x, axis=-1), lambda x: ops.sort(x), lambda x: ops.cumsum(x, axis=-1)]
+)
+def test_what_is_more_than_moved_stays_a_probability(last):
+    inputs = keras.Input((4,))
+    model = randomized(keras.Model(inputs, last(layers.Softmax()(layers.Dense(3)(inputs)))))
+    x = inputs_of(model)
+    same(strip_output_activation(trace(model))(x), model(x))
 
 
 def test_every_head_is_stripped_and_what_nobody_reads_is_dropped():

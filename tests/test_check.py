@@ -23,7 +23,7 @@ def test_every_site_with_its_rule_and_what_was_folded():
     report = revgraph.check(cnn(), "lrp.epsilon_plus_flat")
     analyzer = revgraph.create_analyzer("lrp.epsilon_plus_flat", cnn())
     assert report.supported and not report.unsupported and not report.problems
-    assert [(s.path, s.rule) for s in report.sites] == [(b.site.path, str(b.rule)) for b in analyzer._bound]
+    assert [(s.path, s.rule) for s in report.sites] == [(b.site.path, str(b.rule)) for b in analyzer.bound]
     first = report.sites[0]
     assert (first.path, first.rule, first.merged) == ("conv1", "Flat()", ("bn",))
     assert first.reason == "first linear layer"

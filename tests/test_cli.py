@@ -199,7 +199,9 @@ def test_models_with_several_inputs_and_outputs(run, tmp_path):
 # explain-dataset
 
 
-@pytest.mark.parametrize("method, found", [("deep_lift", True), ("integrated_gradients", True), ("gradient", False)])
+@pytest.mark.parametrize(
+    "method, found", [("smoothgrad", True), ("random", True), ("integrated_gradients", False), ("gradient", False)]
+)
 def test_methods_without_a_ledger_say_so(method, found, run, made):
     code, out, _ = run(f"explain {{made}}/model.keras {{made}}/cat.png --scale 1/255 --method {method}")
     total = np.load("explained/cat.relevance.npy").sum()

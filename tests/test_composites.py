@@ -157,6 +157,19 @@ def test_a_composite_prints_as_a_table():
     assert text.index("Conv2D") < text.index("'logits'") < text.index("activations")
 
 
+def test_a_composite_may_be_an_entry_of_another():
+    model = make("cnn")
+    preset = composites.epsilon_plus()
+    given = rules(model, ("conv1", Flat()), preset)
+    assert given == {**rules(model, preset), "conv1": Flat()}
+    # With it come its defaults, unless others are given: those of Z share sums out as precisely as it does.
+    z = composites.everywhere(Z())
+    assert Composite(("conv1", Flat()), z).defaults == z.defaults
+    assert Composite(z, defaults=()).defaults == ()
+    with pytest.raises(TypeError, match="a pair .*, or a composite. Received: Flat"):
+        Composite(Flat())
+
+
 def test_a_site_without_a_rule_is_an_error_that_says_how_to_give_it_one():
     inputs = keras.Input((4, 3))
     inner = keras.Sequential([keras.Input((4, 3)), layers.LSTM(5, name="memory"), layers.Dense(2)], name="inner")

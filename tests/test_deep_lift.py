@@ -159,7 +159,13 @@ def test_wrong_number_of_references():
         revgraph.create_analyzer("deep_lift", model, reference_inputs=np.zeros(2)).analyze(x)
 
 
-def test_there_is_no_ledger_of_multipliers():
-    model = keras.Sequential([layers.Input((3,)), layers.Dense(2)])
-    with pytest.raises(TypeError, match="return_convergence_delta"):
-        revgraph.create_analyzer("deep_lift", model).conservation(np.ones((1, 3)))
+def test_the_ledger_of_multipliers_is_completeness():
+    model = keras.Sequential([layers.Input((3,)), layers.Dense(2, activation="tanh"), layers.Dense(2)])
+    x, reference = np.array([[1.0, 2.0, -1.0], [0.5, 0.0, 3.0]]), np.array([0.1, -0.2, 0.3])
+    analyzer = revgraph.create_analyzer("deep_lift", model, reference_inputs=reference)
+    report = analyzer.conservation(x, neuron_selection=1)
+    expected = np.asarray(model(x))[:, 1] - np.asarray(model(reference[None]))[0, 1]
+    np.testing.assert_allclose(report.start, expected, rtol=1e-5)
+    np.testing.assert_allclose(report.input, analyzer.analyze(x, 1).sum(1), rtol=1e-5)
+    np.testing.assert_allclose(report.other, 0, atol=1e-12)
+    assert report.layers == () and "the reference's output of 2 samples" in str(report)

@@ -214,7 +214,7 @@ def test_all_relevance_goes_to_the_signal(name):
     x = inputs_of(model)
     same(canonize(model)(x), model(x), rtol=1e-8)
     analyzer = revgraph.create_analyzer("lrp.epsilon_IB", model)
-    for bound in analyzer._bound:
+    for bound in analyzer.bound:
         if bound.site.path in ("gate", "gate/sigmoid", "squeeze", "excite", "score"):
             assert isinstance(bound.rule, Unreached)
     ledger = analyzer.conservation(x, 1)
@@ -243,10 +243,10 @@ def test_gates_need_no_rules_of_their_own():
 
 def test_the_signal_of_a_product_shows_in_the_summary():
     analyzer = revgraph.create_analyzer("lrp.epsilon", gated(squeeze_and_excite, (3, 4)))
-    rules = {b.site.operation.label: b.rule for b in analyzer._bound}
+    rules = {b.site.operation.label: b.rule for b in analyzer.bound}
     assert rules["Product"] == Only(1)
     uniform = revgraph.create_analyzer("lrp.epsilon", gated(squeeze_and_excite, (3, 4)), gate="uniform")
-    rules = {b.site.operation.label: b.rule for b in uniform._bound}
+    rules = {b.site.operation.label: b.rule for b in uniform.bound}
     assert rules["Product"] == Equal()
 
 
@@ -254,7 +254,7 @@ def test_where_no_factor_is_the_gate_all_get_the_same():
     model = two_branches(lambda a, b: a * b)
     x = inputs_of(model)
     analyzer = revgraph.create_analyzer("lrp.epsilon_IB", model)
-    assert [b.rule for b in analyzer._bound if isinstance(b.site.operation, Product)] == [Equal()]
+    assert [b.rule for b in analyzer.bound if isinstance(b.site.operation, Product)] == [Equal()]
     a, b = analyzer.record(x).analyze(1)
     np.testing.assert_allclose(a.sum(axis=1), b.sum(axis=1), rtol=1e-4)
 
@@ -307,7 +307,7 @@ def test_attention_weights_count_as_constants():
     )
     x = inputs_of(model)
     analyzer = revgraph.create_analyzer("lrp.epsilon", model)
-    rules = {b.site.path: b.rule for b in analyzer._bound}
+    rules = {b.site.path: b.rule for b in analyzer.bound}
     assert isinstance(rules["query"], Unreached) and isinstance(rules["key"], Unreached)
     assert Bilinear(1) in rules.values()
     np.testing.assert_allclose(analyzer.conservation(x, 1).input, analyzer.conservation(x, 1).start, rtol=1e-4)

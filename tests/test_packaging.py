@@ -30,7 +30,7 @@ ROOMS = {
     "composites": {"graph", "reverse_rules", "composites"},
     "fast": {"graph", "reverse_rules", "composites", "fast"},
     "reverse": {"graph", "reverse_rules", "composites", "fast", "reverse"},
-    "saving": {"graph", "reverse_rules", "composites", "reverse", "saving", "analyzers"},
+    "saving": {"graph", "reverse_rules", "composites", "reverse", "saving"},
     "analyzers": {"graph", "read", "canonize", "reverse_rules", "composites", "reverse", "saving", "analyzers"},
 }
 

@@ -10,7 +10,7 @@ import pytest
 from keras import layers
 
 import revgraph
-from revgraph import composites
+from revgraph import analyzers, composites
 from revgraph.analyzers import LRP
 from revgraph.reverse_rules import AlphaBeta, Epsilon, Flat, Gamma, Part, Rule, Term, ZBox, ZPlus, on
 
@@ -149,3 +149,109 @@ def test_signatures_are_those_of_the_constructors():
     import inspect
 
     assert "input_layer_rule" in inspect.signature(LRP).parameters
+
+
+def rewritten(path, change):
+    """The file with `change(description)` in place of its description."""
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    description = change(json.loads(parts["analyzer.json"]))
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in {**parts, "analyzer.json": json.dumps(description)}.items():
+            archive.writestr(name, content)
+
+
+def without_modules(code):
+    """A description as format 1 has it."""
+    if isinstance(code, dict):
+        return {key: without_modules(value) for key, value in code.items() if key != "module"}
+    return [without_modules(item) for item in code] if isinstance(code, list) else code
+
+
+def test_files_of_format_1_are_read(model, rng, tmp_path):
+    composite = revgraph.Composite((composites.FIRST, Flat()), (layers.Conv2D, Half()), ("out", Epsilon(0.5)))
+    analyzer = revgraph.create_analyzer("lrp", model, rule=composite)
+    analyzer.save(tmp_path / "a.revgraph")
+    rewritten(tmp_path / "a.revgraph", lambda code: {**without_modules(code), "format": 1})
+    again = revgraph.load_analyzer(tmp_path / "a.revgraph", custom_objects={"Half": Half})
+    x = rng.normal(size=(2, 6, 6, 2)).astype("float32")
+    np.testing.assert_array_equal(again.analyze(x), analyzer.analyze(x))
+
+
+class Gradient(analyzers.InputTimesGradient):
+    """A class of the user's own, which has the name of one of revgraph's."""
+
+
+def test_a_class_is_known_by_its_module_and_name(model, tmp_path):
+    revgraph.create_analyzer("gradient", model).save(tmp_path / "ours.revgraph")
+    assert type(revgraph.load_analyzer(tmp_path / "ours.revgraph")) is analyzers.Gradient
+    assert type(revgraph.load_analyzer(tmp_path / "ours.revgraph", {"Gradient": Gradient})) is analyzers.Gradient
+    Gradient(model).save(tmp_path / "own.revgraph")
+    with pytest.raises(ValueError, match="uses the analyzer 'Gradient'.*custom_objects"):
+        revgraph.load_analyzer(tmp_path / "own.revgraph")
+    assert type(revgraph.load_analyzer(tmp_path / "own.revgraph", {"Gradient": Gradient})) is Gradient
+    with pytest.raises(ValueError, match="for the analyzer 'Gradient', which is none"):
+        revgraph.load_analyzer(tmp_path / "own.revgraph", {"Gradient": layers.Dense})
+
+
+LRP_OF = {"class": "LRP", "module": "revgraph.analyzers.lrp", "name": "lrp"}
+
+
+def with_rule(rule):
+    return {**LRP_OF, "arguments": {"dict": [["model", {"model": None}], ["rule", rule]]}}
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        {},
+        [],
+        None,
+        {"named": "LRP"},
+        {"value": 1},
+        {"class": 3},
+        {"class": "LRP"},
+        {"class": "object", "module": "builtins", "name": "x", "arguments": {"dict": []}},
+        {"class": "Part", "module": "revgraph.reverse_rules.terms", "name": "x", "arguments": {"dict": []}},
+        {**LRP_OF, "arguments": {"dict": [[1]]}},
+        {**LRP_OF, "arguments": {"dict": 7}},
+        {**LRP_OF, "arguments": {"dict": [["nothing", 1]]}},
+        with_rule({"rule": "ReplacementLayer", "fields": {"dict": []}}),
+        with_rule({"rule": "dataclasses", "module": "revgraph.reverse_rules", "fields": {"dict": []}}),
+        with_rule({"array": "a9"}),
+        with_rule({"tuple": None}),
+        with_rule(
+            {"composite": "c", "entries": [[[{"matcher": "inspect"}, {"rule": "Flat", "fields": {"dict": []}}]]]}
+        ),
+        with_rule({"composite": "c", "entries": [{"matcher": "Composite", "of": []}, []]}),
+        with_rule({"composite": "c", "entries": [{"matcher": "name", "of": [1, 2, 3]}, []]}),
+        with_rule({"matcher": ["a"]}),
+        with_rule({"type": "activation"}),
+        with_rule({"unknown": 1}),
+    ],
+)
+def test_crafted_descriptions_are_refused(code, model, tmp_path):
+    revgraph.create_analyzer("lrp.z", model).save(tmp_path / "a.revgraph")
+    rewritten(tmp_path / "a.revgraph", lambda description: {**description, "analyzer": code})
+    with pytest.raises(ValueError, match=r"a\.revgraph'"):
+        revgraph.load_analyzer(tmp_path / "a.revgraph")
+
+
+@pytest.mark.parametrize("description", [[], 3, {}, {"format": "1"}, {"format": 1}, {"format": 99, "analyzer": None}])
+def test_descriptions_of_another_form_are_refused(description, model, tmp_path):
+    revgraph.create_analyzer("lrp.z", model).save(tmp_path / "a.revgraph")
+    rewritten(tmp_path / "a.revgraph", lambda _: description)
+    with pytest.raises(ValueError, match=r"a\.revgraph'"):
+        revgraph.load_analyzer(tmp_path / "a.revgraph")
+
+
+def test_a_damaged_byte_is_an_error_or_does_no_harm(model, tmp_path):
+    file = tmp_path / "a.revgraph"
+    revgraph.create_analyzer("lrp.z", model).save(file)
+    whole = file.read_bytes()
+    for place in np.linspace(0, len(whole) - 1, 12).astype(int):
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        try:
+            revgraph.load_analyzer(file)
+        except ValueError as error:
+            assert "a.revgraph'" in str(error)

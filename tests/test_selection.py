@@ -7,6 +7,7 @@ import tensorflow as tf
 from keras import layers
 
 import revgraph
+from revgraph.reverse.walk import Walk
 
 NAMES = ["gradient", "lrp.epsilon", "lrp.alpha_2_beta_1"]
 
@@ -237,3 +238,31 @@ def test_an_ambiguous_layer_name_lists_the_paths(float64, rng):
 def test_index_mode_needs_an_index(model, x):
     with pytest.raises(ValueError, match='neuron_selection_mode="index"'):
         make("lrp.z", model, neuron_selection_mode="index").analyze(x)
+
+
+@pytest.mark.parametrize("name", ["lrp.epsilon", "smoothgrad", "deep_lift"])
+def test_batch_size_holds_for_generators_and_sequences(name, rng, monkeypatch):
+    model = keras.Sequential([keras.Input((3,)), layers.Dense(2)])
+    x = rng.normal(size=(2, 5, 3)).astype("float32")
+
+    class Pairs(keras.utils.PyDataset):
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, index):
+            return x[index], np.zeros(5)
+
+    analyzer = revgraph.create_analyzer(name, model, **({"seed": 0} if name == "smoothgrad" else {}))
+    sizes, relevance = [], Walk.relevance
+
+    def watched(walk, inputs, chosen):
+        sizes.append(len(inputs[0]))
+        return relevance(walk, inputs, chosen)
+
+    monkeypatch.setattr(Walk, "relevance", watched)
+    for stream in (iter(x), Pairs()):
+        found = analyzer.analyze(stream, [0, 1, 0, 1, 0], batch_size=2)
+        assert max(sizes) <= 2
+        expected = np.concatenate([analyzer.innermost.analyze(part, [0, 1, 0, 1, 0]) for part in x])
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+        sizes.clear()

@@ -1,6 +1,6 @@
 """Analyzers: what explains a model's prediction."""
 
-from revgraph.analyzers.analyzer import Analyzer, ReverseAnalyzer
+from revgraph.analyzers.analyzer import Analyzer
 from revgraph.analyzers.deep_lift import DeepLIFT
 from revgraph.analyzers.gradient import (
     BetaSmooth,
@@ -11,9 +11,11 @@ from revgraph.analyzers.gradient import (
     InputTimesGradient,
     Random,
 )
+from revgraph.analyzers.loading import load_analyzer
 from revgraph.analyzers.lrp import LRP, BoundedDeepTaylor, DeepTaylor
 from revgraph.analyzers.patterns import PatternAttribution, PatternNet
 from revgraph.analyzers.registry import ANALYZERS, Method, create_analyzer
+from revgraph.analyzers.reverse_analyzer import ReverseAnalyzer
 from revgraph.analyzers.wrappers import (
     AugmentReduceBase,
     GaussianSmoother,
@@ -22,7 +24,6 @@ from revgraph.analyzers.wrappers import (
     SmoothGrad,
 )
 from revgraph.reverse.ledger import Conservation
-from revgraph.saving.archives import load_analyzer
 
 __all__ = [
     "ANALYZERS", "LRP", "Analyzer", "AugmentReduceBase", "BetaSmooth", "BoundedDeepTaylor", "Conservation",

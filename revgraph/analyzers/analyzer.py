@@ -1,32 +1,28 @@
-"""`Analyzer`: explains a model's predictions, one compiled function per question."""
+"""`Analyzer`: explains a model's predictions. What all analyzers have in common."""
 
-import copy
-import functools
 import inspect
-import warnings
+from pathlib import Path
 
 import keras
 import numpy as np
-import tensorflow as tf
 
-from revgraph.analyzers.inputs import flat_inputs
-from revgraph.canonize import canonize, prune, split_activations, strip_output_activation
-from revgraph.composites import Composite
+from revgraph.analyzers.inputs import batches
+from revgraph.composites import Bound
 from revgraph.graph import Graph
-from revgraph.graph.bounds import checked_bounds
-from revgraph.graph.operations import Activation, Opaque
 from revgraph.graph.tables import Table, Tabular
 from revgraph.read import trace
-from revgraph.reverse.ledger import GROWTH, Conservation, Entry, merge, warn_of_growth
-from revgraph.reverse.reverse_graph import Adjustment, ReverseGraph
-from revgraph.reverse.targets import make_targets
-from revgraph.reverse.walk import Question, Walk
-from revgraph.reverse_rules import Unreached
+from revgraph.reverse.ledger import Conservation
+from revgraph.saving import archives
+from revgraph.saving.configured import Configured
 
 MODES = ("max_activation", "index", "all")
 
 
-class Analyzer(Tabular):
+class Unsupported(TypeError):
+    """What an analyzer cannot do, and which analyzers can."""
+
+
+class Analyzer(Configured, Tabular):
     """Explains the predictions of a model: gives every entry of the input its relevance.
 
     Args:
@@ -39,6 +35,9 @@ class Analyzer(Tabular):
     """
 
     name = "analyzer"
+    model_path = None
+    seed = None
+    selects = False
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -74,11 +73,25 @@ class Analyzer(Tabular):
     def _graph(self) -> Graph:
         return trace(self.model)
 
-    def arguments(self) -> dict:
+    @property
+    def innermost(self) -> "Analyzer":
+        """The analyzer inside of all wrappers; itself where there is none."""
+        return self
+
+    @property
+    def bound(self) -> tuple[Bound, ...]:
+        """The rule of each site; nothing for analyzers that do not walk backwards."""
+        return ()
+
+    def config(self) -> dict:
         """What makes an equal analyzer, as keyword arguments of its class."""
         given = dict(self._given.arguments)
         options = given.pop("options", {})
         return {**given, **options}
+
+    def arguments(self) -> dict:
+        """The same as `config`."""
+        return self.config()
 
     def save(self, path, overwrite=False):
         """Writes the analyzer, its model included, to one file, which `revgraph.load_analyzer` reads.
@@ -91,9 +104,7 @@ class Analyzer(Tabular):
             FileExistsError: The file exists.
             TypeError: The analyzer holds something that cannot be written down, such as a function.
         """
-        from revgraph.saving.archives import save
-
-        save(self, path, overwrite)
+        archives.save(self, path, overwrite)
 
     def analyze(self, X, neuron_selection=None, batch_size=None, verbose=0):
         """Computes the relevance of every entry of the inputs.
@@ -113,9 +124,54 @@ class Analyzer(Tabular):
             ValueError: Wrong shape, number of inputs, or selection.
             TypeError: Not numbers, or not a selection.
         """
-        self._selected(neuron_selection)
-        results = [self._explain(inputs) for inputs, _, _ in self._batches(X, batch_size, verbose)]
+        self.selected(neuron_selection)
+        results = [self._explain(inputs) for inputs, _, _ in self.batches(X, batch_size, verbose)]
         return self._packed([np.concatenate(parts) for parts in zip(*results, strict=True)])
+
+    def conservation(self, X, neuron_selection=None, batch_size=None, verbose=0, **start) -> Conservation:
+        """Where relevance went; for analyzers that keep account of it.
+
+        Args:
+            X, neuron_selection, batch_size, verbose: See `analyze`.
+            **start: See `ReverseAnalyzer.conservation`.
+
+        Returns:
+            A `Conservation`, which prints as a table.
+
+        Raises:
+            Unsupported: This analyzer keeps no account.
+        """
+        raise Unsupported(
+            f"{self.name!r} has no ledger, because its values are not handed on from the output to the inputs. LRP, "
+            f"the gradients, deep_lift and integrated_gradients have one."
+        )
+
+    def summary(self) -> Table:
+        """Which site got which rule, and why.
+
+        Returns:
+            A string that prints as a table, and shows as a table in notebooks.
+
+        Raises:
+            Unsupported: This analyzer has no rules.
+        """
+        raise Unsupported(f"{self.name!r} has no summary, because it binds no rules: it does not walk backwards.")
+
+    def export(self, path, version=None, overwrite=False) -> Path:
+        """Writes a SavedModel that runs without revgraph; see `revgraph.saving.export.export`.
+
+        Raises:
+            Unsupported: This analyzer is more than one function of TensorFlow.
+        """
+        raise Unsupported(f"{self.name!r} cannot be exported: it does not run as one TensorFlow function.")
+
+    def record(self, X):
+        """Runs the model forward once, for several starts without another forward pass; see `ReverseAnalyzer.record`.
+
+        Raises:
+            Unsupported: This analyzer has no backward pass that could start again.
+        """
+        raise Unsupported(f"{self.name!r} cannot be recorded: it has no backward pass that could start again.")
 
     def _explain(self, inputs) -> list[np.ndarray]:
         """Relevance of one batch, flat, whatever is selected."""
@@ -124,7 +180,7 @@ class Analyzer(Tabular):
     def _packed(self, flat):
         return keras.tree.pack_sequence_as(self.graph.inputs, flat)
 
-    def _selected(self, selection):
+    def selected(self, selection):
         """The selection, or the analyzer's own where none is given."""
         if selection is not None:
             return selection
@@ -134,40 +190,9 @@ class Analyzer(Tabular):
             )
         return "all" if self.neuron_selection_mode == "all" else None
 
-    def _batches(self, x, batch_size, verbose):
-        """Checked flat inputs, which samples they are, and of how many; each batch of a stream stands by itself."""
-        if batch_size is not None and (not isinstance(batch_size, int | np.integer) or batch_size < 1):
-            raise ValueError(f"batch_size must be a positive int. Received: {batch_size!r}.")
-        if isinstance(x, tf.data.Dataset | keras.utils.PyDataset) or hasattr(x, "__next__"):
-            return self._stream(x, batch_size, verbose)
-        return self._slices(flat_inputs(x, self.graph), batch_size, verbose)
-
-    @staticmethod
-    def _slices(inputs, batch_size, verbose):
-        count = int(inputs[0].shape[0])
-        size = batch_size or count
-        progress = keras.utils.Progbar(-(-count // size)) if verbose else None
-        for first in range(0, count, size):
-            samples = slice(first, first + size)
-            yield [array[samples] for array in inputs], samples, count
-            if progress:
-                progress.add(1)
-
-    def _stream(self, x, batch_size, verbose):
-        if isinstance(x, keras.utils.PyDataset):
-            x = map(x.__getitem__, range(len(x)))
-        elif isinstance(x, tf.data.Dataset) and batch_size:
-            x = x.unbatch().batch(batch_size)
-        progress = keras.utils.Progbar(None) if verbose else None
-        empty = True
-        for batch in x:
-            inputs = flat_inputs(batch[0] if isinstance(batch, tuple) else batch, self.graph)
-            yield inputs, slice(0, None), int(inputs[0].shape[0])
-            empty = False
-            if progress:
-                progress.add(1)
-        if empty:
-            raise ValueError("Nothing to explain: the dataset is empty.")
+    def batches(self, x, batch_size=None, verbose=0):
+        """Batches of flat inputs; see `revgraph.analyzers.inputs.batches`."""
+        return batches(x, self.graph, batch_size, verbose)
 
     def __repr__(self):
         return f"<{self.name} of {self.graph.name!r}: {len(self.graph.sites)} sites>"
@@ -177,373 +202,7 @@ class Analyzer(Tabular):
         return self.graph.table()
 
 
-class ReverseAnalyzer(Analyzer):
-    """An analyzer that walks the model's graph backwards under a composite.
-
-    Args:
-        model: A built Keras model.
-        composite: Which rule for which site.
-        reverse_verbose: Print which site got which rule.
-        reverse_clip_values: (low, high), to which relevance is clipped at every site; False for no clipping.
-        reverse_project_bottleneck_layers: True or (low, high): relevance is scaled to [-1, 1], or to that range, at the
-            tensors through which all paths lead; see `Adjustment`.
-        reverse_check_min_max_values: Print the least and the largest relevance at every site, at each `analyze`.
-        reverse_check_finite: Warn of sites whose relevance is not finite, at each `analyze`.
-        reverse_keep_tensors: Keep the relevance at the inputs of every site in `reversed_tensors`, a dict by the path
-            of the site, until the next `analyze`.
-        input_bounds: (low, high) of the model's inputs, for `ZBox` rules that have no bounds of their own: numbers, or
-            arrays that broadcast against a sample.
-        freeze: Take the model's weights as they are for good, and keep what rules make of them: faster, for more
-            memory. Otherwise weights assigned later are seen by the next `analyze`.
-        jit_compile: Compile with XLA, as `tf.function` does.
-        max_growth: `analyze` warns, once, when the sum of |R| grows by more than this factor through a site; not where
-            relevance is kept in bounds by the arguments above.
-        **options: See `Analyzer`.
-    """
-
-    def __init__(
-        self,
-        model,
-        composite: Composite,
-        reverse_verbose=False,
-        reverse_clip_values=False,
-        reverse_project_bottleneck_layers=False,
-        reverse_check_min_max_values=False,
-        reverse_check_finite=False,
-        reverse_keep_tensors=False,
-        input_bounds=None,
-        freeze=False,
-        jit_compile=False,
-        max_growth=GROWTH,
-        **options,
-    ):
-        self.input_bounds = None if input_bounds is None else checked_bounds(input_bounds)
-        self.composite = composite
-        self.freeze = freeze
-        self.jit_compile = jit_compile
-        self.max_growth = max_growth
-        self._warned = False
-        self.reverse_clip_values = reverse_clip_values
-        self.reverse_project_bottleneck_layers = reverse_project_bottleneck_layers
-        self.reverse_check_min_max_values = reverse_check_min_max_values
-        self.reverse_check_finite = reverse_check_finite
-        self.reverse_keep_tensors = reverse_keep_tensors
-        self.reversed_tensors = None
-        super().__init__(model, **options)
-        self._walks: dict[Question, Walk] = {}
-        self._walk(Question(self.graph.output_slots))
-        for unused in composite.unused_names(self.graph):
-            warnings.warn(unused, stacklevel=_outside())
-        if reverse_verbose:
-            print(self.summary())
-
-    def _graph(self, dtype=None):
-        graph = trace(self.model, self.composite.classes, dtype)
-        self._traced = split_activations(graph)
-        stripped = strip_output_activation(self._traced)
-        # Said of the model once, and not again of its twin in float64.
-        if dtype is None and stripped.output_slots != graph.output_slots:
-            warnings.warn(
-                f"The output of {graph.name!r} is a probability: its logits are explained, the values before "
-                f"softmax or sigmoid.",
-                stacklevel=_outside(),
-            )
-        return self._canonize(stripped, frozenset())
-
-    @functools.cached_property
-    def _precise(self) -> "ReverseAnalyzer":
-        """This analyzer on the model in float64; itself where something computes in a precision of its own."""
-        if self.graph.dtype == "float64" or any(isinstance(site.operation, Opaque) for site in self.graph.sites):
-            return self
-        twin = copy.copy(self)
-        twin.graph, twin._walks = twin._graph("float64"), {}
-        return twin
-
-    def _canonize(self, graph, keep):
-        """The graph in the form on which this analyzer's rules are defined."""
-        return canonize(graph, keep)
-
-    def _own_start(self, y):
-        """The relevance that selected neurons start with: their own value."""
-        return y
-
-    def _finish(self, relevance, x, slot):
-        """What is returned for an input, from the relevance that arrived there."""
-        return relevance
-
-    def _walk(self, question) -> Walk:
-        """The walk that answers a question, made when first asked for."""
-        if question not in self._walks:
-            graph = self.graph
-            if question != Question(self.graph.output_slots):
-                graph = self._traced.rewrite(self._traced.sites, outputs=list(question.starts))
-                graph = self._canonize(prune(graph, question.slots), question.slots)
-            self._walks[question] = self._new_walk(graph, question)
-        return self._walks[question]
-
-    def _new_walk(self, graph, question) -> Walk:
-        """A walk over a canonized graph."""
-        keep = self.reverse_keep_tensors or self.reverse_check_finite or self.reverse_check_min_max_values
-        reverse = self._reverse_graph(graph, question)
-        return Walk(reverse, question, self._own_start, self._finish, self.max_growth, keep, self.jit_compile)
-
-    def _reverse_graph(self, graph, question) -> ReverseGraph:
-        adjust = Adjustment(graph, self.reverse_clip_values, self.reverse_project_bottleneck_layers)
-        bound = self.composite.bind(graph, self.input_bounds)
-        return ReverseGraph(graph, bound, question.starts, adjust, frozen=self.freeze)
-
-    def analyze(
-        self,
-        X,
-        neuron_selection=None,
-        batch_size=None,
-        verbose=0,
-        *,
-        initial_relevance=None,
-        layer=None,
-        attribute_to_neuron_input=False,
-        pre_activation=False,
-        return_layers=None,
-        layers_at="input",
-        return_convergence_delta=False,
-    ):
-        """Computes the relevance of every entry of the inputs.
-
-        Args:
-            X: Array or tensor (batch, ...), or the structure of them that the model takes; or a `tf.data.Dataset`,
-                `keras.utils.PyDataset` or generator of batches, of inputs alone or of tuples whose first element
-                they are.
-            neuron_selection: What to explain. An int; one int per sample; an int array of shape (batch, targets);
-                `"max_activation"`, `"all"`; a tuple with an int or slice for each axis after the batch; a boolean
-                mask of the output's shape; a function of the output that gives one number per sample, such as
-                `lambda y: y[:, 3] - y[:, 5]`. For several outputs a dict of these by output name.
-            batch_size: Samples computed at once; all of an array by default.
-            verbose: 1 shows a progress bar.
-            initial_relevance: What a selected neuron starts with, in place of its own value (LRP) or 1 (gradients): a
-                number; one per sample; an array of the output's shape, which without a selection is the start itself;
-                or a function of the output that gives one of these.
-            layer: Name or path of an inner layer to start at, in place of the model's output.
-            attribute_to_neuron_input: Start at that layer's input.
-            pre_activation: Start before that layer's fused activation.
-            return_layers: Names or paths of layers, or `"all"`: their relevance is returned, too.
-            layers_at: `"input"` or `"output"` of those layers.
-            return_convergence_delta: Also return the start relevance less the sum that arrived at the inputs.
-
-        Returns:
-            Array of X's shape, or arrays in the structure of the model's inputs; float32, float64 for float64 models.
-            For several targets (batch, targets, ...). With `return_layers` and `return_convergence_delta` a tuple that
-            also has a dict by layer name (a list for layers with several tensors), and an array (batch,).
-
-        Raises:
-            ValueError: Wrong shape, number of inputs, or selection.
-            TypeError: Not numbers, or not a selection.
-            KeyError: Unknown or ambiguous layer or output name.
-
-        Example:
-
-            relevance = analyzer.analyze(x, neuron_selection=3)
-            relevance, layers = analyzer.analyze(x, return_layers=["conv1"])
-        """
-        names, starts = self._starts(layer, attribute_to_neuron_input, pre_activation)
-        asked = self._asked(return_layers, layers_at)
-        walk = self._walk(Question(starts, tuple(asked.values())))
-        results = [
-            walk.relevance(inputs, chosen)
-            for inputs, chosen in self._questions(
-                walk, names, X, neuron_selection, initial_relevance, batch_size, verbose
-            )
-        ]
-        return self._answer(results, asked, return_layers is not None, return_convergence_delta)
-
-    def _answer(self, results, asked, with_layers, with_delta):
-        """The value of `analyze` from the results of all batches."""
-        self._warn_of_growth([result.pop("growth", {}) for result in results])
-        joined = keras.tree.map_structure(lambda *parts: np.concatenate([p.numpy() for p in parts]), *results)
-        if "kept" in joined:
-            self._inspect(joined["kept"])
-        answer = [self._packed(joined["relevance"])]
-        if with_layers:
-            answer.append({name: r[0] if len(r) == 1 else r for name, r in zip(asked, joined["layers"], strict=True)})
-        if with_delta:
-            start = joined["start"]
-            answer.append(start - sum(r.sum(axis=tuple(range(start.ndim, r.ndim))) for r in joined["relevance"]))
-        return answer[0] if len(answer) == 1 else tuple(answer)
-
-    def _warn_of_growth(self, growths):
-        """Warns once of the site at which relevance explodes, if there is one."""
-        if not self._warned:
-            factors = {path: max(float(growth[path]) for growth in growths) for path in growths[0]}
-            self._warned = warn_of_growth(factors, self.max_growth, stacklevel=_outside() + 1)
-
-    def _inspect(self, kept):
-        """Keeps, checks and prints intermediate relevance, as the constructor's arguments ask for."""
-        order = {site.path: i for i, site in enumerate(self.graph.sites)}
-        kept = {path: kept[path] for path in sorted(kept, key=lambda path: order.get(path, -1))}
-        if self.reverse_keep_tensors:
-            self.reversed_tensors = {path: r[0] if len(r) == 1 else r for path, r in kept.items()}
-        if self.reverse_check_finite:
-            bad = [path for path, tensors in kept.items() if not all(np.isfinite(r).all() for r in tensors)]
-            if bad:
-                warnings.warn(f"Relevance is not finite at the inputs of {', '.join(bad)}.", stacklevel=_outside())
-        if self.reverse_check_min_max_values:
-            rows = [(p, min(map(np.min, t)), max(map(np.max, t))) for p, t in kept.items()]
-            print(Table(("relevance at the inputs of", "min", "max"), rows))
-
-    def _questions(self, walk, names, x, selection, initial, batch_size, verbose):
-        """Pairs of flat inputs and their targets, batch by batch."""
-        shapes = [walk.graph.specs[slot].shape[1:] for slot in walk.question.starts]
-        selection = self._selected(selection)
-        for inputs, samples, count in self._batches(x, batch_size, verbose):
-            if samples.start == 0:
-                targets = make_targets(selection, initial, count, names, shapes)
-            chosen = [target.part(samples) for target in targets]
-            if any(target.needs_output() for target in chosen):
-                chosen = [t.on(y) for t, y in zip(chosen, walk.outputs(inputs), strict=True)]
-            yield inputs, chosen
-
-    def _starts(self, layer, at_input, pre_activation) -> tuple[tuple[str, ...], tuple[int, ...]]:
-        """Names and slots at which relevance starts."""
-        if layer is None:
-            if at_input or pre_activation:
-                raise ValueError("attribute_to_neuron_input and pre_activation go with layer=..., which is missing.")
-            return self.graph.output_names, self.graph.output_slots
-        call = self._traced.find(layer)
-        slots = call.inputs if at_input else call.outputs
-        if len(slots) != 1:
-            raise ValueError(
-                f"Relevance starts at one tensor, and {call.path!r} has {len(slots)} "
-                f"{'inputs' if at_input else 'outputs'}: name the layer that makes the one you mean."
-            )
-        if pre_activation:
-            producer = self._traced.producers().get(slots[0])
-            if producer is not None and isinstance(producer.operation, Activation):
-                slots = producer.inputs
-        return (call.path,), slots
-
-    def _asked(self, return_layers, at) -> dict[str, tuple[int, ...]]:
-        """Slots whose relevance is returned, by the name under which it was asked for."""
-        if at not in ("input", "output"):
-            raise ValueError(f'layers_at is "input" or "output". Received: {at!r}.')
-        if return_layers is None:
-            return {}
-        if isinstance(return_layers, str) and return_layers == "all":
-            calls = {call.path: call for call in self._traced.calls}
-        else:
-            names = [return_layers] if isinstance(return_layers, str) else list(return_layers)
-            calls = {_name(name): self._traced.find(name) for name in names}
-        return {name: call.inputs if at == "input" else call.outputs for name, call in calls.items()}
-
-    def export(self, path, version=None, overwrite=False):
-        """Writes a SavedModel that runs without revgraph; see `revgraph.saving.export.export`."""
-        from revgraph.saving.export import export
-
-        return export(self, path, version, overwrite)
-
-    def record(self, X) -> "RecordedPass":
-        """Runs the model forward once, for several starts without another forward pass.
-
-        Args:
-            X: As in `analyze`, one batch.
-
-        Returns:
-            A `RecordedPass`, whose `analyze` takes a selection.
-
-        Example:
-
-            recorded = analyzer.record(x)
-            first, second = (recorded.analyze(neuron_selection=c) for c in (3, 5))
-        """
-        return self._recorded(flat_inputs(X, self.graph))
-
-    def _recorded(self, inputs):
-        walk = self._walk(Question(self.graph.output_slots))
-        return RecordedPass(self, walk, [tf.convert_to_tensor(x) for x in inputs])
-
-    def conservation(self, X, neuron_selection=None, batch_size=None, verbose=0, **start) -> Conservation:
-        """Where relevance went: found at the inputs, absorbed by biases and stabilisers, or lost otherwise.
-
-        It is worked out in float64, except where a SavedModel or a layer that revgraph cannot look into computes in a
-        precision of its own: what it shows as lost is then lost by a rule, not by rounding.
-
-        Args:
-            X, neuron_selection, batch_size, verbose: See `analyze`.
-            **start: `initial_relevance`, `layer`, `attribute_to_neuron_input`, `pre_activation`: see `analyze`.
-
-        Returns:
-            A `Conservation`, which prints as a table.
-        """
-        initial = start.pop("initial_relevance", None)
-        layer = start.pop("layer", None)
-        names, starts = self._starts(
-            layer, start.pop("attribute_to_neuron_input", False), start.pop("pre_activation", False)
-        )
-        if start:
-            raise TypeError(f"conservation does not take {next(iter(start))!r}.")
-        walk, precise = self._walk(Question(starts)), self._precise._walk(Question(starts))
-        return merge(
-            _conservation(precise, inputs, chosen)
-            for inputs, chosen in self._questions(walk, names, X, neuron_selection, initial, batch_size, verbose)
-        )
-
-    @property
-    def _bound(self):
-        """The rule of each site."""
-        return self._walk(Question(self.graph.output_slots)).reverse.bound
-
-    def summary(self) -> Table:
-        """Which site got which rule, and why.
-
-        Returns:
-            A string that prints as a table, and shows as a table in notebooks.
-        """
-        return self.table()
-
-    def table(self) -> Table:
-        rows = [(b.site.path, b.site.operation.label, b.rule, b.reason, ", ".join(b.site.merged)) for b in self._bound]
-        return Table(("site", "operation", "rule", "matched by", "merged"), rows, title=repr(self)[1:-1])
-
-
-class RecordedPass:
-    """A forward pass on which relevance can start again and again, with the weights of when it was recorded."""
-
-    def __init__(self, analyzer: ReverseAnalyzer, walk: Walk, inputs):
-        self._analyzer = analyzer
-        self._walk = walk
-        self._inputs = inputs
-        self._forward = walk.reverse.forward(inputs, frozen=True)
-
-    def analyze(self, neuron_selection=None, initial_relevance=None):
-        """Relevance of the recorded inputs; see `ReverseAnalyzer.analyze`."""
-        graph, starts = self._walk.graph, self._walk.question.starts
-        selection = self._analyzer._selected(neuron_selection)
-        shapes = [graph.specs[slot].shape[1:] for slot in starts]
-        chosen = make_targets(selection, initial_relevance, int(self._inputs[0].shape[0]), graph.output_names, shapes)
-        chosen = [t.on(self._forward.values[slot]) for t, slot in zip(chosen, starts, strict=True)]
-        result = self._walk.pulled(self._forward, self._walk.tensors(chosen))
-        return self._analyzer._answer([result], {}, False, False)
-
-
-def _conservation(walk, inputs, chosen):
-    start, found, entries = walk.ledger(inputs, chosen)
-    paths = _reached(walk)
-    layers = tuple(
-        Entry(path, given, taken, bias, stabiliser, given - taken - bias - stabiliser, grown)
-        for path, (given, taken, bias, stabiliser, grown) in zip(paths, entries, strict=True)
-    )
-    bias, stabiliser = (sum((entry[i] for entry in entries), np.zeros(len(start))) for i in (2, 3))
-    return Conservation(start, found, bias, stabiliser, start - found - bias - stabiliser, layers)
-
-
-def _reached(walk):
-    """Paths of the sites that relevance passes, from output to input."""
-    return [b.site.path for b in reversed(walk.reverse.bound) if not isinstance(b.rule, Unreached)]
-
-
-def _name(layer):
-    return layer if isinstance(layer, str) else getattr(layer, "name", str(layer))
-
-
-def _outside() -> int:
+def outside() -> int:
     """The stack level of the caller outside revgraph, for warnings."""
     level, frame = 1, inspect.currentframe().f_back
     while frame is not None and frame.f_globals.get("__name__", "").startswith("revgraph"):

@@ -1,14 +1,16 @@
 """DeepLIFT: contributions of differences from a reference input."""
 
+import numpy as np
 import tensorflow as tf
 
-from revgraph.analyzers.analyzer import ReverseAnalyzer
 from revgraph.analyzers.inputs import flat_inputs
 from revgraph.analyzers.reference import flat_references
+from revgraph.analyzers.reverse_analyzer import ReverseAnalyzer
 from revgraph.canonize import prune
 from revgraph.canonize.pairs import WithReference, is_linear, with_reference
 from revgraph.composites import Composite, Matcher
 from revgraph.graph.operations import Activation, Embedding, Product, Routing
+from revgraph.reverse.ledger import completeness
 from revgraph.reverse.walk import Walk
 from revgraph.reverse_rules import Jacobian, per_sample
 from revgraph.reverse_rules.deep_lift import (
@@ -80,8 +82,8 @@ class DeepLIFT(ReverseAnalyzer):
             beside, walk.reverse, question, walk.own, walk.finish, keep=walk.keep, jit_compile=walk.jit_compile
         )
 
-    def _batches(self, x, batch_size, verbose):
-        for inputs, samples, count in super()._batches(x, batch_size, verbose):
+    def batches(self, x, batch_size, verbose):
+        for inputs, samples, count in super().batches(x, batch_size, verbose):
             yield inputs + self._references(inputs, samples, count), samples, count
 
     def _references(self, inputs, samples=slice(None), count=None):
@@ -94,11 +96,12 @@ class DeepLIFT(ReverseAnalyzer):
         inputs = flat_inputs(X, self.graph)
         return self._recorded(inputs + self._references(inputs))
 
-    def conservation(self, *_, **__):
-        raise TypeError(
-            "DeepLIFT passes multipliers back, not relevance, so there is no ledger of it. "
-            "analyze(x, return_convergence_delta=True) says how far contributions are from the output's difference."
-        )
+    def _ledger(self, question, inputs, chosen):
+        # What is passed back are multipliers, of which there is no account: contributions are, and there at the inputs.
+        result = self._on_precise(lambda analyzer: analyzer.walk(question).relevance(inputs, chosen))
+        contributions = [np.asarray(r) for r in result["relevance"][: len(self.graph.input_slots)]]
+        found = sum(c.sum(axis=tuple(range(1, c.ndim))) for c in contributions)
+        return completeness(contributions, np.asarray(result["start"]) - found)
 
 
 class DifferenceWalk(Walk):

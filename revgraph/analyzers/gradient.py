@@ -1,11 +1,13 @@
 """The gradient family, and the two controls: the input itself and noise."""
 
 import functools
+import warnings
 
 import numpy as np
 import tensorflow as tf
 
-from revgraph.analyzers.analyzer import Analyzer, ReverseAnalyzer
+from revgraph.analyzers.analyzer import Analyzer, outside
+from revgraph.analyzers.reverse_analyzer import ReverseAnalyzer
 from revgraph.canonize import prune
 from revgraph.composites import DECONVNET, GRADIENT, GUIDED_BACKPROP, INPUT_TIMES_GRADIENT, beta_smooth
 from revgraph.graph.operations import Embedding
@@ -25,6 +27,7 @@ class Gradient(ReverseAnalyzer):
 
     name = "gradient"
     composite = GRADIENT
+    changes_relus = False
 
     def __init__(self, model, postprocess=None, convention="paper", **options):
         if postprocess not in POSTPROCESSES:
@@ -32,6 +35,11 @@ class Gradient(ReverseAnalyzer):
         self.postprocess = postprocess
         self.convention = checked_convention(convention)
         super().__init__(model, self.composite, **options)
+        if self.changes_relus and not any(site.operation.traits.relu for site in self.graph.sites):
+            warnings.warn(
+                f"{self.graph.name!r} has no ReLU, and ReLUs are all that {self.name} changes: it equals the gradient.",
+                stacklevel=outside(),
+            )
 
     def _canonize(self, graph, keep):
         return prune(graph, keep)
@@ -63,6 +71,7 @@ class Deconvnet(Gradient):
     """Gradient whose ReLUs pass the positive part of what comes from above.  [Zeiler and Fergus, 2014]"""
 
     name = "deconvnet"
+    changes_relus = True
     composite = DECONVNET
 
     def _own_start(self, y):
@@ -86,6 +95,7 @@ class BetaSmooth(Gradient):
     """
 
     name = "beta_smooth"
+    changes_relus = True
 
     def __init__(self, model, beta=10.0, postprocess=None, convention="paper", **options):
         self.composite = beta_smooth(beta)

@@ -1,6 +1,7 @@
 """What `analyze` takes: arrays, tensors, lists and dicts of them, checked before anything runs."""
 
 import warnings
+from collections.abc import Iterator
 
 import keras
 import numpy as np
@@ -36,6 +37,58 @@ def flat_inputs(x, graph: Graph) -> list:
     if sizes == {0}:
         raise ValueError("Nothing to explain: the batch is empty. Pass at least one sample.")
     return arrays
+
+
+def is_stream(x) -> bool:
+    """Whether x gives batches one by one: a dataset, a `PyDataset` or a generator."""
+    return isinstance(x, tf.data.Dataset | keras.utils.PyDataset | Iterator)
+
+
+def batches(x, graph: Graph, batch_size=None, verbose=0):
+    """Batches of what `analyze` takes.
+
+    Args:
+        x: See `Analyzer.analyze`.
+        graph: The model's graph.
+        batch_size: Samples at once; all of an array by default.
+        verbose: 1 shows a progress bar.
+
+    Returns:
+        Iterator over checked flat inputs, which samples they are, and of how many. Each batch of a stream stands by
+        itself, and is cut if it has more than `batch_size` samples.
+    """
+    if batch_size is not None and (not isinstance(batch_size, int | np.integer) or batch_size < 1):
+        raise ValueError(f"batch_size must be a positive int. Received: {batch_size!r}.")
+    if is_stream(x):
+        return _stream(x, graph, batch_size, verbose)
+    return _slices(flat_inputs(x, graph), batch_size, verbose)
+
+
+def _slices(inputs, batch_size, verbose):
+    count = int(inputs[0].shape[0])
+    size = batch_size or count
+    progress = keras.utils.Progbar(-(-count // size)) if verbose else None
+    for first in range(0, count, size):
+        samples = slice(first, first + size)
+        yield [array[samples] for array in inputs], samples, count
+        if progress:
+            progress.add(1)
+
+
+def _stream(x, graph, batch_size, verbose):
+    if isinstance(x, keras.utils.PyDataset):
+        x = map(x.__getitem__, range(len(x)))
+    elif isinstance(x, tf.data.Dataset) and batch_size:
+        x = x.unbatch().batch(batch_size)
+    progress = keras.utils.Progbar(None) if verbose else None
+    empty = True
+    for batch in x:
+        yield from _slices(flat_inputs(batch[0] if isinstance(batch, tuple) else batch, graph), batch_size, 0)
+        empty = False
+        if progress:
+            progress.add(1)
+    if empty:
+        raise ValueError("Nothing to explain: the dataset is empty.")
 
 
 def _parts(x, graph):

@@ -1,18 +1,22 @@
 """Layer-wise relevance propagation: the analyzer, and how its arguments become a composite."""
 
 import inspect
+import warnings
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from revgraph import composites
-from revgraph.analyzers.analyzer import ReverseAnalyzer
+from revgraph.analyzers.analyzer import outside
 from revgraph.analyzers.gradient import checked_convention
+from revgraph.analyzers.reverse_analyzer import ReverseAnalyzer
 from revgraph.canonize import average_pooling_to_conv, canonize, fold_batchnorm, split_activations
 from revgraph.composites import Composite, Matcher, everywhere
 from revgraph.graph.analysis import is_linear_layer
 from revgraph.graph.operations import Activation, BatchNorm, Opaque, Scale
 from revgraph.read import trace
+from revgraph.reverse.dangers import warn_of_vanishing
 from revgraph.reverse_rules import (
     AlphaBeta,
     Epsilon,
@@ -68,7 +72,7 @@ def _has_activation_argument(site, facts):
     return isinstance(site.operation, Activation) and hasattr(site.layer, "activation")
 
 
-FIRST = Matcher(_behind_reshapes, "first linear layer")
+BEHIND_RESHAPES = Matcher(_behind_reshapes, "first linear layer")
 PASSED = Matcher(_has_activation_argument, "activations")
 FUSED = Matcher(
     lambda site, facts: _has_activation_argument(site, facts) and not isinstance(site.layer, keras.layers.Activation),
@@ -172,6 +176,9 @@ class LRP(ReverseAnalyzer):
             return fold_batchnorm(average_pooling_to_conv(graph), keep)
         return canonize(graph, keep)
 
+    def _warns_of(self, magnitudes):
+        return warn_of_vanishing(magnitudes, stacklevel=outside() + 1)
+
 
 def as_rule(rule) -> Rule:
     """A rule from a `Rule`, a class of rules, or a name."""
@@ -239,7 +246,7 @@ def _innvestigate(composite, structure):
     """The composite with iNNvestigate's rules, its first layer, and its handling of what has no kernel."""
     without_kernel = (composites.POOLING, composites.SCALE)
     entries = [
-        (FIRST if match is composites.FIRST else match, rule)
+        (BEHIND_RESHAPES if match is composites.FIRST else match, rule)
         for match, rule in composite.entries
         if match not in without_kernel
     ]
@@ -262,6 +269,16 @@ class DeepTaylor(LRP):
 
     def _own_start(self, y):
         return tf.nn.relu(y)
+
+    def _warns_of(self, magnitudes):
+        nothing = np.count_nonzero(magnitudes[:, 0] == 0)
+        if nothing:
+            warnings.warn(
+                f"{self.name} explains positive outputs, and what is selected is not positive for {nothing} of "
+                f"{len(magnitudes)} samples: their relevance is zero.",
+                stacklevel=outside(),
+            )
+        return super()._warns_of(magnitudes) or nothing > 0
 
 
 class BoundedDeepTaylor(DeepTaylor):

@@ -5,7 +5,7 @@ import numpy as np
 import tensorflow as tf
 
 from revgraph import composites
-from revgraph.analyzers.analyzer import ReverseAnalyzer
+from revgraph.analyzers.reverse_analyzer import ReverseAnalyzer
 from revgraph.composites import Composite, Matcher, NotAnalyzeableModelException
 from revgraph.graph.analysis import is_linear_layer
 from revgraph.reverse_rules import Jacobian, SumOverEmbedding
@@ -56,8 +56,8 @@ class PatternNet(ReverseAnalyzer):
         if patterns is not None:
             self._set(patterns)
 
-    def arguments(self):
-        return {**super().arguments(), "patterns": self.patterns}
+    def config(self):
+        return {**super().config(), "patterns": self.patterns}
 
     def _linear_sites(self):
         return [site for site in self.graph.sites if is_linear_layer(site.operation)]
@@ -101,7 +101,7 @@ class PatternNet(ReverseAnalyzer):
                 )
         program = tf.function(self._moments, autograph=False)
         total = None
-        for inputs, _, _ in self._batches(X, batch_size, verbose):
+        for inputs, _, _ in self.batches(X, batch_size, verbose):
             inputs = [self.graph.cast(slot, x) for slot, x in zip(self.graph.input_slots, inputs, strict=True)]
             moments = [[np.asarray(m, "float64") for m in of_site] for of_site in program(inputs)]
             if not all(np.isfinite(m).all() for of_site in moments for m in of_site):

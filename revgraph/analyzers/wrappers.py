@@ -7,10 +7,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from revgraph.analyzers.analyzer import Analyzer, ReverseAnalyzer
+from revgraph.analyzers.analyzer import Analyzer
 from revgraph.analyzers.gradient import Gradient, checked_convention
-from revgraph.analyzers.inputs import flat_inputs
+from revgraph.analyzers.inputs import flat_inputs, is_stream
 from revgraph.analyzers.reference import flat_references
+from revgraph.reverse.ledger import completeness
 from revgraph.reverse.targets import make_targets, start
 from revgraph.reverse.walk import Question
 from revgraph.reverse_rules import per_sample
@@ -73,14 +74,15 @@ class AugmentReduceBase(Analyzer):
         Returns:
             What the subanalyzer returns, averaged.
         """
-        selection = self._selected(neuron_selection)
+        selection = self.selected(neuron_selection)
         self._begin()
-        if isinstance(X, tf.data.Dataset | keras.utils.PyDataset) or hasattr(X, "__next__"):
-            batches = (inputs for inputs, _, _ in Analyzer._batches(self, X, batch_size, verbose))
+        if is_stream(X):
+            # Cut to `batch_size` where variants are explained, because a selection is one for the batch as it is.
+            given = (inputs for inputs, _, _ in self.batches(X, None, verbose))
             verbose = 0
         else:
-            batches = [flat_inputs(X, self.graph)]
-        results = [self._explained(inputs, selection, batch_size, verbose, options) for inputs in batches]
+            given = [flat_inputs(X, self.graph)]
+        results = [self._explained(inputs, selection, batch_size, verbose, options) for inputs in given]
         return keras.tree.map_structure(lambda *parts: np.concatenate(parts), *results)
 
     def _begin(self):
@@ -124,7 +126,7 @@ class AugmentReduceBase(Analyzer):
                 outputs = outputs_at_start(self.subanalyzer, inputs, batch_size, options)
                 selection = {**selection, **{name: _argmax(outputs[name]) for name in largest if name in outputs}}
             return selection
-        if not _is_largest(selection) or self._finds_no_neuron():
+        if not _is_largest(selection) or not self.innermost.selects:
             return selection
         outputs = list(outputs_at_start(self.subanalyzer, inputs, batch_size, options).values())
         if len(outputs) != 1:
@@ -133,28 +135,27 @@ class AugmentReduceBase(Analyzer):
         is_start_itself = selection is None and not callable(initial) and np.ndim(initial) == y.ndim
         return selection if is_start_itself else _argmax(y)
 
-    def _finds_no_neuron(self):
-        return not isinstance(_innermost(self.subanalyzer), ReverseAnalyzer)
+    @property
+    def innermost(self):
+        return self.subanalyzer.innermost
+
+    @property
+    def bound(self):
+        return self.subanalyzer.bound
 
     def summary(self):
         """Which site got which rule in the wrapped analyzer."""
         return self.subanalyzer.summary()
 
 
-def _innermost(analyzer):
-    while isinstance(analyzer, AugmentReduceBase):
-        analyzer = analyzer.subanalyzer
-    return analyzer
-
-
 def outputs_at_start(analyzer, inputs, batch_size, options) -> dict[str, np.ndarray]:
     """The tensors at which an analyzer's relevance starts, by name."""
-    analyzer = _innermost(analyzer)
+    analyzer = analyzer.innermost
     where = (options.get(name) for name in ("layer", "attribute_to_neuron_input", "pre_activation"))
-    names, starts = analyzer._starts(*where)
-    walk = analyzer._walk(Question(starts))
+    names, starts = analyzer.starts(*where)
+    walk = analyzer.walk(Question(starts))
     packed = keras.tree.pack_sequence_as(analyzer.graph.inputs, inputs)
-    outputs = [walk.outputs(part) for part, _, _ in analyzer._batches(packed, batch_size, 0)]
+    outputs = [walk.outputs(part) for part, _, _ in analyzer.batches(packed, batch_size, 0)]
     return {name: np.concatenate(parts) for name, *parts in zip(names, *outputs, strict=True)}
 
 
@@ -278,6 +279,26 @@ class PathIntegrator(AugmentReduceBase):
         # With several targets, means have an axis more behind the batch.
         return [m * (d if m.ndim == d.ndim else np.expand_dims(d, 1)) for m, d in zip(mean, differences, strict=True)]
 
+    def conservation(self, X, neuron_selection=None, batch_size=None, verbose=0, **start):
+        """Completeness: how far contributions are from adding up to the output's difference from the reference's.
+
+        Args:
+            X, neuron_selection, batch_size, verbose, **start: See `ReverseAnalyzer.conservation`.
+
+        Returns:
+            A `Conservation` without sites: `start` is f(x) - f(reference) of what is selected, `input` the sum of the
+            contributions, and `other` the gap between them.
+        """
+        if "return_layers" in start or "return_convergence_delta" in start:
+            raise TypeError("conservation does not take return_layers and return_convergence_delta, `analyze` does.")
+        relevance, gap = self.analyze(X, neuron_selection, batch_size, verbose, return_convergence_delta=True, **start)
+        if gap.ndim > 1:
+            raise ValueError(
+                "conservation follows one target per sample. Ask for several targets one by one, such as "
+                "neuron_selection=targets[:, 0]."
+            )
+        return completeness(keras.tree.flatten(relevance), gap)
+
     def _explained(self, inputs, selection, batch_size, verbose, options):
         if options.get("return_layers") is not None:
             raise ValueError(
@@ -293,7 +314,9 @@ class PathIntegrator(AugmentReduceBase):
         references = flat_references(self.reference_inputs, inputs, self.graph)
         ends = (selected_values(self.subanalyzer, x, selection, batch_size, options) for x in (inputs, references))
         difference = np.subtract(*ends)
-        found = [r.sum(axis=tuple(range(difference.ndim, r.ndim))) for r in keras.tree.flatten(relevance)]
+        found = [
+            r.sum(axis=tuple(range(difference.ndim, r.ndim)), dtype="float64") for r in keras.tree.flatten(relevance)
+        ]
         return relevance, difference - sum(found)
 
 

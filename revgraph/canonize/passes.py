@@ -24,6 +24,9 @@ from revgraph.graph.operations import (
 )
 from revgraph.read.keras.tracing import trace
 
+SAME = ("Cast", "Identity")
+"""Names of routings that leave every entry where it is."""
+
 
 def canonize(model, keep=()) -> Graph:
     """Rewrites a model into the form that rules are defined on; the result computes the same outputs.
@@ -68,22 +71,43 @@ def split_activations(graph: Graph, keep=frozenset()) -> Graph:
 
 
 def strip_output_activation(graph: Graph, keep=frozenset()) -> Graph:
-    """Lets the graph return logits in place of the probabilities that softmax or sigmoid make of them."""
-    producers = graph.producers()
+    """Lets the graph return logits in place of the probabilities that softmax or sigmoid make of them.
+
+    Probabilities may be moved on their way to the output, such as by a reshape: the logits are moved likewise.
+    """
     logits = {}
     for slot in graph.output_slots:
-        site, logit = producers.get(slot), slot
-        while site is not None and _is_probability(site):
-            logit = site.inputs[0]
-            site = producers.get(logit)
-        logits[slot] = logit
+        graph, logits[slot] = _logits_of(slot, graph)
     outputs = keras.tree.map_structure(lambda slot: logits[slot], graph.outputs)
     return prune(graph.rewrite(graph.sites, outputs=outputs), keep)
 
 
-def _is_probability(site):
+def _logits_of(slot, graph):
+    """A graph that computes the logits behind a slot, moved as the slot's entries are, and their slot."""
+    producers, passed, below = graph.producers(), [], slot
+    while below in producers and (_is_move(producers[below]) or producers[below].operation.traits.probability):
+        passed.append(producers[below])
+        (below,) = passed[-1].inputs
+    # What is done to the logits stays as it is.
+    while passed and not passed[-1].operation.traits.probability:
+        passed.pop()
+    if not passed:
+        return graph, slot
+    (logit,) = passed[-1].inputs
+    for site in reversed(passed):
+        if not site.operation.traits.probability and site.operation.name not in SAME:
+            graph, moved = graph.with_slot(graph.specs[site.outputs[0]])
+            move = dataclasses.replace(site, inputs=(logit,), outputs=(moved,))
+            graph, logit = graph.rewrite((*graph.sites, move)), moved
+    return graph, logit
+
+
+def _is_move(site):
+    """Whether a site gives the entries of its only input, each where it was or in another place."""
     operation = site.operation
-    return operation.traits.probability or (isinstance(operation, Routing) and operation.name in ("Cast", "Identity"))
+    if not isinstance(operation, Routing) or len(site.inputs) != 1 or len(site.outputs) != 1:
+        return False
+    return operation.name in SAME or (operation.copies and operation.fixed and not operation.fills)
 
 
 def prune(graph: Graph, keep=frozenset()) -> Graph:

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 import revgraph
-from revgraph.analyzers.deep_lift import DeepLIFT
+from revgraph.analyzers.analyzer import Unsupported
 from revgraph.analyzers.inputs import flat_inputs
 from revgraph.cli import UsageError
 from revgraph.cli.inputs import (
@@ -32,6 +32,7 @@ from revgraph.composites import NotAnalyzeableModelException
 from revgraph.datasets import HDF5, NpyShards, Zarr, open_dataset
 from revgraph.datasets.explain import predictor
 from revgraph.datasets.sinks import sink as sink_of
+from revgraph.reverse.ledger import FIELDS
 from revgraph.saving.provenance import plain, provenance, rules
 
 tf.get_logger().setLevel(logging.ERROR)
@@ -88,17 +89,16 @@ def _explain_one(analyzer, item, selection, options):
     told = {"relevance": float(sum(array.sum(dtype="float64") for array in flat.values()))}
     report = _ledger(analyzer, item.x, selection)
     if report is not None:
-        fields = ("start", "input", "bias", "stabiliser", "other")
-        told["conservation"] = {name: float(getattr(report, name)[0]) for name in fields}
+        told["conservation"] = {name: float(getattr(report, name)[0]) for name in FIELDS}
     return {**told, "contents": contents}
 
 
 def _ledger(analyzer, x, selection):
     """Where relevance went; None for methods that keep no account of it."""
-    # What DeepLIFT passes back is not relevance.
-    if isinstance(analyzer, DeepLIFT) or not hasattr(analyzer, "conservation"):
+    try:
+        return analyzer.conservation(x, selection)
+    except Unsupported:
         return None
-    return analyzer.conservation(x, selection)
 
 
 def _print_explained(result):
@@ -113,7 +113,7 @@ def _print_explained(result):
             share = f" ({ledger['input'] / ledger['start']:.1%})" if ledger["start"] else ""
             print(
                 f"  conservation: {ledger['start']:.4g} at the start, {ledger['input']:.4g} found at the input{share}, "
-                f"bias {ledger['bias']:.3g}, stabiliser {ledger['stabiliser']:.3g}, other {ledger['other']:.3g}"
+                f"{', '.join(f'{name} {ledger[name]:.3g}' for name in FIELDS[2:])}"
             )
         else:
             print(f"  conservation: not defined for this method; its values add up to {told['relevance']:.4g}")
@@ -243,8 +243,6 @@ def summary(options):
 def export(options):
     """`revgraph export`."""
     analyzer = _analyzer(options)
-    if not hasattr(analyzer, "export"):
-        raise ValueError(f"{analyzer.name} cannot be exported: it does not run as one TensorFlow function.")
     path = analyzer.export(options.out, version=options.serving_version, overwrite=options.overwrite)
     if options.json:
         print(json.dumps({"out": str(path), "method": analyzer.name}))

@@ -21,7 +21,7 @@ from revgraph.graph.operations import (
     ZeroPad,
 )
 
-GATES = ("gate", "squash", "self_gate")
+GATE_TRAITS = ("gate", "squash", "self_gate")
 """Traits by which a factor of a product is known as a gate, those that tell most first."""
 
 
@@ -121,7 +121,7 @@ def signals(site: Site, producers, specs) -> tuple[int, ...]:
     found = range(len(site.inputs))
     elementwise = isinstance(site.operation, Product)
     # Attention weights are gates. Other functions do not make a gate of a matrix.
-    for trait in GATES if elementwise else GATES[:1]:
+    for trait in GATE_TRAITS if elementwise else GATE_TRAITS[:1]:
         found = [i for i in found if not _is_gate(site.inputs[i], trait, producers, specs)] or found
     if elementwise:
         found = [i for i in found if not _is_broadcast(specs[site.inputs[i]], specs[site.outputs[0]])] or found

@@ -6,6 +6,7 @@ Each function gives a function of the pooling's input, whose result broadcasts a
 import math
 
 import tensorflow as tf
+from keras import ops
 
 from revgraph.graph.operations import along
 
@@ -77,27 +78,65 @@ def of_mask(rank):
 
 
 def pooling_3d(pool, direct, size, strides, padding, data_format):
-    """Three-dimensional pooling; in float64, for which TensorFlow has no CPU kernels, one axis after the others.
+    """Three-dimensional pooling as pooling in two dimensions: of height and width, then of depth.
+
+    TensorFlow's own kernel does not do for two reasons. It does not exist for float64 on CPUs. And the gradient of its
+    maximum counts every one of several equal maxima in full, so that relevance would be multiplied; in two dimensions
+    one of them gets all.
 
     Args:
         pool: `keras.ops.max_pool` or `keras.ops.average_pool`.
-        direct: The pooling as it is, used for other dtypes.
+        direct: The pooling as TensorFlow does it, which is used for averages in dtypes other than float64.
         size, strides, padding, data_format: Its geometry.
     """
 
+    def plane(x):
+        return pool(x, size[1:], strides[1:], padding, "channels_last")
+
+    def depth(x):
+        return pool(x, (size[0], 1), (strides[0], 1), padding, "channels_last")
+
+    return _in_two_dimensions(plane, depth, data_format, direct if pool is ops.average_pool else None)
+
+
+def adaptive_pooling(pool, direct, size, data_format):
+    """Adaptive pooling, that in three dimensions as pooling in two for the same reasons as `pooling_3d`.
+
+    Args:
+        pool: `keras.ops.adaptive_max_pool` or `keras.ops.adaptive_average_pool`.
+        direct: The pooling as TensorFlow does it.
+        size: How many windows there are along each axis.
+        data_format: Where the channels are.
+    """
+
+    def plane(x):
+        return pool(x, size[1:], "channels_last")
+
+    def depth(x):
+        return pool(x, (size[0], x.shape[2]), "channels_last")
+
+    volumes = _in_two_dimensions(plane, depth, data_format, direct if pool is ops.adaptive_average_pool else None)
+    return lambda x: volumes(x) if x.shape.rank == 5 else direct(x)
+
+
+def _in_two_dimensions(plane, depth, data_format, direct):
+    """Pools height and width with `plane`, then depth, the first of two axes, with `depth`; or all at once."""
+
     def pooling(x):
-        if x.dtype != tf.float64:
+        if direct is not None and x.dtype != tf.float64:
             return direct(x)
         if data_format == "channels_first":
             x = tf.transpose(x, (0, 2, 3, 4, 1))
-        depth, height, width = tf.unstack(tf.shape(x)[1:4])
-        x = tf.reshape(x, (-1, height, width, x.shape[-1]))
-        x = pool(x, size[1:], strides[1:], padding, "channels_last")
-        height, width = tf.unstack(tf.shape(x)[1:3])
-        # Kernels want to know the number of channels in advance, which height and width may hide.
-        x = tf.reshape(x, (-1, depth, height * width, x.shape[-1]))
-        x = pool(x, (size[0], 1), (strides[0], 1), padding, "channels_last")
-        x = tf.reshape(x, (-1, tf.shape(x)[1], height, width, x.shape[-1]))
+        _, steps, height, width, channels = _sizes(x)
+        x = plane(tf.reshape(x, (-1, height, width, channels)))
+        _, height, width, _ = _sizes(x)
+        x = depth(tf.reshape(x, (-1, steps, height * width, channels)))
+        x = tf.reshape(x, (-1, _sizes(x)[1], height, width, channels))
         return tf.transpose(x, (0, 4, 1, 2, 3)) if data_format == "channels_first" else x
 
     return pooling
+
+
+def _sizes(x):
+    """The sizes of a tensor as numbers where they are known, as tensors where not."""
+    return [tf.shape(x)[i] if n is None else n for i, n in enumerate(x.shape)]

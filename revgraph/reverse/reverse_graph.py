@@ -10,6 +10,7 @@ from revgraph.composites import Bound
 from revgraph.fast import Speed
 from revgraph.graph.graph import Graph
 from revgraph.graph.operations import ordered_sum
+from revgraph.reverse.ledger import Conservation, Entry, balanced, why_it_does_not_add_up
 from revgraph.reverse_rules import Pullback, ReplacementLayer
 
 
@@ -70,8 +71,11 @@ class ReverseGraph:
         """
         return self._backward(forward.values, forward.pullbacks.__getitem__, seeds)
 
-    def ledger(self, values, seeds):
-        """Relevance per slot, and per site (out, in, bias, stabiliser, growth), arrays of shape (batch,).
+    def ledger(self, values, seeds) -> Conservation:
+        """Where relevance went on one backward walk.
+
+        The tensors of a sample have to stand beside each other: the first axis of every tensor is the batch, or batch
+        times steps as where a layer is applied at every time step. A batch of one sample may have any axes.
 
         Every site is recorded by its formula, without the speed layer, when relevance comes to it; nothing is kept. The
         values are looked at, and so this is not for traced functions.
@@ -83,34 +87,38 @@ class ReverseGraph:
         entries, found = [], {}
         batch = len(values[self.graph.input_slots[0]])
 
+        def rows(tensor):
+            return np.reshape(tensor, (batch, -1)).astype(np.float64)
+
+        def sums(tensors):
+            """Sum and sum of magnitudes, per sample; what one site hands on is what the next one gets."""
+            for t in tensors:
+                if t.ref() not in found:
+                    each = rows(t)
+                    found[t.ref()] = np.stack([each.sum(axis=1), np.abs(each).sum(axis=1)])
+            return sum((found[t.ref()] for t in tensors), np.zeros((2, batch)))
+
         def literally(i):
             site = self.bound[i].site
             layer = ReplacementLayer(site, self.bound[i].rule, self.graph.dtype)
             _, pullback = layer(*(values[slot] for slot in site.inputs), frozen=self.frozen)
             return pullback
 
-        def rows(tensor):
-            # A layer applied at every time step has steps for samples, those of one sample beside each other.
-            return np.reshape(tensor, (batch, -1)).astype(np.float64)
-
-        def sums(relevance):
-            """Sums of relevance and of its magnitude, per sample; what one site hands on is what the next one gets."""
-            if relevance.ref() not in found:
-                each = rows(relevance)
-                found[relevance.ref()] = np.stack([each.sum(axis=1), np.abs(each).sum(axis=1)])
-            return found[relevance.ref()]
-
         def account(site, pullback, given, taken):
-            absorbed = pullback.absorbed(*given)
-            (above, above_abs), (below, below_abs) = (
-                sum((sums(r) for r in side if r is not None), np.zeros((2, batch))) for side in (given, taken)
-            )
-            growth = np.divide(below_abs, above_abs, out=np.zeros(batch), where=above_abs != 0)
-            columns = (absorbed.bias + absorbed.constants, absorbed.stabiliser + absorbed.rule)
-            lost = (rows(t).sum(axis=1) if np.ndim(t) else np.zeros(batch) for t in columns)
-            entries.append((above, below, *lost, growth))
+            above, below = sums(given), sums([r for r in taken if r is not None])
+            absorbed = {
+                name: rows(t).sum(axis=1) if np.ndim(t) else np.zeros(batch)
+                for name, t in vars(pullback.absorbed(*given)).items()
+            }
+            growth = np.divide(below[1], above[1], out=np.zeros(batch), where=above[1] != 0)
+            other = above[0] - below[0] - sum(absorbed.values())
+            entries.append(Entry(site.path, above[0], below[0], **absorbed, other=other, growth=growth))
 
-        return self._backward(values, literally, seeds, account), entries
+        relevance = self._backward(values, literally, seeds, account)
+        start, magnitude = sums(list(seeds.values()))
+        at_inputs, _ = sums([relevance[slot] for slot in self.graph.input_slots if slot in relevance])
+        note = why_it_does_not_add_up(self.bound)
+        return balanced(start, at_inputs, entries, magnitude, note=note)
 
     def _backward(self, values, pullback_of, seeds, account=lambda *_: None):
         """Walks backward over the sites; `pullback_of(i)` is the pullback of site i."""

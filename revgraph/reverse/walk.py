@@ -4,13 +4,15 @@ import dataclasses
 from collections.abc import Callable
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from revgraph.graph.graph import Graph
 from revgraph.reverse import targets
-from revgraph.reverse.ledger import GROWTH, growths
+from revgraph.reverse.dangers import GROWTH, growths, magnitudes
+from revgraph.reverse.ledger import Conservation, merge
 from revgraph.reverse.reverse_graph import Forward, ReverseGraph
-from revgraph.reverse_rules import per_sample
+from revgraph.reverse_rules import Unreached, per_sample
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,17 +81,32 @@ class Walk:
         """Relevance of flat inputs for one `Target` per start; see `pulled`."""
         return self._function("relevance", chosen)(self._arguments(inputs), self.tensors(chosen))
 
-    def ledger(self, inputs, chosen):
-        """Relevance at the start, at the inputs, and per site, per sample; see `ReverseGraph.ledger`.
+    def ledger(self, inputs, chosen) -> Conservation:
+        """Where relevance of flat inputs went, for one `Target` per start.
 
         It is computed eagerly: who asks where relevance went does so once or twice, and compiling takes longer.
         """
-        values = self.graph.run(self._arguments(inputs))
-        seeds = self.seeds(values, self.tensors(chosen))
-        relevance, entries = self.reverse.ledger(values, seeds)
-        zero = tf.zeros(tf.shape(inputs[0])[:1], self.graph.dtype)
-        found = [per_sample(relevance[slot]) for slot in self.graph.input_slots if slot in relevance]
-        return sum(map(per_sample, seeds.values())).numpy(), sum(found, zero).numpy(), entries
+        inputs = self._arguments(inputs)
+        values = self.graph.run(inputs)
+        count = len(inputs[0])
+        if count > 1 and not self._samples_are_rows(inputs, values):
+            rows = [slice(i, i + 1) for i in range(count)]
+            return merge(self.ledger([x[row] for x in inputs], [t.part(row) for t in chosen]) for row in rows)
+        return self.reverse.ledger(values, self.seeds(values, self.tensors(chosen)))
+
+    def _samples_are_rows(self, inputs, values) -> bool:
+        """Whether the tensors of a sample stand beside each other wherever relevance passes.
+
+        That is so if the first axis is the batch, or batch times steps. It is tried out, because what an operation does
+        with its axes cannot be told from shapes: the first sample alone has to give the first rows.
+        """
+        try:
+            alone = self.graph.run([x[:1] for x in inputs])
+        # A model of a fixed batch size runs on nothing smaller, so there is no other way to tell samples apart.
+        except (tf.errors.OpError, ValueError):
+            return True
+        slots = {slot for b in self.reverse.bound if not isinstance(b.rule, Unreached) for slot in b.site.outputs}
+        return all(_starts_with(values[slot], alone[slot], len(inputs[0])) for slot in slots)
 
     def tensors(self, chosen):
         """The targets as tensors."""
@@ -135,7 +152,8 @@ class Walk:
         Returns:
             Dict of `relevance` (one tensor per input), `layers` (one list of tensors per layer asked for), `start`
             (relevance at the start, per sample), and for one target, if relevance is
-            not kept in bounds, `growth` (by site, see `growths`).
+            not kept in bounds, `growth` (by site, see `growths`) and `magnitudes` (sum |R| at the start and at the
+            inputs, per sample).
         """
         several = [first.dtype == tf.int32 and first.shape.rank == 2 for first, *_ in tensors]
         if not any(several):
@@ -170,9 +188,20 @@ class Walk:
         }
         if watch:
             result["growth"] = growths(self.graph, forward, relevance, seeds, self.limit)
+            result["magnitudes"] = magnitudes(list(seeds.values()), [of(slot) for slot in self.graph.input_slots])
         if self.keep:
             result["kept"] = {site.path: [of(slot) for slot in site.inputs] for site in self.graph.sites}
         return result
+
+
+def _starts_with(batch, alone, count) -> bool:
+    """Whether a tensor of several samples has rows in the order of the samples, the first of which are given."""
+    batch, alone = np.asarray(batch), np.asarray(alone)
+    if not alone.ndim or batch.shape != (count * len(alone), *alone.shape[1:]):
+        return False
+    batch, alone = batch[: len(alone)].astype("float64"), alone.astype("float64")
+    largest = np.max(np.abs(alone), initial=0.0, where=np.isfinite(alone))
+    return np.allclose(batch, alone, rtol=1e-3, atol=1e-5 * largest, equal_nan=True)
 
 
 def no_relevance(value, dtype):

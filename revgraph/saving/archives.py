@@ -9,24 +9,25 @@ import json
 import os
 import tempfile
 import zipfile
+import zlib
 from pathlib import Path
 
 import keras
 import numpy as np
 
 from revgraph import composites, reverse_rules
-from revgraph.analyzers.analyzer import Analyzer
-from revgraph.composites import Composite, Matcher
+from revgraph.composites import Composite, Matcher, matcher
 from revgraph.reverse_rules import Rule
+from revgraph.saving.configured import Configured
 
-FORMAT = 1
-"""Version of the file format."""
+FORMAT = 2
+"""Version of the file format. Since 2 a class is named with its module."""
 
 _DESCRIPTION, _MODEL, _ARRAYS = "analyzer.json", "model.keras", "arrays.npz"
 
 
-def save(analyzer: Analyzer, path, overwrite=False):
-    """Writes an analyzer to a file, from which `load_analyzer` makes an equal one.
+def save(analyzer: Configured, path, overwrite=False):
+    """Writes an analyzer to a file, from which `load` makes an equal one.
 
     Args:
         analyzer: The analyzer.
@@ -55,47 +56,63 @@ def save(analyzer: Analyzer, path, overwrite=False):
         os.replace(whole, path)
 
 
-def load_analyzer(path, custom_objects=None, safe_mode=True) -> Analyzer:
-    """Reads an analyzer that `Analyzer.save` wrote.
+def load(path, classes, custom_objects=None, safe_mode=True):
+    """Reads what `save` wrote.
 
     Args:
         path: The file.
-        custom_objects: Dict from name to the model's own classes and functions, and to own rules, as
-            `keras.models.load_model` takes it.
-        safe_mode: Refuse models with Python code in Lambda layers, as `keras.models.load_model` does.
+        classes: The classes of values that may be in it, all of them `Configured`.
+        custom_objects: Dict from name to the model's own classes and functions, and to own rules and analyzers.
+        safe_mode: Refuse models with Python code in Lambda layers.
 
     Returns:
-        An analyzer whose relevance is that of the one saved.
+        A value whose class is one of these.
 
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: The file is not one of ours, is damaged, or needs classes that are not given.
-
-    Example:
-
-        analyzer.save("digits.revgraph")
-        analyzer = revgraph.load_analyzer("digits.revgraph")
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {str(path)!r}.")
+    custom_objects = custom_objects or {}
     try:
         with zipfile.ZipFile(path) as archive, tempfile.TemporaryDirectory() as folder:
-            description = json.loads(archive.read(_DESCRIPTION))
-            with np.load(io.BytesIO(archive.read(_ARRAYS)), allow_pickle=False) as stored:
-                arrays = dict(stored)
-            file = archive.extract(_MODEL, folder)
+            description, arrays, file = _unpacked(archive, folder)
             if description["format"] > FORMAT:
                 raise ValueError(f"it was written by a later revgraph (format {description['format']}).")
             model = keras.models.load_model(file, custom_objects=custom_objects, compile=False, safe_mode=safe_mode)
-        return _Decoder(model, arrays, custom_objects or {}).value(description["analyzer"])
-    except (zipfile.BadZipFile, KeyError, json.JSONDecodeError, EOFError) as error:
+        return _Decoder(model, arrays, custom_objects, _by_name(classes)).analyzer(description["analyzer"])
+    # What the bytes of a damaged file lead to depends on where the damage is.
+    except (Damaged, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
         raise ValueError(
             f"{str(path)!r} is not a file of an analyzer, or it is damaged ({type(error).__name__}: {error}). "
             f"Analyzers are written by `analyzer.save(path)`."
         ) from error
-    except (ValueError, TypeError) as error:
+    # What is written in a file goes to constructors, which may fail in any way.
+    except Exception as error:
         raise ValueError(f"Cannot load the analyzer in {str(path)!r}: {error}") from error
+
+
+class Damaged(ValueError):
+    """A file that has not the form in which analyzers are written."""
+
+
+def _unpacked(archive, folder):
+    """Description, arrays and the file of the model."""
+    try:
+        description = json.loads(archive.read(_DESCRIPTION))
+        with np.load(io.BytesIO(archive.read(_ARRAYS)), allow_pickle=False) as stored:
+            arrays = dict(stored)
+        file = archive.extract(_MODEL, folder)
+    # KeyError: a part is missing; RuntimeError: a part has a password.
+    except (KeyError, ValueError, RuntimeError, OSError, RecursionError) as error:
+        raise Damaged(str(error)) from error
+    if not isinstance(description, dict) or not isinstance(description.get("format"), int):
+        raise Damaged(f"{_DESCRIPTION} is no description of an analyzer")
+    if "analyzer" not in description:
+        raise Damaged(f"{_DESCRIPTION} has no analyzer")
+    return description, arrays, file
 
 
 def _model_of(analyzer):
@@ -123,27 +140,33 @@ def _encode(value, arrays, where):
         return {"dict": [[k, _encode(v, arrays, f"{where}[{k!r}]")] for k, v in value.items()]}
     if isinstance(value, keras.Model):
         return {"model": None}
-    if isinstance(value, Analyzer):
-        arguments = _encode(value.arguments(), arrays, where)
-        return {"class": type(value).__name__, "name": value.name, "arguments": arguments}
+    if isinstance(value, Configured):
+        arguments = _encode(value.config(), arrays, where)
+        return {"class": type(value).__name__, **_module(value), "name": value.name, "arguments": arguments}
     if isinstance(value, Rule):
         fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
-        return {"rule": type(value).__name__, "fields": _encode(fields, arrays, f"{where} {type(value).__name__}")}
+        fields = _encode(fields, arrays, f"{where} {type(value).__name__}")
+        return {"rule": type(value).__name__, **_module(value), "fields": fields}
     if isinstance(value, Composite):
         entries = [_encode(e, arrays, f"{where} {value.name}") for e in (value.entries, value.defaults)]
         return {"composite": value.name, "entries": entries}
     if isinstance(value, Matcher):
         return _encode_matcher(value, arrays, where)
     if isinstance(value, type):
-        return {"type": value.__name__}
+        own = LAYERS.get(value.__name__) is not value
+        return {"type": value.__name__, "module": value.__module__ if own else _KERAS}
     raise TypeError(
         f"The {where} of the analyzer cannot be saved: {value!r}. Numbers, strings, arrays, rules and composites that "
         f"match by class, name, position or kind can."
     )
 
 
+def _module(value):
+    return {"module": type(value).__module__}
+
+
 def _encode_matcher(match, arrays, where):
-    for name, known in vars(composites).items():
+    for name, known in MATCHERS.items():
         if known is match:
             return {"matcher": name}
     if not match.recipe:
@@ -155,68 +178,134 @@ def _encode_matcher(match, arrays, where):
     return {"matcher": make, "of": _encode(arguments, arrays, where)}
 
 
+def _by_name(classes) -> dict[str, type]:
+    return {cls.__name__: cls for cls in classes}
+
+
+_KERAS = "keras.layers"
+
+LAYERS = _by_name(v for v in vars(keras.layers).values() if isinstance(v, type) and issubclass(v, keras.Layer))
+"""The layer classes of Keras, which a composite may match. Their modules change from version to version."""
+
+RULES = _by_name(
+    v for v in (getattr(reverse_rules, n) for n in reverse_rules.__all__) if isinstance(v, type) and issubclass(v, Rule)
+)
+"""The rules that a file may name."""
+
+MATCHERS = {name: value for name, value in vars(composites).items() if isinstance(value, Matcher)}
+"""The matchers that have a name."""
+
+MAKERS = {f.__name__: f for f in (composites.both, composites.name, composites.position, composites.keras_op, matcher)}
+"""The functions that make a matcher from what can be written down: the first entry of its recipe."""
+
+
 @dataclasses.dataclass(frozen=True)
 class _Decoder:
-    """Makes values from what `_encode` wrote."""
+    """Makes values from what `_encode` wrote. Only classes and functions in its tables are ever called."""
 
     model: keras.Model
     arrays: dict
     custom_objects: dict
+    classes: dict
+
+    def analyzer(self, code):
+        """The value that the file is about."""
+        if not isinstance(code, dict) or "class" not in code:
+            raise Damaged("what it describes is no analyzer")
+        return self.value(code)
 
     def value(self, code):
         if isinstance(code, list):
             return [self.value(item) for item in code]
         if not isinstance(code, dict):
             return code
-        kind = next(iter(code))
-        return getattr(self, f"_{kind}")(code)
+        for kind, decode in _KINDS.items():
+            if kind in code:
+                return decode(self, code)
+        raise Damaged(f"it has an entry of unknown kind: {code!r}")
 
     def _array(self, code):
-        return self.arrays[code["array"]]
+        return _entry(self.arrays, code["array"])
 
     def _tuple(self, code):
-        return tuple(self.value(code["tuple"]))
+        return tuple(self.value(_a(list, code, "tuple")))
 
     def _dict(self, code):
-        return {key: self.value(item) for key, item in code["dict"]}
+        try:
+            return {key: self.value(item) for key, item in _a(list, code, "dict")}
+        except (TypeError, ValueError) as error:
+            raise Damaged(f"a dict is no list of pairs: {error}") from error
 
     def _model(self, code):
         return self.model
 
     def _class(self, code):
-        cls = self._named(code["class"], _subclasses(Analyzer), "analyzer")
-        analyzer = cls(**self.value(code["arguments"]))
-        analyzer.name = code["name"]
-        return analyzer
+        cls = self._named(code, "class", self.classes, Configured, "analyzer")
+        value = cls(**self._arguments(code, "arguments"))
+        value.name = _a(str, code, "name")
+        return value
 
     def _rule(self, code):
-        known = {name: value for name, value in vars(reverse_rules).items() if isinstance(value, type)}
-        return self._named(code["rule"], known, "rule")(**self.value(code["fields"]))
+        return self._named(code, "rule", RULES, Rule, "rule")(**self._arguments(code, "fields"))
 
     def _composite(self, code):
-        entries, defaults = self.value(code["entries"])
-        return Composite(*entries, defaults=defaults, name=code["composite"])
+        entries, defaults = _a(list, {"entries": self.value(code.get("entries"))}, "entries")
+        return Composite(*entries, defaults=defaults, name=_a(str, code, "composite"))
 
     def _matcher(self, code):
-        known = getattr(composites, code["matcher"])
-        return known if "of" not in code else known(*self.value(code["of"]))
+        if "of" not in code:
+            return _entry(MATCHERS, code["matcher"])
+        return _entry(MAKERS, code["matcher"])(*self.value(_a(list, code, "of")))
 
     def _type(self, code):
-        return self._named(code["type"], vars(keras.layers), "layer class")
+        return self._named(code, "type", LAYERS, object, "class")
 
-    def _named(self, name, known, what):
-        found = self.custom_objects.get(name, known.get(name))
+    def _arguments(self, code, key):
+        arguments = self.value(code.get(key))
+        return _a(dict, {key: arguments}, key)
+
+    def _named(self, code, key, known, kind, what):
+        """A class by its name: of revgraph or Keras if its module says so, else among the custom objects.
+
+        Format 1 has no modules, and there custom objects come first.
+        """
+        name, module = _a(str, code, key), code.get("module")
+        ours = known.get(name)
+        if module is None:
+            found = self.custom_objects.get(name, ours)
+        else:
+            is_ours = ours is not None and module in (ours.__module__, _KERAS)
+            found = ours if is_ours else self.custom_objects.get(name)
         if found is None:
             raise ValueError(
                 f"it uses the {what} {name!r}, which revgraph does not have. Pass custom_objects={{{name!r}: ...}}."
             )
+        if not (isinstance(found, type) and issubclass(found, kind)):
+            raise ValueError(f"custom_objects has {found!r} for the {what} {name!r}, which is none.")
         return found
 
 
-def _subclasses(cls):
-    """Every class that extends `cls`, by name."""
-    found = {}
-    for sub in cls.__subclasses__():
-        found[sub.__name__] = sub
-        found.update(_subclasses(sub))
-    return found
+_KINDS = {
+    "array": _Decoder._array,
+    "tuple": _Decoder._tuple,
+    "dict": _Decoder._dict,
+    "model": _Decoder._model,
+    "class": _Decoder._class,
+    "rule": _Decoder._rule,
+    "composite": _Decoder._composite,
+    "matcher": _Decoder._matcher,
+    "type": _Decoder._type,
+}
+
+
+def _a(kind, code, key):
+    """An entry of a description, of the type that it has to have."""
+    if not isinstance(code.get(key), kind):
+        raise Damaged(f"{key!r} is {code.get(key)!r}, and not a {kind.__name__}")
+    return code[key]
+
+
+def _entry(table, name):
+    if not isinstance(name, str) or name not in table:
+        raise Damaged(f"it names {name!r}, which is not there")
+    return table[name]

@@ -10,10 +10,10 @@ from pathlib import Path
 import tensorflow as tf
 
 from revgraph.graph.graph import Graph
-from revgraph.reverse.walk import Question
+from revgraph.reverse.walk import Walk
 
 
-def export(analyzer, path, version=None, overwrite=False) -> Path:
+def export(walk: Walk, traced: Graph, path, version=None, overwrite=False) -> Path:
     """Writes an analyzer as a SavedModel, which needs TensorFlow alone to run.
 
     Its signature `serving_default` takes the model's inputs by name and `neuron_selection`, int32 of shape (batch,): a
@@ -22,7 +22,8 @@ def export(analyzer, path, version=None, overwrite=False) -> Path:
     `output_<name>` and `relevance_<input>` where there are several, for batches of any size.
 
     Args:
-        analyzer: The analyzer.
+        walk: The analyzer's walk from the model's outputs.
+        traced: The graph of the model, as it is.
         path: The directory to write.
         version: Number of the version directory to write inside `path`, as TensorFlow Serving wants it.
         overwrite: Replace what exists.
@@ -48,15 +49,14 @@ def export(analyzer, path, version=None, overwrite=False) -> Path:
     final.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=final.parent, prefix=".revgraph-") as folder:
         whole = os.path.join(folder, "whole")
-        _save(analyzer, whole)
+        _save(_serving_function(walk, traced), whole)
         if final.exists():
             os.replace(final, os.path.join(folder, "old"))
         os.replace(whole, final)
     return final
 
 
-def _save(analyzer, path):
-    function = _serving_function(analyzer)
+def _save(function, path):
     module = tf.Module()
     # What the function reads has to hang on the module, or it would not be saved.
     module.weights = list(function.graph.variables)
@@ -76,10 +76,9 @@ def _silence():
         logger.setLevel(level)
 
 
-def _serving_function(analyzer):
+def _serving_function(walk, traced):
     """The concrete function behind the signature."""
-    walk = analyzer._walk(Question(analyzer.graph.output_slots))
-    tail = _Tail(analyzer._traced, walk.graph)
+    tail = _Tail(traced, walk.graph)
     outputs, inputs = walk.graph.output_names, walk.graph.input_names
     several = len(outputs) > 1
     selections = [f"neuron_selection_{_identifier(n)}" if several else "neuron_selection" for n in outputs]

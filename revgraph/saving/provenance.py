@@ -13,16 +13,16 @@ import numpy as np
 import tensorflow as tf
 
 import revgraph
-from revgraph.analyzers import Analyzer
 from revgraph.composites import Composite
 from revgraph.graph import Graph
 from revgraph.reverse_rules import Rule
+from revgraph.saving.configured import Configured
 
 SHORT = 16
 """Arrays of up to so many entries are written out, longer ones by their hash."""
 
 
-def provenance(analyzer: Analyzer, model_path=None) -> dict:
+def provenance(analyzer: Configured, model_path=None) -> dict:
     """What is needed to compute the same relevance again.
 
     Args:
@@ -38,15 +38,15 @@ def provenance(analyzer: Analyzer, model_path=None) -> dict:
 
         json.dumps(provenance(analyzer, "model.keras"))
     """
-    parameters = {name: plain(value) for name, value in _arguments(analyzer).items()}
+    parameters = {name: plain(value) for name, value in _parameters(analyzer).items()}
     origin = {"model": analyzer.graph.name, "model_sha256": hash_of_weights(analyzer.model)}
-    model_path = model_path or getattr(analyzer, "model_path", None)
+    model_path = model_path or analyzer.model_path
     if model_path is not None:
         origin |= {"model_file": str(model_path), "model_file_sha256": hash_of_files(model_path)}
     return {
         "method": analyzer.name,
         "parameters": parameters,
-        "seed": getattr(analyzer, "seed", parameters.get("seed")),
+        "seed": analyzer.seed if analyzer.seed is not None else parameters.get("seed"),
         **origin,
         "rules": rules(analyzer),
         "versions": versions(),
@@ -54,20 +54,17 @@ def provenance(analyzer: Analyzer, model_path=None) -> dict:
     }
 
 
-def _arguments(analyzer):
+def _parameters(analyzer):
     """The arguments of an analyzer but its model, those not given by their defaults."""
     defaults = {
         p.name: p.default for p in inspect.signature(type(analyzer)).parameters.values() if p.default is not p.empty
     }
-    return {name: value for name, value in {**defaults, **analyzer.arguments()}.items() if name != "model"}
+    return {name: value for name, value in {**defaults, **analyzer.config()}.items() if name != "model"}
 
 
 def rules(analyzer) -> list[dict]:
     """The rule of every site, from input to output; empty for analyzers that do not walk backwards."""
-    while hasattr(analyzer, "subanalyzer"):
-        analyzer = analyzer.subanalyzer
-    bound = getattr(analyzer, "_bound", ())
-    return [{"site": b.site.path, "operation": b.site.operation.label, "rule": plain(b.rule)} for b in bound]
+    return [{"site": b.site.path, "operation": b.site.operation.label, "rule": plain(b.rule)} for b in analyzer.bound]
 
 
 def versions() -> dict[str, str]:
@@ -128,8 +125,8 @@ def plain(value):
         return float(value) if np.isfinite(value) else str(value)
     if isinstance(value, np.generic):
         return value.item()
-    if isinstance(value, Analyzer):
-        return {value.name: plain(_arguments(value))}
+    if isinstance(value, Configured):
+        return {value.name: plain(_parameters(value))}
     if isinstance(value, Composite):
         return {value.name: [f"{match}: {plain(rule)}" for match, rule in value.entries]}
     if isinstance(value, Rule):

@@ -17,7 +17,7 @@ import revgraph
 from revgraph.composites import ANY, Composite
 from revgraph.fast import memory
 from revgraph.fast.signs import where_relevance_arrives
-from revgraph.reverse.ledger import growths
+from revgraph.reverse.dangers import growths
 from revgraph.reverse.reverse_graph import ReverseGraph
 from revgraph.reverse.walk import Question, Walk
 from revgraph.reverse_rules import AlphaBeta, Epsilon, Gamma, Part, Rule, Term, ZBox, ZPlus, neg, on, pos
@@ -52,7 +52,7 @@ def model(float64, rng):
 def literally(analyzer, x, **options):
     """What the analyzer gives without the speed layer."""
     question = Question(analyzer.graph.output_slots)
-    reverse = analyzer._walk(question).reverse
+    reverse = analyzer.walk(question).reverse
     literal = ReverseGraph(reverse.graph, reverse.bound, question.starts, fast=False)
     analyzer._walks[question] = Walk(literal, question, analyzer._own_start, analyzer._finish)
     return analyzer.analyze(x, **options)
@@ -112,7 +112,7 @@ def test_signs_are_not_taken_for_known_where_a_mean_is_subtracted(rule, float64,
     """z+ of a normalization grows sum |R|, though its input is not negative; z+ and z- are not of one sign there."""
     model, x = small(rng, lambda h: layers.LayerNormalization()(layers.ReLU()(h)))
     analyzer = revgraph.create_analyzer("lrp", model, rule=Composite((ANY, rule)))
-    walk = analyzer._walk(Question(analyzer.graph.output_slots))
+    walk = analyzer.walk(Question(analyzer.graph.output_slots))
     pullbacks = walk.reverse.forward([tf.constant(x)]).pullbacks
     growths = {site.operation.label: p.growth for site, p in zip(walk.graph.sites, pullbacks, strict=True)}
     assert growths["Normalize"] == np.inf
@@ -122,7 +122,7 @@ def test_signs_are_not_taken_for_known_where_a_mean_is_subtracted(rule, float64,
 def test_a_forward_walk_can_be_pulled_in_a_loop_and_outside_of_it(name, float64, rng):
     model, x = small(rng, lambda h: layers.Add()([h, layers.Dense(6)(layers.ReLU()(layers.Dense(4)(h)))]))
     analyzer = revgraph.create_analyzer(name, model, max_growth=np.inf)
-    walk = analyzer._walk(Question(analyzer.graph.output_slots))
+    walk = analyzer.walk(Question(analyzer.graph.output_slots))
     amount = tf.constant([[1.0]] * 3, tf.float64)
 
     def pulled(forward, target):
@@ -173,7 +173,7 @@ def test_sites_that_make_kernels_come_one_after_the_other(float64):
     branches = [layers.ReLU()(layers.Conv2D(4, 3)(h)), layers.Conv2D(4, 3)(h), layers.ReLU()(layers.Conv2D(4, 3)(h))]
     model = keras.Model(x, layers.Dense(2)(layers.Flatten()(layers.Add()(branches))))
     analyzer = revgraph.create_analyzer("lrp.z_plus", model)
-    walk = analyzer._walk(Question(analyzer.graph.output_slots))
+    walk = analyzer.walk(Question(analyzer.graph.output_slots))
     of_branches = [op for op in used_operations(walk) if op.type == "Conv2DBackpropInput"][:3]
     for a, b in itertools.combinations(of_branches, 2):
         assert a in ancestors(b) or b in ancestors(a)
@@ -200,7 +200,7 @@ def test_several_targets_equal_one_by_one(name, model, rng):
 def test_nothing_is_computed_twice(name, forward, backward, model):
     """The convolutions of each layer: of an input of both signs, before a sum, before a ReLU, before a sum."""
     analyzer = revgraph.create_analyzer(name, model)
-    walk = analyzer._walk(Question(analyzer.graph.output_slots))
+    walk = analyzer.walk(Question(analyzer.graph.output_slots))
     kinds = [operation.type for operation in used_operations(walk)]
     assert (kinds.count("Conv2D"), kinds.count("Conv2DBackpropInput")) == (sum(forward), sum(backward))
 
@@ -284,12 +284,12 @@ def test_frozen_weights_stay_as_they_were(model, rng):
 
 def test_zeros_of_relevance_are_known_only_behind_a_rectifier(model):
     analyzer = revgraph.create_analyzer("lrp.gamma", model)
-    reverse = analyzer._walk(Question(analyzer.graph.output_slots)).reverse
+    reverse = analyzer.walk(Question(analyzer.graph.output_slots)).reverse
     positive, nonzero = where_relevance_arrives(reverse.graph, reverse.bound, analyzer.graph.output_slots)
     assert "positive" in {s.path for s in positive} and "summand" not in {s.path for s in positive}
     assert "summand" in {s.path for s in nonzero}
     flat = revgraph.create_analyzer("lrp.flat", model)
-    reverse = flat._walk(Question(flat.graph.output_slots)).reverse
+    reverse = flat.walk(Question(flat.graph.output_slots)).reverse
     positive, nonzero = where_relevance_arrives(reverse.graph, reverse.bound, flat.graph.output_slots)
     assert "positive" not in {s.path for s in positive | nonzero} and "summand" in {s.path for s in nonzero}
 
@@ -330,7 +330,7 @@ def test_large_kernels_are_never_modified_as_a_whole(name, float64, monkeypatch)
     analyzer = revgraph.create_analyzer(name, model)
     made = [
         operation
-        for operation in used_operations(analyzer._walk(Question(analyzer.graph.output_slots)))
+        for operation in used_operations(analyzer.walk(Question(analyzer.graph.output_slots)))
         if operation.type not in ("Placeholder", "ReadVariableOp", "Identity")
         and any(tuple(t.shape) == (48, 7) for t in operation.outputs if t.shape.rank == 2)
     ]
@@ -344,7 +344,7 @@ def test_large_kernels_are_modified_two_blocks_at_a_time(units, float64, monkeyp
     model = keras.Model(x, layers.Dense(3)(layers.Dense(units, activation="relu")(layers.ReLU()(x))))
     monkeypatch.setattr(memory, "BLOCK", 16 * units * 8)
     analyzer = revgraph.create_analyzer("lrp.z_plus", model)
-    used = used_operations(analyzer._walk(Question(analyzer.graph.output_slots)))
+    used = used_operations(analyzer.walk(Question(analyzer.graph.output_slots)))
     made = [op for op in used if op.type == "Relu" and tuple(op.outputs[0].shape) == (16, units)]
     assert len(made) == 2 * 6
     for earlier, later in zip(made, made[memory.LANES :], strict=False):
@@ -358,7 +358,7 @@ def test_large_kernels_take_turns(large, turns, float64, monkeypatch):
     x = keras.Input((4, 4, 8))
     model = keras.Model(x, layers.Dense(2)(layers.Flatten()(layers.Conv2D(9, 3, activation="relu")(layers.ReLU()(x)))))
     analyzer = revgraph.create_analyzer("lrp.alpha_2_beta_1", model)
-    used = used_operations(analyzer._walk(Question(analyzer.graph.output_slots)))
+    used = used_operations(analyzer.walk(Question(analyzer.graph.output_slots)))
     first, second = [op for op in used if op.type == "Conv2DBackpropInput"]
     assert (first in ancestors(second)) == turns
 
@@ -367,7 +367,7 @@ def test_large_kernels_take_turns(large, turns, float64, monkeypatch):
 def test_kernels_take_turns_on_large_inputs_only(large, model, monkeypatch):
     monkeypatch.setattr(memory, "LARGE", large)
     analyzer = revgraph.create_analyzer("lrp.alpha_2_beta_1", model)
-    used = used_operations(analyzer._walk(Question(analyzer.graph.output_slots)))
+    used = used_operations(analyzer.walk(Question(analyzer.graph.output_slots)))
     first, second = [op for op in used if op.type == "Conv2DBackpropInput"][:2]
     assert (first in ancestors(second)) == (large == 0)
 
@@ -392,7 +392,7 @@ def test_batch_normalization_behind_layers_with_many_weights(name, float64, rng)
 def test_growth_is_watched_where_a_rule_does_not_bound_it(model):
     def watched(name, **options):
         analyzer = revgraph.create_analyzer(name, model, **options)
-        walk = analyzer._walk(Question(analyzer.graph.output_slots))
+        walk = analyzer.walk(Question(analyzer.graph.output_slots))
         forward = walk.reverse.forward([tf.ones((1, 8, 8, 3), tf.float64)])
         seeds = {slot: forward.values[slot] for slot in walk.question.starts}
         found = growths(walk.graph, forward, walk.reverse.relevance(forward, seeds), seeds, walk.limit)

@@ -3,15 +3,9 @@
 import inspect
 
 import keras
-import numpy as np
-import tensorflow as tf
 from keras import layers, ops
 
-from revgraph.graph import normalization, windows
 from revgraph.graph.operations import (
-    Activation,
-    AveragePool,
-    BatchNorm,
     Contraction,
     Conv,
     ConvTranspose,
@@ -20,18 +14,17 @@ from revgraph.graph.operations import (
     Einsum,
     Embedding,
     Fused,
-    Interpolation,
     Operation,
     Product,
-    Routing,
     SeparableConv,
     Sum,
-    ZeroPad,
     constant,
     live,
     reading,
 )
-from revgraph.read.keras.ops import masked_softmax, relu_name, scaling
+from revgraph.read.keras import private, routing, scaling
+from revgraph.read.keras.activations import activation, changes_shape, layer_activation, masked_softmax
+from revgraph.read.keras.template import constants_in
 
 
 def _layers(*names):
@@ -40,7 +33,7 @@ def _layers(*names):
 
 
 IDENTITIES = _layers(
-    "ActivityRegularization", "AlphaDropout", "AutoContrast", "Dropout", "GaussianDropout", "GaussianNoise", "Identity",
+    "ActivityRegularization", "AlphaDropout", "Dropout", "GaussianDropout", "GaussianNoise", "Identity",
     "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D",
     "AugMix", "CutMix", "MixUp", "RandAugment", "RandomBrightness", "RandomColorDegeneration", "RandomColorJitter",
     "RandomContrast", "RandomElasticTransform", "RandomErasing", "RandomFlip", "RandomGaussianBlur", "RandomGrayscale",
@@ -92,46 +85,23 @@ def sees_masks(layer) -> bool:
         return False
     if isinstance(layer, layers.TimeDistributed) or type(layer).call in (keras.Model.call, keras.Sequential.call):
         return False
-    return not hasattr(layer, "_inputs_struct") and _extended(layer, VIEWS) in (None, *MASK_READERS)
+    return not private.has_symbolic_ends(layer) and _extended(layer, VIEWS) in (None, *MASK_READERS)
 
 
 def makes_mask(layer) -> bool:
     """Whether a layer gives its output a mask of its own."""
     if isinstance(layer, layers.Embedding):
         return layer.mask_zero
-    return isinstance(layer, layers.Masking) or not type(layer).compute_mask.__module__.startswith("keras.")
+    return isinstance(layer, layers.Masking) or not private.is_of_keras(type(layer).compute_mask)
 
 
-def activation(function) -> Activation:
-    """An activation function as an operation, named after the function."""
-    if isinstance(function, layers.Layer):
-        return Activation(function.call, activation_name(function), layer=function)
-    return Activation(function, activation_name(function))
-
-
-def activation_name(function) -> str:
-    """The name by which analysis knows an activation; of what is not Keras's own it knows nothing."""
-    if isinstance(function, layers.Activation):
-        return activation_name(function.activation)
-    if all(hasattr(function, name) for name in ("negative_slope", "max_value", "threshold")):
-        return relu_name(function)
-    for cls, name in LAYER_ACTIVATIONS.items():
-        if isinstance(function, cls):
-            return name
-    name = getattr(function, "__name__", type(function).__name__)
-    own = getattr(function, "__module__", "").startswith(("keras.", "tensorflow."))
-    return name if own else f"custom_{name}"
-
-
-def _fused(layer, affine):
+def _fused(layer, template, affine):
     function = getattr(layer, "activation", None)
-    if _changes_shape(function):
+    if changes_shape(function):
         return None
-    return affine if function in (None, keras.activations.linear) else Fused(affine, activation(function))
-
-
-def _changes_shape(function):
-    return function is not None and function is getattr(keras.activations, "glu", None)
+    if function in (None, keras.activations.linear):
+        return affine
+    return Fused(affine, activation(function, template.dtype, layer.compute_dtype))
 
 
 def _weights(layer, shape=None, **names):
@@ -143,11 +113,11 @@ def _weights(layer, shape=None, **names):
 
 
 def _dense(layer, template, outputs):
-    return _fused(layer, Dense(_weights(layer, kernel="kernel")))
+    return _fused(layer, template, Dense(_weights(layer, kernel="kernel")))
 
 
 def _einsum_dense(layer, template, outputs):
-    return _fused(layer, Einsum(_weights(layer, kernel="kernel"), layer.equation))
+    return _fused(layer, template, Einsum(_weights(layer, kernel="kernel"), layer.equation))
 
 
 def _geometry(layer):
@@ -160,189 +130,76 @@ def _bias_shape(layer):
 
 def _convolution(operation, **names):
     def view(layer, template, outputs):
-        return _fused(layer, operation(_weights(layer, _bias_shape(layer), **names), *_geometry(layer)))
+        return _fused(layer, template, operation(_weights(layer, _bias_shape(layer), **names), *_geometry(layer)))
 
     return view
 
 
 def _conv_transpose(layer, template, outputs):
     weights = _weights(layer, _bias_shape(layer), kernel="kernel")
-    return _fused(layer, ConvTranspose(weights, *_geometry(layer), layer.output_padding))
+    return _fused(layer, template, ConvTranspose(weights, *_geometry(layer), layer.output_padding))
 
 
-def _batch_normalization(layer, template, outputs):
-    def weights(dtype):
-        scale = tf.math.rsqrt(live(lambda: layer.moving_variance)(dtype) + layer.epsilon)
-        if layer.scale:
-            scale *= live(lambda: layer.gamma)(dtype)
-        shift = -live(lambda: layer.moving_mean)(dtype) * scale
-        if layer.center:
-            shift += live(lambda: layer.beta)(dtype)
-        return {"kernel": scale, "bias": shift}
+def _inputs(layer, template):
+    return template.argument(layer.call, "inputs")
 
-    return BatchNorm(weights, layer.axis % len(outputs[0].shape))
+
+def _has_constants(layer, template):
+    return bool(constants_in(_inputs(layer, template)))
 
 
 def _sum(weights):
     def view(layer, template, outputs):
-        if layer._reshape_required:
+        if private.aligns_ranks(layer) or _has_constants(layer, template):
             return None
-        count = len(keras.tree.flatten(template.argument(layer.call, "inputs")))
-        return Sum(reading({"kernel": constant(weights(count))}))
+        return Sum(reading({"kernel": constant(weights(len(template.slots())))}))
 
     return view
 
 
 def _product(layer, template, outputs):
-    return None if layer._reshape_required else Product()
+    return None if private.aligns_ranks(layer) or _has_constants(layer, template) else Product()
 
 
 def _dot(layer, template, outputs):
-    return None if layer.normalize else Contraction(template.bind(layer.call), "Dot")
-
-
-def _routing(layer, template, outputs):
-    return Routing(template.bind(layer.call), type(layer).__name__, len(outputs))
-
-
-def _zero_padding(layer, template, outputs):
-    widths = layer.padding if isinstance(layer.padding[0], tuple | list) else (layer.padding,)
-    widths = tuple(tuple(pair) for pair in widths)
-    ends = ((0, 0),)
-    first = getattr(layer, "data_format", "channels_last") == "channels_first"
-    around = (*ends, *ends, *widths) if first else (*ends, *widths, *ends)
-    return ZeroPad(template.bind(layer.call), type(layer).__name__, widths=around)
-
-
-def _resizing(layer, template, outputs):
-    # The nearest neighbour is a selection; splines have negative weights.
-    kind = getattr(layer, "interpolation", "nearest")
-    if kind == "nearest" or getattr(layer, "fill_value", 0) != 0:
-        return _routing(layer, template, outputs)
-    return Interpolation(template.bind(layer.call), type(layer).__name__, keeps_sign=kind == "bilinear")
-
-
-def _max_pool(layer, template, outputs):
-    function = template.bind(layer.call)
-    if isinstance(layer, layers.MaxPooling3D):
-        geometry = layer.pool_size, layer.strides, layer.padding, layer.data_format
-        function = windows.pooling_3d(ops.max_pool, function, *geometry)
-    return Routing(function, type(layer).__name__)
-
-
-def _average_pool(layer, template, outputs):
-    if template.kwargs.get("mask") is not None:
-        return AveragePool(
-            template.bind(layer.call), type(layer).__name__, count=windows.of_mask(len(outputs[0].shape))
-        )
-    if hasattr(layer, "pool_size"):
-        count = windows.of_pooling(layer.pool_size, layer.strides, layer.padding, layer.data_format)
-    elif hasattr(layer, "output_size"):
-        count = windows.of_adaptive_pooling(layer.output_size, layer.data_format)
-    else:
-        count = windows.of_global_pooling(layer.data_format)
-    function = template.bind(layer.call)
-    if isinstance(layer, layers.AveragePooling3D):
-        geometry = layer.pool_size, layer.strides, layer.padding, layer.data_format
-        function = windows.pooling_3d(ops.average_pool, function, *geometry)
-    return AveragePool(function, type(layer).__name__, count=count)
-
-
-def _activation_layer(layer, template, outputs):
-    if _changes_shape(getattr(layer, "activation", None)) or template.kwargs.get("mask") is not None:
+    if layer.normalize or _has_constants(layer, template):
         return None
-    return Activation(template.bind(layer.call), activation_name(layer))
+    return Contraction(template.bind(layer.call), "Dot")
 
 
-def layer_expansion(layer, template):
-    """A function of the layer's arguments that computes the same with operations that have rules; or None."""
-    if _extended(layer, (layers.Softmax,)) and template.kwargs.get("mask") is not None:
-        return masked_softmax(layer.axis)
-    if getattr(layer, "_reshape_required", False) and hasattr(layer, "_merge_function"):
-        return _merge_of_ranks(layer)
-    return None
+def _routing(flags):
+    def view(layer, template, outputs):
+        return routing.routing(layer.call, template, type(layer).__name__, len(outputs), flags=flags)
 
-
-def _merge_of_ranks(layer):
-    """What a merging layer does with tensors of different rank: axes are missing behind the batch axis."""
-
-    def merge(inputs):
-        rank = max(len(x.shape) for x in inputs)
-        return layer._merge_function([_with_axes(x, rank - len(x.shape)) for x in inputs])
-
-    return merge
-
-
-def _with_axes(x, count):
-    for _ in range(count):
-        x = ops.expand_dims(x, axis=1)
-    return x
+    return view
 
 
 def _embedding(layer, template, outputs):
     return Embedding(live(lambda: layer.embeddings))
 
 
-def _rescaling(layer, template, outputs):
-    # Keras, too, makes tensors of Python numbers before it casts them.
-    sources = [live(lambda n=n: tf.convert_to_tensor(getattr(layer, n))) for n in ("scale", "offset")]
-    shapes = [np.shape(layer.scale), np.shape(layer.offset)]
-    if keras.config.image_data_format() == "channels_first" and shapes[0]:
-        shapes[0] += (1,) * (3 - len(shapes[0]))
-    return scaling(outputs[0].shape, *sources, *shapes)
+def layer_expansion(layer, template):
+    """A function of the layer's arguments that computes the same with operations that have rules; or None."""
+    cls = _extended(layer, VIEWS)
+    if cls is layers.Softmax and template.argument(layer.call, "mask") is not None:
+        return masked_softmax(layer.axis)
+    if cls is layers.Rescaling:
+        return scaling.rescaled(layer)
+    if private.merges(layer) and (private.aligns_ranks(layer) or _has_constants(layer, template)):
+        return lambda inputs: private.merged(layer, _of_one_rank(inputs))
+    return None
 
 
-def _normalization(layer, template, outputs):
-    if getattr(layer, "mean", None) is None:
-        return None
-
-    def deviation(dtype):
-        return tf.maximum(tf.sqrt(live(lambda: layer.variance)(dtype)), keras.config.epsilon())
-
-    def kernel(dtype):
-        return deviation(dtype) if layer.invert else 1 / deviation(dtype)
-
-    def bias(dtype):
-        mean = live(lambda: layer.mean)(dtype)
-        return mean if layer.invert else -mean / deviation(dtype)
-
-    shape = tuple(layer.mean.shape)
-    return scaling(outputs[0].shape, kernel, bias, shape, shape)
+def _of_one_rank(inputs):
+    """Tensors with as many axes as the one that has most: axes are missing behind the batch axis."""
+    rank = max(len(x.shape) for x in inputs)
+    return [_with_axes(x, rank - len(x.shape)) for x in inputs]
 
 
-def _layer_normalization(layer, template, outputs):
-    shape = outputs[0].shape
-    axes = [axis % len(shape) for axis in keras.tree.flatten(layer.axis)]
-    weights = _affine(layer, "gamma", "beta", [n if i in axes else 1 for i, n in enumerate(shape)])
-    return normalization.of_layer(weights, axes, layer.epsilon, layer.rms_scaling)
-
-
-def _rms_normalization(layer, template, outputs):
-    shape = outputs[0].shape
-    axes = [axis % len(shape) for axis in keras.tree.flatten(layer.axis)]
-    return normalization.of_root_mean_square(_affine(layer, "scale", None, None), axes, layer.epsilon)
-
-
-def _unit_normalization(layer, template, outputs):
-    return normalization.to_unit_norm(layer.axis, 1e-12)
-
-
-def _group_normalization(layer, template, outputs):
-    rank = len(outputs[0].shape)
-    axis = layer.axis % rank
-    weights = _affine(layer, "gamma", "beta", [-1 if i == axis else 1 for i in range(rank)])
-    return normalization.over_groups(weights, layer.groups, axis, rank, layer.epsilon)
-
-
-def _affine(layer, kernel, bias, shape):
-    """Reader of a normalization's own scale and shift, those that it has."""
-    sources = {}
-    for name, attribute in (("kernel", kernel), ("bias", bias)):
-        if attribute is not None and getattr(layer, attribute, None) is not None:
-            sources[name] = live(
-                lambda a=attribute: getattr(layer, a) if shape is None else ops.reshape(getattr(layer, a), shape)
-            )
-    return reading(sources)
+def _with_axes(x, count):
+    for _ in range(count):
+        x = ops.expand_dims(x, axis=1)
+    return x
 
 
 def _table(view, *names):
@@ -360,45 +217,47 @@ VIEWS = {
         "SeparableConv2D",
     ),
     **_table(_conv_transpose, "Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose"),
-    **_table(_batch_normalization, "BatchNormalization"),
+    **_table(scaling.batch_normalization_layer, "BatchNormalization"),
     **_table(_sum(lambda n: [1.0] * n), "Add"),
     **_table(_sum(lambda n: [1.0, -1.0]), "Subtract"),
     **_table(_sum(lambda n: [1.0 / n] * n), "Average"),
     **_table(_product, "Multiply"),
     **_table(_dot, "Dot"),
     **_table(
-        _routing,
-        "Concatenate", "CenterCrop", "Cropping1D", "Cropping2D", "Cropping3D", "Flatten", "GlobalMaxPooling1D",
-        "GlobalMaxPooling2D", "GlobalMaxPooling3D", "AdaptiveMaxPooling1D", "AdaptiveMaxPooling2D",
-        "AdaptiveMaxPooling3D", "Masking", "Maximum", "Minimum", "Permute", "RandomCrop", "RepeatVector", "Reshape",
+        _routing(routing.MOVES),
+        "Concatenate", "Cropping1D", "Cropping2D", "Cropping3D", "Flatten", "Permute", "RepeatVector", "Reshape",
     ),
-    **_table(_zero_padding, "ZeroPadding1D", "ZeroPadding2D", "ZeroPadding3D"),
-    **_table(_resizing, "Resizing", "UpSampling1D", "UpSampling2D", "UpSampling3D"),
-    **_table(_max_pool, "MaxPooling1D", "MaxPooling2D", "MaxPooling3D"),
+    # Images that are smaller than the crop are made larger, by interpolation.
+    **_table(_routing({"fixed": True, "keeps_sign": True}), "CenterCrop", "RandomCrop"),
     **_table(
-        _average_pool,
-        "AveragePooling1D", "AveragePooling2D", "AveragePooling3D", "GlobalAveragePooling1D",
-        "GlobalAveragePooling2D", "GlobalAveragePooling3D", "AdaptiveAveragePooling1D", "AdaptiveAveragePooling2D",
-        "AdaptiveAveragePooling3D",
+        _routing(routing.CHOICES),
+        "GlobalMaxPooling1D", "GlobalMaxPooling2D", "GlobalMaxPooling3D", "Maximum", "Minimum",
     ),
-    **_table(_activation_layer, "Activation", "ReLU", "LeakyReLU", "PReLU", "ELU", "Softmax"),
+    **_table(
+        routing.adaptive_max_pool, "AdaptiveMaxPooling1D", "AdaptiveMaxPooling2D", "AdaptiveMaxPooling3D",
+    ),
+    **_table(_routing(routing.MASKS), "Masking"),
+    **_table(routing.zero_padding, "ZeroPadding1D", "ZeroPadding2D", "ZeroPadding3D"),
+    **_table(routing.resize, "Resizing", "UpSampling1D", "UpSampling2D", "UpSampling3D"),
+    **_table(routing.max_pool, "MaxPooling1D", "MaxPooling2D", "MaxPooling3D"),
+    **_table(routing.average_pool, "AveragePooling1D", "AveragePooling2D", "AveragePooling3D"),
+    **_table(
+        routing.global_average_pool, "GlobalAveragePooling1D", "GlobalAveragePooling2D", "GlobalAveragePooling3D",
+    ),
+    **_table(
+        routing.adaptive_average_pool,
+        "AdaptiveAveragePooling1D", "AdaptiveAveragePooling2D", "AdaptiveAveragePooling3D",
+    ),
+    **_table(layer_activation, "Activation", "ReLU", "LeakyReLU", "PReLU", "ELU", "Softmax"),
     **_table(_embedding, "Embedding"),
-    **_table(_rescaling, "Rescaling"),
-    **_table(_normalization, "Normalization"),
-    **_table(_layer_normalization, "LayerNormalization"),
-    **_table(_rms_normalization, "RMSNormalization"),
-    **_table(_unit_normalization, "UnitNormalization"),
-    **_table(_group_normalization, "GroupNormalization"),
+    **_table(scaling.rescaling_layer, "Rescaling"),
+    **_table(scaling.normalization_layer, "Normalization"),
+    **_table(scaling.layer_normalization_layer, "LayerNormalization"),
+    **_table(scaling.rms_normalization_layer, "RMSNormalization"),
+    **_table(scaling.unit_normalization_layer, "UnitNormalization"),
+    **_table(scaling.group_normalization_layer, "GroupNormalization"),
 }  # fmt: skip
 """Keras layer class -> view(layer, template of the call, symbolic outputs) -> operation."""
-
-LAYER_ACTIVATIONS = {
-    layers.LeakyReLU: "leaky_relu",
-    layers.PReLU: "prelu",
-    layers.ELU: "elu",
-    layers.Softmax: "softmax",
-}
-"""Activation layers and the names of their functions."""
 
 MASK_READERS = _layers("GlobalAveragePooling1D", "Softmax")
 """Layers with a view whose result depends on the mask of their input."""

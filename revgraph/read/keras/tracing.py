@@ -1,13 +1,10 @@
-"""`trace`: the only code that reads Keras's internals. Flattens a model into a `Graph` of call sites."""
+"""`trace` flattens a Keras model into a `Graph` of call sites."""
 
-import contextlib
 import dataclasses
 import functools
-import inspect
 import re
 import warnings
 from collections.abc import Callable
-from typing import Any
 
 import keras
 import tensorflow as tf
@@ -15,7 +12,9 @@ from keras import KerasTensor
 
 from revgraph.graph.analysis import relevant_sites
 from revgraph.graph.graph import Call, Graph, Site, Spec
-from revgraph.graph.operations import Activation, Opaque, Routing
+from revgraph.graph.operations import Activation, Opaque, Routing, Scale
+from revgraph.read.keras import private
+from revgraph.read.keras.activations import snake
 from revgraph.read.keras.layers import (
     MASKED,
     OPAQUE,
@@ -26,6 +25,17 @@ from revgraph.read.keras.layers import (
     sees_masks,
 )
 from revgraph.read.keras.ops import expansion, tensor_operation
+from revgraph.read.keras.routing import MOVES, broadcast
+from revgraph.read.keras.scaling import broadcasts
+from revgraph.read.keras.symbolic import (
+    call_symbolically,
+    functional_of,
+    nodes_between,
+    symbolic_call,
+    symbolic_inputs,
+    widest_dtype,
+)
+from revgraph.read.keras.template import Slot, Template, parameters, slots_in, template_of
 
 
 def trace(model, keep=(), dtype=None) -> Graph:
@@ -59,18 +69,11 @@ def trace(model, keep=(), dtype=None) -> Graph:
             f"Expected a Keras model (keras.Sequential, functional or subclassed keras.Model). "
             f"Received: {model!r} of type {type(model).__module__}.{type(model).__name__}."
         )
-    return _Tracer(tuple(keep), dtype or _dtype(model)).graph(model)
-
-
-@dataclasses.dataclass(frozen=True)
-class Slot:
-    """Stands for a tensor in the arguments of a call: position in the site's inputs."""
-
-    index: int
+    return _Tracer(tuple(keep), dtype or widest_dtype(model)).graph(model)
 
 
 class _Tracer:
-    """Collects sites while it walks through the model once."""
+    """Collects the sites of a model, call by call."""
 
     def __init__(self, keep, dtype):
         self.keep = keep
@@ -82,11 +85,11 @@ class _Tracer:
         self.masks: dict[int, Callable[[], int | None]] = {}
 
     def graph(self, model) -> Graph:
-        with _untouched(model):
+        with private.nodes_restored(private.layers_of(model)):
             inputs, outputs, input_names, output_names = self._ends(model)
             slots = {id(x): self.new_slot(x) for x in keras.tree.flatten(inputs)}
-            fresh = _functional(model) is None
-            self.walk(keras.tree.flatten(inputs), keras.tree.flatten(outputs), slots, prefix="", fresh=fresh)
+            fresh = functional_of(model) is None
+            self.add_nodes(keras.tree.flatten(inputs), keras.tree.flatten(outputs), slots, prefix="", fresh=fresh)
             return Graph(
                 name=model.name,
                 sites=tuple(self.sites),
@@ -101,12 +104,12 @@ class _Tracer:
 
     def _ends(self, model):
         """The symbolic inputs and outputs of the model, in its own structures, and their names."""
-        functional = _functional(model)
+        functional = functional_of(model)
         if functional is None:
-            inputs, arguments = _symbolic_inputs(model)
-            outputs = _call_symbolically(model, arguments, {}, model.name)
+            inputs, arguments = symbolic_inputs(model)
+            outputs = call_symbolically(model, arguments, {}, model.name)
         else:
-            inputs, outputs = functional._inputs_struct, functional._outputs_struct
+            inputs, outputs = private.symbolic_inputs(functional), private.symbolic_outputs(functional)
         names = [re.sub(":0$", "", x.name) for x in keras.tree.flatten(inputs)]
         if functional is None:
             output_names = [f"output_{i}" for i in range(len(keras.tree.flatten(outputs)))]
@@ -132,23 +135,23 @@ class _Tracer:
         self.paths[path] = self.paths.get(path, 0) + 1
         return path if self.paths[path] == 1 else f"{path}#{self.paths[path]}"
 
-    def walk(self, inputs, outputs, slots, prefix, fresh=False):
+    def add_nodes(self, inputs, outputs, slots, prefix, fresh=False):
         """Adds the sites between symbolic inputs and outputs; `slots` maps ids of tensors to slots.
 
         With `fresh`, operations were just made by a symbolic call, and are named after their class: their automatic
         names differ from one trace to the next.
         """
-        for node in _nodes_between(inputs, outputs):
+        for node in nodes_between(inputs, outputs):
             operation = node.operation
-            if node.is_input or isinstance(operation, keras.layers.InputLayer):
+            if private.is_input(node):
                 raise ValueError(
                     f"The output of the model depends on an input that is not one of the model's: {operation.name!r}."
                 )
             is_layer = isinstance(operation, keras.layers.Layer)
-            name = operation.name if is_layer or not fresh else _snake(type(operation).__name__)
+            name = operation.name if is_layer or not fresh else snake(type(operation).__name__)
             path = self.new_path(prefix, name)
-            read = tuple(slots[id(t)] for t in node.arguments.keras_tensors)
-            template = _template(node.arguments, self.dtype)
+            read = tuple(slots[id(t)] for t in private.tensors_read(node))
+            template = template_of(node.arguments, self.dtype)
             if is_layer and "mask" in template.kwargs and not sees_masks(operation):
                 template, read = template.without("mask", read)
             written = self.add(operation, template, read, node.outputs, path)
@@ -159,7 +162,7 @@ class _Tracer:
         """Adds the sites of one call and returns the slots of its outputs."""
         if not isinstance(operation, keras.layers.Layer):
             return self.add_operation(operation, template, read, outputs, path)
-        if template.kwargs.get("training") is True and _parameters(operation.call)["training"].default is not True:
+        if template.kwargs.get("training") is True and parameters(operation.call)["training"].default is not True:
             warnings.warn(
                 f"{path!r} is called with training=True: its output depends on chance or on the batch. revgraph "
                 f"explains the model as it is in inference, training=False.",
@@ -210,6 +213,12 @@ class _Tracer:
         return None if reshapes else known
 
     def site(self, path, operation, read, outputs, layer):
+        """Adds one site. Where constants make the signal larger, a site in front of it does that."""
+        if isinstance(operation, Scale | Activation):
+            shape = tuple(outputs[0].shape)
+            if broadcasts(self.specs[read[0]].shape, shape):
+                larger = KerasTensor(shape, self.specs[read[0]].dtype)
+                read = self.site(f"{path}/broadcast", broadcast(shape), read, [larger], layer)
         written = tuple(self.new_slot(t) for t in outputs)
         self.sites.append(Site(path, operation, tuple(read), written, layer))
         return written
@@ -220,17 +229,17 @@ class _Tracer:
         args, kwargs = template.fill([symbols[slot] for slot in read])
         outputs = keras.tree.flatten(function(*args, **kwargs))
         slots = {id(symbol): slot for slot, symbol in symbols.items()}
-        self.walk(list(symbols.values()), outputs, slots, path, fresh=True)
+        self.add_nodes(list(symbols.values()), outputs, slots, path, fresh=True)
         return tuple(slots[id(t)] for t in outputs)
 
     def inline_model(self, model, template, read, path):
-        functional = _functional(model)
+        functional = functional_of(model)
         if functional is None:
-            return self.inline(_symbolic_call(model, path), template, read, path)
-        inner = keras.tree.flatten(functional._inputs_struct)
+            return self.inline(symbolic_call(model, path), template, read, path)
+        inner = keras.tree.flatten(private.symbolic_inputs(functional))
         slots = {id(x): slot for x, slot in zip(inner, template.data(read), strict=True)}
-        outputs = keras.tree.flatten(functional._outputs_struct)
-        self.walk(inner, outputs, slots, path)
+        outputs = keras.tree.flatten(private.symbolic_outputs(functional))
+        self.add_nodes(inner, outputs, slots, path)
         return tuple(slots[id(t)] for t in outputs)
 
     def inline_layer(self, layer, template, read, path):
@@ -242,13 +251,13 @@ class _Tracer:
         self._mask_symbols(symbols, slots)
         inputs = list(symbols.values())
         try:
-            outputs = keras.tree.flatten(_symbolic_call(layer, path)(*args, **kwargs))
+            outputs = keras.tree.flatten(symbolic_call(layer, path)(*args, **kwargs))
         except Exception:
             # Whatever a user's `call` raises on symbolic tensors means the same: revgraph cannot look inside.
             outputs = [None]
         if not all(isinstance(t, KerasTensor) for t in outputs):
             return None
-        self.walk(inputs, outputs, slots, path, fresh=True)
+        self.add_nodes(inputs, outputs, slots, path, fresh=True)
         written = tuple(slots[id(t)] for t in outputs)
         if self._has_gaps(self.sites[mark[0] :], written):
             # Half a layer in pieces that have no rule helps nobody: it stays whole, so that one rule can be given.
@@ -271,15 +280,17 @@ class _Tracer:
         steps, inner = self.specs[sequence].shape[1], layer.layer
         before = KerasTensor((None, *self.specs[sequence].shape[2:]), self.specs[sequence].dtype)
         after = KerasTensor((None, *outputs[0].shape[2:]), outputs[0].dtype)
-        merge = Routing(lambda x: tf.reshape(x, tf.concat([[-1], tf.shape(x)[2:]], 0)), "Reshape")
+        merge = Routing(lambda x: tf.reshape(x, tf.concat([[-1], tf.shape(x)[2:]], 0)), "Reshape", **MOVES)
         merged = self.site(f"{path}/merge", merge, (sequence,), [before], layer)
         inner_path = self.new_path(path, inner.name)
-        written = self.add(inner, Template((Slot(0),), {}, self.dtype), merged, [after], inner_path)
+        written = self.add(inner, Template((Slot(0, before.dtype),), {}, self.dtype), merged, [after], inner_path)
         self.calls.append(Call(inner_path, inner, merged, written))
         if steps is not None:
-            split = Routing(lambda y: tf.reshape(y, tf.concat([[-1, steps], tf.shape(y)[1:]], 0)), "Reshape")
+            split = Routing(lambda y: tf.reshape(y, tf.concat([[-1, steps], tf.shape(y)[1:]], 0)), "Reshape", **MOVES)
             return self.site(f"{path}/split", split, written, outputs, layer)
-        split = Routing(lambda y, x: tf.reshape(y, tf.concat([tf.shape(x)[:2], tf.shape(y)[1:]], 0)), "Reshape")
+        split = Routing(
+            lambda y, x: tf.reshape(y, tf.concat([tf.shape(x)[:2], tf.shape(y)[1:]], 0)), "Reshape", **MOVES
+        )
         return self.site(f"{path}/split", split, (*written, sequence), outputs, layer)
 
     def mask_of(self, slot) -> int | None:
@@ -290,7 +301,7 @@ class _Tracer:
         """The call with the masks of its inputs, where the layer takes them and was not given them."""
         if not sees_masks(layer) or not any(slot in self.masks for slot in read):
             return template, read
-        tensors = {name: value for name, value in template.named(layer.call).items() if _slots(value)}
+        tensors = {name: value for name, value in template.named(layer.call).items() if slots_in(value)}
         kwargs, read = dict(template.kwargs), list(read)
 
         def mask_slot(slot):
@@ -298,11 +309,11 @@ class _Tracer:
             if mask is None:
                 return None
             read.append(mask)
-            return Slot(len(read) - 1)
+            return Slot(len(read) - 1, self.specs[mask].dtype)
 
         for name, value in tensors.items():
             mask_name = "mask" if len(tensors) == 1 else f"{name}_mask"
-            if mask_name in _parameters(layer.call) and kwargs.get(mask_name) is None:
+            if mask_name in parameters(layer.call) and template.argument(layer.call, mask_name) is None:
                 kwargs[mask_name] = keras.tree.map_structure(mask_slot, value)
         return dataclasses.replace(template, kwargs=kwargs), tuple(read)
 
@@ -311,8 +322,9 @@ class _Tracer:
         for slot, symbol in list(symbols.items()):
             mask = self.mask_of(slot)
             if mask is not None:
-                symbol._keras_mask = symbols.setdefault(mask, self.symbol(mask))
-                slots[id(symbol._keras_mask)] = mask
+                of_mask = symbols.setdefault(mask, self.symbol(mask))
+                private.attach_mask(symbol, of_mask)
+                slots[id(of_mask)] = mask
 
     def _carry_mask(self, layer, template, read, written, path):
         """Remembers how to compute the masks of a layer's outputs from those of its inputs."""
@@ -338,200 +350,5 @@ class _Tracer:
         computed = keras.tree.flatten(layer.compute_mask(inputs, previous))
         slots = {id(s): slot for slot, s in (*symbols.items(), *mask_symbols.items())}
         wanted = [m for m in computed if m is not None]
-        self.walk([*symbols.values(), *mask_symbols.values()], wanted, slots, f"{path}/mask", fresh=True)
+        self.add_nodes([*symbols.values(), *mask_symbols.values()], wanted, slots, f"{path}/mask", fresh=True)
         return tuple(None if m is None else slots[id(m)] for m in computed)
-
-
-@dataclasses.dataclass(frozen=True)
-class Template:
-    """The arguments of a call, with `Slot`s where tensors stood.
-
-    Args:
-        args, kwargs: The arguments.
-        dtype: The floating dtype in which the graph computes.
-    """
-
-    args: tuple
-    kwargs: dict[str, Any]
-    dtype: str
-
-    def fill(self, tensors):
-        """Positional and named arguments with tensors in the place of their slots, without `training`."""
-        kwargs = {k: v for k, v in self.kwargs.items() if k != "training"}
-        return keras.tree.map_structure(
-            lambda a: tensors[a.index] if isinstance(a, Slot) else a, (tuple(self.args), kwargs)
-        )
-
-    def bind(self, function):
-        """The function of the tensors alone, in inference, whose floating results have the dtype of the graph."""
-        inference = {"training": False} if "training" in _parameters(function) else {}
-
-        def bound(*tensors):
-            args, kwargs = self.fill(tensors)
-            return keras.tree.map_structure(self._cast, function(*args, **kwargs, **inference))
-
-        return bound
-
-    def _cast(self, result):
-        return tf.cast(result, self.dtype) if result.dtype.is_floating else result
-
-    def named(self, function) -> dict[str, Any]:
-        """The arguments by the names of the function's parameters."""
-        bound = inspect.signature(function).bind_partial(*self.args, **self.kwargs)
-        return dict(bound.arguments)
-
-    def argument(self, function, name, default=None):
-        """The value that the parameter `name` of `function` was given."""
-        return self.named(function).get(name, default)
-
-    def data(self, read) -> tuple[int, ...]:
-        """Slots of the first argument."""
-        first = self.args[0] if self.args else next(iter(self.kwargs.values()))
-        return tuple(read[slot.index] for slot in _slots(first))
-
-    def without(self, name, read):
-        """The template and its slots without one named argument."""
-        kwargs = {k: v for k, v in self.kwargs.items() if k != name}
-        return dataclasses.replace(self, kwargs=kwargs).compact(read)
-
-    def compact(self, read):
-        """The template and those of the slots that it refers to, in the order in which it does."""
-        used = _slots((self.args, self.kwargs))
-        position = {slot: i for i, slot in enumerate(used)}
-        args, kwargs = keras.tree.map_structure(
-            lambda a: Slot(position[a]) if isinstance(a, Slot) else a, (tuple(self.args), self.kwargs)
-        )
-        return Template(args, kwargs, self.dtype), tuple(read[slot.index] for slot in used)
-
-
-def _template(arguments, dtype) -> Template:
-    indices = iter(range(len(arguments.keras_tensors)))
-    args, kwargs = arguments.convert(lambda a: Slot(next(indices)) if isinstance(a, KerasTensor) else a)
-    return Template(tuple(args), kwargs, dtype)
-
-
-def _slots(structure) -> list[Slot]:
-    return [a for a in keras.tree.flatten(structure) if isinstance(a, Slot)]
-
-
-def _parameters(function):
-    try:
-        return inspect.signature(function).parameters
-    except (TypeError, ValueError):
-        return {}
-
-
-def _nodes_between(inputs, outputs):
-    """Keras nodes that lead from inputs to outputs, each after those that it depends on."""
-    done = {id(x) for x in inputs}
-    ordered, seen = [], set()
-    stack = [(t, False) for t in reversed(outputs)]
-    while stack:
-        tensor, expanded = stack.pop()
-        if id(tensor) in done and not expanded:
-            continue
-        history = getattr(tensor, "_keras_history", None)
-        if history is None or history.operation is None:
-            raise ValueError("The model returns a tensor that does not come from its inputs.")
-        node = history.operation._inbound_nodes[history.node_index]
-        if id(node) in seen:
-            continue
-        if expanded:
-            seen.add(id(node))
-            ordered.append(node)
-            done.update(id(t) for t in node.outputs)
-            continue
-        stack.append((tensor, True))
-        stack.extend((t, False) for t in reversed(node.arguments.keras_tensors))
-    return ordered
-
-
-def _functional(model):
-    """The functional graph of a model; None for one whose `call` has to be run to know it."""
-    if isinstance(model, keras.Sequential) and type(model).call is keras.Sequential.call:
-        if not model.built or not model.layers:
-            raise ValueError(
-                f"The model {model.name!r} is not built: its input shape is unknown. Call it once on data, "
-                f"or `model.build(input_shape)`, or add a `keras.Input(shape)` as the first layer."
-            )
-        return getattr(model, "_functional", None)
-    functional = [cls for cls in type(model).__mro__ if cls.__name__ == "Functional"]
-    return model if functional and type(model).call is functional[0].call else None
-
-
-def _symbolic_inputs(model):
-    """Fresh symbolic inputs of the shapes on which a subclassed model was built: (structure, call arguments)."""
-    if hasattr(model, "_inputs_struct"):
-        inputs = keras.tree.map_structure(lambda x: KerasTensor(x.shape, x.dtype, name=x.name), model._inputs_struct)
-        return inputs, (inputs,)
-    shapes = getattr(model, "_build_shapes_dict", None)
-    if model.built and not shapes:
-        raise ValueError(
-            f"Cannot trace {model.name!r} ({type(model).__name__}): Keras could not run its `call` on symbolic inputs, "
-            f"and so does not know its input shape. A `call` that revgraph can trace uses layers and `keras.ops`, and "
-            f"its Python code does not depend on the values of tensors."
-        )
-    if not shapes:
-        raise ValueError(
-            f"The model {model.name!r} is not built: its input shape is unknown. Call it once on data before "
-            f"explaining it, for example `model(x[:1])`."
-        )
-    dtype = _dtype(model)
-    arguments = [_symbols(shape, re.sub("_shape$", "", name), dtype) for name, shape in shapes.items()]
-    return (arguments[0] if len(arguments) == 1 else arguments), tuple(arguments)
-
-
-def _symbols(shape, name, dtype):
-    """Symbolic tensors for a shape, or for a structure of shapes."""
-    if isinstance(shape, dict):
-        return {key: _symbols(value, key, dtype) for key, value in shape.items()}
-    if shape and isinstance(shape[0], list | tuple):
-        return [_symbols(value, f"{name}_{i}", dtype) for i, value in enumerate(shape)]
-    return KerasTensor((None, *shape[1:]), dtype, name=name)
-
-
-def _symbolic_call(layer, path):
-    """The layer's `call`, for symbolic arguments."""
-
-    def call(*args, **kwargs):
-        return _call_symbolically(layer, args, kwargs, path)
-
-    return call
-
-
-def _call_symbolically(layer, args, kwargs, path):
-    kwargs = {k: v for k, v in kwargs.items() if k != "training"}
-    if "training" in _parameters(layer.call):
-        kwargs["training"] = False
-    try:
-        return layer.call(*args, **kwargs)
-    except Exception as error:
-        reason = (str(error).strip().splitlines() or [""])[0]
-        raise ValueError(
-            f"Cannot trace {path!r} ({type(layer).__name__}): running its `call` on symbolic inputs failed with "
-            f"{type(error).__name__}: {reason} A `call` that revgraph can trace uses layers and `keras.ops`, and "
-            f"its Python code does not depend on the values of tensors."
-        ) from error
-
-
-@contextlib.contextmanager
-def _untouched(model):
-    """Restores the inbound and outbound nodes of all layers when the block ends."""
-    layers = list(model._flatten_layers())
-    before = [(x, list(x._inbound_nodes), list(x._outbound_nodes)) for x in layers]
-    try:
-        yield
-    finally:
-        for layer, inbound, outbound in before:
-            layer._inbound_nodes[:] = inbound
-            layer._outbound_nodes[:] = outbound
-
-
-def _dtype(model) -> str:
-    """float64 where any weight is, float32 otherwise, whatever the compute dtype."""
-    wide = any(keras.backend.standardize_dtype(v.dtype) == "float64" for v in model.variables)
-    return "float64" if wide or model.dtype_policy.variable_dtype == "float64" else "float32"
-
-
-def _snake(name):
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()

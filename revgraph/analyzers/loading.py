@@ -1,0 +1,53 @@
+"""`load_analyzer`: analyzers from the files that `Analyzer.save` writes."""
+
+from revgraph.analyzers import deep_lift, gradient, lrp, patterns, wrappers
+from revgraph.analyzers.analyzer import Analyzer
+from revgraph.analyzers.reverse_analyzer import ReverseAnalyzer
+from revgraph.saving import archives
+
+CLASSES = (
+    ReverseAnalyzer,
+    deep_lift.DeepLIFT,
+    gradient.BetaSmooth,
+    gradient.Deconvnet,
+    gradient.Gradient,
+    gradient.GuidedBackprop,
+    gradient.Input,
+    gradient.InputTimesGradient,
+    gradient.Random,
+    lrp.LRP,
+    lrp.BoundedDeepTaylor,
+    lrp.DeepTaylor,
+    patterns.PatternAttribution,
+    patterns.PatternNet,
+    wrappers.AugmentReduceBase,
+    wrappers.GaussianSmoother,
+    wrappers.IntegratedGradients,
+    wrappers.PathIntegrator,
+    wrappers.SmoothGrad,
+)
+"""The classes of analyzers that a file may name."""
+
+
+def load_analyzer(path, custom_objects=None, safe_mode=True) -> Analyzer:
+    """Reads an analyzer that `Analyzer.save` wrote.
+
+    Args:
+        path: The file.
+        custom_objects: Dict from name to the model's own classes and functions, as `keras.models.load_model` takes it,
+            and to rules and analyzers of one's own.
+        safe_mode: Refuse models with Python code in Lambda layers, as `keras.models.load_model` does.
+
+    Returns:
+        An analyzer whose relevance is that of the one saved.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is not one of ours, is damaged, or needs classes that are not given.
+
+    Example:
+
+        analyzer.save("digits.revgraph")
+        analyzer = revgraph.load_analyzer("digits.revgraph")
+    """
+    return archives.load(path, CLASSES, custom_objects, safe_mode)

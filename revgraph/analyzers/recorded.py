@@ -1,0 +1,30 @@
+"""A recorded forward pass, on which relevance can start again and again."""
+
+from revgraph.reverse.targets import make_targets
+from revgraph.reverse.walk import Walk
+
+
+class RecordedPass:
+    """A forward pass on which relevance can start again and again, with the weights of when it was recorded.
+
+    Args:
+        analyzer: The `ReverseAnalyzer` whose answers it gives.
+        walk: Its walk.
+        inputs: Flat inputs, as tensors.
+    """
+
+    def __init__(self, analyzer, walk: Walk, inputs):
+        self._analyzer = analyzer
+        self._walk = walk
+        self._inputs = inputs
+        self._forward = walk.reverse.forward(inputs, frozen=True)
+
+    def analyze(self, neuron_selection=None, initial_relevance=None):
+        """Relevance of the recorded inputs; see `ReverseAnalyzer.analyze`."""
+        graph, starts = self._walk.graph, self._walk.question.starts
+        selection = self._analyzer.selected(neuron_selection)
+        shapes = [graph.specs[slot].shape[1:] for slot in starts]
+        chosen = make_targets(selection, initial_relevance, int(self._inputs[0].shape[0]), graph.output_names, shapes)
+        chosen = [t.on(self._forward.values[slot]) for t, slot in zip(chosen, starts, strict=True)]
+        result = self._walk.pulled(self._forward, self._walk.tensors(chosen))
+        return self._analyzer.answer([result], {}, False, False)

@@ -1,0 +1,386 @@
+"""`ReverseAnalyzer`: an analyzer that walks the graph backwards, by one compiled function per question."""
+
+import copy
+import functools
+import warnings
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from revgraph.analyzers.analyzer import Analyzer, outside
+from revgraph.analyzers.inputs import flat_inputs
+from revgraph.analyzers.recorded import RecordedPass
+from revgraph.canonize import canonize, prune, split_activations, strip_output_activation
+from revgraph.composites import Composite
+from revgraph.graph.bounds import checked_bounds
+from revgraph.graph.operations import Activation, Opaque
+from revgraph.graph.tables import Table
+from revgraph.read import trace
+from revgraph.reverse.dangers import GROWTH, warn_of_growth
+from revgraph.reverse.ledger import Conservation, merge
+from revgraph.reverse.reverse_graph import Adjustment, ReverseGraph
+from revgraph.reverse.targets import make_targets
+from revgraph.reverse.walk import Question, Walk
+from revgraph.saving.export import export
+
+
+class ReverseAnalyzer(Analyzer):
+    """An analyzer that walks the model's graph backwards under a composite.
+
+    Args:
+        model: A built Keras model.
+        composite: Which rule for which site.
+        reverse_verbose: Print which site got which rule.
+        reverse_clip_values: (low, high), to which relevance is clipped at every site; False for no clipping.
+        reverse_project_bottleneck_layers: True or (low, high): relevance is scaled to [-1, 1], or to that range, at the
+            tensors through which all paths lead; see `Adjustment`.
+        reverse_check_min_max_values: Print the least and the largest relevance at every site, at each `analyze`.
+        reverse_check_finite: Warn of sites whose relevance is not finite, at each `analyze`.
+        reverse_keep_tensors: Keep the relevance at the inputs of every site in `reversed_tensors`, a dict by the path
+            of the site, until the next `analyze`.
+        input_bounds: (low, high) of the model's inputs, for `ZBox` rules that have no bounds of their own: numbers, or
+            arrays that broadcast against a sample.
+        freeze: Take the model's weights as they are for good, and keep what rules make of them: faster, for more
+            memory. Otherwise weights assigned later are seen by the next `analyze`.
+        jit_compile: Compile with XLA, as `tf.function` does.
+        max_growth: `analyze` warns, once, when the sum of |R| grows by more than this factor through a site; not where
+            relevance is kept in bounds by the arguments above.
+        **options: See `Analyzer`.
+    """
+
+    selects = True
+
+    def __init__(
+        self,
+        model,
+        composite: Composite,
+        reverse_verbose=False,
+        reverse_clip_values=False,
+        reverse_project_bottleneck_layers=False,
+        reverse_check_min_max_values=False,
+        reverse_check_finite=False,
+        reverse_keep_tensors=False,
+        input_bounds=None,
+        freeze=False,
+        jit_compile=False,
+        max_growth=GROWTH,
+        **options,
+    ):
+        self.input_bounds = None if input_bounds is None else checked_bounds(input_bounds)
+        self.composite = composite
+        self.freeze = freeze
+        self.jit_compile = jit_compile
+        self.max_growth = max_growth
+        self._warned = set()
+        self.reverse_clip_values = reverse_clip_values
+        self.reverse_project_bottleneck_layers = reverse_project_bottleneck_layers
+        self.reverse_check_min_max_values = reverse_check_min_max_values
+        self.reverse_check_finite = reverse_check_finite
+        self.reverse_keep_tensors = reverse_keep_tensors
+        self.reversed_tensors = None
+        super().__init__(model, **options)
+        self._walks: dict[Question, Walk] = {}
+        self.walk(Question(self.graph.output_slots))
+        for unused in composite.unused_names(self.graph):
+            warnings.warn(unused, stacklevel=outside())
+        if reverse_verbose:
+            print(self.summary())
+
+    def _graph(self, dtype=None):
+        graph = trace(self.model, self.composite.classes, dtype)
+        self.traced = split_activations(graph)
+        stripped = strip_output_activation(self.traced)
+        # Said of the model once, and not again of its twin in float64.
+        if dtype is None and stripped.output_slots != graph.output_slots:
+            warnings.warn(
+                f"The output of {graph.name!r} is a probability: its logits are explained, the values before "
+                f"softmax or sigmoid.",
+                stacklevel=outside(),
+            )
+        return self._canonize(stripped, frozenset())
+
+    @functools.cached_property
+    def _precise(self) -> "ReverseAnalyzer":
+        """This analyzer on the model in float64; itself where something computes in a precision of its own."""
+        if self.graph.dtype == "float64" or any(isinstance(site.operation, Opaque) for site in self.graph.sites):
+            return self
+        twin = copy.copy(self)
+        twin._walks = {}
+        try:
+            twin.graph = twin._graph("float64")
+        # Code of the user's own may trace in float32 only, and fail in float64 with whatever error.
+        except Exception:
+            return self
+        return twin
+
+    def _canonize(self, graph, keep):
+        """The graph in the form on which this analyzer's rules are defined."""
+        return canonize(graph, keep)
+
+    def _own_start(self, y):
+        """The relevance that selected neurons start with: their own value."""
+        return y
+
+    def _finish(self, relevance, x, slot):
+        """What is returned for an input, from the relevance that arrived there."""
+        return relevance
+
+    def walk(self, question) -> Walk:
+        """The walk that answers a question, made when first asked for."""
+        if question not in self._walks:
+            graph = self.graph
+            if question != Question(self.graph.output_slots):
+                graph = self.traced.rewrite(self.traced.sites, outputs=list(question.starts))
+                graph = self._canonize(prune(graph, question.slots), question.slots)
+            self._walks[question] = self._new_walk(graph, question)
+        return self._walks[question]
+
+    def _new_walk(self, graph, question) -> Walk:
+        """A walk over a canonized graph."""
+        keep = self.reverse_keep_tensors or self.reverse_check_finite or self.reverse_check_min_max_values
+        reverse = self._reverse_graph(graph, question)
+        return Walk(reverse, question, self._own_start, self._finish, self.max_growth, keep, self.jit_compile)
+
+    def _reverse_graph(self, graph, question) -> ReverseGraph:
+        adjust = Adjustment(graph, self.reverse_clip_values, self.reverse_project_bottleneck_layers)
+        bound = self.composite.bind(graph, self.input_bounds)
+        return ReverseGraph(graph, bound, question.starts, adjust, frozen=self.freeze)
+
+    def analyze(
+        self,
+        X,
+        neuron_selection=None,
+        batch_size=None,
+        verbose=0,
+        *,
+        initial_relevance=None,
+        layer=None,
+        attribute_to_neuron_input=False,
+        pre_activation=False,
+        return_layers=None,
+        layers_at="input",
+        return_convergence_delta=False,
+    ):
+        """Computes the relevance of every entry of the inputs.
+
+        Args:
+            X: Array or tensor (batch, ...), or the structure of them that the model takes; or a `tf.data.Dataset`,
+                `keras.utils.PyDataset` or generator of batches, of inputs alone or of tuples whose first element
+                they are.
+            neuron_selection: What to explain. An int; one int per sample; an int array of shape (batch, targets);
+                `"max_activation"`, `"all"`; a tuple with an int or slice for each axis after the batch; a boolean
+                mask of the output's shape; a function of the output that gives one number per sample, such as
+                `lambda y: y[:, 3] - y[:, 5]`. For several outputs a dict of these by output name.
+            batch_size: Samples computed at once; all of an array by default.
+            verbose: 1 shows a progress bar.
+            initial_relevance: What a selected neuron starts with, in place of its own value (LRP) or 1 (gradients): a
+                number; one per sample; an array of the output's shape, which without a selection is the start itself;
+                or a function of the output that gives one of these.
+            layer: Name or path of an inner layer to start at, in place of the model's output.
+            attribute_to_neuron_input: Start at that layer's input.
+            pre_activation: Start before that layer's fused activation.
+            return_layers: Names or paths of layers, or `"all"`: their relevance is returned, too.
+            layers_at: `"input"` or `"output"` of those layers.
+            return_convergence_delta: Also return the start relevance less the sum that arrived at the inputs.
+
+        Returns:
+            Array of X's shape, or arrays in the structure of the model's inputs; float32, float64 for float64 models.
+            For several targets (batch, targets, ...). With `return_layers` and `return_convergence_delta` a tuple that
+            also has a dict by layer name (a list for layers with several tensors), and an array (batch,).
+
+        Raises:
+            ValueError: Wrong shape, number of inputs, or selection.
+            TypeError: Not numbers, or not a selection.
+            KeyError: Unknown or ambiguous layer or output name.
+
+        Example:
+
+            relevance = analyzer.analyze(x, neuron_selection=3)
+            relevance, layers = analyzer.analyze(x, return_layers=["conv1"])
+        """
+        names, starts = self.starts(layer, attribute_to_neuron_input, pre_activation)
+        asked = self._asked(return_layers, layers_at)
+        walk = self.walk(Question(starts, tuple(asked.values())))
+        results = [
+            walk.relevance(inputs, chosen)
+            for inputs, chosen in self._questions(
+                walk, names, X, neuron_selection, initial_relevance, batch_size, verbose
+            )
+        ]
+        return self.answer(results, asked, return_layers is not None, return_convergence_delta)
+
+    def answer(self, results, asked, with_layers, with_delta):
+        """The value of `analyze` from the results of all batches."""
+        self._watch(results)
+        joined = keras.tree.map_structure(lambda *parts: np.concatenate([p.numpy() for p in parts]), *results)
+        if "kept" in joined:
+            self._inspect(joined["kept"])
+        answer = [self._packed(joined["relevance"])]
+        if with_layers:
+            answer.append({name: r[0] if len(r) == 1 else r for name, r in zip(asked, joined["layers"], strict=True)})
+        if with_delta:
+            start = joined["start"]
+            answer.append(start - sum(r.sum(axis=tuple(range(start.ndim, r.ndim))) for r in joined["relevance"]))
+        return answer[0] if len(answer) == 1 else tuple(answer)
+
+    def _watch(self, results):
+        """Warns, once of each, of relevance that explodes or vanishes."""
+        growths = [result.pop("growth", {}) for result in results]
+        sums = [np.asarray(result.pop("magnitudes")) for result in results if "magnitudes" in result]
+        if "growth" not in self._warned:
+            factors = {path: max(float(growth[path]) for growth in growths) for path in growths[0]}
+            if warn_of_growth(factors, self.max_growth, stacklevel=outside() + 1):
+                self._warned.add("growth")
+        if sums and "magnitudes" not in self._warned and self._warns_of(np.concatenate(sums)):
+            self._warned.add("magnitudes")
+
+    def _warns_of(self, magnitudes) -> bool:
+        """Warns of what sum |R| at the start and at the inputs, (samples, 2), shows; returns whether it did."""
+        return False
+
+    def _inspect(self, kept):
+        """Keeps, checks and prints intermediate relevance, as the constructor's arguments ask for."""
+        order = {site.path: i for i, site in enumerate(self.graph.sites)}
+        kept = {path: kept[path] for path in sorted(kept, key=lambda path: order.get(path, -1))}
+        if self.reverse_keep_tensors:
+            self.reversed_tensors = {path: r[0] if len(r) == 1 else r for path, r in kept.items()}
+        if self.reverse_check_finite:
+            bad = [path for path, tensors in kept.items() if not all(np.isfinite(r).all() for r in tensors)]
+            if bad:
+                warnings.warn(f"Relevance is not finite at the inputs of {', '.join(bad)}.", stacklevel=outside())
+        if self.reverse_check_min_max_values:
+            rows = [(p, min(map(np.min, t)), max(map(np.max, t))) for p, t in kept.items()]
+            print(Table(("relevance at the inputs of", "min", "max"), rows))
+
+    def _questions(self, walk, names, x, selection, initial, batch_size, verbose):
+        """Pairs of flat inputs and their targets, batch by batch."""
+        shapes = [walk.graph.specs[slot].shape[1:] for slot in walk.question.starts]
+        selection = self.selected(selection)
+        for inputs, samples, count in self.batches(x, batch_size, verbose):
+            if samples.start == 0:
+                targets = make_targets(selection, initial, count, names, shapes)
+            chosen = [target.part(samples) for target in targets]
+            if any(target.needs_output() for target in chosen):
+                chosen = [t.on(y) for t, y in zip(chosen, walk.outputs(inputs), strict=True)]
+            yield inputs, chosen
+
+    def starts(self, layer, at_input, pre_activation) -> tuple[tuple[str, ...], tuple[int, ...]]:
+        """Names and slots at which relevance starts."""
+        if layer is None:
+            if at_input or pre_activation:
+                raise ValueError("attribute_to_neuron_input and pre_activation go with layer=..., which is missing.")
+            return self.graph.output_names, self.graph.output_slots
+        call = self.traced.find(layer)
+        slots = call.inputs if at_input else call.outputs
+        if len(slots) != 1:
+            raise ValueError(
+                f"Relevance starts at one tensor, and {call.path!r} has {len(slots)} "
+                f"{'inputs' if at_input else 'outputs'}: name the layer that makes the one you mean."
+            )
+        if pre_activation:
+            producer = self.traced.producers().get(slots[0])
+            if producer is not None and isinstance(producer.operation, Activation):
+                slots = producer.inputs
+        return (call.path,), slots
+
+    def _asked(self, return_layers, at) -> dict[str, tuple[int, ...]]:
+        """Slots whose relevance is returned, by the name under which it was asked for."""
+        if at not in ("input", "output"):
+            raise ValueError(f'layers_at is "input" or "output". Received: {at!r}.')
+        if return_layers is None:
+            return {}
+        if isinstance(return_layers, str) and return_layers == "all":
+            calls = {call.path: call for call in self.traced.calls}
+        else:
+            names = [return_layers] if isinstance(return_layers, str) else list(return_layers)
+            calls = {_name(name): self.traced.find(name) for name in names}
+        return {name: call.inputs if at == "input" else call.outputs for name, call in calls.items()}
+
+    def export(self, path, version=None, overwrite=False):
+        """Writes a SavedModel that runs without revgraph; see `revgraph.saving.export.export`."""
+        return export(self.walk(Question(self.graph.output_slots)), self.traced, path, version, overwrite)
+
+    def record(self, X) -> RecordedPass:
+        """Runs the model forward once, for several starts without another forward pass.
+
+        Args:
+            X: As in `analyze`, one batch.
+
+        Returns:
+            A `RecordedPass`, whose `analyze` takes a selection.
+
+        Example:
+
+            recorded = analyzer.record(x)
+            first, second = (recorded.analyze(neuron_selection=c) for c in (3, 5))
+        """
+        return self._recorded(flat_inputs(X, self.graph))
+
+    def _recorded(self, inputs):
+        walk = self.walk(Question(self.graph.output_slots))
+        return RecordedPass(self, walk, [tf.convert_to_tensor(x) for x in inputs])
+
+    def conservation(self, X, neuron_selection=None, batch_size=None, verbose=0, **start) -> Conservation:
+        """Where relevance went: found at the inputs, absorbed by biases, constants, rules and stabilisers, or lost.
+
+        It is computed in float64, so that what is shown as lost is lost by a rule and not by rounding. A
+        SavedModel, or a layer that revgraph cannot look into, may compute in a precision of its own, which then holds.
+
+        Args:
+            X, neuron_selection, batch_size, verbose: See `analyze`.
+            **start: `initial_relevance`, `layer`, `attribute_to_neuron_input`, `pre_activation`: see `analyze`.
+
+        Returns:
+            A `Conservation`, which prints as a table.
+        """
+        initial = start.pop("initial_relevance", None)
+        layer = start.pop("layer", None)
+        names, starts = self.starts(
+            layer, start.pop("attribute_to_neuron_input", False), start.pop("pre_activation", False)
+        )
+        if start:
+            raise TypeError(f"conservation does not take {next(iter(start))!r}.")
+        question = Question(starts)
+        batches = self._questions(self.walk(question), names, X, neuron_selection, initial, batch_size, verbose)
+        return merge(self._ledger(question, inputs, _single(chosen)) for inputs, chosen in batches)
+
+    def _ledger(self, question, inputs, chosen):
+        """The ledger of one batch, in float64 if the model can be computed in it."""
+        return self._on_precise(lambda analyzer: analyzer.walk(question).ledger(inputs, chosen))
+
+    def _on_precise(self, ask):
+        """What a function of an analyzer gives of this one in float64, or as it is where that cannot be computed."""
+        try:
+            return ask(self._precise)
+        # Code of the user's own may compute in float32 only, and fail in float64 with whatever error.
+        except Exception:
+            if self._precise is self:
+                raise
+        self._precise = self
+        return ask(self)
+
+    @property
+    def bound(self):
+        return self.walk(Question(self.graph.output_slots)).reverse.bound
+
+    def summary(self) -> Table:
+        return self.table()
+
+    def table(self) -> Table:
+        rows = [(b.site.path, b.site.operation.label, b.rule, b.reason, ", ".join(b.site.merged)) for b in self.bound]
+        return Table(("site", "operation", "rule", "matched by", "merged"), rows, title=repr(self)[1:-1])
+
+
+def _single(chosen):
+    """Targets, one per sample."""
+    if any(target.index is not None and target.index.ndim > 1 for target in chosen):
+        raise ValueError(
+            "conservation follows one target per sample. Ask for several targets one by one, such as "
+            "neuron_selection=targets[:, 0]."
+        )
+    return chosen
+
+
+def _name(layer):
+    return layer if isinstance(layer, str) else getattr(layer, "name", str(layer))

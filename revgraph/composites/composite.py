@@ -1,0 +1,192 @@
+"""Composites: which rule for which site. The first entry that matches wins."""
+
+import dataclasses
+import difflib
+import fnmatch
+
+from revgraph.composites.matchers import ClassMatcher, matcher
+from revgraph.composites.structure import STRUCTURE
+from revgraph.graph.analysis import Facts
+from revgraph.graph.bounds import Bounds
+from revgraph.graph.graph import Graph, Site
+from revgraph.graph.operations import Opaque
+from revgraph.graph.tables import Table, Tabular
+from revgraph.reverse_rules import Rule, Unreached, ZBox
+
+
+@dataclasses.dataclass(frozen=True)
+class Bound:
+    """A site, its rule, and the entry that gave it; no rule where no entry matches."""
+
+    site: Site
+    rule: Rule | None
+    reason: str
+
+
+class Composite(Tabular):
+    """Assigns a rule to every site of a graph: the first matching entry wins.
+
+    Args:
+        *entries: Pairs of what to match and a `Rule`. See `matcher` for what may be matched. A composite stands for its
+            entries.
+        defaults: Entries tried after these. By default those of the last composite among the entries, or `STRUCTURE`,
+            which has a rule for everything that has no weights.
+        name: Name for printing.
+
+    Example:
+
+        composite = Composite(
+            (composites.FIRST, Flat()),
+            (keras.layers.Conv2D, Gamma(0.25)),
+            ("predictions", Epsilon(1e-2)),
+            (composites.LINEAR, Epsilon(1e-6)),
+        )
+        analyzer = revgraph.create_analyzer("lrp", model, rule=composite)
+    """
+
+    def __init__(self, *entries, defaults=None, name="composite"):
+        self.name = name
+        self.entries = tuple(pair for entry in entries for pair in self._pairs(entry))
+        if defaults is None:
+            composites = [entry for entry in entries if isinstance(entry, Composite)]
+            self.defaults = composites[-1].defaults if composites else STRUCTURE
+        else:
+            self.defaults = tuple(self._entry(entry) for entry in defaults)
+
+    def _pairs(self, entry):
+        return entry.entries if isinstance(entry, Composite) else (self._entry(entry),)
+
+    @staticmethod
+    def _entry(entry):
+        if not isinstance(entry, tuple | list) or len(entry) != 2:
+            raise TypeError(f"A composite's entry is a pair (match, rule), or a composite. Received: {entry!r}.")
+        match, rule = entry
+        if not isinstance(rule, Rule):
+            raise TypeError(
+                f"The second half of a composite's entry is a rule, such as revgraph.reverse_rules.Epsilon(). "
+                f"Received: {rule!r}."
+            )
+        return matcher(match), rule
+
+    @property
+    def classes(self) -> tuple[type, ...]:
+        """Layer classes that entries name."""
+        return tuple(c for match, _ in self.entries if isinstance(match, ClassMatcher) for c in match.classes)
+
+    def map(self, change) -> "Composite":
+        """A composite whose rules are `change(rule)`."""
+        entries = [(match, change(rule)) for match, rule in self.entries]
+        return Composite(*entries, defaults=[(m, change(r)) for m, r in self.defaults], name=self.name)
+
+    def bind(self, graph: Graph, input_bounds=None) -> tuple[Bound, ...]:
+        """The rule of each site; `Unreached` for those to which no relevance comes.
+
+        Args:
+            graph: The graph.
+            input_bounds: Bounds (low, high) of the model's inputs, for those `ZBox` rules that have none of their own.
+
+        Raises:
+            NotAnalyzeableModelException: A site that no entry matches.
+            ValueError: A `ZBox` without bounds, where none are declared for the input either.
+        """
+        facts = Facts(graph)
+        reached, bound = set(graph.output_slots), []
+        for site in reversed(graph.sites):
+            if reached.isdisjoint(site.outputs):
+                bound.append(Bound(site, Unreached(), "no relevance comes here"))
+                continue
+            entry = self._bind(site, facts, input_bounds)
+            bound.append(entry)
+            if entry.rule is None:
+                reached.update(site.inputs)
+                continue
+            reached.update(slot for i, slot in enumerate(site.inputs) if entry.rule.reaches(i, graph.specs[slot].dtype))
+        bound = tuple(reversed(bound))
+        if any(entry.rule is None for entry in bound):
+            raise NotAnalyzeableModelException(self._without_rule(bound), bound)
+        return bound
+
+    def _without_rule(self, bound):
+        """What to say of the sites that no entry matches."""
+        first, *others = (entry.site for entry in bound if entry.rule is None)
+        also = f" So it is for {', '.join(repr(site.path) for site in others)}." if others else ""
+        return (
+            f"No rule for {first.path!r} ({_class_name(first)}): composite {self.name!r} has no entry that matches "
+            f"it.{also} {remedy(first)}"
+        )
+
+    def _bind(self, site, facts, input_bounds):
+        for match, rule in (*self.entries, *self.defaults):
+            if match(site, facts):
+                return Bound(site, _boxed(rule.at(site, facts), site, facts.graph, input_bounds), str(match))
+        return Bound(site, None, "no entry matches")
+
+    def unused_names(self, graph: Graph) -> list[str]:
+        """What to say of entries whose name no site of a graph has, one line each."""
+        facts, said = Facts(graph), []
+        for match, rule in self.entries:
+            if match.recipe[:1] == ("name",) and not any(match(site, facts) for site in graph.sites):
+                said.append(f"The entry {match} matches no site: {rule} is not used.{_instead(match.recipe[1], graph)}")
+        return said
+
+    def __repr__(self):
+        return f"<Composite {self.name!r}: {len(self.entries)} entries>"
+
+    def table(self) -> Table:
+        """The entries in the order in which they are tried, the defaults after the composite's own."""
+        return Table(("match", "rule"), (*self.entries, *self.defaults), title=repr(self)[1:-1])
+
+
+def _instead(pattern, graph):
+    """Where a layer that no site has may be found in a graph."""
+    for site in graph.sites:
+        if any(fnmatch.fnmatchcase(path, pattern) for path in site.merged):
+            return f" It is folded into {site.path!r}."
+    near = difflib.get_close_matches(pattern, [site.path for site in graph.sites], n=3)
+    return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+
+
+def _boxed(rule, site, graph, input_bounds):
+    """The rule; a `ZBox` without bounds of its own gets those of the input, carried to its site."""
+    if not isinstance(rule, ZBox) or rule.low is not None:
+        return rule
+    if input_bounds is None:
+        raise ValueError(
+            f"The rule ZBox at {site.path!r} needs the bounds of its input. Give them to the analyzer, as low=..., "
+            f"high=... (numbers, or arrays such as one value per channel); or declare those of the model's input, and "
+            f"they are carried through Rescaling and Normalization: input_bounds=(0, 255)."
+        )
+    return dataclasses.replace(rule, carried=Bounds(graph, site.inputs[0], *input_bounds))
+
+
+class NotAnalyzeableModelException(ValueError):
+    """The model has a part that the analyzer has no rule for.
+
+    Args:
+        message: What is wrong.
+        bound: The rule of each site, None where there is none, if that is what is wrong.
+    """
+
+    def __init__(self, message, bound=()):
+        super().__init__(message)
+        self.bound = bound
+
+
+def remedy(site) -> str:
+    """What to do about a site that has no rule."""
+    if site.layer is None:
+        match, rule = repr(site.path), "Jacobian"
+    else:
+        match, rule = _class_name(site), "Epsilon"
+    return (
+        f"Give it one, for example\n"
+        f'    revgraph.create_analyzer("lrp", model, rule=revgraph.Composite(({match}, '
+        f"revgraph.reverse_rules.{rule}()), ...))\n"
+        f'or use a gradient method such as "input_t_gradient".'
+    )
+
+
+def _class_name(site):
+    if isinstance(site.operation, Opaque) or site.layer is None:
+        return site.operation.label
+    return type(site.layer).__name__

@@ -1,0 +1,71 @@
+"""What a site computes: operations as values that read the model's live variables.
+
+An operation is called as `operation(inputs, weights)` with tuples of tensors and a dict of named weights, so that a
+rule can call it on modified inputs and on modified weights. `operation.read(dtype)` gives the weights as they are now.
+"""
+
+from revgraph.graph.operations.affine import BatchNorm, ChannelDiagonalConv, LinearMap, Normalize, Scale, Sum
+from revgraph.graph.operations.base import (
+    Affine,
+    Operation,
+    Reader,
+    Source,
+    along,
+    constant,
+    live,
+    ordered_sum,
+    plus,
+    reading,
+)
+from revgraph.graph.operations.linear import (
+    Conv,
+    Convolutional,
+    ConvTranspose,
+    Dense,
+    DepthwiseConv,
+    Einsum,
+    SeparableConv,
+    channels_first,
+    channels_last,
+)
+from revgraph.graph.operations.moves import AveragePool, Interpolation, Routing, ZeroPad
+from revgraph.graph.operations.nonlinear import Activation, Contraction, Embedding, Fused, Opaque, Product, Quotient
+
+__all__ = [
+    "Activation",
+    "Affine",
+    "AveragePool",
+    "BatchNorm",
+    "ChannelDiagonalConv",
+    "Contraction",
+    "Conv",
+    "ConvTranspose",
+    "Convolutional",
+    "Dense",
+    "DepthwiseConv",
+    "Einsum",
+    "Embedding",
+    "Fused",
+    "Interpolation",
+    "LinearMap",
+    "Normalize",
+    "Opaque",
+    "Operation",
+    "Product",
+    "Quotient",
+    "Reader",
+    "Routing",
+    "Scale",
+    "SeparableConv",
+    "Source",
+    "Sum",
+    "ZeroPad",
+    "along",
+    "channels_first",
+    "channels_last",
+    "constant",
+    "live",
+    "ordered_sum",
+    "plus",
+    "reading",
+]

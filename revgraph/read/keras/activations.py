@@ -1,0 +1,110 @@
+"""Activation functions and activation layers of Keras as operations."""
+
+import re
+
+import keras
+import tensorflow as tf
+from keras import layers, ops
+
+from revgraph.graph.operations import Activation, live
+from revgraph.read.keras.private import is_of_library
+from revgraph.read.keras.template import in_either_dtype
+
+ACTIVATIONS = frozenset(
+    "Relu Relu6 Sigmoid SparseSigmoid Softplus Softsign SoftShrink SparsePlus Silu Squareplus LogSigmoid LeakyRelu "
+    "HardSigmoid HardSilu Elu Selu Gelu Celu TanhShrink HardTanh HardShrink Threshold Softmax LogSoftmax "
+    "Sparsemax Tanh Clip Absolute Arctan Arcsinh Cbrt Ceil Cos Cosh Erf Erfc Exp Exp2 Expm1 Fabs Floor Log Log10 "
+    "Log1p Log2 NanToNum Reciprocal Round Rsqrt Sign Sin Sinc Sinh Sqrt Square StopGradient Tan Trunc".split()
+)
+"""Keras operations that change every entry by itself, or rescale those along an axis, by the name of their class."""
+
+LAYER_ACTIVATIONS = {
+    layers.LeakyReLU: "leaky_relu",
+    layers.PReLU: "prelu",
+    layers.ELU: "elu",
+    layers.Softmax: "softmax",
+}
+"""Activation layers and the names of their functions."""
+
+
+def operation_activation(operation, template, outputs) -> Activation:
+    """A Keras operation as an activation, named after its class."""
+    return Activation(template.bind(operation.call), snake(type(operation).__name__))
+
+
+def layer_activation(layer, template, outputs) -> Activation | None:
+    """An activation layer as an operation; None where its output has another shape, or where a mask takes part."""
+    if changes_shape(getattr(layer, "activation", None)) or len(template.slots()) != 1 or has_mask(layer, template):
+        return None
+    return activation(layer, template.dtype, template.slots()[0].dtype)
+
+
+def activation(function, dtype, own) -> Activation:
+    """An activation function, or a layer that serves as one, as an operation named after it.
+
+    Args:
+        function: The function or the layer.
+        dtype: The floating dtype in which the graph computes.
+        own: The dtype in which the model computes it.
+    """
+    layer = function if isinstance(function, layers.Layer) else None
+    return Activation(in_either_dtype(_call_of(function), dtype, [own]), activation_name(function), layer=layer)
+
+
+def _call_of(function):
+    """What an activation computes from its input."""
+    if not isinstance(function, layers.Layer):
+        return function
+    if type(function).call is layers.PReLU.call:
+        alpha = live(lambda: function.alpha)
+        return lambda x: tf.nn.relu(x) - alpha(x.dtype) * tf.nn.relu(-x)
+    return function.call
+
+
+def activation_name(function) -> str:
+    """The name by which analysis knows an activation; of what is not Keras's own it knows nothing."""
+    if isinstance(function, layers.Activation):
+        return activation_name(function.activation)
+    if all(hasattr(function, name) for name in ("negative_slope", "max_value", "threshold")):
+        return relu_name(function)
+    for cls, name in LAYER_ACTIVATIONS.items():
+        if isinstance(function, cls):
+            return name
+    name = getattr(function, "__name__", type(function).__name__)
+    return name if is_of_library(function) else f"custom_{name}"
+
+
+def relu_name(relu) -> str:
+    """Which ReLU this is, by its `negative_slope`, `max_value` and `threshold`."""
+    if relu.negative_slope:
+        return "sloped_relu"
+    if relu.threshold < 0:
+        return "shifted_relu"
+    if relu.max_value is None:
+        return "relu"
+    return "relu6" if relu.max_value == 6 and not relu.threshold else "bounded_relu"
+
+
+def changes_shape(function) -> bool:
+    """Whether an activation function has an output of another shape than its input."""
+    return function is not None and function is getattr(keras.activations, "glu", None)
+
+
+def has_mask(layer, template) -> bool:
+    """Whether the call of a layer has a mask among its arguments."""
+    return template.argument(layer.call, "mask") is not None
+
+
+def masked_softmax(axis):
+    """Softmax over the entries that a mask leaves."""
+
+    def softmax(x, mask):
+        # Far below every score, so that nothing is left of it, and not so far that a row without scores overflows.
+        return ops.where(mask, ops.softmax(ops.where(mask, x, -1e9), axis=axis), 0.0)
+
+    return softmax
+
+
+def snake(name) -> str:
+    """The name of a class in the way in which functions are named."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
