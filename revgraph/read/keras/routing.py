@@ -1,12 +1,14 @@
 """What moves entries from place to place, and what is known of it: copies, fixed, keeps_sign, fills."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import tensorflow as tf
 from keras import ops
 
 from revgraph.graph import windows
-from revgraph.graph.operations import AveragePool, Interpolation, Routing, ZeroPad
+from revgraph.graph.operations import AveragePool, Interpolation, Routing, ZeroPad, channels_first, channels_last
 from revgraph.read.keras.template import constants_in, known, slots_in
 
 MOVES = {"copies": True, "fixed": True, "keeps_sign": True}
@@ -187,6 +189,22 @@ def resize(operation, template, outputs):
         kind=Interpolation if mean else Routing,
         flags=flags,
     )
+
+
+def upsampling_2d(layer, template, outputs):
+    """The view of UpSampling2D, whose own code interpolates images of a known size only."""
+    found = resize(layer, template, outputs)
+    if layer.interpolation == "nearest":
+        return found
+
+    def function(x):
+        first = layer.data_format == "channels_first"
+        x = channels_last(x) if first else x
+        _, height, width, _ = windows.sizes(x)
+        z = tf.image.resize(x, (height * layer.size[0], width * layer.size[1]), layer.interpolation)
+        return tf.cast(channels_first(z) if first else z, template.dtype)
+
+    return dataclasses.replace(found, function=function)
 
 
 # Pooling.
