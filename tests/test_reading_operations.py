@@ -196,7 +196,14 @@ def check_reading(model, constants=(0.0,), tolerance=1e-12, runs=True, x=None):
     graph, x = trace(model), inputs_of(model) if x is None else x
     if runs:
         same(graph(x), model(x, training=False), tolerance)
-    values = graph.run(keras.tree.flatten(x))
+    x = [tf.convert_to_tensor(value) for value in keras.tree.flatten(x)]
+    with tf.GradientTape() as tape:
+        tape.watch([value for value in x if value.dtype.is_floating])
+        values = graph.run(x)
+        results = [values[slot] for slot in graph.output_slots]
+        total = tf.add_n([tf.reduce_sum(z) for z in results if z.dtype.is_floating])
+    # Of some operations TensorFlow has no gradient: it would be missed here.
+    tape.gradient(total, x)
     for site in graph.sites:
         if isinstance(site.operation, Routing):
             check_claims(site.operation, [values[slot] for slot in site.inputs], constants, tolerance)
@@ -463,6 +470,7 @@ INTEGERS = {
     "a root": lambda x: ops.sqrt(x),
     "a matrix": lambda x: ops.matmul(x, KERNEL),
     "a mean": lambda x: ops.mean(x, axis=1, keepdims=True),
+    "resizing": lambda x: L.Resizing(2, 3)(x[..., None])[..., 0],
     "arithmetic with integers": lambda x: ops.cast(2 * (x + 1) - x, "float64"),
     "a choice": lambda x: ops.cast(ops.where(x < 3, x + 5, x), "float64"),
 }

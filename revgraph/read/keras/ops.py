@@ -239,6 +239,7 @@ VIEWS = {
     "BroadcastTo": routing.broadcast_to,
     "Resize": routing.resize,
     "Take": _take,
+    "SliceUpdate": routing.slice_update,
     "Where": routing.where,
     "BatchNorm": scaling.batch_normalization_operation,
     "LayerNorm": scaling.layer_normalization_operation,
