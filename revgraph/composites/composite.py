@@ -62,8 +62,8 @@ class Composite(Tabular):
     def _entry(entry):
         if not isinstance(entry, tuple | list) or len(entry) != 2:
             raise TypeError(
-                f"A composite's entry is a pair (match, rule). Received: {entry!r}. Another composite may stand for its "
-                f"entries."
+                f"A composite's entry is a pair (match, rule), or a composite that stands for its entries. "
+                f"Received: {entry!r}."
             )
         match, rule = entry
         if not isinstance(rule, Rule):
