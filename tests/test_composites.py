@@ -209,7 +209,7 @@ def test_an_own_layer_named_by_an_entry_stays_whole():
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
-        ([Flat()], r"entry is a pair \(match, rule\). Received: Flat"),
+        ([Flat()], r"entry is a pair \(match, rule\), or a composite .* Received: Flat"),
         ([("conv",)], "entry is a pair"),
         ([("conv", "Flat")], r"second half .* is a rule.*Received: 'Flat'"),
         ([("conv", Flat)], "second half"),
