@@ -62,7 +62,7 @@ class Composite(Tabular):
     def _entry(entry):
         if not isinstance(entry, tuple | list) or len(entry) != 2:
             raise TypeError(
-                f"A composite's entry is a pair (match, rule). Received: {entry!r}. Another composite may stand for its "
+                f"A composite's entry is a pair (match, rule). Received: {entry!r}. A composite may stand for its "
                 f"entries."
             )
         match, rule = entry
