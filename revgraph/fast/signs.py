@@ -1,8 +1,8 @@
 """What is known of signs before anything is computed. Unknown means no.
 
-Three questions are answered here: which tensors have no negative entry (`nonnegative_slots`), where relevance can arrive
-at all (`where_relevance_arrives`), and which sign a term of a rule has (`Known`). What is known of a single operation
-stands on the operation: `Routing.keeps_sign` and `copies`, `Affine.keeps_signs`, and `traits` of activations.
+Three questions are answered here: which tensors have no negative entry (`nonnegative_slots`), where relevance can
+arrive at all (`where_relevance_arrives`), and which sign a term of a rule has (`Known`). What is known of a single
+operation stands on the operation: `Routing.keeps_sign` and `copies`, `Affine.keeps_signs`, `traits` of activations.
 """
 
 import dataclasses
