@@ -68,6 +68,7 @@ OPERATIONS = {
     "Flipud": ((4, 3), lambda x: ops.flipud(x)),
     "Fmax": ([(3,), (3,)], lambda x, y: ops.fmax(x, y)),
     "Fmin": ([(3,), (3,)], lambda x, y: ops.fmin(x, y)),
+    "FullLike": ((3,), lambda x: x + ops.full_like(x, -2.0)),
     "GetItem": ((4, 3), lambda x: x[:, 1:, ::2]),
     "Glu": ((4,), lambda x: ops.glu(x)),
     "Hsplit": ((4, 3), lambda x: ops.hsplit(x, 2)),
@@ -124,7 +125,9 @@ OPERATIONS = {
     "Trace": ((4, 4), lambda x: ops.trace(x, axis1=1, axis2=2)),
     "Transpose": ((4, 3), lambda x: ops.transpose(x, (0, 2, 1))),
     "Trapezoid": ((4, 3), lambda x: ops.trapezoid(x, axis=1)),
+    "OnesLike": ((3,), lambda x: x + ops.ones_like(x)),
     "Tril": ((4, 4), lambda x: ops.tril(x)),
+    "ZerosLike": ((3,), lambda x: x + ops.zeros_like(x)),
     "Triu": ((4, 4), lambda x: ops.triu(x)),
     "TrueDivide": ((3,), lambda x: x / VECTOR),
     "Unstack": ((4, 3), lambda x: ops.unstack(x, axis=1)),
@@ -225,7 +228,8 @@ def test_every_operation_in_the_tables(name):
     model = built(shapes, function)
     assert any(type(operation).__name__ == name for operation in model.operations)
     # Keras itself mixes up the arguments of a transposed convolution in a model.
-    graph = check_reading(model, runs=name != "ConvTranspose")
+    constants = {"FullLike": (-2.0,), "OnesLike": (1.0,)}.get(name, (0.0,))
+    graph = check_reading(model, constants, runs=name != "ConvTranspose")
     x = inputs_of(model)
     same(
         graph(x),

@@ -38,7 +38,8 @@ ROUTINGS = {
         "GetItem Hsplit Hstack Moveaxis Ravel Rearrange Repeat Roll Rot90 Select Slice SliceUpdate SpaceToDepth Split "
         "Squeeze Stack Swapaxes Take TakeAlongAxis Tile Transpose Unstack Vsplit Vstack Where",
     ),
-    **_known(FILLS, "Diag Diagflat ExtractPatches PadImages Tril Triu"),
+    **_known(FILLS, "Diag Diagflat ExtractPatches OnesLike PadImages Tril Triu ZerosLike"),
+    **_known({**FILLS, "keeps_sign": False}, "FullLike"),
     **_known(CHOICES, "Amax Amin Max Min Sort TopK"),
 }
 """Name of the class of a Keras operation that moves entries -> what is known of it where no constants take part."""
