@@ -124,7 +124,10 @@ def test_a_layer_without_a_rule(kind, rng):
     model = with_layer(UNSUPPORTED[kind]())
     with pytest.raises(NotAnalyzeableModelException, match=rf"No rule for 'block/odd' \({kind}\)") as error:
         create_analyzer("lrp.epsilon", model)
-    assert f"revgraph.Composite(({kind}, revgraph.reverse_rules.Epsilon()), ...)" in str(error.value)
+    linear = "If it is linear in its input, give it a rule:\n"
+    given = "revgraph.Composite((Lambda, revgraph.reverse_rules.Epsilon()), ...)"
+    assert (linear in str(error.value) and given in str(error.value)) == (kind == "Lambda")
+    assert "use a gradient method" in str(error.value)
     assert isinstance(error.value, ValueError)
     composite = revgraph.Composite((getattr(layers, kind), Jacobian()), (layers.Dense, Epsilon()))
     x = rng.normal(size=(2, 4, 3)).astype("float32")

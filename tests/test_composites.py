@@ -166,7 +166,7 @@ def test_a_composite_may_be_an_entry_of_another():
     z = composites.everywhere(Z())
     assert Composite(("conv1", Flat()), z).defaults == z.defaults
     assert Composite(z, defaults=()).defaults == ()
-    with pytest.raises(TypeError, match="a pair .*, or a composite. Received: Flat"):
+    with pytest.raises(TypeError, match="Received: Flat.*composite may stand for its entries"):
         Composite(Flat())
 
 
@@ -176,7 +176,7 @@ def test_a_site_without_a_rule_is_an_error_that_says_how_to_give_it_one():
     model = keras.Model(inputs, inner(inputs))
     with pytest.raises(NotAnalyzeableModelException, match=r"No rule for 'inner/memory' \(LSTM\)") as error:
         create_analyzer("lrp.epsilon", model)
-    assert "rule=revgraph.Composite((LSTM, revgraph.reverse_rules.Epsilon()), ...)" in str(error.value)
+    assert "No rule of LRP is right for the whole of it" in str(error.value) and "Epsilon()" not in str(error.value)
     assert "input_t_gradient" in str(error.value)
     with pytest.raises(NotAnalyzeableModelException, match=r"'three' \(Dense\).*composite 'few'"):
         rules(make("mlp"), Composite(("one", Z()), ("two", Z()), name="few"))
@@ -209,7 +209,7 @@ def test_an_own_layer_named_by_an_entry_stays_whole():
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
-        ([Flat()], r"entry is a pair \(match, rule\). Received: Flat"),
+        ([Flat()], r"entry is a pair \(match, rule\), or a composite .* Received: Flat"),
         ([("conv",)], "entry is a pair"),
         ([("conv", "Flat")], r"second half .* is a rule.*Received: 'Flat'"),
         ([("conv", Flat)], "second half"),

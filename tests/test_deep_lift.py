@@ -169,3 +169,53 @@ def test_the_ledger_of_multipliers_is_completeness():
     np.testing.assert_allclose(report.input, analyzer.analyze(x, 1).sum(1), rtol=1e-5)
     np.testing.assert_allclose(report.other, 0, atol=1e-12)
     assert report.layers == () and "the reference's output of 2 samples" in str(report)
+
+
+NORMALIZATIONS = {
+    "layer": lambda: layers.LayerNormalization(),
+    "layer over two axes": lambda: layers.LayerNormalization(axis=(1, 2)),
+    "layer by root mean square": lambda: layers.RMSNormalization(),
+    "unit": lambda: layers.UnitNormalization(),
+    "groups": lambda: layers.GroupNormalization(2),
+    "instances": lambda: layers.GroupNormalization(-1),
+}
+
+
+@pytest.mark.parametrize("reference", [0, 0.3, "batch"])
+@pytest.mark.parametrize("name", NORMALIZATIONS)
+def test_contributions_through_normalizations_sum_to_the_difference(name, reference, rng):
+    inputs = layers.Input((3, 4))
+    h = NORMALIZATIONS[name]()(layers.Dense(4)(inputs))
+    model = randomize(keras.Model(inputs, layers.Dense(2)(layers.Flatten()(ops.tanh(h)))), rng)
+    x = rng.normal(size=(5, 3, 4))
+    reference = rng.normal(size=x.shape) if reference == "batch" else reference
+    analyzer = revgraph.create_analyzer("deep_lift", model, reference_inputs=reference)
+    for selection in (1, np.tile([0, 1], (5, 1))):
+        _, delta = analyzer.analyze(x, selection, return_convergence_delta=True)
+        np.testing.assert_allclose(delta, 0, atol=1e-10)
+
+
+def test_layer_normalization_by_hand():
+    """c = (x - mean), f = 1 / sqrt(mean(c^2) + epsilon): Dy_i = Dc_i (f + f0) / 2 + Df (c_i + c0_i) / 2.
+
+    Of Df every entry gets what it adds to the difference of the mean of squares, (c_j^2 - c0_j^2) / n.
+    """
+    model = keras.Sequential([layers.Input((4,)), layers.LayerNormalization(epsilon=1e-3)])
+    x, reference = np.array([[1.0, 2.0, 4.0, 0.0]]), np.array([[0.5, -1.0, 0.0, 2.0]])
+    found = revgraph.create_analyzer("deep_lift", model, reference_inputs=reference).analyze(x, 2)
+    c, c0 = x - x.mean(), reference - reference.mean()
+    f, f0 = (1 / np.sqrt(np.mean(each**2) + 1e-3) for each in (c, c0))
+    share = (c[0] ** 2 - c0[0] ** 2) / (c[0] ** 2 - c0[0] ** 2).sum() * (f - f0) * (c + c0)[0, 2] / 2
+    by_c = share / (c - c0)[0]
+    by_c[2] += (f + f0) / 2
+    np.testing.assert_allclose(found[0], (by_c - by_c.mean()) * (x - reference)[0], rtol=1e-9)
+    np.testing.assert_allclose(found.sum(), 1.867, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "function", [lambda x: ops.sort(x, axis=-1), lambda x: ops.top_k(x, 2)[0], lambda x: ops.where(x > 0.1, x, -1.0)]
+)
+def test_what_depends_on_values_is_refused(function):
+    inputs = layers.Input((4,))
+    with pytest.raises(revgraph.NotAnalyzeableModelException):
+        revgraph.create_analyzer("deep_lift", keras.Model(inputs, layers.Dense(2)(function(inputs))))

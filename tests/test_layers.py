@@ -7,7 +7,7 @@ from keras import layers, ops
 
 import revgraph
 from revgraph.canonize import canonize
-from revgraph.graph.analysis import nonnegative_slots
+from revgraph.fast.signs import nonnegative_slots
 from revgraph.graph.operations import Activation
 from revgraph.read import trace
 from revgraph.reverse_rules import Z

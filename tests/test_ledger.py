@@ -44,9 +44,7 @@ def columns(report):
 
 @pytest.mark.parametrize("name", LRP)
 @pytest.mark.parametrize("kind", ["mlp", "cnn", "residual", "operators"])
-def test_everything_is_accounted_for(kind, name, request):
-    if (kind, name) == ("operators", "lrp.e_rule"):
-        request.applymarker(pytest.mark.xfail(reason="the engine books what a gate drops nowhere", strict=False))
+def test_everything_is_accounted_for(kind, name):
     model = models.randomized(models.ZOO[kind]())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -132,7 +130,6 @@ def test_what_a_rule_drops_has_a_column():
     assert report.layers[0].rule[0] == pytest.approx(1)
 
 
-@pytest.mark.xfail(reason="the engine books units without contributions as stabiliser", strict=False)
 def test_units_without_positive_contributions_are_dropped_by_the_rule():
     report = revgraph.create_analyzer("lrp", one_unit([-2.0]), rule=ZPlus()).conservation([[3.0]])
     expected = dict.fromkeys(FIELDS, 0.0) | {"start": -6, "rule": -6}

@@ -7,6 +7,7 @@ import tensorflow as tf
 from keras import layers as L
 from keras import ops
 
+import revgraph
 from revgraph.graph.operations import Opaque, Routing
 from revgraph.read import trace
 from revgraph.read.keras.layers import IDENTITIES
@@ -67,6 +68,7 @@ OPERATIONS = {
     "Flipud": ((4, 3), lambda x: ops.flipud(x)),
     "Fmax": ([(3,), (3,)], lambda x, y: ops.fmax(x, y)),
     "Fmin": ([(3,), (3,)], lambda x, y: ops.fmin(x, y)),
+    "FullLike": ((3,), lambda x: x + ops.full_like(x, -2.0)),
     "GetItem": ((4, 3), lambda x: x[:, 1:, ::2]),
     "Glu": ((4,), lambda x: ops.glu(x)),
     "Hsplit": ((4, 3), lambda x: ops.hsplit(x, 2)),
@@ -123,7 +125,9 @@ OPERATIONS = {
     "Trace": ((4, 4), lambda x: ops.trace(x, axis1=1, axis2=2)),
     "Transpose": ((4, 3), lambda x: ops.transpose(x, (0, 2, 1))),
     "Trapezoid": ((4, 3), lambda x: ops.trapezoid(x, axis=1)),
+    "OnesLike": ((3,), lambda x: x + ops.ones_like(x)),
     "Tril": ((4, 4), lambda x: ops.tril(x)),
+    "ZerosLike": ((3,), lambda x: x + ops.zeros_like(x)),
     "Triu": ((4, 4), lambda x: ops.triu(x)),
     "TrueDivide": ((3,), lambda x: x / VECTOR),
     "Unstack": ((4, 3), lambda x: ops.unstack(x, axis=1)),
@@ -195,20 +199,37 @@ def check_reading(model, constants=(0.0,), tolerance=1e-12, runs=True, x=None):
     graph, x = trace(model), inputs_of(model) if x is None else x
     if runs:
         same(graph(x), model(x, training=False), tolerance)
-    values = graph.run(keras.tree.flatten(x))
+    x = [tf.convert_to_tensor(value) for value in keras.tree.flatten(x)]
+    with tf.GradientTape() as tape:
+        tape.watch([value for value in x if value.dtype.is_floating])
+        values = graph.run(x)
+        results = [values[slot] for slot in graph.output_slots]
+        total = tf.add_n([tf.reduce_sum(z) for z in results if z.dtype.is_floating])
+    # Of some operations TensorFlow has no gradient: it would be missed here.
+    tape.gradient(total, x)
     for site in graph.sites:
         if isinstance(site.operation, Routing):
             check_claims(site.operation, [values[slot] for slot in site.inputs], constants, tolerance)
     return graph
 
 
-@pytest.mark.parametrize("name", sorted({*VIEWS, *EXPANSIONS}))
+def defined():
+    """The names of the operations that this version of Keras has."""
+    found, new = set(), {keras.Operation}
+    while new:
+        found |= new
+        new = {cls for known in new for cls in known.__subclasses__()} - found
+    return {cls.__name__ for cls in found}
+
+
+@pytest.mark.parametrize("name", sorted({*VIEWS, *EXPANSIONS} & defined()))
 def test_every_operation_in_the_tables(name):
     shapes, function = OPERATIONS[name] if name in OPERATIONS else pointwise(name)
     model = built(shapes, function)
     assert any(type(operation).__name__ == name for operation in model.operations)
     # Keras itself mixes up the arguments of a transposed convolution in a model.
-    graph = check_reading(model, runs=name != "ConvTranspose")
+    constants = {"FullLike": (-2.0,), "OnesLike": (1.0,)}.get(name, (0.0,))
+    graph = check_reading(model, constants, runs=name != "ConvTranspose")
     x = inputs_of(model)
     same(
         graph(x),
@@ -440,3 +461,81 @@ def test_integers_move_and_numbers_that_are_rounded_do_not():
     first, second = (site.operation for site in trace(rounded).sites)
     assert not isinstance(first, Routing)
     assert isinstance(second, Routing) and second.copies and second.fixed
+
+
+INTEGERS = {
+    "rescaling": lambda x: L.Rescaling(1 / 255, offset=-0.5)(x),
+    "normalization": lambda x: L.Normalization(mean=[1.0, 2.0, 3.0], variance=[1.0, 4.0, 2.0])(x),
+    "a quotient": lambda x: x / 255.0,
+    "a product": lambda x: x * np.array([0.5, 1.0, 2.0]),
+    "a cast": lambda x: ops.cast(x, "float64") - 1.0,
+    "a sum with a signal": lambda x: ops.add(ops.cast(x, "float64") * 0.5, x),
+    "a product with a signal": lambda x: ops.multiply(ops.sigmoid(ops.cast(x, "float64")), x),
+    "a root": lambda x: ops.sqrt(x),
+    "a matrix": lambda x: ops.matmul(x, KERNEL),
+    "a mean": lambda x: ops.mean(x, axis=1, keepdims=True),
+    "resizing": lambda x: L.Resizing(2, 3)(x[..., None])[..., 0],
+    "arithmetic with integers": lambda x: ops.cast(2 * (x + 1) - x, "float64"),
+    "a choice": lambda x: ops.cast(ops.where(x < 3, x + 5, x), "float64"),
+}
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int32"])
+@pytest.mark.parametrize("name", INTEGERS)
+def test_arithmetic_with_integers(name, dtype):
+    if name == "a choice" and dtype == "uint8":
+        pytest.skip("Keras makes other integers of them")
+    inputs = keras.Input((4, 3), dtype=dtype)
+    model = keras.Model(inputs, L.Dense(2)(INTEGERS[name](inputs)))
+    x = np.random.default_rng(0).integers(0, 9, (2, 4, 3)).astype(dtype)
+    for graph in (trace(model), trace(model, dtype="float32")):
+        np.testing.assert_allclose(graph(x), model(x), rtol=1e-5)
+
+
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic"])
+def test_upsampling_of_images_of_any_size(interpolation):
+    model = built((None, None, 2), L.UpSampling2D((2, 3), interpolation=interpolation))
+    x = RANDOM.normal(size=(2, 3, 4, 2))
+    graph = trace(model)
+    computed = tf.function(lambda x: graph(x), input_signature=[tf.TensorSpec((None, None, None, 2), tf.float64)])
+    same(computed(x), model(x), 1e-6)
+
+
+@pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "lanczos3", "lanczos5"])
+def test_upsampling_is_that_of_keras(interpolation, data_format):
+    layer = L.UpSampling2D((2, 3), interpolation=interpolation, data_format=data_format)
+    check_reading(built((3, 4, 2), layer), tolerance=1e-5)
+
+
+NEGATIVE = {
+    "where": lambda h, c: ops.where(h > 0.5, h, c),
+    "where a constant says": lambda h, c: ops.where(np.array([True, False]), h, c),
+    "select": lambda h, c: ops.select([h > 0.5], [h], c),
+    "slice_update": lambda h, c: ops.slice_update(h, (0, 1), c[None, 1:]),
+    "concatenate": lambda h, c: ops.concatenate([h[:, :1], c[None, 1:]], axis=1),
+    "Concatenate": lambda h, c: L.Concatenate()([h[:, :1], c[None, 1:]]),
+    "stack": lambda h, c: ops.reshape(ops.stack([h[0, 0], c[1]]), (1, 2)),
+}
+
+
+@pytest.mark.parametrize("form", ["array", "tensor", "variable"])
+@pytest.mark.parametrize("name", NEGATIVE)
+def test_negative_constants_take_part_in_alpha_1_beta_0(name, form):
+    """y = 2 h + 3 with 3 = -3 * -1: of the relevance 5 the signal gets 2, and the constant keeps 3."""
+    if form == "variable" and name not in ("where", "where a constant says", "select"):
+        pytest.skip("a part of a variable is no variable")
+    values = np.array([-1.0, -1.0])
+    if form == "variable":
+        values = keras.Variable(np.array([1.0, 1.0]))
+    elif form == "tensor":
+        values = tf.constant(values)
+    x = keras.Input((2,), batch_size=1)
+    head = L.Dense(1, use_bias=False)
+    model = keras.Model(x, head(NEGATIVE[name](ops.relu(x), values)))
+    head.set_weights([np.array([[2.0], [-3.0]])])
+    analyzer = revgraph.create_analyzer("lrp.alpha_1_beta_0", model)
+    if form == "variable":
+        # Whatever it was when the model was read.
+        values.assign([-1.0, -1.0])
+    np.testing.assert_allclose(analyzer.analyze(np.array([[1.0, 0.2]])), [[2.0, 0.0]], rtol=1e-6)

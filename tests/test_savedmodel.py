@@ -461,3 +461,82 @@ def test_models_of_keras_2_have_the_relevance_of_keras_3(tmp_path):
     x = rng.normal(size=(2, 8, 8, 3)).astype("float32")
     np.testing.assert_allclose(graph(x), old(x), rtol=1e-5, atol=1e-6)
     assert_equal_relevance(new, graph, x, share=1e-4)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: tf.where(x > 0.01, x, tf.zeros_like(x)),
+        lambda x: tf.minimum(tf.nn.relu(x), 100.0) * 1.0 + tf.minimum(x - 200.0, 0.0) * 0.0,
+        lambda x: tf.nn.relu(tf.stop_gradient(x)),
+    ],
+)
+def test_what_is_no_relu(function):
+    """A threshold above zero, a bound far away, and a ReLU that no gradient comes through."""
+    graph, concrete = graph_of(function, (6,))
+    x = np.float64([[0.005, -1.0, 0.02, 99.0, 150.0, -300.0]])
+    np.testing.assert_allclose(graph(x), concrete(tf.constant(x)), rtol=1e-12)
+    with tf.GradientTape() as tape:
+        inputs = tf.constant(x)
+        tape.watch(inputs)
+        output = function(inputs)
+    expected = tape.gradient(output, inputs)
+    expected = np.zeros_like(x) if expected is None else np.asarray(expected)
+    gradient = create_analyzer("gradient", graph).analyze(x, initial_relevance=np.ones_like(x))
+    np.testing.assert_allclose(gradient, expected)
+
+
+SINGLE = tf.Variable(RNG.normal(size=(4, 3)).astype("float32"))
+TOKEN = tf.Variable(RNG.normal(size=(1, 1, 4)).astype("float32"))
+KERNEL = tf.Variable(RNG.normal(size=(3, 3, 2, 1)).astype("float32"))
+
+
+def attention(x, mask):
+    scores = x @ tf.transpose(x, (0, 2, 1)) + (1 - tf.cast(mask, x.dtype))[:, None] * -1e9
+    return tf.reduce_mean(tf.nn.softmax(scores) @ x, 1) @ SINGLE
+
+
+def masked_mean(x, mask):
+    mask = tf.cast(mask, x.dtype)[..., None]
+    return tf.math.divide_no_nan(tf.reduce_sum(x * mask, 1), tf.reduce_sum(mask, 1)) @ SINGLE
+
+
+STEPS, STEPS_MASK = ((3, 4), tf.float32), ((3,), tf.int32)
+LEDGERS = {
+    "an integer mask": (lambda x, m: tf.reduce_sum(tf.where(m[..., None] > 0, x, -1.0), 1) @ SINGLE, STEPS, STEPS_MASK),
+    "a mask of scores": (attention, STEPS, STEPS_MASK),
+    "a mean over steps": (masked_mean, STEPS, STEPS_MASK),
+    "a length": (lambda x, m: tf.reduce_sum(x, 1) / tf.cast(tf.reduce_sum(m, 1, True) + 1, x.dtype), STEPS, STEPS_MASK),
+    "one channel": (lambda x: tf.nn.bias_add(tf.nn.conv2d(x, KERNEL, 1, "SAME"), [0.3]), ((4, 4, 2), tf.float32)),
+    "nothing for zero": (lambda x: tf.math.divide_no_nan(x, [1.0, 0.0, 2.0, 3.0]) @ SINGLE, ((4,), tf.float32)),
+    "tiles": (lambda x: tf.tile(x[:, None], [1, 3, 1]) @ SINGLE, ((4,), tf.float32)),
+    "a token, tiled": (
+        lambda x: tf.concat([tf.tile(TOKEN, [tf.shape(x)[0], 1, 1]), x], 1) @ SINGLE, ((2, 4), tf.float32)
+    ),
+    "a token, added to zeros": (
+        lambda x: tf.concat([tf.zeros_like(x[:, :1]) + TOKEN, x], 1) @ SINGLE, ((2, 4), tf.float32)
+    ),
+    "ones": (lambda x: (x + tf.ones_like(x)) @ SINGLE, ((4,), tf.float32)),
+    "float32 in float64": (lambda x: tf.cast(tf.cast(x, tf.float32) @ SINGLE + 0.1, tf.float64), ((4,), tf.float64)),
+    "constants in float32": (
+        lambda x: x * tf.cast(tf.sqrt(tf.constant([0.1, 0.2, 0.3, 0.4])), tf.float64), ((4,), tf.float64)
+    ),
+    "steps first": (
+        lambda x: tf.transpose(tf.transpose(x, (1, 0, 2)) @ SINGLE + 1.0, (1, 0, 2)), ((3, 4), tf.float32)
+    ),
+    "samples last": (lambda x: tf.transpose(tf.transpose(SINGLE) @ tf.transpose(x)), ((4,), tf.float32)),
+    "scatter": (lambda x: tf.tensor_scatter_nd_update(x, [[0, 1]], [5.0]) @ SINGLE, ((4,), tf.float32)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LEDGERS)
+def test_relevance_is_accounted_for(name):
+    function, *inputs = LEDGERS[name]
+    specs = [tf.TensorSpec((None, *shape), dtype, f"x{i}") for i, (shape, dtype) in enumerate(inputs)]
+    concrete = tf.function(function, autograph=False).get_concrete_function(*specs)
+    graph, x = read_function(concrete), [data(shape, dtype) for shape, dtype in inputs]
+    y = concrete(*map(tf.constant, x)).numpy()
+    x = x[0] if len(x) == 1 else x
+    for method in ("lrp.z", "lrp.epsilon_plus_flat"):
+        ledger = create_analyzer(method, graph).conservation(x, initial_relevance=y)
+        np.testing.assert_allclose(ledger.other, 0, atol=2e-6 * np.abs(y).sum(), err_msg=method)

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from revgraph import create_analyzer
-from revgraph.graph.analysis import nonnegative_slots
+from revgraph.fast.signs import nonnegative_slots
 from revgraph.graph.operations import Routing
 from revgraph.read.savedmodel.activations import DIRECT, POINTWISE
 from revgraph.read.savedmodel.builder import ALIKE

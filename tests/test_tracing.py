@@ -6,7 +6,7 @@ import pytest
 from keras import layers, ops
 
 from revgraph.canonize import canonize, split_activations
-from revgraph.graph.analysis import nonnegative_slots
+from revgraph.fast.signs import nonnegative_slots
 from revgraph.graph.operations import (
     Activation,
     AveragePool,

@@ -9,7 +9,7 @@ from revgraph.analyzers.reverse_analyzer import ReverseAnalyzer
 from revgraph.canonize import prune
 from revgraph.canonize.pairs import WithReference, is_linear, with_reference
 from revgraph.composites import Composite, Matcher
-from revgraph.graph.operations import Activation, Embedding, Product, Routing
+from revgraph.graph.operations import Activation, Embedding, Normalize, Product, Routing
 from revgraph.reverse.ledger import completeness
 from revgraph.reverse.walk import Walk
 from revgraph.reverse_rules import Jacobian, per_sample
@@ -17,6 +17,7 @@ from revgraph.reverse_rules.deep_lift import (
     EmbeddingDifference,
     Rescale,
     RescaleChoice,
+    RescaleNormalization,
     RescaleProduct,
     TimesDifference,
 )
@@ -40,6 +41,7 @@ DEEP_LIFT = Composite(
     (beside(Routing, "maxima", "max"), RescaleChoice(tf.maximum)),
     (beside(Routing, "minima", "min"), RescaleChoice(tf.minimum)),
     (beside(Product, "products"), RescaleProduct()),
+    (beside(Normalize, "normalizations"), RescaleNormalization()),
     (beside(Embedding, "embeddings"), EmbeddingDifference()),
     defaults=(),
     name="deep_lift",

@@ -44,6 +44,7 @@ class ReverseAnalyzer(Analyzer):
         freeze: Take the model's weights as they are for good, and keep what rules make of them: faster, for more
             memory. Otherwise weights assigned later are seen by the next `analyze`.
         jit_compile: Compile with XLA, as `tf.function` does.
+        literal: Compute every rule as its formula is written, without the speed layer: slower, for checking.
         max_growth: `analyze` warns, once, when the sum of |R| grows by more than this factor through a site; not where
             relevance is kept in bounds by the arguments above.
         **options: See `Analyzer`.
@@ -64,6 +65,7 @@ class ReverseAnalyzer(Analyzer):
         input_bounds=None,
         freeze=False,
         jit_compile=False,
+        literal=False,
         max_growth=GROWTH,
         **options,
     ):
@@ -71,6 +73,7 @@ class ReverseAnalyzer(Analyzer):
         self.composite = composite
         self.freeze = freeze
         self.jit_compile = jit_compile
+        self.literal = literal
         self.max_growth = max_growth
         self._warned = set()
         self.reverse_clip_values = reverse_clip_values
@@ -145,7 +148,7 @@ class ReverseAnalyzer(Analyzer):
     def _reverse_graph(self, graph, question) -> ReverseGraph:
         adjust = Adjustment(graph, self.reverse_clip_values, self.reverse_project_bottleneck_layers)
         bound = self.composite.bind(graph, self.input_bounds)
-        return ReverseGraph(graph, bound, question.starts, adjust, frozen=self.freeze)
+        return ReverseGraph(graph, bound, question.starts, adjust, fast=not self.literal, frozen=self.freeze)
 
     def analyze(
         self,

@@ -4,6 +4,8 @@ import dataclasses
 import difflib
 import fnmatch
 
+import keras
+
 from revgraph.composites.matchers import ClassMatcher, matcher
 from revgraph.composites.structure import STRUCTURE
 from revgraph.graph.analysis import Facts
@@ -59,7 +61,10 @@ class Composite(Tabular):
     @staticmethod
     def _entry(entry):
         if not isinstance(entry, tuple | list) or len(entry) != 2:
-            raise TypeError(f"A composite's entry is a pair (match, rule), or a composite. Received: {entry!r}.")
+            raise TypeError(
+                f"A composite's entry is a pair (match, rule), or a composite that stands for its entries. "
+                f"Received: {entry!r}."
+            )
         match, rule = entry
         if not isinstance(rule, Rule):
             raise TypeError(
@@ -174,15 +179,18 @@ class NotAnalyzeableModelException(ValueError):
 
 def remedy(site) -> str:
     """What to do about a site that has no rule."""
+    gradient = 'use a gradient method such as "input_t_gradient", which needs no rules.'
+    if type(site.layer).__module__.startswith("keras.") and not isinstance(site.layer, keras.layers.Lambda):
+        return f"No rule of LRP is right for the whole of it: {gradient}"
     if site.layer is None:
-        match, rule = repr(site.path), "Jacobian"
+        match, rule, condition = repr(site.path), "Jacobian", "it only moves entries"
     else:
-        match, rule = _class_name(site), "Epsilon"
+        match, rule, condition = _class_name(site), "Epsilon", "it is linear in its input"
     return (
-        f"Give it one, for example\n"
+        f"If {condition}, give it a rule:\n"
         f'    revgraph.create_analyzer("lrp", model, rule=revgraph.Composite(({match}, '
         f"revgraph.reverse_rules.{rule}()), ...))\n"
-        f'or use a gradient method such as "input_t_gradient".'
+        f"Otherwise {gradient}"
     )
 
 

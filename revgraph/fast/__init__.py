@@ -18,8 +18,7 @@ from revgraph.composites import Bound
 from revgraph.fast import execute
 from revgraph.fast.memory import InTurn
 from revgraph.fast.plan import REWRITES, plan_of
-from revgraph.fast.signs import Known, where_relevance_arrives
-from revgraph.graph.analysis import nonnegative_slots
+from revgraph.fast.signs import Known, nonnegative_slots, where_relevance_arrives
 from revgraph.graph.graph import Graph
 from revgraph.graph.operations import Affine
 from revgraph.reverse_rules.engine import Rule, SafeDivide

@@ -1,14 +1,15 @@
 """What is known of signs before anything is computed. Unknown means no.
 
-Three questions are answered here: which tensors have no negative entry (`revgraph.graph.analysis.nonnegative_slots`),
-where relevance can arrive at all (`where_relevance_arrives`), and which sign a term of a rule has (`Known`).
+Three questions are answered here: which tensors have no negative entry (`nonnegative_slots`), where relevance can
+arrive at all (`where_relevance_arrives`), and which sign a term of a rule has (`Known`). What is known of a single
+operation stands on the operation: `Routing.keeps_sign` and `copies`, `Affine.keeps_signs`, `traits` of activations.
 """
 
 import dataclasses
 
 from revgraph.composites import Bound
 from revgraph.graph.graph import Graph, Site
-from revgraph.graph.operations import Affine, Operation, Routing
+from revgraph.graph.operations import Affine, ChannelDiagonalConv, Contraction, Operation, Product, Quotient, Routing
 from revgraph.reverse_rules.engine import Rule
 from revgraph.reverse_rules.rules import Jacobian, Pass
 from revgraph.reverse_rules.terms import identity, neg, pos, where_negative, where_positive
@@ -66,6 +67,20 @@ class Known:
         if (self.positive or gate is where_positive) and modifier.positive > modifier.negative >= 0:
             return 1
         return -1 if gate is where_negative and modifier.negative > modifier.positive >= 0 else None
+
+
+def nonnegative_slots(graph: Graph, inputs=()) -> frozenset[int]:
+    """Slots whose tensors provably have no negative entry, given those inputs that have none."""
+    known = {*inputs, *(slot for slot, spec in graph.specs.items() if spec.dtype == "bool")}
+    for site in graph.sites:
+        operation, from_known = site.operation, all(slot in known for slot in site.inputs)
+        if (
+            operation.traits.nonnegative
+            or (from_known and isinstance(operation, Routing) and operation.keeps_sign)
+            or (from_known and isinstance(operation, ChannelDiagonalConv | Product | Quotient | Contraction))
+        ):
+            known.update(site.outputs)
+    return frozenset(known)
 
 
 def where_relevance_arrives(graph: Graph, bound: tuple[Bound, ...], starts) -> tuple[frozenset[Site], frozenset[Site]]:

@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from revgraph.graph.graph import Graph, Site
 from revgraph.graph.operations import (
     Activation,
-    ChannelDiagonalConv,
     Contraction,
     Convolutional,
     Dense,
@@ -221,17 +220,3 @@ def relevant_sites(sites: Iterable[Site], outputs, specs) -> list[Site]:
             taking = [site.inputs[i] for i in signals(site, producers, specs)]
         reached.update(slot for slot in taking if "float" in specs[slot].dtype)
     return relevant
-
-
-def nonnegative_slots(graph: Graph, inputs=()) -> frozenset[int]:
-    """Slots whose tensors provably have no negative entry, given those inputs that have none."""
-    known = {*inputs, *(slot for slot, spec in graph.specs.items() if spec.dtype == "bool")}
-    for site in graph.sites:
-        operation, from_known = site.operation, all(slot in known for slot in site.inputs)
-        if (
-            operation.traits.nonnegative
-            or (from_known and isinstance(operation, Routing) and operation.keeps_sign)
-            or (from_known and isinstance(operation, ChannelDiagonalConv | Product | Quotient | Contraction))
-        ):
-            known.update(site.outputs)
-    return frozenset(known)

@@ -127,16 +127,16 @@ def _in_two_dimensions(plane, depth, data_format, direct):
             return direct(x)
         if data_format == "channels_first":
             x = tf.transpose(x, (0, 2, 3, 4, 1))
-        _, steps, height, width, channels = _sizes(x)
+        _, steps, height, width, channels = sizes(x)
         x = plane(tf.reshape(x, (-1, height, width, channels)))
-        _, height, width, _ = _sizes(x)
+        _, height, width, _ = sizes(x)
         x = depth(tf.reshape(x, (-1, steps, height * width, channels)))
-        x = tf.reshape(x, (-1, _sizes(x)[1], height, width, channels))
+        x = tf.reshape(x, (-1, sizes(x)[1], height, width, channels))
         return tf.transpose(x, (0, 4, 1, 2, 3)) if data_format == "channels_first" else x
 
     return pooling
 
 
-def _sizes(x):
+def sizes(x) -> list:
     """The sizes of a tensor as numbers where they are known, as tensors where not."""
     return [tf.shape(x)[i] if n is None else n for i, n in enumerate(x.shape)]

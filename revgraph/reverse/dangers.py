@@ -42,8 +42,9 @@ def growths(graph, forward, relevance, starts, limit=GROWTH) -> dict[str, tf.Ten
         each = tf.reduce_sum(tf.abs(r), axis=-1) if r.shape.rank > 1 else tf.abs(r)
         if graph.specs[slot].shape[0] is not None:
             return tf.reduce_sum(each)
-        # A layer applied at every time step has steps for samples.
-        return tf.reduce_sum(tf.reshape(each, (batch, -1)), axis=1)
+        # A layer applied at every time step has steps for samples. Other tensors may have no axis for samples at all.
+        rows = tf.where(tf.size(each) % batch == 0, batch, 1)
+        return tf.reduce_sum(tf.reshape(each, (rows, -1)), axis=1)
 
     def total(slot):
         if slot not in summed:
@@ -97,7 +98,7 @@ def magnitudes(seeds, found) -> tf.Tensor:
     """
 
     def total(parts):
-        return sum(tf.reduce_sum(tf.abs(r), axis=tuple(range(1, r.shape.rank))) for r in parts)
+        return sum(tf.reduce_sum(tf.abs(tf.reshape(r, (tf.shape(r)[0], -1))), axis=1) for r in parts)
 
     return tf.stack([total(seeds), total(found)], axis=1)
 

@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from revgraph.reverse_rules.engine import Pullback, Rule
+from revgraph.reverse_rules.folding import folded
 
 NEAR = 1e-6
 """Differences below this count as none: the limit of the rescale rule, the gradient, is used."""
@@ -94,6 +95,43 @@ class RescaleProduct(Rule):
         def pull(m, _):
             parts = [gradient(m * (w / 2), tf.zeros_like(m)) for gradient, w in zip(gradients, weights, strict=True)]
             return _with_none([sum(p[i] for p in parts) for i in range(len(xs))])
+
+        return call.outputs, Pullback(pull)
+
+
+@dataclasses.dataclass(frozen=True)
+class RescaleNormalization(Rule):
+    r"""For normalizations of a sample by its own statistics: y = c f(c) w + b, with c = x - mean(x).
+
+    A product shares its difference out as `RescaleProduct` does, Dy = w (Dc (f + f_ref) / 2 + Df (c + c_ref) / 2). The
+    factor f is a function of one number, a mean of squares, whose difference is its gradient half-way between c_ref and
+    c times Dc, exactly. So Df is shared out in proportion to these products.
+    """
+
+    def record(self, call):
+        (x, x_ref), operation = call.inputs, call.operation.operation
+        kernel = call.weights.get("kernel", tf.ones((), x.dtype))
+
+        def centre(x):
+            return x if operation.mean is None else x - operation.mean(x)
+
+        c, c_ref = centre(x), centre(x_ref)
+        f, f_ref = operation.factor(c), operation.factor(c_ref)
+        half_way, dc = (c + c_ref) / 2, c - c_ref
+
+        def pull(m, _):
+            m = m * kernel
+            with tf.GradientTape(persistent=True) as tape:
+                tape.watch((x, half_way))
+                centred, factor = centre(x), operation.factor(half_way)
+                # Linear in the tangent, so that its gradient is the derivative of the factor along Dc.
+                tangent = tf.zeros_like(factor)
+                tape.watch(tangent)
+                slope = tape.gradient(factor, half_way, tangent)
+            along = tape.gradient(slope, tangent, dc)
+            share = tf.math.divide_no_nan(f - f_ref, along) * folded(m * half_way, f)
+            m_c = m * (f + f_ref) / 2 + tape.gradient(factor, half_way, share)
+            return _with_none([tape.gradient(centred, x, m_c)])
 
         return call.outputs, Pullback(pull)
 

@@ -238,7 +238,8 @@ VIEWS = {
     ),
     **_table(_routing(routing.MASKS), "Masking"),
     **_table(routing.zero_padding, "ZeroPadding1D", "ZeroPadding2D", "ZeroPadding3D"),
-    **_table(routing.resize, "Resizing", "UpSampling1D", "UpSampling2D", "UpSampling3D"),
+    **_table(routing.resize, "Resizing", "UpSampling1D", "UpSampling3D"),
+    **_table(routing.upsampling_2d, "UpSampling2D"),
     **_table(routing.max_pool, "MaxPooling1D", "MaxPooling2D", "MaxPooling3D"),
     **_table(routing.average_pool, "AveragePooling1D", "AveragePooling2D", "AveragePooling3D"),
     **_table(

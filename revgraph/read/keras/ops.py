@@ -17,6 +17,7 @@ from revgraph.graph.operations import (
     Operation,
     Product,
     Quotient,
+    Routing,
     SeparableConv,
     Sum,
     constant,
@@ -30,7 +31,10 @@ from revgraph.read.keras.template import Slot, known
 def tensor_operation(operation, template, outputs) -> Operation | None:
     """The operation of a raw Keras operation; None where there is none."""
     view = VIEWS.get(type(operation).__name__)
-    return None if view is None else view(operation, template, outputs)
+    found = None if view is None else view(operation, template, outputs)
+    # Integers are moved; arithmetic with them makes counts and places, which have no relevance of their own.
+    moves = isinstance(found, Routing) or "float" in keras.backend.standardize_dtype(outputs[0].dtype)
+    return found if moves else None
 
 
 def expansion(operation, template):
@@ -235,6 +239,7 @@ VIEWS = {
     "BroadcastTo": routing.broadcast_to,
     "Resize": routing.resize,
     "Take": _take,
+    "SliceUpdate": routing.slice_update,
     "Where": routing.where,
     "BatchNorm": scaling.batch_normalization_operation,
     "LayerNorm": scaling.layer_normalization_operation,

@@ -1,12 +1,14 @@
 """What moves entries from place to place, and what is known of it: copies, fixed, keeps_sign, fills."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import tensorflow as tf
 from keras import ops
 
 from revgraph.graph import windows
-from revgraph.graph.operations import AveragePool, Interpolation, Routing, ZeroPad
+from revgraph.graph.operations import AveragePool, Interpolation, Routing, ZeroPad, channels_first, channels_last
 from revgraph.read.keras.template import constants_in, known, slots_in
 
 MOVES = {"copies": True, "fixed": True, "keeps_sign": True}
@@ -36,7 +38,8 @@ ROUTINGS = {
         "GetItem Hsplit Hstack Moveaxis Ravel Rearrange Repeat Roll Rot90 Select Slice SliceUpdate SpaceToDepth Split "
         "Squeeze Stack Swapaxes Take TakeAlongAxis Tile Transpose Unstack Vsplit Vstack Where",
     ),
-    **_known(FILLS, "Diag Diagflat ExtractPatches PadImages Tril Triu"),
+    **_known(FILLS, "Diag Diagflat ExtractPatches OnesLike PadImages Tril Triu ZerosLike"),
+    **_known({**FILLS, "keeps_sign": False}, "FullLike"),
     **_known(CHOICES, "Amax Amin Max Min Sort TopK"),
 }
 """Name of the class of a Keras operation that moves entries -> what is known of it where no constants take part."""
@@ -146,6 +149,21 @@ def where(operation, template, outputs):
     return None if template.argument(operation.call, "x1") is None else moved(operation, template, outputs)
 
 
+def slice_update(operation, template, outputs):
+    """The view of `keras.ops.slice_update`, of whose own code TensorFlow has no gradient."""
+
+    def function(inputs, start_indices, updates):
+        updates = tf.cast(updates, inputs.dtype) if tf.is_tensor(inputs) else tf.convert_to_tensor(updates)
+        inputs = tf.cast(inputs, updates.dtype)
+        room = tf.shape(inputs) - tf.shape(updates)
+        before = tf.clip_by_value(tf.cast(start_indices, tf.int32), 0, room)
+        widths = tf.stack([before, room - before], axis=1)
+        return tf.where(tf.pad(tf.ones_like(updates, tf.bool), widths), tf.pad(updates, widths), inputs)
+
+    found = moved(operation, template, outputs)
+    return None if found is None else dataclasses.replace(found, function=template.bind(function))
+
+
 # Padding, cropping and resizing.
 
 
@@ -179,7 +197,7 @@ def resize(operation, template, outputs):
     flags = {"copies": kind == "nearest", "fixed": True, "keeps_sign": kind in ("nearest", "bilinear", "area")}
     # Filling in other numbers than zeros makes a weighted mean of the entries one of entries and constants.
     mean = kind != "nearest" and not any(fill)
-    return routing(
+    found = routing(
         operation.call,
         template,
         type(operation).__name__,
@@ -187,6 +205,35 @@ def resize(operation, template, outputs):
         kind=Interpolation if mean else Routing,
         flags=flags,
     )
+    if kind == "nearest":
+        return found
+    return dataclasses.replace(found, function=_in_float32(found.function, template.dtype))
+
+
+def _in_float32(function, dtype):
+    """TensorFlow interpolates in float32, whatever it is given, and the gradient has to be float32, too."""
+
+    def interpolated(x):
+        z = function(tf.cast(x, tf.float32) if x.dtype.is_floating else x)
+        return tf.cast(z, dtype) if z.dtype.is_floating else z
+
+    return interpolated
+
+
+def upsampling_2d(layer, template, outputs):
+    """The view of UpSampling2D, whose own code interpolates images of a known size only."""
+    found = resize(layer, template, outputs)
+    if layer.interpolation == "nearest":
+        return found
+
+    def function(x):
+        first = layer.data_format == "channels_first"
+        x = channels_last(x) if first else x
+        _, height, width, _ = windows.sizes(x)
+        z = tf.image.resize(x, (height * layer.size[0], width * layer.size[1]), layer.interpolation)
+        return channels_first(z) if first else z
+
+    return dataclasses.replace(found, function=_in_float32(function, template.dtype))
 
 
 # Pooling.

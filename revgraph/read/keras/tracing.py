@@ -12,7 +12,16 @@ from keras import KerasTensor
 
 from revgraph.graph.analysis import relevant_sites
 from revgraph.graph.graph import Call, Graph, Site, Spec
-from revgraph.graph.operations import Activation, Opaque, Routing, Scale
+from revgraph.graph.operations import (
+    Activation,
+    Affine,
+    Contraction,
+    Opaque,
+    Product,
+    Quotient,
+    Routing,
+    Scale,
+)
 from revgraph.read.keras import private
 from revgraph.read.keras.activations import snake
 from revgraph.read.keras.layers import (
@@ -213,15 +222,32 @@ class _Tracer:
         return None if reshapes else known
 
     def site(self, path, operation, read, outputs, layer):
-        """Adds one site. Where constants make the signal larger, a site in front of it does that."""
+        """Adds one site.
+
+        Sites in front of it make floating numbers of integers, and a signal as large as the constants that it meets.
+        """
+        if isinstance(operation, Affine | Product | Quotient | Contraction | Activation):
+            read = tuple(self._floating(path, slot, outputs[0].dtype, layer) for slot in read)
         if isinstance(operation, Scale | Activation):
-            shape = tuple(outputs[0].shape)
-            if broadcasts(self.specs[read[0]].shape, shape):
-                larger = KerasTensor(shape, self.specs[read[0]].dtype)
-                read = self.site(f"{path}/broadcast", broadcast(shape), read, [larger], layer)
+            read = self._as_large(path, read, outputs[0].shape, layer)
         written = tuple(self.new_slot(t) for t in outputs)
         self.sites.append(Site(path, operation, tuple(read), written, layer))
         return written
+
+    def _floating(self, path, slot, dtype, layer):
+        """The slot, or that of its tensor as floating numbers where it has integers."""
+        if "float" in self.specs[slot].dtype:
+            return slot
+        cast = Routing(lambda x: tf.cast(x, self.dtype), "Cast", **MOVES)
+        made = [KerasTensor(self.specs[slot].shape, dtype)]
+        return self.site(self.new_path(path, "cast"), cast, (slot,), made, layer)[0]
+
+    def _as_large(self, path, read, shape, layer):
+        """The slots, or that of the tensor broadcast to a shape where it is smaller."""
+        if not broadcasts(self.specs[read[0]].shape, shape):
+            return read
+        made = [KerasTensor(shape, self.specs[read[0]].dtype)]
+        return self.site(self.new_path(path, "broadcast"), broadcast(tuple(shape)), read, made, layer)
 
     def inline(self, function, template, read, path) -> tuple[int, ...]:
         """Adds the sites of what a function does with symbolic tensors in the place of its arguments."""

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from revgraph.graph.graph import Graph, Site
 from revgraph.graph.operations import Affine, BatchNorm, Convolutional, Dense, Einsum
-from revgraph.read.keras.ops import scaling
+from revgraph.read.keras.scaling import scaling
 from revgraph.read.savedmodel.nodes import ScaleAndShift, Weight
 
 
