@@ -18,8 +18,7 @@ import tensorflow as tf
 import revgraph
 from revgraph.canonize import canonize
 from revgraph.composites import NotAnalyzeableModelException
-from revgraph.fast.signs import where_relevance_arrives
-from revgraph.graph.analysis import nonnegative_slots
+from revgraph.fast.signs import nonnegative_slots, where_relevance_arrives
 from revgraph.graph.operations import Interpolation, Routing
 from revgraph.read import trace
 from revgraph.reverse.reverse_graph import ReverseGraph
