@@ -177,13 +177,13 @@ def test_layers_as_activation_functions():
 
 
 def test_saturated_units_keep_their_relevance_under_lrp_0():
-    """A saturated ReLU6 is a constant: like a bias it absorbs its relevance, and the gradient is 0, too."""
+    """A saturated ReLU6 is a constant: it absorbs its relevance, and the gradient is 0, too."""
     model = keras.Sequential([keras.Input((2,)), layers.ReLU(6.0), layers.Dense(1, use_bias=False)])
     model.set_weights([np.array([[1.0], [2.0]])])
     x = np.array([[7.0, 2.0]])
     same(explain("lrp", model, x, 0, rule=PRECISE), [[0, 4]])
     ledger = revgraph.create_analyzer("lrp", model, rule=PRECISE).conservation(x, 0)
-    same(ledger.bias, [6.0])
+    same(ledger.constants, [6.0])
     same(ledger.other, [0.0])
     np.testing.assert_allclose(explain("lrp.alpha_1_beta_0", model, x, 0), [[6, 4]], rtol=1e-6)
 

@@ -47,7 +47,7 @@ def test_every_name_is_there():
 def test_check_rule_passes_what_is_right(make, shape):
     for rule in (Epsilon(0.1), AlphaBeta(2, 1), Flat()):
         for entry in check_rule(make(), rule, shape):
-            parts = entry.input + entry.bias + entry.stabiliser + entry.other
+            parts = entry.input + entry.bias + entry.constants + entry.rule + entry.stabiliser + entry.other
             np.testing.assert_allclose(parts, entry.start, atol=1e-5)
             np.testing.assert_allclose(entry.other, 0, atol=1e-5)
 

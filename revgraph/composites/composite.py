@@ -180,7 +180,7 @@ class NotAnalyzeableModelException(ValueError):
 def remedy(site) -> str:
     """What to do about a site that has no rule."""
     gradient = 'use a gradient method such as "input_t_gradient", which needs no rules.'
-    if type(site.layer).__module__.startswith("keras.") and not isinstance(site.layer, keras.layers.Lambda):
+    if _is_of_keras(site.layer):
         return f"No rule of LRP is right for the whole of it: {gradient}"
     if site.layer is None:
         match, rule, condition = repr(site.path), "Jacobian", "it only moves entries"
@@ -192,6 +192,14 @@ def remedy(site) -> str:
         f"revgraph.reverse_rules.{rule}()), ...))\n"
         f"Otherwise {gradient}"
     )
+
+
+def _is_of_keras(layer):
+    """Whether a layer or raw operation is Keras's own code, which has no linear whole that revgraph would not know."""
+    if isinstance(layer, keras.layers.Layer):
+        public = getattr(keras.layers, type(layer).__name__, None)
+        return type(layer) is public and not isinstance(layer, keras.layers.Lambda)
+    return isinstance(layer, keras.Operation)
 
 
 def _class_name(site):
