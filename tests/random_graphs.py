@@ -131,6 +131,7 @@ class Entry:
         return (
             len(shape) in self.ranks
             and "float" in str(tensor.dtype)
+            and not tensor.sparse
             and all(n >= self.size for n in (shape[1:-1] if len(shape) > 2 else shape[1:]))
             and (not self.even or shape[-1] % 2 == 0)
             and None not in shape[1:]
@@ -494,6 +495,11 @@ entry(
     layers.Dense(2)(ops.flip(ops.relu({x}), axis=-1))
     layers.Dense(2)(ops.max(ops.relu({x}), axis=1, keepdims=True))
     ops.fft(({x}, {y}))[<0|1>]
+    ops.append({x}, {y}, axis=<-1|1>)
+    ops.array_split({x}, 2, axis=-1)[0]
+    ops.where({x} > 0.1, {x}, ops.zeros_like({x}))
+    ops.maximum({x}, 0.3 * ops.ones_like({x}))
+    ops.where({x} > 0.4, ops.full_like({x}, <0.5|-0.5>), {x})
     """,
     ANY,
     size=2,
@@ -556,6 +562,7 @@ entry(
     ops.reshape(ops.adaptive_average_pool({x}, (2, 2), data_format='channels_last'), (-1, 4, {c}))
     ops.image.resize({x}, (4, 4), interpolation='<nearest|bilinear|bicubic>')
     ops.image.pad_images({x}, 1, 0, <0|1>, 1)
+    ops.image.extract_patches({x}, (2, 2), padding='valid')
     ops.image.crop_images({x}, 0, 1, target_height=2, target_width=1)
     ops.conv({x}, number({n}, 2, 2, {c}, 2), strides=<1|2>)
     ops.depthwise_conv({x}, number({n}, 2, 2, {c}, 2), padding='same')
@@ -687,8 +694,12 @@ class _Program:
         (self.inputs if prefix == "i" else self.pool).append(name)
         return name
 
-    def input(self, kind):
-        name = self.line(INPUTS[kind], "i")
+    def input(self, kind, **sizes):
+        """Adds an input; `sizes` replaces choices of lengths."""
+        text = INPUTS[kind]
+        for choice, size in sizes.items():
+            text = text.replace(choice, size)
+        name = self.line(text, "i")
         if "float" in str(self.tensor(name).dtype):
             self.pool.append(name)
         return name
@@ -774,17 +785,11 @@ def program(seed, linear=False, only=None):
     kinds = [chosen.source if chosen.source != "float" else made.choice(chosen.ranks)]
     if made.rng.random() < 0.3:
         kinds.append(made.choice([2, 3, 4, "ids"]))
-    sizes = {3: 4, 4: 5}
-    for kind in kinds:
-        if chosen.source == "float" and kind == kinds[0]:
-            # The first input fits the entry whose turn it is.
-            text = INPUTS[kind].replace("<3|4>", str(sizes.get(kind, 3)))
-            if chosen.even:
-                text = text.replace("<3|5>", "4")
-            name = made.line(text, "i")
-            made.pool.append(name)
-        else:
-            made.input(kind)
+    first, *more = kinds
+    # The first input fits the entry whose turn it is.
+    made.input(first, **{"<3|4>": "4", "<4|5>": "5"}, **({"<3|5>": "4"} if chosen.even else {}))
+    for kind in more:
+        made.input(kind)
     for name in list(made.inputs):
         if "int" in str(made.tensor(name).dtype) and chosen.source == "float":
             made.add(made.choice([e for e in CATALOGUE if e.source == "ids"]))
@@ -859,6 +864,15 @@ def drawn(model) -> set[str]:
         if isinstance(operation, layers.TimeDistributed):
             names.add(type(operation.layer).__name__)
     return names
+
+
+def alone(entry):
+    """A model of nothing but one entry, and what it reads."""
+    made = _Program(0, linear=False)
+    kind = entry.source if entry.source != "float" else max(entry.ranks)
+    made.input(kind, **{"<3|5>": "4", "<3|4>": "4", "<4|5>": "5", "<2|4>": "4"})
+    made.add(entry)
+    return keras.Model([made.tensor(name) for name in made.inputs], made.tensor(made.pool[-1]))
 
 
 @functools.lru_cache(maxsize=512)
