@@ -539,3 +539,26 @@ def test_negative_constants_take_part_in_alpha_1_beta_0(name, form):
         # Whatever it was when the model was read.
         values.assign([-1.0, -1.0])
     np.testing.assert_allclose(analyzer.analyze(np.array([[1.0, 0.2]])), [[2.0, 0.0]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(4, 1), (1, 4, 1), (4,), (1, 4), (4, 1, 1)])
+def test_summands_are_added_as_keras_adds_them(shape):
+    """Keras takes a summand with one axis of several entries for a bias of the channels."""
+    table = np.arange(1.0, 5.0).reshape(shape)
+    for size in ((4, 4), (4, 4, 4), (4, 3)):
+        x = keras.Input(size)
+        try:
+            model = keras.Model(x, x + table)
+            y = model(np.zeros((2, *size)))
+        except Exception:
+            # Keras itself cannot add them.
+            continue
+        if tuple(y.shape[1:]) == size:
+            same(trace(model)(np.zeros((2, *size))), y)
+
+
+def test_a_bias_of_einsum_dense_is_added_as_keras_adds_it():
+    x = keras.Input((4, 4))
+    model = randomized(keras.Model(x, L.EinsumDense("abc,bd->adc", (4, 4), bias_axes="d")(x)))
+    values = np.random.default_rng(0).normal(size=(3, 4, 4))
+    same(trace(model)(values), model(values))

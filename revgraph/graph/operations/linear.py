@@ -59,6 +59,10 @@ class Einsum(Affine):
     def linear(self, inputs, weights):
         return ops.einsum(self.equation, inputs[0], weights["kernel"])
 
+    def add_bias(self, z, bias):
+        # Keras has its own way with biases that do not stand on the last axis, and the model is what Keras computes.
+        return ops.add(z, bias)
+
     def _axes(self):
         left, output = self.equation.replace(" ", "").split("->")
         return (*left.split(","), output)

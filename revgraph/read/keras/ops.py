@@ -91,9 +91,11 @@ def _linear_combination(signs):
             kernel, sign, value = None, signs[1], right
         else:
             kernel, sign, value = constant(signs[1]), signs[0], left
-        return scaling.scaling(
-            outputs[0].shape, kernel, scaling.value_source(value, lambda v: sign * v), (), _shape(value)
-        )
+        shape = _shape(value)
+        if signs == (1.0, 1.0) and right is not None:
+            shape = scaling.shape_of_summand(shape, outputs[0].shape)
+        source = scaling.value_source(value, lambda v: ops.reshape(sign * v, shape))
+        return scaling.scaling(outputs[0].shape, kernel, source, (), shape)
 
     return view
 

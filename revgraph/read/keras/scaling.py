@@ -1,5 +1,7 @@
 """Multiplication by constants and addition of constants, and normalization, of layers and of operations."""
 
+import functools
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -26,6 +28,25 @@ def scaling(output, kernel=None, bias=None, kernel_shape=(), bias_shape=()) -> S
     if bias is not None:
         sources["bias"] = _vector(bias, bias_shape, output, axis)
     return Scale(reading(sources), axis)
+
+
+def shape_of_summand(shape, output) -> tuple[int, ...]:
+    """The shape that a constant has when Keras adds it to a tensor.
+
+    Newer versions of Keras take a summand with one axis of several entries for a bias, if it has as many as the tensor
+    has channels: (4, 1) is added along the last axis of a tensor (batch, 4, 4), not along the one where it stands.
+    """
+    sizes = [n for n in shape if n != 1]
+    if len(shape) < 2 or len(sizes) != 1 or len(output) < 2 or not _takes_columns_for_biases():
+        return shape
+    if sizes[0] == output[-1]:
+        return (sizes[0],)
+    return (sizes[0], *(1,) * (len(output) - 2)) if sizes[0] == output[1] else shape
+
+
+@functools.cache
+def _takes_columns_for_biases():
+    return float(ops.add(tf.zeros((1, 2, 2)), tf.constant([[1.0], [2.0]]))[0, 0, 1]) == 2.0
 
 
 def _varying(shape, output):
