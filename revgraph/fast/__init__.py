@@ -16,7 +16,7 @@ import dataclasses
 
 from revgraph.composites import Bound
 from revgraph.fast import execute
-from revgraph.fast.memory import InTurn
+from revgraph.fast.memory import InTurn, Remade
 from revgraph.fast.plan import REWRITES, plan_of
 from revgraph.fast.signs import Known, nonnegative_slots, where_relevance_arrives
 from revgraph.graph.graph import Graph
@@ -54,6 +54,7 @@ class Speed:
         if not adjusted:
             positive, nonzero = where_relevance_arrives(graph, bound, starts)
         self.without = tuple(without)
+        self._remade = Remade()
         self._signs = {
             site: Signs(all(slot in nonnegative for slot in site.inputs), site in positive, site in nonzero)
             for site in graph.sites
@@ -61,7 +62,7 @@ class Speed:
 
     def recorder(self, site):
         """What stands in for `Rule.record` at a site."""
-        return Recorder(self._signs[site], self.without)
+        return Recorder(self._signs[site], self.without, self._remade)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,10 +72,12 @@ class Recorder:
     Args:
         signs: What is known of the site.
         without: Names of the rewrites to leave out.
+        remade: Where cheap tensors of a walk are noted, to be computed again.
     """
 
     signs: Signs = Signs()
     without: tuple[str, ...] = ()
+    remade: Remade = dataclasses.field(default_factory=Remade)
 
     def __call__(self, rule, call):
         """The outputs and the pullback, as `rule.record(call)` gives them."""
@@ -84,4 +87,5 @@ class Recorder:
             return rule.record(call)
         kernels, bias = call.operation.split(call.weights)
         known = Known(call.operation, tuple(kernels), bias is not None, **dataclasses.asdict(self.signs))
-        return execute.record(call, plan_of(rule.parts(), known, self.without), known, division)
+        plan = plan_of(rule.parts(), known, self.without)
+        return execute.record(call, plan, known, division, self.remade)

@@ -5,7 +5,8 @@ import functools
 
 import tensorflow as tf
 
-from revgraph.fast.memory import MakesKernels, RecordedBlocks, RecordedLater, blocks_of, is_large, waiting
+from revgraph.fast import memory
+from revgraph.fast.memory import MakesKernels, RecordedBlocks, RecordedLater, Remade, blocks_of, is_large, waiting
 from revgraph.fast.plan import Plan, growth
 from revgraph.fast.signs import Known
 from revgraph.graph.operations import ordered_sum
@@ -13,7 +14,7 @@ from revgraph.reverse_rules.engine import Pullback, SafeDivide, SiteCall, distin
 from revgraph.reverse_rules.terms import identity, on, pos, times
 
 
-def record(call: SiteCall, plan: Plan, known: Known, division: SafeDivide):
+def record(call: SiteCall, plan: Plan, known: Known, division: SafeDivide, remade: Remade):
     """Records a call under a plan.
 
     Args:
@@ -21,11 +22,14 @@ def record(call: SiteCall, plan: Plan, known: Known, division: SafeDivide):
         plan: What is recorded for the parts of the rule.
         known: What is known of the call.
         division: How the rule divides.
+        remade: Where cheap tensors are noted, to be computed again.
 
     Returns:
         The outputs, and the pullback of their relevance, as `Rule.record` gives them.
     """
-    now = Execution(call, plan, known)
+    now = Execution(call, plan, known, remade)
+    if now.is_cheap:
+        remade.note(now.outputs[0], lambda relevance: now.after(relevance).outputs[0])
     # A recorded pass is pulled later, when weights may be others: what the rule makes of them is made now.
     kept = now.parts() if call.frozen and tf.executing_eagerly() else None
 
@@ -88,15 +92,16 @@ class Execution:
         call: The call.
         plan: What is recorded for the parts of the rule.
         known: What is known of the call.
+        remade: Where cheap tensors are noted, to be computed again.
     """
 
     _linear = None
     """The outputs without bias, where they are known from the forward walk."""
 
-    def __init__(self, call, plan, known):
+    def __init__(self, call, plan, known, remade):
         self.operation, self.inputs = call.operation, call.inputs
         self.plan, self.known = plan, known
-        self._read, self._frozen = call.read, call.frozen
+        self._read, self._frozen, self._dtype, self._remade = call.read, call.frozen, call.dtype, remade
         self._kernels, self._bias = self.operation.split(call.weights)
         self._taped, self._later = {}, {}
 
@@ -111,6 +116,13 @@ class Execution:
         """Whether the backward walk makes other kernels than the operation's own."""
         weights = [weights for part in self.plan for term in part.terms for _, _, weights in term.pieces]
         return self._remakes and any(w.signed(self._kernels) != identity for w in weights)
+
+    @functools.cached_property
+    def is_cheap(self) -> bool:
+        """Whether its output is computed again rather than kept."""
+        if tf.executing_eagerly() or self.known.positive:
+            return False
+        return self.operation.multiplications(self._kernels) <= memory.CHEAP
 
     @property
     def takes_turns(self) -> bool:
@@ -129,23 +141,26 @@ class Execution:
         # What is made in the graph of a loop's body is not there outside of it.
         graph = tf.compat.v1.get_default_graph()
         if graph not in self._later:
-            self._later[graph] = self._after([relevance])
+            self._later[graph] = self._after(relevance)
         return self._later[graph]
 
     def _after(self, relevance):
         later = copy.copy(self)
-        later.inputs = distinct(waiting(x, relevance) for x in self.inputs)
+        later.inputs = distinct(self._remade(x, relevance) for x in self.inputs)
         if not self._frozen:
-            with tf.control_dependencies(relevance):
+            with tf.control_dependencies([relevance]):
                 weights = self._read()
             if self._bias is not None:
-                weights["bias"] = waiting(self._bias, relevance)
+                weights["bias"] = waiting(self._bias, [relevance])
             later._kernels, later._bias = self.operation.split(weights)
+        later._taped = {}
+        if self.is_cheap:
+            del later.outputs
+            return later
         # Where relevance arrives, z is positive. The ReLU behind makes the same tensor, and z need not be kept.
         outputs = tuple(map(tf.nn.relu, self.outputs)) if self.known.positive else self.outputs
-        later.outputs = tuple(waiting(z, relevance) for z in outputs)
-        later._linear = (waiting(self._tape(identity, on()).z, relevance),)
-        later._taped = {}
+        later.outputs = tuple(waiting(z, [relevance]) for z in outputs)
+        later._linear = (waiting(self._tape(identity, on()).z, [relevance]),)
         return later
 
     def let_in(self, gate, relevance, zs) -> tf.Tensor:
@@ -203,6 +218,8 @@ class Execution:
 
     def _new_tape(self, inputs, weights, outputs):
         signed = weights.signed(self._kernels)
+        if signed == identity and self._remakes and self.operation.multiple is not None:
+            return RecordedLater(self._call_and_scale, inputs, outputs)
         if signed == identity:
             return self._call(inputs, self._kernels, outputs)
         if not self._remakes:
@@ -220,6 +237,12 @@ class Execution:
 
     def _call(self, inputs, kernels, outputs=None):
         return RecordedLater(lambda x: self.operation(x, kernels), inputs, outputs)
+
+    def _call_and_scale(self, inputs):
+        """The linear part, the outputs being multiplied by a scale where they are fewer than the weights."""
+        operation, scale = self.operation.multiple
+        kernels, _ = operation.split(operation.read(self._dtype))
+        return (operation.linear(inputs, kernels) * scale(self._dtype),)
 
     def _modified(self, weights, kernels):
         return self.operation.split(weights(kernels))[0]

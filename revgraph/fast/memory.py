@@ -18,6 +18,10 @@ LARGE = 2**20
 by itself, and TensorFlow's convolutions take up to ten times the memory of what they work on."""
 
 
+CHEAP = 128
+"""Multiplications per entry of an output up to which it is computed again on the backward walk rather than kept."""
+
+
 def is_large(shape) -> bool:
     """Whether a tensor of this shape has more than `LARGE` entries."""
     return shape.is_fully_defined() and math.prod(shape) > LARGE
@@ -95,6 +99,25 @@ class RecordedBlocks:
             with tf.control_dependencies([results[-LANES]]):
                 results.append(result(self._tape(*block)))
         return results[LANES:]
+
+
+class Remade:
+    """Tensors that are computed again on the backward walk rather than kept.
+
+    Whoever needs one there asks for it, the site that makes it as well as those that read it.
+    """
+
+    def __init__(self):
+        self._makers = {}
+
+    def note(self, tensor, again):
+        """Remembers that `again(relevance)` computes a tensor again, when that relevance is there."""
+        self._makers[tensor.ref()] = again
+
+    def __call__(self, tensor, relevance) -> tf.Tensor:
+        """A tensor of the forward walk, when this relevance is there."""
+        again = self._makers.get(tensor.ref())
+        return waiting(tensor, [relevance]) if again is None else again(relevance)
 
 
 class MakesKernels(Pullback):

@@ -219,9 +219,6 @@ class SiteCall:
         inputs: Its input tensors.
         dtype: Dtype in which its weights are read.
         frozen: Take the weights as they are now for good; those that depend on the inputs are no constants.
-
-    Attributes:
-        weights: The operation's weights by name.
     """
 
     def __init__(self, operation, inputs, dtype, frozen=False):
@@ -229,7 +226,11 @@ class SiteCall:
         self.inputs = distinct(inputs)
         self.dtype = dtype
         self.frozen = frozen and type(operation).weights is Operation.weights
-        self.weights = self.read()
+
+    @functools.cached_property
+    def weights(self) -> dict[str, tf.Tensor]:
+        """The operation's weights by name."""
+        return self.read()
 
     def read(self) -> dict[str, tf.Tensor]:
         """Reads the weights by name, as they are at this moment."""

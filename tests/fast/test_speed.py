@@ -197,12 +197,18 @@ def test_several_targets_equal_one_by_one(name, model, rng):
         ("lrp.gamma", (3, 2, 2, 2), (2, 2, 1, 2)),
     ],
 )
-def test_nothing_is_computed_twice(name, forward, backward, model):
-    """The convolutions of each layer: of an input of both signs, before a sum, before a ReLU, before a sum."""
+@pytest.mark.parametrize("cheap", [0, memory.CHEAP])
+def test_nothing_is_computed_twice(name, forward, backward, cheap, model, monkeypatch):
+    """The convolutions of each layer: of an input of both signs, before a sum, before a ReLU, before a sum.
+
+    The summands, which are cheap, are computed again rather than kept.
+    """
+    monkeypatch.setattr(memory, "CHEAP", cheap)
     analyzer = revgraph.create_analyzer(name, model)
     walk = analyzer.walk(Question(analyzer.graph.output_slots))
     kinds = [operation.type for operation in used_operations(walk)]
-    assert (kinds.count("Conv2D"), kinds.count("Conv2DBackpropInput")) == (sum(forward), sum(backward))
+    again = 2 if cheap else 0
+    assert (kinds.count("Conv2D"), kinds.count("Conv2DBackpropInput")) == (sum(forward) + again, sum(backward))
 
 
 @pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
@@ -373,7 +379,8 @@ def test_kernels_take_turns_on_large_inputs_only(large, model, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["lrp.epsilon", "lrp.gamma", "lrp.alpha_2_beta_1", "lrp.z_plus"])
-def test_batch_normalization_behind_layers_with_many_weights(name, float64, rng):
+def test_few_outputs_are_scaled_rather_than_kernels(name, float64, rng):
+    """BatchNormalization behind layers with many weights, one of them also in front of a layer."""
     x = keras.Input((3, 3, 8))
     h = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(16, 3, padding="same")(x)))
     h = layers.BatchNormalization()(layers.Conv2D(16, 3, padding="same")(layers.BatchNormalization()(h)))
@@ -383,6 +390,7 @@ def test_batch_normalization_behind_layers_with_many_weights(name, float64, rng)
         [rng.normal(size=w.shape) if w.ndim > 1 else rng.uniform(0.1, 1, w.shape) for w in model.get_weights()]
     )
     analyzer = revgraph.create_analyzer(name, model, max_growth=np.inf)
+    assert sum(getattr(site.operation, "multiple", None) is not None for site in analyzer.graph.sites) >= 3
     x = rng.normal(size=(4, 3, 3, 8))
     fast = analyzer.analyze(x, 2)
     plain = literally(analyzer, x, neuron_selection=2)

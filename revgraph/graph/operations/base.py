@@ -145,19 +145,6 @@ class Affine(Operation):
         """
         return []
 
-    def has_room(self, inputs, weights) -> bool:
-        """Whether it takes hardly longer with twice as many input channels, which `beside` then can put there."""
-        return False
-
-    def beside(self, inputs, weights) -> tuple:
-        """Inputs and kernels, side by side along the input channels, of one call that gives the sum of several.
-
-        Args:
-            inputs: The input of each call.
-            weights: The kernels of each call.
-        """
-        raise NotImplementedError
-
     def multiplications(self, weights) -> float:
         """Multiplications per entry of the output."""
         return math.inf

@@ -8,9 +8,6 @@ from keras import ops
 
 from revgraph.graph.operations.base import Affine, along
 
-FEW = 4
-"""Input channels of a convolution up to which it takes hardly longer with twice as many."""
-
 
 class Dense(Affine):
     """x W over the last axis."""
@@ -146,14 +143,6 @@ class Conv(Convolutional):
             return ops.depthwise_conv(x, kernel, *geometry)
         parts = zip(tf.split(x, groups, axis=-1), tf.split(kernel, groups, axis=-1), strict=True)
         return tf.concat([ops.conv(part, k, *geometry) for part, k in parts], axis=-1)
-
-    def has_room(self, inputs, weights):
-        channels = inputs[0].shape[self.input_axis(inputs[0].shape.rank)]
-        return channels == weights["kernel"].shape[-2] <= FEW
-
-    def beside(self, inputs, weights):
-        kernel = tf.concat([w["kernel"] for w in weights], axis=-2)
-        return (tf.concat(inputs, self.input_axis(inputs[0].shape.rank)),), {"kernel": kernel}
 
     def multiplications(self, weights):
         return math.prod(weights["kernel"].shape[:-1])
