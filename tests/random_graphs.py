@@ -2,8 +2,8 @@
 
 A graph is a program: lines of Keras code, which `build` runs and `describe` prints. One entry of the `CATALOGUE` stands
 in every graph (entry `seed % len(CATALOGUE)`), so that as many seeds as there are entries draw them all. In every other
-turn it stands there alone. The others are drawn at random among those that fit one of the tensors made so far. Whatever nobody has read is flattened, concatenated
-and read by the last Dense layers, so that every line counts.
+turn it stands there alone. The others are drawn at random among those that fit one of the tensors made so far.
+Whatever nobody has read is flattened, concatenated and read by the last Dense layers, so that every line counts.
 
 The text of an entry has holes: `{x}` is the tensor it reads, `{y}` another one of the same shape, `{b}` one that
 broadcasts against x, `{i}` the integer input, `{c}` the number of channels, `{n}` a fresh number from which constants
@@ -219,6 +219,34 @@ entry(
 entry("layers.MaxPooling2D(2, 1)(layers.BatchNormalization()(layers.Conv2D(2, 2)({x})))", (4,), size=3)
 entry("layers.AveragePooling2D(2, 1)(layers.BatchNormalization()(layers.Conv2D(2, 2)({x})))", (4,), size=3)
 entry("layers.BatchNormalization()(ops.sort(layers.Dense(4)({x}), axis=-1))", ANY)
+# The axis of the normalization is another one, or none, behind these.
+entry(
+    """
+    layers.Dense(2)(layers.GlobalAveragePooling1D()(layers.BatchNormalization(axis=1)({x})))
+    layers.Dense(2)(ops.max(layers.BatchNormalization(axis=1)({x}), axis=1))
+    layers.Dense(2)(layers.Permute((2, 1))(layers.BatchNormalization(axis=<-1|1>)({x})))
+    layers.BatchNormalization(axis=1)(layers.Permute((2, 1))(layers.Dense(3)({x})))
+    layers.Dense(2)(ops.roll(layers.BatchNormalization()({x}), 1, axis=-1))
+    layers.Dense(2)(ops.concatenate([layers.BatchNormalization()({x}), {x}], axis=<1|-1>))
+    layers.Dense(2)({x}[:, 1] * number({n}, {c}))
+    """,
+    (3,),
+    size=2,
+)
+entry(
+    """
+    layers.Dense(2)(layers.GlobalAveragePooling2D()(layers.BatchNormalization(axis=<1|2>)({x})))
+    layers.Dense(2)(layers.Flatten()(layers.BatchNormalization(axis=<1|-1>)({x})))
+    layers.Conv2D(2, 2)(layers.AveragePooling2D(2, 1, padding='same')(layers.BatchNormalization()({x})))
+    layers.Conv2D(2, 2)(layers.MaxPooling2D(2, 1)(layers.BatchNormalization()({x})))
+    layers.Conv2D(2, 2, padding='same')(layers.UpSampling2D(2)(layers.BatchNormalization()({x})))
+    layers.BatchNormalization()(layers.ZeroPadding2D(1)(layers.Conv2D(2, 2)({x})))
+    layers.BatchNormalization(axis=1)(layers.Conv2D(2, 2)({x}))
+    layers.BatchNormalization()(layers.GlobalMaxPooling2D()(layers.Conv2D(2, 2)({x})))
+    """,
+    (4,),
+    size=3,
+)
 entry("layers.Conv2D(2, 2, padding='same')(layers.BatchNormalization()({x}))", (4,), size=2)
 entry("layers.Conv2D(2, 2)(layers.ZeroPadding2D(1)(layers.BatchNormalization()({x})))", (4,), size=2)
 entry(
@@ -543,7 +571,6 @@ entry(
     layers.ZeroPadding2D(((1, 0), (0, 1)))({x})
     layers.Cropping2D(((1, 0), (0, 1)))({x})
     layers.CenterCrop(2, 2)({x})
-    layers.RandomCrop(2, 2)({x})
     layers.Resizing(4, 5, interpolation='<nearest|bilinear|bicubic|area|lanczos3>')({x})
     layers.UpSampling2D(2, interpolation='<nearest|bilinear>')({x})
     layers.MaxPooling2D(2, <1|2>, padding='<valid|same>')({x})
