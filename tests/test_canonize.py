@@ -526,3 +526,19 @@ def test_a_layer_called_twice_is_folded_at_each_call():
     graph, x = canonize(model), inputs_of(model)
     assert not any(isinstance(site.operation, Scale) for site in graph.sites)
     same(graph(x), model(x))
+
+
+@pytest.mark.parametrize("size", [2, 3, 4, 5])
+@pytest.mark.parametrize("pool", ["global", "windows"])
+def test_a_scale_along_an_axis_that_is_averaged_is_not_folded(pool, size, float64, rng):
+    """The mean over evenly numbered entries is the number of the one in the middle: it is still no copy of that one."""
+    x = keras.Input((size, 4, 2))
+    h = layers.BatchNormalization(axis=1)(x)
+    h = layers.GlobalAveragePooling2D()(h) if pool == "global" else layers.AveragePooling2D((size, 1))(h)
+    model = keras.Model(x, layers.Dense(2, use_bias=False)(layers.Flatten()(h)))
+    model.set_weights([rng.uniform(0.5, 1.5, w.shape) for w in model.get_weights()])
+    values = rng.normal(size=(3, size, 4, 2))
+    np.testing.assert_allclose(canonize(model)(values), model(values), rtol=1e-10, atol=1e-12)
+    assert any("batch_normalization" in site.path for site in canonize(model).sites)
+    z, expected = (revgraph.create_analyzer(name, model).analyze(values, 1) for name in ("lrp.z", "input_t_gradient"))
+    np.testing.assert_allclose(z, expected, rtol=1e-4, atol=1e-6)

@@ -335,3 +335,11 @@ def test_networks_with_relus_are_not_warned_of():
 def test_absorbed_are_the_columns():
     assert FIELDS == ("start", "input", "bias", "constants", "rule", "stabiliser", "other")
     assert FIELDS[2:-1] == ABSORBED
+
+
+def test_masks_do_not_keep_the_ledger_from_float64():
+    x = keras.Input((6,), dtype="int32")
+    h = layers.GlobalAveragePooling1D()(layers.Embedding(9, 3, mask_zero=True, dtype="float32")(x))
+    model = models.randomized(keras.Model(x, layers.Dense(2, dtype="float32")(h)))
+    report = revgraph.create_analyzer("lrp.z", model).conservation(np.array([[1, 2, 0, 0, 0, 0], [3, 4, 5, 6, 7, 8]]))
+    assert np.all(np.abs(report.other) <= 1e-12 * report.magnitude)

@@ -315,7 +315,7 @@ def close(single):
     return {"rtol": 1e-5, "atol": 1e-5} if single else {"rtol": 1e-11, "atol": 1e-11}
 
 
-@pytest.mark.parametrize("kind", FUNCTIONS)
+@pytest.mark.parametrize("kind", sorted(FUNCTIONS))
 def test_an_operation_by_itself(kind):
     function, shape, dtype, *_ = (*FUNCTIONS[kind], tf.float64) if isinstance(FUNCTIONS[kind], tuple) else (
         FUNCTIONS[kind], LINE, tf.float64
@@ -389,7 +389,7 @@ def assert_claims_of_routing(operation, inputs, single=False):
             )  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", SIZES)
+@pytest.mark.parametrize("kind", sorted(SIZES))
 def test_a_size_is_worked_out_in_advance(kind):
     concrete, graph = read(SIZES[kind], (6, 2))
     assert kind in {operation.type for operation in concrete.graph.get_operations()}

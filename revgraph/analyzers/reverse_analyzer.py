@@ -106,7 +106,7 @@ class ReverseAnalyzer(Analyzer):
     @functools.cached_property
     def _precise(self) -> "ReverseAnalyzer":
         """This analyzer on the model in float64; itself where something computes in a precision of its own."""
-        if self.graph.dtype == "float64" or any(isinstance(site.operation, Opaque) for site in self.graph.sites):
+        if self.graph.dtype == "float64" or any(map(self._has_own_precision, self.graph.sites)):
             return self
         twin = copy.copy(self)
         twin._walks = {}
@@ -116,6 +116,9 @@ class ReverseAnalyzer(Analyzer):
         except Exception:
             return self
         return twin
+
+    def _has_own_precision(self, site):
+        return isinstance(site.operation, Opaque) and any("float" in self.graph.specs[s].dtype for s in site.outputs)
 
     def _canonize(self, graph, keep):
         """The graph in the form on which this analyzer's rules are defined."""

@@ -185,12 +185,12 @@ def _keeps_shape(scale, specs):
 def _routed(chain, shape, axis, dtype) -> np.ndarray | None:
     """For every entry at the end of a chain the channel at its start that it comes from, from 0; -1 where from none.
 
-    Two numberings of the channels are sent through: what is a mean of several channels does not fit both.
+    Two numberings of the channels are sent through, one of them random: a mean of several channels does not fit both.
     """
     if None in shape[1:]:
         return None
     number = np.arange(1, shape[axis] + 1)
-    other = number * 7919 % 4093 + 1
+    other = np.random.default_rng(0).integers(1, 2**16, shape[axis])
 
     def send(values):
         t = tf.constant(np.broadcast_to(values.reshape(along_shape), (1, *shape[1:])), dtype)
