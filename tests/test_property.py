@@ -69,8 +69,8 @@ def seeds(name, default, at_length):
 
 
 def spread(count, of=None):
-    """This many seeds, spread over the catalogue."""
-    of = of or len(CATALOGUE)
+    """This many seeds, spread over two turns through the catalogue."""
+    of = of or 2 * len(CATALOGUE)
     return [int(seed) for seed in np.linspace(0, of - 1, count).round()]
 
 
@@ -148,30 +148,33 @@ class Run:
         return max(float(np.abs(r).max(initial=0)) for r in self.relevance.values())
 
 
-def walked(analyzer, x, fast=True) -> Run:
-    """An eager walk from all neurons of all outputs."""
+def walked(analyzer, x, fast=True, stabiliser=None) -> Run:
+    """An eager walk from all neurons of all outputs, with the stabiliser of the rules or another one."""
     question = Question(analyzer.graph.output_slots)
     reverse = analyzer.walk(question).reverse
-    if not fast:
-        reverse = ReverseGraph(reverse.graph, reverse.bound, question.starts, fast=False)
+    if not fast or stabiliser is not None:
+        bound = reverse.bound
+        if stabiliser is not None:
+            bound = tuple(dataclasses.replace(b, rule=dataclasses.replace(b.rule, epsilon=stabiliser)) for b in bound)
+        reverse = ReverseGraph(reverse.graph, bound, question.starts, fast=fast)
     forward = reverse.forward([tf.convert_to_tensor(t) for t in keras.tree.flatten(x)])
     start = {slot: analyzer._own_start(forward.values[slot]) for slot in reverse.graph.output_slots}
     return Run(reverse.relevance(forward, start), forward.values, reverse, start)
 
 
-def literal(analyzer, x) -> Run:
+def literal(analyzer, x, stabiliser=None) -> Run:
     """The same walk without the speed layer: the formula of each rule as it is written."""
-    return walked(analyzer, x, fast=False)
+    return walked(analyzer, x, fast=False, stabiliser=stabiliser)
 
 
-@seeds("trace", spread(40), 2 * len(CATALOGUE))
+@seeds("trace", spread(40), 4 * len(CATALOGUE))
 def test_the_traced_graph_is_the_model(seed):
     model, x = case(seed)
     with shown(seed):
         same(quietly(trace, model)(x), model(x, training=False))
 
 
-@seeds("canonize", spread(40), 2 * len(CATALOGUE))
+@seeds("canonize", spread(40), 4 * len(CATALOGUE))
 def test_the_canonized_graph_is_the_traced_one(seed):
     model, x = case(seed)
     with shown(seed):
@@ -204,7 +207,7 @@ def check_speed_layer(seed, names):
     return skipped
 
 
-@seeds("fast", spread(16), len(CATALOGUE))
+@seeds("fast", spread(16), 2 * len(CATALOGUE))
 def test_the_speed_layer_is_the_literal_engine(seed):
     with shown(seed):
         names = methods_of(seed, 5)
@@ -228,7 +231,10 @@ def test_few_comparisons_of_the_engines_are_skipped():
 def test_an_exported_model_is_explained_as_in_memory(seed, tmp_path):
     model, x = case(seed)
     with shown(seed):
-        quietly(model.export, str(tmp_path / "sm"), verbose=False)
+        try:
+            quietly(model.export, str(tmp_path / "sm"), verbose=False)
+        except (TypeError, ValueError) as error:
+            pytest.skip(f"Keras cannot export it: {error}")
         saved = tf.saved_model.load(str(tmp_path / "sm"))
         if np.abs(flat(saved.serve(x))[0] - flat(model(x, training=False))[0]).max() > 1e-9:
             pytest.skip("Keras exports random layers as in training")
@@ -238,10 +244,11 @@ def test_an_exported_model_is_explained_as_in_memory(seed, tmp_path):
         same(loaded.run([arrays[i] for i in order])[loaded.output_slots[0]], flat(model(x, training=False))[0])
         for name in EXPORTED:
             ours, theirs = analyzer_of(name, model), analyzer_of(name, loaded)
-            expected = walked(ours, x)
+            # Some layers are more operations once exported, and each of them has a stabiliser.
+            expected = walked(ours, x, stabiliser=1e-30)
             if not expected.condition < CONDITION:
                 continue
-            found = walked(theirs, [arrays[i] for i in order])
+            found = walked(theirs, [arrays[i] for i in order], stabiliser=1e-30)
             expected_inputs = [expected.inputs[i] for i in order]
             try:
                 same(found.inputs, expected_inputs, 100 * EXACT * expected.condition, scale=expected.largest)
@@ -256,7 +263,7 @@ def _same_inputs(loaded, model):
     return [names.index(name) if name in names else i for i, name in enumerate(loaded.input_names)]
 
 
-@seeds("signs", spread(30), 2 * len(CATALOGUE))
+@seeds("signs", spread(30), 4 * len(CATALOGUE))
 def test_claimed_signs_hold(seed):
     model, x = case(seed)
     with shown(seed):
@@ -268,7 +275,7 @@ def test_claimed_signs_hold(seed):
                 assert np.min(values[slot], initial=0) >= 0, f"{site and (site.path, site.operation.label)}"
 
 
-@seeds("arrival", spread(16), len(CATALOGUE))
+@seeds("arrival", spread(16), 2 * len(CATALOGUE))
 def test_relevance_arrives_only_where_it_is_claimed_to(seed):
     model, x = case(seed)
     with shown(seed):
@@ -286,7 +293,7 @@ def test_relevance_arrives_only_where_it_is_claimed_to(seed):
                         assert not relevance[value <= 0].any(), (name, site.path)
 
 
-@seeds("routing", spread(30), 2 * len(CATALOGUE))
+@seeds("routing", spread(30), 4 * len(CATALOGUE))
 def test_what_routings_claim_holds(seed):
     model, x = case(seed)
     with shown(seed):
@@ -334,7 +341,7 @@ def call_with(operation, given, inputs):
     return inputs, [np.asarray(t) for t in operation([tf.constant(np.asarray(t)) for t in inputs], {})]
 
 
-@seeds("ledger", spread(12), len(CATALOGUE))
+@seeds("ledger", spread(12), 2 * len(CATALOGUE))
 def test_the_ledger_closes(seed):
     model, x = case(seed)
     with shown(seed):
@@ -375,14 +382,9 @@ def test_lrp_0_is_input_times_gradient(seed):
     """On piecewise linear graphs, biases or not, where the stabiliser is next to nothing."""
     model, x = case(seed, linear=True)
     with shown(seed, linear=True):
-        try:
-            lrp = quietly(revgraph.create_analyzer, "lrp", model, rule=revgraph.reverse_rules.Z(epsilon=1e-30))
-        except NotAnalyzeableModelException as error:
-            pytest.skip(f"refused: {error}")
-        run = literal(lrp, x)
+        run = literal(analyzer_of("lrp.z", model), x, stabiliser=1e-30)
         if not run.condition < CONDITION:
             pytest.skip("relevance explodes")
-        graph = quietly(trace, model)
         arrays = [tf.convert_to_tensor(t) for t in keras.tree.flatten(x)]
         floating = [t for t in arrays if t.dtype.is_floating]
         with tf.GradientTape() as tape:
@@ -390,11 +392,13 @@ def test_lrp_0_is_input_times_gradient(seed):
             y = keras.tree.flatten(model(keras.tree.pack_sequence_as(x, arrays), training=False))
             total = sum(tf.reduce_sum(t) for t in y)
         gradients = iter(tape.gradient(total, floating, unconnected_gradients="zero"))
-        assert len(graph.input_slots) == len(arrays)
+        # TensorFlow resizes images in float32, whatever they are.
+        resized = any(word in describe(seed, linear=True) for word in ("Resizing", "UpSampling", "resize"))
+        tolerance = 1e-5 if resized else 1e-9
         for r, t in zip(run.inputs, arrays, strict=True):
             assert r.shape == tuple(t.shape)
             if t.dtype.is_floating:
-                same(r, t * next(gradients), 1e-9 * run.condition, scale=run.largest)
+                same(r, t * next(gradients), tolerance * run.condition, scale=run.largest)
 
 
 @seeds("batch", spread(10), 120)
@@ -435,7 +439,7 @@ def plain(attributes):
     return kept
 
 
-@seeds("untouched", spread(10), len(CATALOGUE))
+@seeds("untouched", spread(10), 2 * len(CATALOGUE))
 def test_the_model_is_untouched(seed):
     model, x = random_graphs.build(seed)
     with shown(seed):
@@ -464,7 +468,7 @@ def untouched(model, x):
                 assert a == b, name
 
 
-@seeds("live", spread(14), len(CATALOGUE))
+@seeds("live", spread(14), 2 * len(CATALOGUE))
 def test_weights_assigned_later_are_seen(seed):
     model, x = random_graphs.build(seed)
     with shown(seed):

@@ -26,6 +26,7 @@ NOT_DRAWN = {
     "Vsplit": BATCH,
     "Vstack": BATCH,
     "ConvTranspose": "Keras 3.15 calls it with padding and output padding exchanged",
+    "RandomCrop": "Keras 3.15 does not crop in inference, whatever shape it announces",
     "Rearrange": "Keras 3.15 cannot trace it where the size of the batch is unknown",
 }
 
