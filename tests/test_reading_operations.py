@@ -562,3 +562,20 @@ def test_a_bias_of_einsum_dense_is_added_as_keras_adds_it():
     model = randomized(keras.Model(x, L.EinsumDense("abc,bd->adc", (4, 4), bias_axes="d")(x)))
     values = np.random.default_rng(0).normal(size=(3, 4, 4))
     same(trace(model)(values), model(values))
+
+
+@pytest.mark.parametrize("form", ["layer", "operation"])
+@pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
+@pytest.mark.parametrize("size", [(2, 3), (4, 5), (7, 3)])
+def test_resizing_by_areas_has_a_gradient(size, data_format, form):
+    """TensorFlow has none. Every entry is a mean, so all relevance arrives."""
+    x = keras.Input((6, 5, 2) if data_format == "channels_last" else (2, 6, 5))
+    if form == "layer":
+        y = L.Resizing(*size, interpolation="area", data_format=data_format)(x)
+    else:
+        y = ops.image.resize(x, size, interpolation="area", data_format=data_format)
+    model = randomized(keras.Model(x, L.Dense(2, use_bias=False)(L.Flatten()(y))))
+    values = inputs_of(model)
+    np.testing.assert_allclose(trace(model)(values), model(values), rtol=1e-5, atol=1e-5)
+    relevance = revgraph.create_analyzer("lrp.z", model).analyze(values, 1)
+    np.testing.assert_allclose(relevance.sum((1, 2, 3)), np.asarray(model(values))[:, 1], rtol=1e-4, atol=1e-5)

@@ -140,3 +140,22 @@ def _in_two_dimensions(plane, depth, data_format, direct):
 def sizes(x) -> list:
     """The sizes of a tensor as numbers where they are known, as tensors where not."""
     return [tf.shape(x)[i] if n is None else n for i, n in enumerate(x.shape)]
+
+
+def resized_by_area(x, rows, columns):
+    """An image whose entries are means of areas: one matrix per axis, because TensorFlow has no gradient of its own.
+
+    Args:
+        x: Images, (batch, height, width, channels).
+        rows, columns: Their new height and width.
+    """
+    down, across = _areas(tf.shape(x)[1], rows, x.dtype), _areas(tf.shape(x)[2], columns, x.dtype)
+    return tf.einsum("bijc,ri,sj->brsc", x, down, across)
+
+
+def _areas(length, size, dtype):
+    """The share of each of `length` entries in each of `size` areas."""
+    step = tf.cast(length, dtype) / tf.cast(size, dtype)
+    low = tf.cast(tf.range(size), dtype)[:, None] * step
+    entry = tf.cast(tf.range(length), dtype)
+    return tf.maximum(tf.minimum(low + step, entry + 1) - tf.maximum(low, entry), 0) / step

@@ -207,7 +207,23 @@ def resize(operation, template, outputs):
     )
     if kind == "nearest":
         return found
+    if kind == "area":
+        return _by_area(operation, found, outputs)
     return dataclasses.replace(found, function=_in_float32(found.function, template.dtype))
+
+
+def _by_area(operation, found, outputs):
+    """Resizing by the means of areas, of images as they are; None where they are cropped or padded first."""
+    if getattr(operation, "crop_to_aspect_ratio", False) or getattr(operation, "pad_to_aspect_ratio", False):
+        return None
+    first = (operation.data_format or keras.config.image_data_format()) == "channels_first"
+    rows, columns = outputs[0].shape[2:] if first else outputs[0].shape[1:3]
+
+    def function(x):
+        z = windows.resized_by_area(channels_last(x) if first else x, rows, columns)
+        return channels_first(z) if first else z
+
+    return dataclasses.replace(found, function=function)
 
 
 def _in_float32(function, dtype):

@@ -130,7 +130,7 @@ def interpolation(reader, node):
 
 
 def resize_area(reader, node):
-    """Every entry the mean of an area: one matrix per axis, because TensorFlow has no gradient of its operation."""
+    """Every entry the mean of an area."""
     if node.attribute("align_corners"):
         return None
     size, known = node.arguments[1], properties(reader, node)
@@ -138,19 +138,9 @@ def resize_area(reader, node):
         return None
 
     def resize(x):
-        rows, columns = tf.unstack(size.read(x.dtype))
-        down, across = _areas(tf.shape(x)[1], rows, x.dtype), _areas(tf.shape(x)[2], columns, x.dtype)
-        return tf.einsum("bijc,ri,sj->brsc", x, down, across)
+        return windows.resized_by_area(x, *tf.unstack(size.read(x.dtype)))
 
     return reader.site(node, Interpolation(resize, node.type, **known), node.slots)
-
-
-def _areas(length, size, dtype):
-    """The share of each of `length` entries in each of `size` areas."""
-    step = tf.cast(length, dtype) / tf.cast(size, dtype)
-    low = tf.cast(tf.range(size), dtype)[:, None] * step
-    entry = tf.cast(tf.range(length), dtype)
-    return tf.maximum(tf.minimum(low + step, entry + 1) - tf.maximum(low, entry), 0) / step
 
 
 def scale_and_translate(reader, node):
