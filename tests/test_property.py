@@ -56,14 +56,13 @@ EXPORTED = ("lrp.z", "lrp.epsilon", "lrp.alpha_1_beta_0", "lrp.gamma", "lrp.z_pl
 
 KNOWN = {
     "export": {
-        r"ops\.(cbrt|sparsemax|celu|soft_shrink)|'(celu|soft_shrink|sparsemax)'": "an activation that exports spell out",
+        r"cbrt|sparsemax|celu|soft_shrink": "an activation that exports spell out",
         r"(relu|ReLU)\(.*threshold=.*": "in memory, a ReLU with a threshold that has a bound does not absorb there",
         r"ops\.max\(.*initial": "a constant among the entries: seen by one reader only",
         r"extract_patches": "what it keeps of signs: known to one reader only",
         r"BatchNormalization\(\)\(ops\.sort": "a normalization behind a sort: folded by one reader only",
         r"dtype='uint8'": "relevance does not come to integer inputs in memory",
     },
-    "gradient": {r"ops\.view": "no gradient is known for Bitcast"},
     "fast": {r"ops\.view|'area'|'lanczos3'": "the gradient is missing, or in float32 only"},
     "arrival": {r"ops\.view|'area'|'lanczos3'": "the gradient is missing, or in float32 only"},
     "ledger": {r"dtype='(int32|uint8)'": "relevance does not come to integer inputs"},
@@ -465,11 +464,17 @@ def test_the_model_is_untouched(seed):
         untouched(model, x)
 
 
-@pytest.mark.xfail(reason="attributes of layers of one's own change while tracing", strict=True)
-def test_layers_with_state_are_untouched():
-    for text in ("Counting()({x})", "Regular()({x})", "layers.Dropout(0.4)({x})"):
-        (entry,) = (e for e in CATALOGUE if e.text == text)
-        untouched(*random_graphs.build(3, only=entry))
+SIDE_EFFECTS = pytest.mark.xfail(
+    strict=True, reason="reading a layer runs its `call`, with what that does to the layer"
+)
+
+
+@pytest.mark.parametrize(
+    "text", [pytest.param("Counting()({x})", marks=SIDE_EFFECTS), "Regular()({x})", "layers.Dropout(0.4)({x})"]
+)
+def test_layers_with_state_are_untouched(text):
+    (entry,) = (e for e in CATALOGUE if e.text == text)
+    untouched(*random_graphs.build(3, only=entry))
 
 
 def untouched(model, x):

@@ -10,7 +10,7 @@ from revgraph.analyzers.analyzer import Analyzer, outside
 from revgraph.analyzers.reverse_analyzer import ReverseAnalyzer
 from revgraph.canonize import prune
 from revgraph.composites import DECONVNET, GRADIENT, GUIDED_BACKPROP, INPUT_TIMES_GRADIENT, beta_smooth
-from revgraph.graph.operations import Embedding
+from revgraph.graph.analysis import slots_of_indices
 
 POSTPROCESSES = {None: tf.identity, "abs": tf.abs, "square": tf.square}
 
@@ -60,7 +60,7 @@ class InputTimesGradient(Gradient):
     @functools.cached_property
     def _indices(self):
         """Slots of inputs that are indices into an embedding, whose rows are what the gradient is multiplied with."""
-        return {slot for site in self.graph.sites if isinstance(site.operation, Embedding) for slot in site.inputs}
+        return slots_of_indices(self.graph)
 
     def _finish(self, relevance, x, slot):
         relevance = super()._finish(relevance, x, slot)

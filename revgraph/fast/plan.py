@@ -44,6 +44,9 @@ class PlannedPart:
 
 Plan = tuple[PlannedPart, ...]
 
+BY_SIGN = (None, where_positive, where_negative)
+"""Gates of which it is known what they let in: everything, or what the sign of z says."""
+
 
 def literal(parts) -> Plan:
     """The plan that records what a rule writes."""
@@ -79,7 +82,7 @@ def growth(plan: Plan, known: Known) -> float:
 
 def _growth(part, known):
     signs = {t.sign for t in part.terms}
-    if part.gate not in (None, where_positive, where_negative) or len(signs) > 1 or None in signs:
+    if part.gate not in BY_SIGN or len(signs) > 1 or None in signs:
         return math.inf
     if all(known.sign(t.term) == t.sign for t in part.terms):
         return 1.0
@@ -89,7 +92,8 @@ def _growth(part, known):
 
 def open_gates(plan: Plan, known: Known) -> Plan:
     """Where relevance arrives at positive outputs only, one gate lets all of it in, and the other one none."""
-    if not known.positive:
+    # Gates of one's own may look at the denominators of all parts, by their places.
+    if not known.positive or any(part.gate not in BY_SIGN for part in plan):
         return plan
     parts = [part for part in plan if part.gate is not where_negative]
     return tuple(dataclasses.replace(p, gate=None) if p.gate is where_positive else p for p in parts)

@@ -11,6 +11,7 @@ from revgraph.graph.operations import (
     Convolutional,
     Dense,
     Einsum,
+    Embedding,
     Operation,
     Product,
     Quotient,
@@ -202,6 +203,18 @@ def _is_broadcast(spec, output):
     """Whether a factor has one entry where the product has many."""
     shape = (1,) * (len(output.shape) - len(spec.shape)) + tuple(spec.shape)
     return any(n == 1 and m != 1 for n, m in list(zip(shape, output.shape, strict=True))[1:])
+
+
+def slots_of_indices(graph: Graph) -> frozenset[int]:
+    """The slots of integers that are looked up in a table, at once or after they were moved."""
+    found = set()
+    for site in reversed(graph.sites):
+        # An operation beside its reference reads and writes two of each.
+        operation = getattr(site.operation, "operation", site.operation)
+        moved = isinstance(operation, Routing) and not found.isdisjoint(site.outputs)
+        if isinstance(operation, Embedding) or moved:
+            found.update(slot for slot in site.inputs if "int" in graph.specs[slot].dtype)
+    return frozenset(found)
 
 
 def relevant_sites(sites: Iterable[Site], outputs, specs) -> list[Site]:

@@ -128,7 +128,10 @@ class ReverseGraph:
             if not any(slot in arrived for slot in site.outputs):
                 continue
             relevance.update({slot: self._summed(slot, arrived) for slot in site.outputs if slot in arrived})
-            given = [relevance[slot] if slot in relevance else tf.zeros_like(values[slot]) for slot in site.outputs]
+            given = [
+                relevance[slot] if slot in relevance else tf.zeros(tf.shape(values[slot]), self.graph.dtype)
+                for slot in site.outputs
+            ]
             pullback = pullback_of(i)
             taken = pull(pullback, given)
             account(site, pullback, given, taken)

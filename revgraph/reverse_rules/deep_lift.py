@@ -14,6 +14,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
+from revgraph.graph.analysis import slots_of_indices
 from revgraph.reverse_rules.engine import Pullback, Rule
 from revgraph.reverse_rules.folding import folded
 
@@ -150,9 +151,17 @@ class EmbeddingDifference(Rule):
 
 @dataclasses.dataclass(frozen=True)
 class TimesDifference(Rule):
-    """The contribution m (x - x_ref) of an input; inputs that are indices have theirs already."""
+    """The contribution m (x - x_ref) of an input; inputs that are indices have theirs already.
+
+    Args:
+        indices: Whether the input is one of indices.
+    """
+
+    indices: bool = False
+
+    def at(self, site, facts):
+        return TimesDifference(site.outputs[0] in slots_of_indices(facts.graph))
 
     def record(self, call):
-        x, x_ref = call.inputs
-        pull = Pullback(lambda m, _: (m * (x - x_ref) if x.dtype.is_floating else m, None))
-        return call.outputs, pull
+        x, x_ref = (tf.cast(x, call.dtype) for x in call.inputs)
+        return call.outputs, Pullback(lambda m, _: (m if self.indices else m * (x - x_ref), None))

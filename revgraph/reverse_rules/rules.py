@@ -282,6 +282,9 @@ class Jacobian(Rule):
     chain rule, which makes a gradient.
     """
 
+    def at(self, site, facts):
+        return MovedIntegers() if moves_integers(site, facts.graph.specs) else self
+
     def record(self, call):
         def absorbed(*relevance):
             return Absorbed(constants=lost(relevance, call.transposed(*relevance)))
@@ -289,6 +292,34 @@ class Jacobian(Rule):
         operation = call.operation
         fills = isinstance(operation, Routing) and (operation.fills or is_padding(operation) or not call.inputs)
         return call.outputs, Pullback(call.transposed, absorbed, growth=1.0) if fills else Pullback(call.transposed)
+
+
+@dataclasses.dataclass(frozen=True)
+class MovedIntegers(Rule):
+    """R_j = sum of R_k over the places k to which entry j is moved, for integers such as token ids and pixels.
+
+    Integers have no gradient. Where entries are only moved, it is that of the same moves of floating numbers.
+    """
+
+    def reaches(self, index, dtype="float32"):
+        return True
+
+    def record(self, call):
+        def pull(*relevance):
+            return call.record([tf.cast(x, call.dtype) for x in call.inputs], call.weights).transposed(*relevance)
+
+        return call.outputs, Pullback(pull, lambda *given: Absorbed(constants=lost(given, pull(*given))))
+
+
+def moves_integers(site, specs) -> bool:
+    """Whether a site only moves integers, or makes floating numbers of them."""
+    integers = all("int" in specs[slot].dtype for slot in site.inputs)
+    joins = len(site.inputs) == 1 or (isinstance(site.operation, Routing) and site.operation.name in JOINS)
+    return isinstance(site.operation, Routing) and site.operation.copies and integers and bool(site.inputs) and joins
+
+
+JOINS = frozenset("Append Concatenate Dstack Hstack Stack Vstack".split())
+"""Routings all inputs of which are data. Other routings have inputs that say where to move entries."""
 
 
 @dataclasses.dataclass(frozen=True)

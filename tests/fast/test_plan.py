@@ -209,6 +209,12 @@ def test_open_gates():
     assert [p.gate for p in plan_of(gated, known_dense())] == [where_positive, where_negative]
 
 
+def test_gates_of_ones_own_keep_their_places():
+    above, below = Gamma(0.25).parts()
+    own = dataclasses.replace(above, gate=lambda z, zs: zs[1] < zs[2])
+    assert len(plan_of((below, own, above), known_dense(positive=True))) == 3
+
+
 def test_drop_zero_terms():
     assert len(terms(literal(ZPlus().parts()))) == 2
     (term,) = terms(plan_of(ZPlus().parts(), known_dense(nonnegative=True)))

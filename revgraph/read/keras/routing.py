@@ -103,9 +103,9 @@ def moved(operation, template, outputs):
 def cast(operation, template, outputs):
     """A conversion to a floating type, or between integers. What is floating stays as it is, as relevance does."""
     (slot,) = template.slots()
-    if "float" not in keras.backend.standardize_dtype(outputs[0].dtype):
-        # Where floating numbers are rounded, entries are not copied.
-        return None if "float" in slot.dtype else Routing(template.bind(operation.call), "Cast", **MOVES)
+    # Where floating numbers are rounded, entries are not copied.
+    if "float" in slot.dtype and "float" not in keras.backend.standardize_dtype(outputs[0].dtype):
+        return None
     function = template.bind(operation.call)
     return Routing(lambda x: x if x.dtype.is_floating else function(x), "Cast", **MOVES)
 
