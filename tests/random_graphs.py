@@ -464,6 +464,7 @@ entry(
     ops.sinh(ops.tanh({x}))
     ops.square({x})
     ops.stop_gradient({x}) + {x}
+    ops.view({x}, 'float64')
     ops.tan(0.5 * ops.tanh({x}))
     ops.trunc(2.0 * {x})
     {x} ** 2
@@ -516,7 +517,6 @@ entry(
     ops.diff({x}, axis=-1)
     ops.trapezoid({x}, axis=-1)
     ops.broadcast_to(ops.expand_dims({x}, 1), (BATCH, 2, *{s}))
-    ops.view({x}, 'float64')
     ops.pad({x}, ((0, 0),) * (len({s})) + ((1, 1),), mode='<constant|reflect|symmetric>')
     ops.pad({x}, ((0, 0),) * (len({s})) + ((0, 1),), constant_values=<0.0|0.6|-0.6>)
     layers.Dense(2)(ops.pad(ops.relu({x}), ((0, 0),) * (len({s})) + ((0, 1),), constant_values=-0.6))
