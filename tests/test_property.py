@@ -60,12 +60,8 @@ KNOWN = {
         r"(relu|ReLU)\(.*threshold=.*": "in memory, a ReLU with a threshold that has a bound does not absorb there",
         r"ops\.max\(.*initial": "a constant among the entries: seen by one reader only",
         r"extract_patches": "what it keeps of signs: known to one reader only",
-        r"BatchNormalization\(\)\(ops\.sort": "a normalization behind a sort: folded by one reader only",
-        r"dtype='uint8'": "relevance does not come to integer inputs in memory",
+        r"BatchNormalization\(\)\(ops\.sort": "TensorFlow sorts the negative; alpha-beta of a negated kernel is another",
     },
-    "fast": {r"ops\.view|'area'|'lanczos3'": "the gradient is missing, or in float32 only"},
-    "arrival": {r"ops\.view|'area'|'lanczos3'": "the gradient is missing, or in float32 only"},
-    "ledger": {r"dtype='(int32|uint8)'": "relevance does not come to integer inputs"},
     "untouched": {r"Counting": "attributes of layers of one's own change while tracing"},
 }
 """Property -> pattern in the program -> why the property does not hold yet. To be emptied."""
