@@ -60,7 +60,7 @@ KNOWN = {
         r"(relu|ReLU)\(.*threshold=.*": "in memory, a ReLU with a threshold that has a bound does not absorb there",
         r"ops\.max\(.*initial": "a constant among the entries: seen by one reader only",
         r"extract_patches": "what it keeps of signs: known to one reader only",
-        r"BatchNormalization\(\)\(ops\.sort": "TensorFlow sorts the negative; alpha-beta of a negated kernel is another",
+        r"BatchNormalization\(\)\(ops\.sort": "TensorFlow sorts the negative; alpha-beta tells them apart",
     },
     "untouched": {r"Counting": "attributes of layers of one's own change while tracing"},
 }
