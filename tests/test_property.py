@@ -60,7 +60,7 @@ KNOWN = {
         r"threshold": "a ReLU with a threshold and a bound does not absorb in memory; fill values of ops.threshold",
         r"initial=": "a constant among the entries is seen by one reader only",
         r"extract_patches": "what it keeps of signs is known to one reader only",
-        r"ops\.sort": "a normalization behind a sort is folded by one reader only",
+        r"ops\.sort": "TensorFlow sorts the negative, and alpha-beta tells them apart",
         r"abc,bd->adc": "a bias along another axis than the last, under gamma",
         r"full_like": "the exported operation fails in float64",
         r"bicubic": "z+ differs behind it",
