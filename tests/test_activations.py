@@ -15,8 +15,10 @@ pytestmark = pytest.mark.usefixtures("float64")
 OTHERS = {
     "relu6": [ops.relu6, layers.ReLU(6.0)],
     "bounded_relu": [layers.ReLU(2.0), layers.ReLU(3.0, threshold=0.5)],
-    "sloped_relu": [layers.ReLU(negative_slope=0.2), layers.ReLU(3.0, negative_slope=0.1, threshold=0.5)],
+    "sloped_relu": [layers.ReLU(negative_slope=0.2)],
+    "bounded_sloped_relu": [layers.ReLU(3.0, negative_slope=0.1, threshold=0.5)],
     "shifted_relu": [lambda x: keras.activations.relu(x, threshold=-1.0)],
+    "bounded_shifted_relu": [lambda x: keras.activations.relu(x, max_value=2.0, threshold=-1.0)],
     "relu": [ops.relu, layers.ReLU(), layers.ReLU(threshold=0.5), lambda x: ops.maximum(x, 0.0)],
     "exponential": [layers.Activation("exponential")],
     "clip": [lambda x: ops.clip(x, -1.0, 2.0)],

@@ -113,7 +113,7 @@ PARAMETERS = {
     "bounded": (lambda: layers.ReLU(2.5), "bounded_relu", True),
     "threshold": (lambda: layers.ReLU(threshold=0.3), "relu", True),
     "slope": (lambda: layers.ReLU(negative_slope=0.2), "sloped_relu", False),
-    "all": (lambda: layers.ReLU(0.8, negative_slope=0.2, threshold=0.3), "sloped_relu", False),
+    "all": (lambda: layers.ReLU(0.8, negative_slope=0.2, threshold=0.3), "bounded_sloped_relu", False),
     "LeakyReLU": (lambda: layers.LeakyReLU(0.2), "leaky_relu", False),
     "PReLU": (lambda: layers.PReLU(alpha_initializer="normal"), "prelu", False),
     "ELU": (lambda: layers.ELU(0.7), "elu", False),

@@ -57,7 +57,7 @@ EXPORTED = ("lrp.z", "lrp.epsilon", "lrp.alpha_1_beta_0", "lrp.gamma", "lrp.z_pl
 KNOWN = {
     "export": {
         r"cbrt|sparsemax|celu|soft_shrink": "an activation that exports spell out is taken apart",
-        r"threshold": "a ReLU with a threshold and a bound does not absorb in memory; fill values of ops.threshold",
+        r"ops\.threshold": "fill values of ops.threshold are seen by one reader only",
         r"initial=": "a constant among the entries is seen by one reader only",
         r"extract_patches": "what it keeps of signs is known to one reader only",
         r"ops\.sort": "TensorFlow sorts the negative, and alpha-beta tells them apart",

@@ -52,6 +52,8 @@ TRAITS = {
     "bounded_relu": _pointwise(nonnegative=True, rectifier=True, relu=True, saturates=True),
     "sloped_relu": _RELU,
     "shifted_relu": _RELU,
+    "bounded_sloped_relu": _pointwise(relu=True, saturates=True),
+    "bounded_shifted_relu": _pointwise(relu=True, saturates=True),
     "sigmoid": _pointwise(nonnegative=True, gate=True, probability=True),
     "hard_sigmoid": _pointwise(nonnegative=True, saturates=True, gate=True),
     "sparse_sigmoid": _pointwise(nonnegative=True, saturates=True, gate=True),

@@ -76,11 +76,12 @@ def activation_name(function) -> str:
 
 def relu_name(relu) -> str:
     """Which ReLU this is, by its `negative_slope`, `max_value` and `threshold`."""
+    bounded = "" if relu.max_value is None else "bounded_"
     if relu.negative_slope:
-        return "sloped_relu"
+        return f"{bounded}sloped_relu"
     if relu.threshold < 0:
-        return "shifted_relu"
-    if relu.max_value is None:
+        return f"{bounded}shifted_relu"
+    if not bounded:
         return "relu"
     return "relu6" if relu.max_value == 6 and not relu.threshold else "bounded_relu"
 
