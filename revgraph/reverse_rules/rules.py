@@ -313,9 +313,13 @@ class MovedIntegers(Rule):
 
 def moves_integers(site, specs) -> bool:
     """Whether a site only moves integers, or makes floating numbers of them."""
+    operation = site.operation
+    if not isinstance(operation, Routing) or not operation.copies or not site.inputs:
+        return False
     integers = all("int" in specs[slot].dtype for slot in site.inputs)
-    joins = len(site.inputs) == 1 or (isinstance(site.operation, Routing) and site.operation.name in JOINS)
-    return isinstance(site.operation, Routing) and site.operation.copies and integers and bool(site.inputs) and joins
+    # Integers may also say where to move constants, such as how often a token is repeated.
+    stay = operation.name == "Cast" or all("int" in specs[slot].dtype for slot in site.outputs)
+    return integers and stay and (len(site.inputs) == 1 or operation.name in JOINS)
 
 
 JOINS = frozenset("Append Concatenate Dstack Hstack Stack Vstack".split())
