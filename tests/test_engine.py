@@ -266,6 +266,20 @@ def test_ledger_of_what_a_rule_drops():
         np.testing.assert_allclose(np.sum(pullback(R)[0]), 30 - dropped, rtol=1e-6)
 
 
+def test_a_rule_that_names_its_kernel_drops_as_well():
+    @dataclasses.dataclass(frozen=True)
+    class Named(Rule):
+        def parts(self):
+            return (Part((Term(pos, on(kernel=pos)),)),)
+
+    layer = layers.Dense(1, use_bias=False)
+    site = site_of(layer, shapes=[(2,)])
+    layer.set_weights([np.array([[-1.0], [-2.0]])])
+    _, pullback = ReplacementLayer(site, Named(), "float64")(np.array([[1.0, 1.0]]))
+    absorbed = pullback.absorbed(np.array([[5.0]]))
+    np.testing.assert_allclose([absorbed.rule, absorbed.stabiliser], [[5.0], [0.0]], atol=1e-9)
+
+
 @pytest.mark.parametrize("rule", [AlphaBeta(2, 1), Epsilon(1e-2)], ids=str)
 def test_indices_get_no_relevance(rule):
     layer = layers.Embedding(7, 5)

@@ -102,3 +102,53 @@ def test_a_padded_id_is_a_constant(rng):
     contributions = table[[0, 3, 4]].reshape(-1) * kernel[:, 0]
     np.testing.assert_allclose(report.constants, contributions[:2].sum(), rtol=1e-5)
     np.testing.assert_allclose(report.input, contributions[2:].sum(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", [*LRP, "gradient"])
+@pytest.mark.parametrize("how", ["argmax", "truncated"])
+def test_integers_that_are_computed_are_constants(how, name, rng):
+    """They are steps: what they add is that of a constant in their place."""
+
+    def network(constant):
+        x, c = keras.Input((4,)), keras.Input((3,))
+        h = layers.Dense(3, use_bias=False, name="first")(x)
+        if how == "argmax":
+            steps = ops.cast(ops.argmax(h, axis=-1, keepdims=True), "float64") * np.ones((1, 3))
+        else:
+            steps = ops.cast(ops.cast(3 * h, "int32"), "float64")
+        y = layers.Dense(2, use_bias=False, name="last")(layers.Concatenate()([h, c if constant else steps]))
+        return keras.Model([x, c] if constant else x, y), keras.Model(x, steps)
+
+    model, steps = network(False)
+    twin, _ = network(True)
+    weights = [rng.normal(size=w.shape) for w in model.get_weights()]
+    for each in (model, twin):
+        each.set_weights(weights)
+    steps.set_weights(weights[:1])
+    x = rng.normal(size=(3, 4))
+    found = revgraph.create_analyzer(name, model).analyze(x, 1)
+    expected, _ = revgraph.create_analyzer(name, twin).analyze([x, np.asarray(steps(x))], 1)
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
+    if name in LRP:
+        report = revgraph.create_analyzer(name, model).conservation(x, 1)
+        assert np.all(np.abs(report.other) <= 1e-9 * report.magnitude)
+
+
+def test_ids_that_are_chosen_by_a_mask(rng):
+    ids = keras.Input((4,), dtype="int32")
+    model = keras.Model(ids, layers.Dense(1)(layers.Flatten()(layers.Embedding(9, 2)(ops.where(ids > 3, ids, 0)))))
+    table, kernel, _ = with_weights(model, rng).get_weights()
+    x = np.array([[1, 5, 2, 7]])
+    contributions = (table[[0, 5, 0, 7]] * kernel.reshape(4, 2)).sum(-1)
+    report = revgraph.create_analyzer("lrp.z", model)
+    np.testing.assert_allclose(report.analyze(x), [contributions * [0, 1, 0, 1]], rtol=1e-5)
+    np.testing.assert_allclose(report.conservation(x).constants, contributions[[0, 2]].sum(), rtol=1e-5)
+
+
+def test_ids_that_choose_among_ids_are_refused():
+    """Which of them is moved cannot be told, and zero would be wrong without a word."""
+    ids = keras.Input((4,), dtype="int32")
+    chosen = ops.take_along_axis(ids, ids % 2 * 0 + ids, axis=1)
+    model = keras.Model(ids, layers.Dense(1)(layers.Flatten()(layers.Embedding(9, 2)(chosen))))
+    with pytest.raises(revgraph.NotAnalyzeableModelException, match="No rule for"):
+        revgraph.create_analyzer("lrp.z", model)

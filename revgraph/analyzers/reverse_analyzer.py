@@ -24,6 +24,9 @@ from revgraph.reverse.targets import make_targets
 from revgraph.reverse.walk import Question, Walk
 from revgraph.saving.export import export
 
+OF_ANOTHER_DTYPE = (TypeError, ValueError, tf.errors.InvalidArgumentError)
+"""What code raises that computes in float32 only and is given float64."""
+
 
 class ReverseAnalyzer(Analyzer):
     """An analyzer that walks the model's graph backwards under a composite.
@@ -112,8 +115,7 @@ class ReverseAnalyzer(Analyzer):
         twin._walks = {}
         try:
             twin.graph = twin._graph("float64")
-        # Code of the user's own may trace in float32 only, and fail in float64 with whatever error.
-        except Exception:
+        except OF_ANOTHER_DTYPE:
             return self
         return twin
 
@@ -359,8 +361,7 @@ class ReverseAnalyzer(Analyzer):
         """What a function of an analyzer gives of this one in float64, or as it is where that cannot be computed."""
         try:
             return ask(self._precise)
-        # Code of the user's own may compute in float32 only, and fail in float64 with whatever error.
-        except Exception:
+        except OF_ANOTHER_DTYPE:
             if self._precise is self:
                 raise
         self._precise = self

@@ -70,6 +70,29 @@ class Facts:
         return self.graph.producers()
 
     @functools.cached_property
+    def integers(self) -> frozenset[int]:
+        """The slots of integers that are entries of an input, in whatever place; others are computed."""
+        found = {slot for slot in self.graph.input_slots if "int" in self.graph.specs[slot].dtype}
+        for site in self.graph.sites:
+            # An operation beside its reference writes two of each.
+            integers = [slot for slot in site.inputs if "int" in self.graph.specs[slot].dtype]
+            operation = getattr(site.operation, "operation", site.operation)
+            if integers and found.issuperset(integers) and isinstance(operation, Routing) and operation.copies:
+                found.update(slot for slot in site.outputs if "int" in self.graph.specs[slot].dtype)
+        return frozenset(found)
+
+    def moves_integers(self, site: Site) -> bool:
+        """Whether a site only moves integers of the input, or makes floating numbers of them."""
+        operation, specs = site.operation, self.graph.specs
+        integers = [slot for slot in site.inputs if "int" in specs[slot].dtype]
+        if not (isinstance(operation, Routing) and operation.copies and self.integers.issuperset(integers)):
+            return False
+        # Several integers may say where to move each other, and integers may say where to move constants.
+        moved = operation.fixed or len(integers) == 1
+        stay = not operation.fills or all("int" in specs[slot].dtype for slot in site.outputs)
+        return moved and stay and not any("float" in specs[slot].dtype for slot in site.inputs)
+
+    @functools.cached_property
     def _position(self):
         return {site: i for i, site in enumerate(self.graph.sites)}
 

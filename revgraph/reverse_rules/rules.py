@@ -283,14 +283,22 @@ class Jacobian(Rule):
     """
 
     def at(self, site, facts):
-        return MovedIntegers() if moves_integers(site, facts.graph.specs) else self
+        """`MovedIntegers` for integers of the input; None, no rule, where it is not known how these are moved."""
+        if facts.integers.isdisjoint(site.inputs):
+            return self
+        if facts.moves_integers(site):
+            return MovedIntegers()
+        lost_on_the_way = any("int" in facts.graph.specs[slot].dtype for slot in site.outputs)
+        return None if isinstance(site.operation, Routing) and lost_on_the_way else self
 
     def record(self, call):
         def absorbed(*relevance):
             return Absorbed(constants=lost(relevance, call.transposed(*relevance)))
 
         operation = call.operation
-        fills = isinstance(operation, Routing) and (operation.fills or is_padding(operation) or not call.inputs)
+        moves = any(x.dtype.is_floating for x in call.inputs)
+        # Integers that are computed from the input are steps, and so constants.
+        fills = isinstance(operation, Routing) and (operation.fills or is_padding(operation) or not moves)
         return call.outputs, Pullback(call.transposed, absorbed, growth=1.0) if fills else Pullback(call.transposed)
 
 
@@ -302,28 +310,14 @@ class MovedIntegers(Rule):
     """
 
     def reaches(self, index, dtype="float32"):
-        return True
+        return "int" in dtype
 
     def record(self, call):
         def pull(*relevance):
-            return call.record([tf.cast(x, call.dtype) for x in call.inputs], call.weights).transposed(*relevance)
+            floating = [tf.cast(x, call.dtype) if x.dtype.is_integer else x for x in call.inputs]
+            return call.record(floating, call.weights).transposed(*relevance)
 
         return call.outputs, Pullback(pull, lambda *given: Absorbed(constants=lost(given, pull(*given))))
-
-
-def moves_integers(site, specs) -> bool:
-    """Whether a site only moves integers, or makes floating numbers of them."""
-    operation = site.operation
-    if not isinstance(operation, Routing) or not operation.copies or not site.inputs:
-        return False
-    integers = all("int" in specs[slot].dtype for slot in site.inputs)
-    # Integers may also say where to move constants, such as how often a token is repeated.
-    stay = operation.name == "Cast" or all("int" in specs[slot].dtype for slot in site.outputs)
-    return integers and stay and (len(site.inputs) == 1 or operation.name in JOINS)
-
-
-JOINS = frozenset("Append Concatenate Dstack Hstack Stack Vstack".split())
-"""Routings all inputs of which are data. Other routings have inputs that say where to move entries."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -72,6 +72,11 @@ class on:
         """Whether the weight of that name is used."""
         return dict(self.by_name).get(name, self.modifier) is not False
 
+    @property
+    def keeps_values(self) -> bool:
+        """Whether every weight is used as it is, or left out."""
+        return all(m is False or m == identity for m in (self.modifier, *dict(self.by_name).values()))
+
     def signed(self, names) -> "Signed | None":
         """The one `Signed` modifier that all weights of these names get, if that is so."""
         named = dict(self.by_name)
@@ -123,4 +128,4 @@ class Part:
     @property
     def favours(self) -> bool:
         """Whether some contributions count for more than others, so that there may be none that count."""
-        return any((term.inputs, term.weights.modifier) != (identity, identity) for term in self.terms)
+        return any(term.inputs != identity or not term.weights.keeps_values for term in self.terms)
