@@ -45,7 +45,7 @@ class PlannedPart:
 Plan = tuple[PlannedPart, ...]
 
 BY_SIGN = (None, where_positive, where_negative)
-"""Gates of which it is known what they let in: everything, or what the sign of z says."""
+"""The gates that are known: no gate, and the two that ask z for its sign."""
 
 
 def literal(parts) -> Plan:
