@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import functools
 import inspect
 import os
 from collections.abc import Callable
@@ -9,10 +10,12 @@ from collections.abc import Callable
 from revgraph import composites
 from revgraph.analyzers import gradient, wrappers
 from revgraph.analyzers.analyzer import Analyzer
+from revgraph.analyzers.by_size import AnalyzerBySize
 from revgraph.analyzers.deep_lift import DeepLIFT
 from revgraph.analyzers.lrp import LRP, BoundedDeepTaylor, DeepTaylor
 from revgraph.analyzers.patterns import PatternAttribution, PatternNet
 from revgraph.graph.tables import Table, Tabular
+from revgraph.read import SizesUnknown
 from revgraph.read.files import load_model
 from revgraph.reverse_rules import AlphaBeta, BRule, Epsilon, ERule, Flat, Gamma, Pass, WSquare, Z, ZPlus, ZPlusFast
 
@@ -254,7 +257,10 @@ def create_analyzer(name, model, signature=None, safe_mode=True, **kwargs) -> An
         path, model = os.fspath(model), load_model(model, signature, safe_mode)
     elif signature is not None:
         raise TypeError("signature= goes with the path of a SavedModel, not with a model.")
-    analyzer = method.make(model, **kwargs)
+    try:
+        analyzer = method.make(model, **kwargs)
+    except SizesUnknown:
+        analyzer = AnalyzerBySize(functools.partial(method.make, **kwargs), model)
     analyzer.name, analyzer.model_path = name, path
     return analyzer
 

@@ -1,7 +1,5 @@
 """Which operation each Keras layer is: views over the layer's live weights."""
 
-import inspect
-
 import keras
 from keras import layers, ops
 
@@ -23,29 +21,13 @@ from revgraph.graph.operations import (
     reading,
 )
 from revgraph.read.keras import private, routing, scaling
-from revgraph.read.keras.activations import activation, changes_shape, layer_activation, masked_softmax
+from revgraph.read.keras.activations import activation, changes_shape, layer_activation
 from revgraph.read.keras.template import constants_in
 
 
 def _layers(*names):
     """The named Keras layer classes that this version of Keras has."""
     return tuple(getattr(layers, name) for name in names if hasattr(layers, name))
-
-
-IDENTITIES = _layers(
-    "ActivityRegularization", "AlphaDropout", "Dropout", "GaussianDropout", "GaussianNoise", "Identity",
-    "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D",
-    "AugMix", "CutMix", "MixUp", "RandAugment", "RandomBrightness", "RandomColorDegeneration", "RandomColorJitter",
-    "RandomContrast", "RandomElasticTransform", "RandomErasing", "RandomFlip", "RandomGaussianBlur", "RandomGrayscale",
-    "RandomHue", "RandomInvert", "RandomPerspective", "RandomPosterization", "RandomRotation", "RandomSaturation",
-    "RandomSharpness", "RandomShear", "RandomTranslation", "RandomZoom",
-)  # fmt: skip
-"""Layers that do nothing in inference."""
-
-OPAQUE = _layers("Lambda", "RNN", "Bidirectional", "ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D", "MultiHeadAttention",
-                 "GroupQueryAttention", "Attention", "AdditiveAttention", "TorchModuleWrapper", "TFSMLayer",
-                 "JaxLayer", "FlaxLayer")  # fmt: skip
-"""Layers that stay one site: their parts have no rule, or their code is not ours to run symbolically."""
 
 
 def layer_operation(layer, template, outputs) -> Operation | None:
@@ -72,27 +54,9 @@ def _extended(layer, classes):
     return next((cls for cls in type(layer).__mro__ if cls in classes and type(layer).call is cls.call), None)
 
 
-def is_identity(layer) -> bool:
-    """Whether a layer does nothing in inference."""
-    if isinstance(layer, layers.Activation):
-        return layer.activation is keras.activations.linear
-    return _extended(layer, IDENTITIES) is not None
-
-
-def sees_masks(layer) -> bool:
-    """Whether what a layer computes in inference depends on the mask of its input."""
-    if not any(name.endswith("mask") for name in inspect.signature(layer.call).parameters):
-        return False
-    if isinstance(layer, layers.TimeDistributed) or type(layer).call in (keras.Model.call, keras.Sequential.call):
-        return False
-    return not private.has_symbolic_ends(layer) and _extended(layer, VIEWS) in (None, *MASK_READERS)
-
-
-def makes_mask(layer) -> bool:
-    """Whether a layer gives its output a mask of its own."""
-    if isinstance(layer, layers.Embedding):
-        return layer.mask_zero
-    return isinstance(layer, layers.Masking) or not private.is_of_keras(type(layer).compute_mask)
+def sees_mask(layer) -> bool:
+    """Whether what a layer computes in inference depends on the mask that it is given."""
+    return _extended(layer, VIEWS) in (None, *MASK_READERS)
 
 
 def _fused(layer, template, affine):
@@ -176,30 +140,6 @@ def _routing(flags):
 
 def _embedding(layer, template, outputs):
     return Embedding(live(lambda: layer.embeddings))
-
-
-def layer_expansion(layer, template):
-    """A function of the layer's arguments that computes the same with operations that have rules; or None."""
-    cls = _extended(layer, VIEWS)
-    if cls is layers.Softmax and template.argument(layer.call, "mask") is not None:
-        return masked_softmax(layer.axis)
-    if cls is layers.Rescaling:
-        return scaling.rescaled(layer)
-    if private.merges(layer) and (private.aligns_ranks(layer) or _has_constants(layer, template)):
-        return lambda inputs: private.merged(layer, _of_one_rank(inputs))
-    return None
-
-
-def _of_one_rank(inputs):
-    """Tensors with as many axes as the one that has most: axes are missing behind the batch axis."""
-    rank = max(len(x.shape) for x in inputs)
-    return [_with_axes(x, rank - len(x.shape)) for x in inputs]
-
-
-def _with_axes(x, count):
-    for _ in range(count):
-        x = ops.expand_dims(x, axis=1)
-    return x
 
 
 def _table(view, *names):

@@ -7,6 +7,7 @@ import contextlib
 
 import keras
 from keras import KerasTensor
+from keras.src.utils.tracking import Tracker
 
 CHECKED = ("3.15",)
 """Versions of Keras with which the functions were tried."""
@@ -52,6 +53,22 @@ def layers_of(model) -> list:
     return list(model._flatten_layers())
 
 
+def operations_of(model) -> list:
+    """The `keras.ops` that a model built from symbolic inputs calls, one by one."""
+    graph = functional(model) if isinstance(model, keras.Model) else None
+    return [] if graph is None else [x for x in graph.operations if not isinstance(x, keras.layers.Layer)]
+
+
+def is_of_model(item) -> bool:
+    """Whether an object is a layer, a raw operation, or what keeps account of a layer's parts."""
+    return isinstance(item, keras.Operation | Tracker)
+
+
+def patch(operation, name, function):
+    """Gives one layer or operation a method of its own, without what Keras does when attributes are set."""
+    vars(operation)[name] = function
+
+
 # Nodes: the calls on symbolic tensors that Keras remembers.
 
 
@@ -94,9 +111,9 @@ def forget_nodes(layer):
 # Layers.
 
 
-def attach_mask(tensor, mask):
-    """Attaches a mask to a tensor, where layers look for it."""
-    tensor._keras_mask = mask
+def mask_of(tensor):
+    """The mask that a layer attached to a tensor; None where there is none."""
+    return getattr(tensor, "_keras_mask", None)
 
 
 def aligns_ranks(layer) -> bool:

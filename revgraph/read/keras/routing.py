@@ -3,7 +3,6 @@
 import dataclasses
 
 import keras
-import numpy as np
 import tensorflow as tf
 from keras import ops
 
@@ -25,32 +24,6 @@ MASKS = {**CHOICES, "fills": True}
 
 AVERAGES = {"fixed": True, "keeps_sign": True}
 """Known of sums and means over entries."""
-
-
-def _known(flags, names):
-    return dict.fromkeys(names.split(), flags)
-
-
-ROUTINGS = {
-    **_known(
-        MOVES,
-        "Append ArraySplit Concatenate CropImages DepthToSpace Diagonal Dsplit Dstack ExpandDims Flip Fliplr Flipud "
-        "GetItem Hsplit Hstack Moveaxis Ravel Rearrange Repeat Roll Rot90 Select Slice SliceUpdate SpaceToDepth Split "
-        "Squeeze Stack Swapaxes Take TakeAlongAxis Tile Transpose Unstack Vsplit Vstack Where",
-    ),
-    **_known(FILLS, "Diag Diagflat ExtractPatches OnesLike PadImages Tril Triu ZerosLike"),
-    **_known({**FILLS, "keeps_sign": False}, "FullLike"),
-    **_known(CHOICES, "Amax Amin Max Min Sort TopK"),
-}
-"""Name of the class of a Keras operation that moves entries -> what is known of it where no constants take part."""
-
-DATA = {
-    "Append": ("x1", "x2"),
-    "Select": ("choicelist", "default"),
-    "SliceUpdate": ("inputs", "updates"),
-    "Where": ("x1", "x2"),
-}
-"""The parameters whose entries are moved, where that is not the first alone. Other parameters say where to."""
 
 
 def routing(function, template, name, count=1, data=None, others=(), kind=Routing, flags=MOVES, **fields):
@@ -92,91 +65,7 @@ def routing(function, template, name, count=1, data=None, others=(), kind=Routin
     )
 
 
-def moved(operation, template, outputs):
-    """The view of a Keras operation in `ROUTINGS`."""
-    name = type(operation).__name__
-    # The maximum and the minimum have a first value to compare with.
-    others = constants_in(getattr(operation, "initial", None))
-    return routing(operation.call, template, name, len(outputs), DATA.get(name), others=others, flags=ROUTINGS[name])
-
-
-def cast(operation, template, outputs):
-    """A conversion to a floating type, or between integers. What is floating stays as it is, as relevance does."""
-    (slot,) = template.slots()
-    # Where floating numbers are rounded, entries are not copied.
-    if "float" in slot.dtype and "float" not in keras.backend.standardize_dtype(outputs[0].dtype):
-        return None
-    function = template.bind(operation.call)
-    return Routing(lambda x: x if x.dtype.is_floating else function(x), "Cast", **MOVES)
-
-
-def view(operation, template, outputs):
-    """The bytes of a tensor read as another type; as the same type it is the tensor itself."""
-    (slot,) = template.slots()
-    same = keras.backend.standardize_dtype(outputs[0].dtype) == slot.dtype
-    return Routing(lambda x: x, "View", **MOVES) if same else None
-
-
-def reshape(operation, template, outputs):
-    """What symbolic calls leave unknown of the new shape is the size of the batch, or what is left over."""
-
-    def function(x):
-        sizes = [-1 if n is None else n for n in operation.newshape]
-        if operation.newshape and operation.newshape[0] is None:
-            sizes[0] = tf.shape(x)[0]
-        return tf.reshape(x, sizes)
-
-    return Routing(function if None in operation.newshape else template.bind(operation.call), "Reshape", **MOVES)
-
-
-def broadcast(shape):
-    """Broadcasting to a shape. What is unknown of it is the size that the tensor has there already."""
-
-    def function(x):
-        own = [None] * (len(shape) - x.shape.rank) + tf.unstack(tf.shape(x))
-        return tf.broadcast_to(x, [m if n is None else n for n, m in zip(shape, own, strict=True)])
-
-    return Routing(function, "BroadcastTo", **MOVES)
-
-
-def broadcast_to(operation, template, outputs):
-    """The view of `keras.ops.broadcast_to`."""
-    return broadcast(operation.shape)
-
-
-def where(operation, template, outputs):
-    """The choice between two tensors; with the condition alone it gives the places where that is true."""
-    return None if template.argument(operation.call, "x1") is None else moved(operation, template, outputs)
-
-
-def slice_update(operation, template, outputs):
-    """The view of `keras.ops.slice_update`, of whose own code TensorFlow has no gradient."""
-
-    def function(inputs, start_indices, updates):
-        updates = tf.cast(updates, inputs.dtype) if tf.is_tensor(inputs) else tf.convert_to_tensor(updates)
-        inputs = tf.cast(inputs, updates.dtype)
-        room = tf.shape(inputs) - tf.shape(updates)
-        before = tf.clip_by_value(tf.cast(start_indices, tf.int32), 0, room)
-        widths = tf.stack([before, room - before], axis=1)
-        return tf.where(tf.pad(tf.ones_like(updates, tf.bool), widths), tf.pad(updates, widths), inputs)
-
-    found = moved(operation, template, outputs)
-    return None if found is None else dataclasses.replace(found, function=template.bind(function))
-
-
 # Padding, cropping and resizing.
-
-
-def pad(operation, template, outputs):
-    """The view of `keras.ops.pad`."""
-    if operation.mode != "constant":
-        return routing(operation.call, template, "Pad")
-    fill = template.argument(operation.call, "constant_values")
-    if fill is not None and not known(fill, lambda values: values == 0):
-        return routing(operation.call, template, "Pad", data=("x", "constant_values"))
-    rank = len(outputs[0].shape)
-    widths = np.broadcast_to(np.asarray(operation.pad_width), (rank, 2))
-    return ZeroPad(template.bind(operation.call), "Pad", widths=tuple(map(tuple, widths.tolist())), **FILLS)
 
 
 def zero_padding(layer, template, outputs):
@@ -315,13 +204,3 @@ def global_average_pool(layer, template, outputs):
         # Which entries count depends on the mask, and so on values.
         return AveragePool(function, name, count=count, keeps_sign=True)
     return AveragePool(function, name, count=lambda x: count(x, mask), **AVERAGES)
-
-
-def mean(operation, template, outputs):
-    """The view of `keras.ops.mean`."""
-    return AveragePool(template.bind(operation.call), "mean", count=windows.of_mean(operation.axis), **AVERAGES)
-
-
-def total(operation, template, outputs):
-    """The view of `keras.ops.sum`."""
-    return AveragePool(template.bind(operation.call), "sum", **AVERAGES)

@@ -1,6 +1,4 @@
-"""Multiplication by constants and addition of constants, and normalization, of layers and of operations."""
-
-import functools
+"""Which operation each layer is that scales, shifts or normalizes."""
 
 import keras
 import numpy as np
@@ -8,76 +6,8 @@ import tensorflow as tf
 from keras import ops
 
 from revgraph.graph import normalization
-from revgraph.graph.operations import BatchNorm, Scale, constant, live, reading
-from revgraph.read.keras.template import Slot
-
-
-def scaling(output, kernel=None, bias=None, kernel_shape=(), bias_shape=()) -> Scale:
-    """Multiplication and addition of constants: vectors along the axis along which they vary, where that is one.
-
-    Args:
-        output: Shape of the output.
-        kernel, bias: Sources of the factor and of the summand, if any.
-        kernel_shape, bias_shape: Their shapes, which broadcast against the output.
-    """
-    varying = _varying(kernel_shape, output) | _varying(bias_shape, output)
-    axis = None
-    if len(varying) == 1 and 0 not in varying:
-        (axis,) = varying
-    sources = {"kernel": constant(1.0) if kernel is None else _vector(kernel, kernel_shape, output, axis)}
-    if bias is not None:
-        sources["bias"] = _vector(bias, bias_shape, output, axis)
-    return Scale(reading(sources), axis)
-
-
-def shape_of_summand(shape, output) -> tuple[int, ...]:
-    """The shape that a constant has when Keras adds it to a tensor.
-
-    Newer versions of Keras take a summand with one axis of several entries for a bias, if it has as many as the tensor
-    has channels: (4, 1) is added along the last axis of a tensor (batch, 4, 4), not along the one where it stands.
-    """
-    sizes = [n for n in shape if n != 1]
-    if len(shape) < 2 or len(sizes) != 1 or len(output) < 2 or not _takes_columns_for_biases():
-        return shape
-    if sizes[0] == output[-1]:
-        return (sizes[0],)
-    return (sizes[0], *(1,) * (len(output) - 2)) if sizes[0] == output[1] else shape
-
-
-@functools.cache
-def _takes_columns_for_biases():
-    return float(ops.add(tf.zeros((1, 2, 2)), tf.constant([[1.0], [2.0]]))[0, 0, 1]) == 2.0
-
-
-def _varying(shape, output):
-    """The axes of the output along which a constant of this shape has several entries."""
-    offset = len(output) - len(shape)
-    return {offset + i for i, n in enumerate(shape) if n != 1}
-
-
-def broadcasts(shape, other) -> bool:
-    """Whether a tensor of this shape becomes larger when it meets another."""
-    if len(other) > len(shape):
-        return True
-    return any(n == 1 and m != 1 for n, m in zip(shape[len(shape) - len(other) :], other, strict=True))
-
-
-def _vector(source, shape, output, axis):
-    varying = _varying(shape, output)
-    if not varying:
-        shape = ()
-    elif varying == {axis}:
-        shape = (-1,)
-    return lambda dtype: tf.reshape(source(dtype), shape)
-
-
-def value_source(value, f=lambda v: v):
-    """A source of a function of an argument: a number, an array, or a variable, which is read anew each time."""
-    source = live(lambda: value)
-    return lambda dtype: f(source(dtype))
-
-
-# Layers.
+from revgraph.graph.operations import BatchNorm, live, reading
+from revgraph.graph.scaling import broadcasts, scaling
 
 
 def batch_normalization_layer(layer, template, outputs):
@@ -105,14 +35,6 @@ def rescaling_layer(layer, template, outputs):
     if any(broadcasts(outputs[0].shape, shape) for shape in shapes):
         return None
     return scaling(outputs[0].shape, *sources, *shapes)
-
-
-def rescaled(layer):
-    """What a Rescaling layer computes, with operations that say which shape the output has."""
-    scale = np.asarray(layer.scale)
-    if keras.config.image_data_format() == "channels_first" and scale.ndim:
-        scale = scale.reshape(scale.shape + (1,) * (3 - scale.ndim))
-    return lambda inputs: ops.cast(inputs, layer.compute_dtype) * scale + np.asarray(layer.offset)
 
 
 def normalization_layer(layer, template, outputs):
@@ -171,67 +93,3 @@ def _affine(layer, kernel, bias, shape):
                 lambda a=attribute: getattr(layer, a) if shape is None else ops.reshape(getattr(layer, a), shape)
             )
     return reading(sources)
-
-
-# Operations.
-
-
-def batch_normalization_operation(operation, template, outputs):
-    """The view of `keras.ops.batch_normalization` with constants."""
-    given = template.named(operation.call)
-    if any(isinstance(value, Slot) for name, value in given.items() if name != "x"):
-        return None
-    sources = {name: value_source(value) for name, value in given.items() if name != "x" and value is not None}
-
-    def weights(dtype):
-        values = {name: source(dtype) for name, source in sources.items()}
-        kernel = tf.math.rsqrt(values["variance"] + operation.epsilon) * values.get("scale", 1)
-        return {"kernel": kernel, "bias": values.get("offset", 0) - values["mean"] * kernel}
-
-    return BatchNorm(weights, operation.axis % len(outputs[0].shape))
-
-
-def _own_affine(given, kernel, bias, shape=None):
-    """Reader of a normalization's scale and shift, from the arguments that were given."""
-    names = {"kernel": kernel, "bias": bias}
-    given = {name: given.get(argument) for name, argument in names.items()}
-    return reading(
-        {
-            name: value_source(value, lambda v: v if shape is None else tf.reshape(v, shape))
-            for name, value in given.items()
-            if value is not None
-        }
-    )
-
-
-def _axes(operation, outputs):
-    return [axis % len(outputs[0].shape) for axis in keras.tree.flatten(operation.axis)]
-
-
-def layer_normalization_operation(operation, template, outputs):
-    """The view of `keras.ops.layer_normalization` with constants."""
-    given, axes = template.named(operation.call), _axes(operation, outputs)
-    if len(template.slots()) > 1:
-        return None
-    shape = [n if i in axes else 1 for i, n in enumerate(outputs[0].shape)]
-    weights = _own_affine(given, "gamma", "beta", shape)
-    return normalization.of_layer(weights, axes, _epsilon(operation), operation.rms_scaling)
-
-
-def rms_normalization_operation(operation, template, outputs):
-    """The view of `keras.ops.rms_normalization` with constants."""
-    if len(template.slots()) > 1:
-        return None
-    weights = _own_affine(template.named(operation.call), "scale", None)
-    return normalization.of_root_mean_square(weights, _axes(operation, outputs), _epsilon(operation))
-
-
-def normalize_operation(operation, template, outputs):
-    """The view of `keras.ops.normalize`, where the norm is the Euclidean one."""
-    if operation.order != 2 or operation.axis is None:
-        return None
-    return normalization.to_unit_norm(_axes(operation, outputs), _epsilon(operation))
-
-
-def _epsilon(operation):
-    return keras.config.epsilon() if operation.epsilon is None else operation.epsilon

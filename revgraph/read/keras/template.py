@@ -8,7 +8,6 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from keras import KerasTensor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,35 +67,24 @@ class Template:
         """The value that the parameter `name` of `function` was given."""
         return self.named(function).get(name, default)
 
-    def data(self, read) -> tuple[int, ...]:
-        """Slots of the first argument."""
-        first = self.args[0] if self.args else next(iter(self.kwargs.values()))
-        return tuple(read[slot.index] for slot in slots_in(first))
 
-    def without(self, name, read):
-        """The template and its slots without one named argument."""
-        kwargs = {k: v for k, v in self.kwargs.items() if k != name}
-        return dataclasses.replace(self, kwargs=kwargs).compact(read)
+def template_of(args, kwargs, dtype) -> tuple[Template, tuple]:
+    """The template of a call, and the tensors that its slots stand for.
 
-    def compact(self, read):
-        """The template and those of the slots that it refers to, in the order in which it does."""
-        position = {slot: i for i, slot in enumerate(dict.fromkeys(self.slots()))}
-        args, kwargs = keras.tree.map_structure(
-            lambda a: dataclasses.replace(a, index=position[a]) if isinstance(a, Slot) else a,
-            (tuple(self.args), self.kwargs),
-        )
-        return Template(args, kwargs, self.dtype), tuple(read[slot.index] for slot in position)
-
-
-def template_of(arguments, dtype) -> Template:
-    """The template of a call, from the arguments that Keras remembers of it."""
-    indices = iter(range(len(arguments.keras_tensors)))
+    Args:
+        args, kwargs: The arguments of the call, with tensors of a TensorFlow graph in them.
+        dtype: The floating dtype in which the graph computes.
+    """
+    read = []
 
     def slot(a):
-        return Slot(next(indices), keras.backend.standardize_dtype(a.dtype)) if isinstance(a, KerasTensor) else a
+        if not tf.is_tensor(a) or hasattr(a, "numpy"):
+            return a
+        read.append(a)
+        return Slot(len(read) - 1, a.dtype.name)
 
-    args, kwargs = arguments.convert(slot)
-    return Template(tuple(args), kwargs, dtype)
+    args, kwargs = keras.tree.map_structure(slot, (tuple(args), dict(kwargs)))
+    return Template(args, kwargs, dtype), tuple(read)
 
 
 def in_either_dtype(function, dtype, own) -> Callable:

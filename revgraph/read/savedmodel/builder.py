@@ -1,12 +1,26 @@
 """The sites of a graph, collected on one way through TensorFlow's operations."""
 
+import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from revgraph.graph.graph import Site, Spec
-from revgraph.graph.operations import Activation, Opaque, Routing, ZeroPad
+from revgraph.graph.operations import (
+    Activation,
+    Affine,
+    Contraction,
+    Opaque,
+    Operation,
+    Product,
+    Quotient,
+    Routing,
+    Scale,
+    ZeroPad,
+)
+from revgraph.graph.scaling import broadcast_to, broadcasts
 from revgraph.read.savedmodel import private
 from revgraph.read.savedmodel.activations import DIRECT, POINTWISE, Piece, node_piece, recognise, start
 from revgraph.read.savedmodel.moves import is_nonnegative
@@ -33,6 +47,25 @@ ALIKE = frozenset({"OnesLike", "ZerosLike"})
 """Operations that take nothing but the shape of a tensor, and fill it with a constant."""
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Whole:
+    """Operations that are one site, such as a call of a layer.
+
+    Args:
+        path: Where it stands.
+        operation: What they compute.
+        inputs: The tensors that it takes.
+        outputs: The tensors that it gives.
+        layer: The layer.
+    """
+
+    path: str
+    operation: Operation
+    inputs: tuple
+    outputs: tuple
+    layer: Any
+
+
 class TensorFlowOperation(Opaque):
     """A TensorFlow operation without a rule: `operation` is the node in TensorFlow's own graph."""
 
@@ -50,10 +83,15 @@ class Builder:
 
     Args:
         dtype: The dtype in which the graph computes.
+        wholes: What is one site rather than its operations, by the graph and the name of each tensor that it gives.
+        path_of: The path and the layer of an operation, by its name; its own name by default.
     """
 
-    def __init__(self, dtype):
+    def __init__(self, dtype, wholes=None, path_of=lambda name: (name, None)):
         self.dtype = dtype
+        self.path_of = path_of
+        self.values: dict[tuple[int, str], int | Weight] = {}
+        self._wholes = wholes or {}
         self.sites: list[Site] = []
         self.specs: dict[int, Spec] = {}
         self.inert: set[int] = set()
@@ -77,22 +115,70 @@ class Builder:
         self.specs[slot] = spec
         return slot
 
+    def read(self, function, slots, keep=None) -> list:
+        """Adds the sites of a concrete function and returns the values of its outputs.
+
+        Args:
+            function: The function.
+            slots: The slots of its inputs.
+            keep: What has to live as long as the graph does.
+        """
+        handles = {id(private.handle(v)): v for v in function.variables}
+        captured = [_captured(t, handles, keep) for t in private.captured_inputs(function)]
+        return self.inline(private.graph_of(function), [*slots, *captured], prefix="")
+
     def inline(self, graph, arguments, prefix) -> list:
-        """Adds the sites of a TensorFlow graph and returns the values of its outputs."""
+        """Adds the sites of a TensorFlow graph and returns the values of its outputs.
+
+        `values` has the value of every tensor; of a function that is called twice, that of the last call.
+        """
         inputs, outputs = private.ends(graph)
         values = {t.name: a for t, a in zip(inputs, arguments, strict=True)}
-        for operation in operations_between(graph):
-            given = tuple(values[t.name] for t in operation.inputs)
-            results = self.visit(operation, given, prefix)
-            values.update(zip((t.name for t in operation.outputs), results, strict=True))
+        for step in operations_between(graph, self._wholes.get(id(graph))):
+            given = tuple(values[t.name] for t in step.inputs)
+            results = self.whole(step, given) if isinstance(step, Whole) else self.visit(step, given, prefix)
+            values.update(zip((t.name for t in step.outputs), results, strict=True))
+        self.values.update({(id(graph), name): value for name, value in values.items()})
         return [values[t.name] for t in outputs]
+
+    def whole(self, whole, given):
+        """The slots of the outputs of operations that are one site."""
+        slots = [self.constant(a) if isinstance(a, Weight) else a for a in given]
+        if isinstance(whole.operation, Affine | Product | Quotient | Contraction | Activation):
+            slots = [self.floating(slot, whole) for slot in slots]
+        if isinstance(whole.operation, Scale | Activation):
+            slots = self.as_large(slots, whole)
+        written = tuple(self.new_slot(Spec(tuple(t.shape), t.dtype.name)) for t in whole.outputs)
+        self.sites.append(Site(whole.path, whole.operation, tuple(slots), written, whole.layer))
+        return written
+
+    def floating(self, slot, whole):
+        """The slot, or that of its tensor as floating numbers where it has integers."""
+        spec = self.specs[slot]
+        if tf.as_dtype(spec.dtype).is_floating:
+            return slot
+        cast = Routing(lambda x: tf.cast(x, self.dtype), "Cast", copies=True, fixed=True, keeps_sign=True)
+        made = self.new_slot(Spec(spec.shape, self.dtype))
+        self.sites.append(Site(f"{whole.path}/cast", cast, (slot,), (made,), whole.layer))
+        return made
+
+    def as_large(self, slots, whole):
+        """The slots, or that of the tensor broadcast to the shape of the output where it is smaller."""
+        (slot,), shape = slots, tuple(whole.outputs[0].shape)
+        if not broadcasts(self.specs[slot].shape, shape):
+            return slots
+        spread = Routing(broadcast_to(shape), "BroadcastTo", copies=True, fixed=True, keeps_sign=True)
+        made = self.new_slot(Spec(shape, self.specs[slot].dtype))
+        self.sites.append(Site(f"{whole.path}/broadcast", spread, (slot,), (made,), whole.layer))
+        return [made]
 
     def visit(self, operation, given, prefix):
         """The values of an operation's outputs."""
         function = called(operation)
         if function is not None:
             return self.inline(function, given, prefix + operation.name[: operation.name.rfind("/") + 1])
-        node = Node(operation, given, prefix + operation.name, self.dtype)
+        path, layer = self.path_of(prefix + operation.name)
+        node = Node(operation, given, path, self.dtype, layer)
         if operation.type in IDENTITIES:
             return given[: len(operation.outputs)]
         if not node.slots and not _is_random(operation) and not _makes_lists(operation):
@@ -150,7 +236,7 @@ class Builder:
         if isinstance(operation, Activation | ScaleAndShift):
             slots = (self.spread(node, slots[0], operation),)
         written = tuple(self.new_slot(spec) for spec in specs)
-        site = Site(path or node.path, operation, tuple(slots), written)
+        site = Site(path or node.path, operation, tuple(slots), written, node.layer)
         self.sites.append(site)
         self._made.update(dict.fromkeys(written, (site, node)))
         if inert:
@@ -343,6 +429,13 @@ class Builder:
             if activation is not None:
                 return self.site(node, activation, (slot,))
         return None
+
+
+def _captured(tensor, handles, keep) -> Weight:
+    """A tensor that a function captured: a constant, or the handle of a variable or a table."""
+    if tensor.dtype in (tf.resource, tf.variant):
+        return Weight(lambda dtype: (keep, tensor)[1], (), variable=handles.get(id(tensor)))
+    return known(tensor.numpy())
 
 
 def _makes_lists(operation):

@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -83,12 +84,14 @@ class Node:
         arguments: For each of its inputs a slot, or a `Weight`.
         path: Where it stands.
         dtype: The dtype in which the graph computes.
+        layer: The raw Keras operation that it belongs to, if any.
     """
 
     operation: tf.Operation
     arguments: tuple[int | Weight, ...]
     path: str
     dtype: str
+    layer: Any = None
 
     @property
     def type(self) -> str:
@@ -144,17 +147,25 @@ def called(operation, attribute="f"):
     return private.function_in(operation, name)
 
 
-def operations_between(graph) -> list:
-    """The operations that lead from a graph's inputs to its outputs, each after those that it depends on."""
+def operations_between(graph, wholes=None) -> list:
+    """The operations that lead from a graph's inputs to its outputs, each after those that it depends on.
+
+    Args:
+        graph: The graph.
+        wholes: What is one site by the names of the tensors that it gives; it stands in the place of its operations.
+    """
+    wholes = wholes or {}
     inputs, outputs = private.ends(graph)
-    inputs = {t.op.name for t in inputs}
-    needed, stack = set(), [t.op for t in outputs]
+    inputs = {t.name for t in inputs}
+    needed, stack = {}, list(outputs)
     while stack:
-        operation = stack.pop()
-        if operation.name not in needed and operation.name not in inputs:
-            needed.add(operation.name)
-            stack.extend(t.op for t in operation.inputs)
-    return [operation for operation in graph.get_operations() if operation.name in needed]
+        tensor = stack.pop()
+        step = wholes.get(tensor.name, tensor.op)
+        if tensor.name not in inputs and id(step) not in needed:
+            needed[id(step)] = step
+            stack.extend(step.inputs)
+    order = {operation.name: i for i, operation in enumerate(graph.get_operations())}
+    return sorted(needed.values(), key=lambda step: min(order[t.op.name] for t in step.outputs) if step.outputs else 0)
 
 
 def graph_runner(graph, dtype) -> Callable:

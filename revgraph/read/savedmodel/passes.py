@@ -7,16 +7,19 @@ import tensorflow as tf
 
 from revgraph.graph.graph import Graph, Site
 from revgraph.graph.operations import Affine, BatchNorm, Convolutional, Dense, Einsum
-from revgraph.read.keras.scaling import scaling
+from revgraph.graph.scaling import scaling
 from revgraph.read.savedmodel.nodes import ScaleAndShift, Weight
 
 
-def simplify(graph: Graph) -> Graph:
-    """Drops what no output depends on, gives linear layers their bias, and puts scales and shifts together."""
-    passes = (drop_unused, bias_into_linear, join_scale_and_shift, name_scales, join_lists, number_paths)
-    for rewrite in passes:
-        graph = rewrite(graph)
-    return graph
+def simplify(graph: Graph, held=frozenset()) -> Graph:
+    """Drops what no output depends on, gives linear layers their bias, and puts scales and shifts together.
+
+    Args:
+        graph: The graph.
+        held: Slots that have to survive, because a layer of the user's model reads or writes them.
+    """
+    graph = join_scale_and_shift(bias_into_linear(drop_unused(graph), held), held)
+    return number_paths(join_lists(name_scales(graph)))
 
 
 def drop_unused(graph: Graph) -> Graph:
@@ -29,7 +32,7 @@ def drop_unused(graph: Graph) -> Graph:
     return graph.rewrite(reversed(sites))
 
 
-def bias_into_linear(graph: Graph) -> Graph:
+def bias_into_linear(graph: Graph, held=frozenset()) -> Graph:
     """x W, then + b: one affine site."""
 
     def merge(first, second):
@@ -43,14 +46,14 @@ def bias_into_linear(graph: Graph) -> Graph:
             return None
         return dataclasses.replace(linear, reader=_with_bias(linear, shift.bias))
 
-    return _merge_pairs(graph, merge)
+    return _merge_pairs(graph, merge, held)
 
 
 def _with_bias(linear: Affine, bias: Weight):
     return lambda dtype: {**linear.read(dtype), "bias": bias.read(dtype)}
 
 
-def join_scale_and_shift(graph: Graph) -> Graph:
+def join_scale_and_shift(graph: Graph, held=frozenset()) -> Graph:
     """x * w, then + b: one site. Batch normalization written as (x - mean) * scale + shift: one site, too."""
 
     def merge(first, second):
@@ -62,7 +65,7 @@ def join_scale_and_shift(graph: Graph) -> Graph:
             return _joined(one, two)
         return None
 
-    return _merge_pairs(graph, merge)
+    return _merge_pairs(graph, merge, held)
 
 
 def _joined(one, two):
@@ -175,9 +178,9 @@ def _size(shape):
     return math.prod(shape)
 
 
-def _merge_pairs(graph, merge) -> Graph:
+def _merge_pairs(graph, merge, held) -> Graph:
     """Makes a site and the only reader of its output one site, where `merge(first, second)` gives an operation."""
-    readers, held = graph.consumers(), set(graph.output_slots)
+    readers, held = graph.consumers(), {*held, *graph.output_slots}
     writer: dict[int, Site] = {}
     for site in graph.sites:
         if len(site.inputs) == 1 and site.inputs[0] in writer:

@@ -13,6 +13,11 @@ def captured_inputs(function) -> list:
     return list(function.captured_inputs)
 
 
+def internal_captures(graph) -> list:
+    """The tensors through which a function's graph takes what it captured."""
+    return list(graph.internal_captures)
+
+
 def handle(variable):
     """The tensor by which operations of a graph name a variable."""
     return variable.handle

@@ -7,7 +7,7 @@ import tensorflow as tf
 from revgraph.graph.graph import Call, Graph, Spec
 from revgraph.read.savedmodel import private
 from revgraph.read.savedmodel.builder import Builder
-from revgraph.read.savedmodel.nodes import Weight, called, known
+from revgraph.read.savedmodel.nodes import Weight, called
 from revgraph.read.savedmodel.passes import simplify
 from revgraph.read.savedmodel.views import IDENTITIES
 
@@ -87,12 +87,8 @@ def read_function(function, name="function", keep=None) -> Graph:
         A `Graph`, which can be called like the function.
     """
     builder = Builder(_dtype(function))
-    graph = private.graph_of(function)
-    ends, captured = private.ends(graph)[0], private.captured_inputs(function)
-    slots = [builder.new_slot(_input_spec(t)) for t in ends[: len(ends) - len(captured)]]
-    handles = {id(private.handle(v)): v for v in function.variables}
-    values = builder.inline(graph, [*slots, *(_captured(t, handles, keep) for t in captured)], prefix="")
-    outputs = [builder.constant(v) if isinstance(v, Weight) else v for v in values]
+    slots = inputs_of(builder, function)
+    outputs = outputs_of(builder, builder.read(function, slots, keep))
     inputs, input_names = _structure(_arguments(function), slots)
     outputs, output_names = _structure(function.structured_outputs, outputs)
     read = Graph(
@@ -110,11 +106,15 @@ def read_function(function, name="function", keep=None) -> Graph:
     return read.rewrite(read.sites, calls=tuple(Call(s.path, s.layer, s.inputs, s.outputs) for s in read.sites))
 
 
-def _captured(tensor, handles, keep) -> Weight:
-    """A tensor that a function captured: a constant, or the handle of a variable or a table."""
-    if tensor.dtype in (tf.resource, tf.variant):
-        return Weight(lambda dtype: (keep, tensor)[1], (), variable=handles.get(id(tensor)))
-    return known(tensor.numpy())
+def inputs_of(builder, function) -> list[int]:
+    """Slots for the inputs of a concrete function."""
+    ends, captured = private.ends(private.graph_of(function))[0], private.captured_inputs(function)
+    return [builder.new_slot(_input_spec(t)) for t in ends[: len(ends) - len(captured)]]
+
+
+def outputs_of(builder, values) -> list[int]:
+    """Slots for the outputs of a function, those that depend on no input included."""
+    return [builder.constant(v) if isinstance(v, Weight) else v for v in values]
 
 
 def _dtype(function) -> str:

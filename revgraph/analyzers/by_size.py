@@ -1,0 +1,101 @@
+"""`AnalyzerBySize`: an analyzer of a model whose code needs sizes that only data have."""
+
+import collections
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from revgraph.analyzers.analyzer import Analyzer
+from revgraph.analyzers.inputs import is_stream
+from revgraph.read import Sized
+from revgraph.saving import archives
+
+SIZES = 8
+"""How many sizes are kept: each has a graph and compiled functions of its own."""
+
+
+class AnalyzerBySize(Analyzer):
+    """Makes an analyzer for every size of the inputs, when inputs of that size come.
+
+    `create_analyzer` returns one where the Python code of a model has to know the size of an axis, such as the number
+    of time steps, and the model does not say it. The batch does not count.
+
+    Args:
+        make: Makes the analyzer of a model.
+        model: The model.
+    """
+
+    def __init__(self, make, model):
+        self.make = make
+        self.model = model
+        self._analyzers = collections.OrderedDict()
+
+    def at(self, X) -> Analyzer:
+        """The analyzer for inputs of the size of X."""
+        shapes = [(tuple(np.shape(x)[1:]), _dtype(x)) for x in keras.tree.flatten(X)]
+        key = (tuple(shapes), type(X).__name__)
+        if key not in self._analyzers:
+            analyzer = self.make(Sized(self.model, X))
+            analyzer.name = self.name
+            self._analyzers[key] = analyzer
+        self._analyzers.move_to_end(key)
+        while len(self._analyzers) > SIZES:
+            self._analyzers.popitem(last=False)
+        return self._analyzers[key]
+
+    def analyze(self, X, *args, **kwargs):
+        """See `ReverseAnalyzer.analyze`; batches of a stream may have different sizes, if these are not to be joined."""
+        if not is_stream(X):
+            return self.at(X).analyze(X, *args, **kwargs)
+        batches = map(X.__getitem__, range(len(X))) if isinstance(X, keras.utils.PyDataset) else X
+        parts = [batch[0] if isinstance(batch, tuple) else batch for batch in batches]
+        results = [self.at(part).analyze(part, *args, **kwargs) for part in parts]
+        if not results:
+            raise ValueError("Nothing to explain: the dataset is empty.")
+        return keras.tree.map_structure(lambda *r: np.concatenate(r), *results)
+
+    def conservation(self, X, *args, **kwargs):
+        return self.at(X).conservation(X, *args, **kwargs)
+
+    def record(self, X):
+        return self.at(X).record(X)
+
+    @property
+    def graph(self):
+        """The graph for the inputs that came last."""
+        return self._last().graph
+
+    @property
+    def innermost(self):
+        return self._last().innermost
+
+    @property
+    def bound(self):
+        return self._last().bound
+
+    def summary(self):
+        return self._last().summary()
+
+    def table(self):
+        return self._last().table()
+
+    def export(self, path, version=None, overwrite=False):
+        return self._last().export(path, version, overwrite)
+
+    def save(self, path, overwrite=False):
+        archives.save(self._last(), path, overwrite)
+
+    def _last(self) -> Analyzer:
+        if not self._analyzers:
+            raise ValueError(
+                f"The sizes of the inputs of {self.model.name!r} are not known yet. Call `analyze` on data first."
+            )
+        return next(reversed(self._analyzers.values()))
+
+    def __repr__(self):
+        return f"<{self.name} of {self.model.name!r}, traced at the sizes of the data>"
+
+
+def _dtype(x) -> str:
+    return x.dtype.name if isinstance(x, tf.Tensor | np.ndarray) else np.asarray(x).dtype.name

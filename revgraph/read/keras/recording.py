@@ -1,0 +1,187 @@
+"""The calls of layers while a model runs once, in a TensorFlow graph."""
+
+import dataclasses
+import functools
+import re
+import threading
+import warnings
+from typing import Any
+
+import keras
+import tensorflow as tf
+from keras import layers
+
+from revgraph.read.keras import private
+from revgraph.read.keras.template import parameters
+from revgraph.read.keras.untouched import untouched
+
+POOLING_3D = (layers.AveragePooling3D, layers.MaxPooling3D)
+
+SCOPE = "revgraph.call."
+"""Operations of the call number 7 have names that begin with `revgraph.call.7/`."""
+
+
+@dataclasses.dataclass(eq=False)
+class Recorded:
+    """A call of a layer, or of a raw operation of a functional model.
+
+    Args:
+        number: Its number in the order in which calls began.
+        layer: The layer or operation.
+        path: Where it stands.
+        args, kwargs: What its `call` was given, without `training`.
+        outputs: The tensors that it returned, flat.
+        masked: Whether a mask is attached to a tensor that it was given.
+        done: Its number in the order in which calls ended.
+    """
+
+    number: int
+    layer: Any
+    path: str
+    args: tuple
+    kwargs: dict[str, Any]
+    outputs: list = dataclasses.field(default_factory=list)
+    masked: bool = False
+    done: int = 0
+
+    @property
+    def is_layer(self) -> bool:
+        """Whether it is a call of a layer."""
+        return isinstance(self.layer, keras.layers.Layer)
+
+
+class Recording:
+    """A model's `call`, run once in a TensorFlow graph, and the calls of layers in it.
+
+    Args:
+        model: The model.
+        arguments: The arguments of the model's `call`: structures of `tf.TensorSpec`.
+
+    Attributes:
+        function: The concrete TensorFlow function, which takes the flat inputs and gives the flat outputs.
+        outputs: The structure of the outputs, with positions among the flat outputs.
+        calls: The calls in the order in which they began.
+    """
+
+    def __init__(self, model, arguments):
+        self.model = model
+        self.calls: list[Recorded] = []
+        self._stack: list[Recorded] = []
+        self._paths: dict[str, int] = {}
+        self._ended = 0
+        self._thread = threading.get_ident()
+        specs = keras.tree.flatten(arguments)
+
+        def run(*tensors):
+            given = keras.tree.pack_sequence_as(arguments, list(tensors))
+            results = model(*given, training=False)
+            flat = keras.tree.flatten(results)
+            self.outputs = keras.tree.pack_sequence_as(results, list(range(len(flat))))
+            return [tf.convert_to_tensor(t) for t in flat]
+
+        everything = private.layers_of(model)
+        everything += [x for layer in everything for x in private.operations_of(layer)]
+        with untouched(everything):
+            for operation in everything:
+                self._watch(operation)
+            function = tf.function(run, autograph=False)
+            self.function = function.get_concrete_function(*(_named(spec, i) for i, spec in enumerate(specs)))
+
+    def _watch(self, operation):
+        """Makes a layer record its calls; calls from other threads go through as ever."""
+        for name in ("call", "quantized_call"):
+            original = getattr(operation, name, None)
+            if original is None:
+                continue
+
+            @functools.wraps(original)
+            def call(*args, _original=original, **kwargs):
+                if threading.get_ident() != self._thread:
+                    return _original(*args, **kwargs)
+                return self._record(operation, _original, args, kwargs)
+
+            private.patch(operation, name, call)
+
+    def _record(self, layer, original, args, kwargs):
+        if not self._stack:
+            path = ""
+        else:
+            prefix = self._stack[-1].path
+            path = self.new_path(f"{prefix}/{layer.name}" if prefix else layer.name)
+        args, kwargs = self._in_inference(original, args, kwargs, path)
+        masked = any(private.mask_of(t) is not None for t in keras.tree.flatten((args, kwargs)))
+        without = {name: value for name, value in kwargs.items() if name != "training"}
+        record = Recorded(len(self.calls), layer, path, args, without, masked=masked)
+        self.calls.append(record)
+        self._stack.append(record)
+        try:
+            with tf.name_scope(f"{SCOPE}{record.number}/"):
+                outputs = _code(layer, original)(*args, **kwargs)
+        finally:
+            self._stack.pop()
+            self._ended += 1
+            record.done = self._ended
+        record.outputs = keras.tree.flatten(outputs)
+        return outputs
+
+    @staticmethod
+    def _in_inference(call, args, kwargs, path):
+        """The arguments with `training=False`, by its name, where the code takes it."""
+        taken = parameters(call)
+        if "training" not in taken:
+            return args, kwargs
+        position = list(taken).index("training")
+        training = args[position] if len(args) > position else kwargs.get("training")
+        if training is True and taken["training"].default is not True:
+            warnings.warn(
+                f"{path!r} is called with training=True: its output depends on chance or on the batch. revgraph "
+                f"explains the model as it is in inference, training=False.",
+                stacklevel=2,
+            )
+        if len(args) > position:
+            return (*args[:position], False, *args[position + 1 :]), kwargs
+        return args, {**kwargs, "training": False}
+
+    def new_path(self, path) -> str:
+        """The path, with the number of the call behind it where another call has it."""
+        self._paths[path] = self._paths.get(path, 0) + 1
+        return path if self._paths[path] == 1 else f"{path}#{self._paths[path]}"
+
+    def call_of(self, name) -> tuple[Recorded, str]:
+        """The innermost call to which an operation of the graph belongs, by its name, and its name in there."""
+        found = list(re.finditer(rf"{re.escape(SCOPE)}(\d+)/", name))
+        # What Keras does in front of the model's own `call` belongs to no call.
+        return (self.calls[int(found[-1][1])], name[found[-1].end() :]) if found else (self.calls[0], name)
+
+
+def _named(spec, index):
+    return tf.TensorSpec(spec.shape, spec.dtype, name=f"input_{index}")
+
+
+def _code(layer, call):
+    """What runs as a layer's `call`: its own Python, or a form of it that is easier to read."""
+    if isinstance(layer, layers.TimeDistributed):
+        return functools.partial(_distributed, layer)
+    if isinstance(layer, POOLING_3D):
+        return functools.partial(_in_float32, call)
+    return getattr(call, "python_function", call)
+
+
+def _in_float32(call, inputs):
+    """Pooling in three dimensions, of which TensorFlow has no kernel for float64; its view computes in any dtype."""
+    return tf.cast(call(tf.cast(inputs, "float32")), inputs.dtype)
+
+
+def _distributed(layer, inputs, training=None, mask=None):
+    """What TimeDistributed computes, with steps as samples rather than one after the other."""
+
+    def merged(x):
+        z = tf.reshape(x, tf.concat([[-1], tf.shape(x)[2:]], 0))
+        z.set_shape((None, *x.shape[2:]))
+        return z
+
+    masks = {"mask": merged(mask)} if mask is not None and "mask" in parameters(layer.layer.call) else {}
+    outputs = layer.layer(merged(inputs), **masks)
+    split = tf.reshape(outputs, tf.concat([tf.shape(inputs)[:2], tf.shape(outputs)[1:]], 0))
+    split.set_shape((*inputs.shape[:2], *outputs.shape[1:]))
+    return split

@@ -1,0 +1,127 @@
+"""What a model takes and gives: the arguments of its `call`, and the names of its inputs and outputs."""
+
+import dataclasses
+import re
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from revgraph.read.keras import private
+
+
+class SizesUnknown(ValueError):
+    """Sizes that a model's code needs are not known before data come."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Sized:
+    """A model, and inputs whose sizes stand for those that it does not say.
+
+    Args:
+        model: A Keras model.
+        example: The inputs, in the structure in which the model takes them.
+    """
+
+    model: keras.Model
+    example: Any
+
+    @property
+    def name(self) -> str:
+        """The name of the model."""
+        return self.model.name
+
+
+def arguments_of(model, example=None) -> tuple:
+    """The arguments of the model's `call`, as structures of `tf.TensorSpec`.
+
+    Args:
+        model: The model.
+        example: Inputs whose sizes stand for those that are not known, the batch aside.
+
+    Raises:
+        ValueError: The model is not built.
+    """
+    arguments = _arguments(model, example)
+    if example is None:
+        return arguments
+    sizes = iter([np.shape(x) for x in keras.tree.flatten(example)])
+    return keras.tree.map_structure(lambda spec: _sized(spec, next(sizes)), arguments)
+
+
+def _sized(spec, shape):
+    if spec.shape.rank != len(shape):
+        return spec
+    sizes = [n if n is not None else m for n, m in zip(spec.shape[1:], shape[1:], strict=True)]
+    return tf.TensorSpec((spec.shape[0], *sizes), spec.dtype, spec.name)
+
+
+def _arguments(model, example):
+    sequential = isinstance(model, keras.Sequential) and type(model).call is keras.Sequential.call
+    if sequential and not (model.built and model.layers):
+        raise ValueError(
+            f"The model {model.name!r} is not built: its input shape is unknown. Call it once on data, "
+            f"or `model.build(input_shape)`, or add a `keras.Input(shape)` as the first layer."
+        )
+    symbolic = private.functional(model) or model
+    if private.has_symbolic_ends(symbolic):
+        return (keras.tree.map_structure(lambda x: _spec(x.shape, x.dtype, x.name), private.symbolic_inputs(symbolic)),)
+    shapes = private.shapes_at_build(model)
+    dtype = widest_dtype(model)
+    if shapes:
+        return tuple(_specs(shape, re.sub("_shape$", "", name), dtype) for name, shape in shapes.items())
+    if not model.built:
+        raise ValueError(
+            f"The model {model.name!r} is not built: its input shape is unknown. Call it once on data before "
+            f"explaining it, for example `model(x[:1])`."
+        )
+    if example is None:
+        raise SizesUnknown(
+            f"The model {model.name!r} does not say which inputs it takes, because it was built without a shape. "
+            f"`create_analyzer` makes an analyzer that learns it from the data."
+        )
+    return (keras.tree.map_structure(lambda x: _of_array(x), example),)
+
+
+def _of_array(x):
+    x = np.asarray(x)
+    return _spec(x.shape, x.dtype.name if x.dtype != np.float64 else keras.config.floatx(), None)
+
+
+def _spec(shape, dtype, name):
+    return tf.TensorSpec((None, *shape[1:]), keras.backend.standardize_dtype(dtype), name=name)
+
+
+def _specs(shape, name, dtype):
+    """Specs for a shape, or for a structure of shapes."""
+    if isinstance(shape, dict):
+        return {key: _specs(value, key, dtype) for key, value in shape.items()}
+    if shape and isinstance(shape[0], list | tuple):
+        return [_specs(value, f"{name}_{i}", dtype) for i, value in enumerate(shape)]
+    return _spec(shape, dtype, name)
+
+
+def names_of(model, arguments, outputs) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The names of the inputs and of the outputs, in flat order.
+
+    Args:
+        model: The model.
+        arguments: The arguments of its `call`, as structures of `tf.TensorSpec`.
+        outputs: The structure of its outputs.
+    """
+    specs = keras.tree.flatten(arguments)
+    names = [re.sub(":0$", "", spec.name or f"input_{i}") for i, spec in enumerate(specs)]
+    if len(arguments) == 1 and isinstance(arguments[0], dict) and len(arguments[0]) == len(names):
+        names = sorted(arguments[0])
+    functional, count = private.functional(model), len(keras.tree.flatten(outputs))
+    output_names = [f"output_{i}" for i in range(count)] if functional is None else list(functional.output_names)
+    if isinstance(outputs, dict) and len(outputs) == count:
+        output_names = sorted(outputs)
+    return tuple(names), tuple(output_names)
+
+
+def widest_dtype(model) -> str:
+    """float64 where any weight is, float32 otherwise, whatever the compute dtype."""
+    wide = any(keras.backend.standardize_dtype(v.dtype) == "float64" for v in model.variables)
+    return "float64" if wide or model.dtype_policy.variable_dtype == "float64" else "float32"
