@@ -202,8 +202,8 @@ def test_an_own_layer_named_by_an_entry_stays_whole():
     inputs = keras.Input((3,))
     model = keras.Model(inputs, Doubled(name="own")(inputs))
     bound = create_analyzer("lrp", model, rule=Composite((Doubled, Pass()))).summary()
-    assert "Doubled" in str(bound) and "relu" not in str(bound)
-    assert "own/relu" in str(create_analyzer("lrp.z", model).summary())
+    assert "Doubled" in str(bound) and "Relu" not in str(bound)
+    assert "own/Relu" in str(create_analyzer("lrp.z", model).summary())
 
 
 @pytest.mark.parametrize(

@@ -101,24 +101,36 @@ def test_calls_leave_no_nodes_behind():
     assert dense._inbound_nodes == dense._outbound_nodes == []
 
 
-def test_masks_are_found_by_layers():
-    x, mask = keras.KerasTensor((None, 4, 2)), keras.KerasTensor((None, 4), dtype="bool")
-    private.attach_mask(x, mask)
-    pool = L.GlobalAveragePooling1D()
-    pooled = pool(x)
-    assert any(t is mask for t in private.tensors_read(private.origin(pooled)[1]))
+def test_masks_are_attached_to_tensors():
+    x = L.Embedding(4, 2, mask_zero=True)(np.array([[1, 0]]))
+    np.testing.assert_array_equal(private.mask_of(x), [[True, False]])
+    assert private.mask_of(L.Embedding(4, 2)(np.array([[1, 0]]))) is None
+
+
+def test_raw_operations_of_models():
+    model, _ = functional_model()
+    assert [type(x).__name__ for x in private.operations_of(model)] == ["Relu"]
+    assert private.operations_of(L.Dense(2)) == private.operations_of(Subclass()) == []
+
+
+def test_what_belongs_to_a_model():
+    model, dense = functional_model()
+    assert private.is_of_model(dense) and private.is_of_model(dense._tracker)
+    assert not private.is_of_model(dense.kernel) and not private.is_of_model([dense])
+    private.patch(dense, "call", 3)
+    assert dense.call == 3
+    del vars(dense)["call"]
 
 
 def test_merging_layers():
     a, b = keras.Input((4, 3)), keras.Input((3,))
     layer = L.Add()
     layer([a, b])
-    assert private.merges(layer) and private.aligns_ranks(layer)
+    assert private.aligns_ranks(layer)
     same_rank = L.Add()
     same_rank([a, a])
     assert not private.aligns_ranks(same_rank)
-    assert not private.merges(L.Dense(2)) and not private.aligns_ranks(L.Dense(2))
-    np.testing.assert_allclose(private.merged(L.Subtract(), [np.float32([3.0]), np.float32([1.0])]), [2.0])
+    assert not private.aligns_ranks(L.Dense(2))
 
 
 def test_code_of_keras_and_of_others():

@@ -1,11 +1,12 @@
-"""Which names of the reader's tables the random graphs draw, and why the others are not drawn."""
+"""Which layers and operations the random graphs draw, and why the others are not drawn."""
 
 import keras
 import pytest
 
-from revgraph.read.keras import activations, layers, ops, routing
+from revgraph.read.keras import layers
 from tests import random_graphs
 from tests.models import precision
+from tests.test_reading_operations import ACTIVATIONS, OPERATIONS
 
 FLOAT64 = "TensorFlow has no kernel for float64 on CPUs"
 BATCH = "mixes the samples of a batch, or fixes their number"
@@ -32,9 +33,8 @@ NOT_DRAWN = {
 
 
 def names():
-    """Every layer with a view and every operation of the tables."""
-    raw = {*ops.VIEWS, *ops.EXPANSIONS, *activations.ACTIVATIONS, *routing.ROUTINGS}
-    return {cls.__name__ for cls in layers.VIEWS} | raw
+    """Every layer with a view, and every operation that is read in `test_reading_operations`."""
+    return {cls.__name__ for cls in layers.VIEWS} | {*OPERATIONS, *ACTIVATIONS}
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from revgraph.analyzers.analyzer import Analyzer
 from revgraph.analyzers.inputs import is_stream
+from revgraph.graph.tables import Table
 from revgraph.read import Sized
 from revgraph.saving import archives
 
@@ -45,7 +46,7 @@ class AnalyzerBySize(Analyzer):
         return self._analyzers[key]
 
     def analyze(self, X, *args, **kwargs):
-        """See `ReverseAnalyzer.analyze`; batches of a stream may have different sizes, if these are not to be joined."""
+        """See `ReverseAnalyzer.analyze`."""
         if not is_stream(X):
             return self.at(X).analyze(X, *args, **kwargs)
         batches = map(X.__getitem__, range(len(X))) if isinstance(X, keras.utils.PyDataset) else X
@@ -78,7 +79,7 @@ class AnalyzerBySize(Analyzer):
         return self._last().summary()
 
     def table(self):
-        return self._last().table()
+        return self._last().table() if self._analyzers else Table(("site",), [], title=repr(self)[1:-1])
 
     def export(self, path, version=None, overwrite=False):
         return self._last().export(path, version, overwrite)

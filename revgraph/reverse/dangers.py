@@ -40,7 +40,7 @@ def growths(graph, forward, relevance, starts, limit=GROWTH) -> dict[str, tf.Ten
         """Sum of |R| per sample; over all samples, where they share a tensor."""
         # Over the last axis first: TensorFlow takes longer over all at once.
         each = tf.reduce_sum(tf.abs(r), axis=-1) if r.shape.rank > 1 else tf.abs(r)
-        if graph.specs[slot].shape[0] is not None:
+        if graph.specs[slot].shape[:1] != (None,):
             return tf.reduce_sum(each)
         # A layer applied at every time step has steps for samples. Other tensors may have no axis for samples at all.
         rows = tf.where(tf.size(each) % batch == 0, batch, 1)

@@ -1,22 +1,12 @@
 """Activation functions and activation layers of Keras as operations."""
 
-import re
-
 import keras
 import tensorflow as tf
-from keras import layers, ops
+from keras import layers
 
 from revgraph.graph.operations import Activation, live
 from revgraph.read.keras.private import is_of_library
 from revgraph.read.keras.template import in_either_dtype
-
-ACTIVATIONS = frozenset(
-    "Relu Relu6 Sigmoid SparseSigmoid Softplus Softsign SoftShrink SparsePlus Silu Squareplus LogSigmoid LeakyRelu "
-    "HardSigmoid HardSilu Elu Selu Gelu Celu TanhShrink HardTanh HardShrink Threshold Softmax LogSoftmax "
-    "Sparsemax Tanh Clip Absolute Arctan Arcsinh Cbrt Ceil Cos Cosh Erf Erfc Exp Exp2 Expm1 Fabs Floor Log Log10 "
-    "Log1p Log2 NanToNum Reciprocal Round Rsqrt Sign Sin Sinc Sinh Sqrt Square StopGradient Tan Trunc".split()
-)
-"""Keras operations that change every entry by itself, or rescale those along an axis, by the name of their class."""
 
 LAYER_ACTIVATIONS = {
     layers.LeakyReLU: "leaky_relu",
@@ -25,11 +15,6 @@ LAYER_ACTIVATIONS = {
     layers.Softmax: "softmax",
 }
 """Activation layers and the names of their functions."""
-
-
-def operation_activation(operation, template, outputs) -> Activation:
-    """A Keras operation as an activation, named after its class."""
-    return Activation(template.bind(operation.call), snake(type(operation).__name__))
 
 
 def layer_activation(layer, template, outputs) -> Activation | None:
@@ -94,18 +79,3 @@ def changes_shape(function) -> bool:
 def has_mask(layer, template) -> bool:
     """Whether the call of a layer has a mask among its arguments."""
     return template.argument(layer.call, "mask") is not None
-
-
-def masked_softmax(axis):
-    """Softmax over the entries that a mask leaves."""
-
-    def softmax(x, mask):
-        # Far below every score, so that nothing is left of it, and not so far that a row without scores overflows.
-        return ops.where(mask, ops.softmax(ops.where(mask, x, -1e9), axis=axis), 0.0)
-
-    return softmax
-
-
-def snake(name) -> str:
-    """The name of a class in the way in which functions are named."""
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()

@@ -121,16 +121,6 @@ def aligns_ranks(layer) -> bool:
     return bool(getattr(layer, "_reshape_required", False))
 
 
-def merged(layer, inputs):
-    """What a merging layer makes of inputs that have the same rank."""
-    return layer._merge_function(inputs)
-
-
-def merges(layer) -> bool:
-    """Whether a layer is a merging layer: Add, Multiply, Maximum, ..."""
-    return hasattr(layer, "_merge_function")
-
-
 def is_of_keras(code) -> bool:
     """Whether a class or a function is part of Keras itself."""
     return _module(code).startswith("keras.")
