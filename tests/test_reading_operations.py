@@ -244,10 +244,6 @@ def test_every_operation(name):
     assert not any(isinstance(site.operation, Opaque) and site.operation.label == name for site in graph.sites)
 
 
-def test_there_is_no_case_of_what_is_not_listed():
-    assert OPERATIONS.keys() <= {*VIEWS, *EXPANSIONS}
-
-
 SHAPED = {"1D": (5, 2), "2D": (5, 4, 2), "3D": (4, 5, 4, 2)}
 
 LAYER_CASES = {

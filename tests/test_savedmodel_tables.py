@@ -37,6 +37,7 @@ W, ROW, POSITIVE = values(4, 3), values(4), tf.constant(RNG.uniform(0.5, 2, 4))
 IMAGE, VOLUME, LINE = (6, 6, 2), (4, 4, 4, 2), (4,)
 KERNEL, CUBE, DEPTHWISE = values(3, 3, 2, 3), values(2, 2, 2, 2, 3), values(3, 3, 2, 2)
 KERNEL_BACK, CUBE_BACK = values(3, 3, 3, 2), values(2, 2, 2, 3, 2)
+ONE = tf.constant(1.0, tf.float64)
 VARIABLE = tf.Variable(RNG.normal(size=4))
 TABLE = tf.Variable(RNG.normal(size=(5, 3)))
 
@@ -210,6 +211,7 @@ FUNCTIONS = {
     "ReadVariableOp": lambda x: x * R.ReadVariableOp(resource=VARIABLE.handle, dtype=tf.float64),
     "Reshape": lambda x: R.Reshape(tensor=x, shape=[-1, 2, 2]),
     "ResourceGather": (looked_up, (4,), tf.int32),
+    "OneHot": (lambda x: R.OneHot(indices=x, depth=3, on_value=ONE, off_value=-ONE), (4,), tf.int32),
     "Reverse": lambda x: R.Reverse(tensor=x, dims=[False, True]),
     "ReverseV2": lambda x: R.ReverseV2(tensor=x, axis=[1]),
     "Roll": lambda x: R.Roll(input=x, shift=[1], axis=[1]),

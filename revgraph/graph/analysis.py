@@ -12,6 +12,7 @@ from revgraph.graph.operations import (
     Dense,
     Einsum,
     Embedding,
+    Inert,
     Operation,
     Product,
     Quotient,
@@ -77,7 +78,17 @@ class Facts:
             # An operation beside its reference writes two of each.
             integers = [slot for slot in site.inputs if "int" in self.graph.specs[slot].dtype]
             operation = getattr(site.operation, "operation", site.operation)
-            if integers and found.issuperset(integers) and isinstance(operation, Routing) and operation.copies:
+            moves = isinstance(operation, Routing) and operation.copies and not isinstance(operation, Inert)
+            if integers and found.issuperset(integers) and moves:
+                found.update(slot for slot in site.outputs if "int" in self.graph.specs[slot].dtype)
+        return frozenset(found)
+
+    @functools.cached_property
+    def from_integers(self) -> frozenset[int]:
+        """The slots of integers that are entries of an input, or are computed from those."""
+        found = set(self.integers)
+        for site in self.graph.sites:
+            if not found.isdisjoint(site.inputs) and not isinstance(site.operation, Inert):
                 found.update(slot for slot in site.outputs if "int" in self.graph.specs[slot].dtype)
         return frozenset(found)
 
@@ -85,7 +96,10 @@ class Facts:
         """Whether a site only moves integers of the input, or makes floating numbers of them."""
         operation, specs = site.operation, self.graph.specs
         integers = [slot for slot in site.inputs if "int" in specs[slot].dtype]
-        if not (isinstance(operation, Routing) and operation.copies and self.integers.issuperset(integers)):
+        if not (isinstance(operation, Routing) and self.integers.issuperset(integers)):
+            return False
+        # What mixes integers gives the relevance of floating numbers to them, but is no place to look up another.
+        if not (operation.copies or all("float" in specs[slot].dtype for slot in site.outputs)):
             return False
         # Several integers may say where to move each other, and integers may say where to move constants.
         moved = operation.fixed or len(integers) == 1

@@ -284,12 +284,16 @@ class Jacobian(Rule):
 
     def at(self, site, facts):
         """`MovedIntegers` for integers of the input; None, no rule, where it is not known how these are moved."""
-        if facts.integers.isdisjoint(site.inputs):
+        if facts.from_integers.isdisjoint(site.inputs):
             return self
         if facts.moves_integers(site):
             return MovedIntegers()
-        lost_on_the_way = any("int" in facts.graph.specs[slot].dtype for slot in site.outputs)
-        return None if isinstance(site.operation, Routing) and lost_on_the_way else self
+        # Beside floating numbers integers say what becomes of those. Alone they have relevance, which would be lost.
+        alone = not any("float" in facts.graph.specs[slot].dtype for slot in site.inputs)
+        lost_on_the_way = isinstance(site.operation, Routing) and any(
+            "int" in facts.graph.specs[slot].dtype for slot in site.outputs
+        )
+        return None if alone or lost_on_the_way else self
 
     def record(self, call):
         def absorbed(*relevance):

@@ -28,7 +28,7 @@ from revgraph.graph.operations.linear import (
     channels_first,
     channels_last,
 )
-from revgraph.graph.operations.moves import AveragePool, Interpolation, Routing, ZeroPad
+from revgraph.graph.operations.moves import AveragePool, Inert, Interpolation, Renumbering, Routing, ZeroPad
 from revgraph.graph.operations.nonlinear import Activation, Contraction, Embedding, Fused, Opaque, Product, Quotient
 
 __all__ = [
@@ -46,6 +46,7 @@ __all__ = [
     "Einsum",
     "Embedding",
     "Fused",
+    "Inert",
     "Interpolation",
     "LinearMap",
     "Normalize",
@@ -54,6 +55,7 @@ __all__ = [
     "Product",
     "Quotient",
     "Reader",
+    "Renumbering",
     "Routing",
     "Scale",
     "SeparableConv",

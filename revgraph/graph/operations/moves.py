@@ -54,6 +54,24 @@ class ZeroPad(Routing):
     widths: tuple[tuple[int, int], ...] = ()
 
 
+class Inert(Routing):
+    """What is made of shapes and comparisons alone. It is a constant, and absorbs its share."""
+
+
+class Renumbering(Routing):
+    """Gives another number to each id: `ids + 1`, `where(ids < 0, ids + n, ids)`.
+
+    What an id is looked up for belongs to the id, whatever its number is. Relevance passes unchanged.
+    """
+
+    def __call__(self, inputs, weights):
+        (x,) = inputs
+        if x.dtype.is_integer:
+            return super().__call__(inputs, weights)
+        # Where relevance is computed numbers are floating. The slope is one, whatever the function is.
+        return (tf.identity(x),)
+
+
 class Interpolation(Routing):
     """Every entry a weighted mean of input entries, with weights that sum to one: resizing, upsampling.
 

@@ -43,6 +43,11 @@ POINTWISE = frozenset(
 )
 """Operations that compute each entry from the entries at the same place, and are what they are to a gradient, too."""
 
+OF_INTEGERS = frozenset(
+    "BitwiseAnd BitwiseOr BitwiseXor FloorDiv FloorMod Invert LeftShift Mod RightShift TruncateDiv TruncateMod".split()
+)
+"""The same of integers alone."""
+
 DIRECT = {
     "Elu": "elu",
     "LeakyRelu": "leaky_relu",

@@ -12,18 +12,19 @@ from revgraph.graph.operations import (
     Activation,
     Affine,
     Contraction,
+    Inert,
     Opaque,
     Operation,
     Product,
     Quotient,
+    Renumbering,
     Routing,
     Scale,
     ZeroPad,
 )
 from revgraph.graph.scaling import broadcast_to, broadcasts
-from revgraph.read.savedmodel import private
-from revgraph.read.savedmodel.activations import DIRECT, POINTWISE, Piece, node_piece, recognise, start
-from revgraph.read.savedmodel.moves import is_nonnegative
+from revgraph.read.savedmodel import moves, private
+from revgraph.read.savedmodel.activations import DIRECT, OF_INTEGERS, POINTWISE, Piece, node_piece, recognise, start
 from revgraph.read.savedmodel.nodes import (
     Node,
     ScaleAndShift,
@@ -45,6 +46,10 @@ DIGITS = {tf.float16: 5e-3, tf.bfloat16: 3e-2}
 
 ALIKE = frozenset({"OnesLike", "ZerosLike"})
 """Operations that take nothing but the shape of a tensor, and fill it with a constant."""
+
+
+LINEAR = frozenset({"Add", "AddV2", "Mul", "Neg", "Sub"})
+"""Arithmetic that is the same with floating numbers."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -97,6 +102,7 @@ class Builder:
         self.inert: set[int] = set()
         self._made: dict[int, tuple[Site, Node]] = {}
         self._from_shapes: set[int] = set()
+        self._renumbered: set[int] = set()
         self._shapes = Shapes(self.specs)
         self._pieces: dict[int, dict[int, Piece]] = {}
         self._followed: dict[int, tuple[int, Callable]] = {}
@@ -106,7 +112,7 @@ class Builder:
         """A slot for an output that does not depend on the inputs."""
         value = weight.read(self.dtype)
         slot = self.new_slot(Spec(tuple(value.shape), value.dtype.name))
-        known = {"copies": True, "fixed": True, "keeps_sign": is_nonnegative(weight), "fills": True}
+        known = {"copies": True, "fixed": True, "keeps_sign": moves.is_nonnegative(weight), "fills": True}
         self.sites.append(Site("constant", Routing(lambda: weight.read(self.dtype), "Const", **known), (), (slot,)))
         return slot
 
@@ -145,14 +151,14 @@ class Builder:
         """The slots of the outputs of operations that are one site."""
         slots = [self.constant(a) if isinstance(a, Weight) else a for a in given]
         if isinstance(whole.operation, Affine | Product | Quotient | Contraction | Activation):
-            slots = [self.floating(slot, whole) for slot in slots]
+            slots = [self.as_floating(slot, whole) for slot in slots]
         if isinstance(whole.operation, Scale | Activation):
             slots = self.as_large(slots, whole)
         written = tuple(self.new_slot(Spec(tuple(t.shape), t.dtype.name)) for t in whole.outputs)
         self.sites.append(Site(whole.path, whole.operation, tuple(slots), written, whole.layer))
         return written
 
-    def floating(self, slot, whole):
+    def as_floating(self, slot, whole):
         """The slot, or that of its tensor as floating numbers where it has integers."""
         spec = self.specs[slot]
         if tf.as_dtype(spec.dtype).is_floating:
@@ -187,7 +193,7 @@ class Builder:
         results = self.results(node, pieces)
         if pieces:
             self._pieces[results[0]] = pieces
-        if followed is not None and results[0] not in node.slots:
+        if followed is not None and results[0] not in node.slots and not self._is_choice(results[0]):
             self._followed[results[0]] = followed
         return results
 
@@ -213,8 +219,7 @@ class Builder:
         view = VIEWS.get(node.type)
         results = view(self, node) if view is not None else None
         if results is None:
-            opaque = TensorFlowOperation(node.operation, node.function(), len(node.operation.outputs))
-            results = self.site(node, opaque, node.slots)
+            results = self.site(node, self.opaque(node), node.slots)
         return results
 
     def site(self, node, operation, slots, path=None, shape=None, spec=None, inert=False) -> list[int]:
@@ -322,10 +327,18 @@ class Builder:
         """
         source, function = self._followed.get(slot, (slot, lambda x: x))
         _, node = self.made(source)
-        if node is None or node.type != "Cast":
+        if node is None or node.type != "Cast" or not self._is_entry(node.slots[0]):
             return source, function
         dtype = self.specs[source].dtype
         return node.slots[0], lambda x: function(tf.cast(x, dtype))
+
+    def _is_entry(self, slot):
+        """Whether the entries of a slot are entries of an input, in whatever place."""
+        site, _ = self.made(slot)
+        if site is None:
+            return True
+        copies = isinstance(site.operation, Routing) and site.operation.copies
+        return copies and all(map(self._is_entry, site.inputs))
 
     def weights(self, node):
         """What is computed from weights alone is a weight: constants now, others whenever they are read."""
@@ -368,7 +381,7 @@ class Builder:
         )
         # To whoever differentiates it is a constant, which absorbs what it gets.
         known_of_it = {"copies": fixed, "fixed": fixed, "keeps_sign": node.type in SHAPES | ALIKE, "fills": True}
-        routing = Routing(node.function(), node.type, len(node.operation.outputs), **known_of_it)
+        routing = Inert(node.function(), node.type, len(node.operation.outputs), **known_of_it)
         results = self.site(node, routing, node.slots, inert=True)
         if fixed:
             self._from_shapes.update(results)
@@ -377,19 +390,58 @@ class Builder:
         return results
 
     def index(self, node):
-        """A site that computes integers from integers of the input: relevance passes where it keeps their shape."""
-        if len(node.slots) == 1 and node.type == "Cast":
-            return self.site(node, Activation(node.function(), "cast"), node.slots)
-        followed = self.follow(node)
-        if followed is not None:
+        """A site that makes integers of integers: it moves them, or gives each another number."""
+        followed, copies = self.follow(node), node.type in moves.MOVES and moves.MOVES[node.type].copies
+        if node.type == "Cast" or (copies and (followed is None or self._chooses_one(node))):
+            found = self.viewed(node)
+        elif followed is not None:
             source, function = followed
-            return self.site(node, Activation(function, node.type.lower()), (source,))
-        opaque = TensorFlowOperation(node.operation, node.function(), len(node.operation.outputs))
-        return self.site(node, opaque, node.slots)
+            known = dict.fromkeys(("copies", "fixed"), True)
+            found = self.site(node, Renumbering(function, node.type, **known), (source,))
+            self._renumbered.update(found)
+        else:
+            found = self.site(node, self.opaque(node), node.slots)
+        if not self._renumbered.isdisjoint(node.slots):
+            self._renumbered.update(found)
+        return found
+
+    def _chooses_one(self, node):
+        """Whether a node chooses between one tensor and constants."""
+        return node.type.startswith("Select") and any(isinstance(a, Weight) for a in node.arguments[1:])
+
+    def opaque(self, node):
+        """A node as an operation without a rule."""
+        return TensorFlowOperation(node.operation, node.function(), len(node.operation.outputs))
+
+    def is_renumbered(self, slot) -> bool:
+        """Whether a slot has other numbers than those of the input."""
+        return slot in self._renumbered
+
+    def _is_choice(self, slot):
+        """Whether a slot has numbers of the input in some places, and constants in others."""
+        site, _ = self.made(slot)
+        return slot not in self.inert and isinstance(site.operation, Routing) and site.operation.fills
+
+    def floating(self, node, slot) -> int | None:
+        """Integers as floating numbers, as `node` makes them; None for arithmetic that has no other like it."""
+        if slot not in self._renumbered:
+            spec = Spec(self.specs[slot].shape, node.specs[0].dtype)
+            return self.site(node, moves.cast(node), (slot,), spec=spec)[0]
+        _, made = self.made(slot)
+        # Smaller integers wrap around.
+        if made.type not in LINEAR or self.specs[slot].dtype not in ("int32", "int64"):
+            return None
+        given = [
+            a.map(lambda w: tf.cast(w, self.dtype), a.shape) if isinstance(a, Weight) else self.floating(node, a)
+            for a in made.arguments
+        ]
+        if None in given:
+            return None
+        return self.viewed(dataclasses.replace(made, arguments=tuple(given), floating=node.specs[0].dtype))[0]
 
     def follow(self, node) -> tuple[int, Callable] | None:
         """The slot of integers on which a pointwise node alone depends, and the node as a function of it."""
-        if node.type not in POINTWISE or len(node.operation.outputs) != 1 or not node.slots:
+        if node.type not in POINTWISE | OF_INTEGERS or len(node.operation.outputs) != 1 or not node.slots:
             return None
         given = [self._followed.get(slot, (slot, lambda x: x)) for slot in node.slots]
         (source, _), *_ = given

@@ -93,6 +93,11 @@ def properties(reader, node) -> dict[str, bool]:
     }
 
 
+def is_floating(node) -> bool:
+    """Whether a node gives floating numbers."""
+    return tf.as_dtype(node.specs[0].dtype).is_floating
+
+
 def is_nonnegative(weight) -> bool:
     """Whether a weight never has a negative entry. Variables can change, so nothing is known of them."""
     return weight.value is not None and weight.value.dtype != object and bool(np.all(weight.value >= 0))
@@ -111,6 +116,13 @@ def routing(reader, node, function=None, shape=None, slots=None):
     known = properties(reader, node)
     operation = Routing(function or node.function(), node.type, len(node.specs), **known)
     return reader.site(node, operation, node.slots if slots is None else slots, shape=shape)
+
+
+def cast(node) -> Routing:
+    """Integers as numbers of another type. As relevance has it, they are floating already."""
+    function = node.function()
+    known = dict.fromkeys(("copies", "fixed", "keeps_sign"), True)
+    return Routing(lambda x: x if x.dtype.is_floating else function(x), "Cast", **known)
 
 
 def top_k(reader, node):

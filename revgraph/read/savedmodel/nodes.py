@@ -85,6 +85,7 @@ class Node:
         path: Where it stands.
         dtype: The dtype in which the graph computes.
         layer: The raw Keras operation that it belongs to, if any.
+        floating: The floating dtype in which integer arithmetic is computed instead.
     """
 
     operation: tf.Operation
@@ -92,6 +93,7 @@ class Node:
     path: str
     dtype: str
     layer: Any = None
+    floating: str | None = None
 
     @property
     def type(self) -> str:
@@ -105,7 +107,7 @@ class Node:
     @property
     def specs(self) -> tuple[Spec, ...]:
         """Shape and dtype of its outputs."""
-        return tuple(Spec(self._shape(t), t.dtype.name) for t in self.operation.outputs)
+        return tuple(Spec(self._shape(t), self.floating or t.dtype.name) for t in self.operation.outputs)
 
     def _shape(self, tensor):
         if tensor.shape.rank is None and tensor.dtype not in (tf.variant, tf.resource) and tensor.consumers():
@@ -262,6 +264,7 @@ def runner(operation, dtype) -> Callable:
     definition = private.definition(operation)
     types = {a.name: _dtype_of(operation, a, dtype) for a in definition.attr if a.type == "type"}
     inputs = [(a.name, _count(operation, a), _dtype_taken(a, types)) for a in definition.input_arg]
+    alike = [a.type_attr for a in definition.input_arg for _ in range(_count(operation, a) or 1)]
     attributes = {
         a.name: types.get(a.name, operation.get_attr(a.name)) for a in definition.attr if not _is_inferred(operation, a)
     }
@@ -269,7 +272,7 @@ def runner(operation, dtype) -> Callable:
     attributes = {python_name[name]: value for name, value in attributes.items()}
 
     def run(*tensors):
-        given = iter(tensors)
+        given = iter(_floating_together(tensors, alike))
 
         def take(taken):
             tensor = next(given)
@@ -282,6 +285,15 @@ def runner(operation, dtype) -> Callable:
         return tf.nest.flatten(function(**arguments, **attributes))
 
     return run
+
+
+def _floating_together(tensors, alike):
+    """The tensors, floating where another one is that has to have the same dtype: integers whose relevance is moved."""
+    floating = {name: t.dtype for t, name in zip(tensors, alike, strict=True) if name and t.dtype.is_floating}
+    return [
+        tf.cast(t, floating[name]) if t.dtype.is_integer and name in floating else t
+        for t, name in zip(tensors, alike, strict=True)
+    ]
 
 
 def _dtype_of(operation, attribute, dtype):

@@ -7,9 +7,8 @@ import tensorflow as tf
 from revgraph.graph.graph import Call, Graph, Spec
 from revgraph.read.savedmodel import private
 from revgraph.read.savedmodel.builder import Builder
-from revgraph.read.savedmodel.nodes import Weight, called
+from revgraph.read.savedmodel.nodes import Weight
 from revgraph.read.savedmodel.passes import simplify
-from revgraph.read.savedmodel.views import IDENTITIES
 
 
 def read_savedmodel(path, signature=None) -> Graph:
@@ -129,28 +128,12 @@ def _input_spec(tensor) -> Spec:
             f"The number of axes of input {tensor.name!r} is not known. Export the model with a signature whose inputs "
             f"have a shape, with None for axes of any size: tf.TensorSpec((None, 224, 224, 3))."
         )
-    # Pixels that come as integers and are made floating at once have relevance like any others.
-    pixels = tensor.dtype.is_integer and _only_made_floating(tensor)
-    return Spec(tuple(tensor.shape), "float32" if pixels else tensor.dtype.name)
-
-
-def _only_made_floating(tensor) -> bool:
-    """Whether every reader of an integer tensor makes floating numbers of it."""
-    readers = tensor.consumers()
-    return bool(readers) and all(_makes_floating(reader, tensor) for reader in readers)
-
-
-def _makes_floating(operation, tensor):
-    function = called(operation)
-    if function is not None:
-        inputs, _ = private.ends(function)
-        inner = [i for i, t in zip(inputs, operation.inputs, strict=True) if t.name == tensor.name]
-        return all(map(_only_made_floating, inner))
-    if operation.type in IDENTITIES:
-        return all(map(_only_made_floating, operation.outputs))
-    return operation.type in ("Cast", "ResizeBilinear", "ResizeArea", "ResizeBicubic") and all(
-        t.dtype.is_floating for t in operation.outputs
-    )
+    if tensor.dtype == tf.string:
+        raise ValueError(
+            f"Input {tensor.name!r} has strings, which have no relevance. Export the part of the model behind the "
+            f"layer that makes numbers of them, such as TextVectorization, and explain that part."
+        )
+    return Spec(tuple(tensor.shape), tensor.dtype.name)
 
 
 def _arguments(function):

@@ -66,10 +66,36 @@ class QuotientOrZero(Quotient):
 
 
 def _cast(reader, node):
-    """Nothing where numbers stay floating, because a graph has one floating dtype."""
+    """Nothing where numbers stay floating, because a graph has one floating dtype; else a move, unless it rounds."""
     (x,) = node.arguments
-    floating = all(tf.as_dtype(spec.dtype).is_floating for spec in (reader.specs[x], *node.specs))
-    return (x,) if floating else None
+    before, after = (tf.as_dtype(spec.dtype) for spec in (reader.specs[x], *node.specs))
+    if before.is_floating and after.is_floating:
+        return (x,)
+    if before.is_floating or not (after.is_integer or after.is_floating):
+        return None
+    # The relevance of another number is that of its id only where it is looked up.
+    if after.is_floating and reader.is_renumbered(x):
+        slot = reader.floating(node, x)
+        return None if slot is None else (slot,)
+    return reader.site(node, moves.cast(node), (x,))
+
+
+def _one_hot(reader, node):
+    """An embedding in a table that has the one value in its diagonal, and the other in all other places."""
+    indices, depth, *ends = node.arguments
+    fixed = all(isinstance(a, Weight) and a.value is not None for a in (depth, *ends))
+    if isinstance(indices, Weight) or not fixed or node.attribute("axis") != -1 or not moves.is_floating(node):
+        return None
+    depth, (on, off) = int(depth.value), (float(end.value) for end in ends)
+    # An index that has no place in it looks up the last row.
+    table = np.where(np.eye(depth + 1, depth, dtype=bool), on, off)
+    source, index = reader.looked_up(indices)
+
+    def row(x):
+        i = index(x)
+        return tf.where((i >= 0) & (i < depth), i, depth)
+
+    return reader.site(node, moves.Lookup(constant(table), row), (source,))
 
 
 def _linear_map(reader, node):
@@ -92,13 +118,13 @@ def _activation(name):
 def _clip(reader, node):
     """An activation where the bounds are weights, else a choice between the three."""
     x, *bounds = node.arguments
-    if isinstance(x, Weight) or not all(isinstance(bound, Weight) for bound in bounds):
+    if not moves.is_floating(node) or isinstance(x, Weight) or not all(isinstance(bound, Weight) for bound in bounds):
         return moves.routing(reader, node)
     return reader.site(node, Activation(node.function(), "clip"), node.slots)
 
 
 def _extremum(reader, node):
-    if len(node.slots) == 1:
+    if len(node.slots) == 1 and moves.is_floating(node):
         return reader.site(node, Activation(node.function(), node.type.lower()), node.slots)
     return moves.routing(reader, node)
 
@@ -264,6 +290,7 @@ VIEWS = {
     "MaxPool3D": moves.max_pool_3d,
     "Mean": moves.mean,
     "Neg": _negative,
+    "OneHot": _one_hot,
     "Pow": _activation("power"),
     "Reshape": linear.reshape,
     "ResizeArea": moves.resize_area,
