@@ -8,7 +8,7 @@ from keras import layers as L
 from keras import ops
 
 import revgraph
-from revgraph.graph.operations import Opaque, Routing
+from revgraph.graph.operations import Inert, Opaque, Routing
 from revgraph.read import trace
 from revgraph.read.keras.layers import VIEWS as LAYERS
 from tests.models import inputs_of, randomized
@@ -228,14 +228,19 @@ def defined():
     return {cls.__name__ for cls in found}
 
 
-@pytest.mark.parametrize("name", sorted({*OPERATIONS, *ACTIVATIONS} & defined()))
+NOT_IN_GRAPHS = {"ConvTranspose", "Exp2", "Vsplit"}
+"""Operations that Keras 3.15 itself cannot run in a TensorFlow graph: on float64, or on a batch of unknown size."""
+
+
+@pytest.mark.parametrize("name", sorted({*OPERATIONS, *ACTIVATIONS} & defined() - NOT_IN_GRAPHS))
 def test_every_operation(name):
     shapes, function = OPERATIONS[name] if name in OPERATIONS else pointwise(name)
     model = built(shapes, function)
     assert any(type(operation).__name__ == name for operation in model.operations)
-    # Keras itself mixes up the arguments of a transposed convolution in a model.
-    constants = {"FullLike": (-2.0,), "OnesLike": (1.0,)}.get(name, (0.0,))
-    graph = check_reading(model, constants, runs=name != "ConvTranspose")
+    constants = {"FullLike": (-2.0,), "OnesLike": (1.0,), "Sinc": (0.0, 1.0), "Threshold": (0.0, -0.3)}.get(
+        name, (0.0,)
+    )
+    graph = check_reading(model, constants)
     x = inputs_of(model)
     same(
         graph(x),
@@ -333,13 +338,20 @@ def test_every_layer(name):
         runs=name not in WITHOUT_KERNELS,
         x=np.array([[1, 4, 0]]) if name == "Embedding" else None,
     )
-    assert len(graph.sites) == (name not in IDENTITIES)
+    operations = [site.operation for site in graph.sites]
+    if name in IDENTITIES or name == "RandomCrop":
+        # Keras 3.15 does not crop in inference. RandAugment adds an axis and takes it off again.
+        assert all(isinstance(x, Routing) and x.fixed and x.copies for x in operations)
+    else:
+        assert len(operations) == 1
 
 
 def claims(model):
-    """The claims of the last routing, as a set of names."""
-    (*_, site) = [s for s in trace(model).sites if isinstance(s.operation, Routing)]
-    return {name for name in ("copies", "fixed", "keeps_sign", "fills") if getattr(site.operation, name)}
+    """The claims of the routings that a model consists of, taken together, as a set of names."""
+    routings = [s.operation for s in trace(model).sites if isinstance(s.operation, Routing)]
+    moving = [operation for operation in routings if not isinstance(operation, Inert)]
+    all_of_them = {name for name in MOVES if all(getattr(operation, name) for operation in moving)}
+    return all_of_them | ({"fills"} if any(operation.fills for operation in moving) else set())
 
 
 HIGH, LOW = np.array([0.0, 2.0, 1.0]), np.array([-1.0, 2.0, 1.0])
@@ -500,8 +512,10 @@ def test_arithmetic_with_integers(name, dtype):
     inputs = keras.Input((4, 3), dtype=dtype)
     model = keras.Model(inputs, L.Dense(2)(INTEGERS[name](inputs)))
     x = np.random.default_rng(0).integers(0, 9, (2, 4, 3)).astype(dtype)
+    # Keras's layers of preprocessing round integers where they do not run in a graph.
+    expected = model.predict(x, verbose=0)
     for graph in (trace(model), trace(model, dtype="float32")):
-        np.testing.assert_allclose(graph(x), model(x), rtol=1e-5)
+        np.testing.assert_allclose(graph(x), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic"])

@@ -31,7 +31,8 @@ class Analyzer(Configured, Tabular):
             (the default), `"all"`, or `"index"`, which makes it a must.
         disable_model_checks: Accepted for iNNvestigate's sake. revgraph has no check that would refuse a model that
             it can explain.
-        allow_lambda_layers: Let relevance through Lambda layers by their transposed Jacobian.
+        allow_lambda_layers: Let relevance through Lambda layers as a whole, by their transposed Jacobian. Otherwise
+            their code is read like that of any other layer.
     """
 
     name = "analyzer"

@@ -164,7 +164,7 @@ class LRP(ReverseAnalyzer):
         composite = Composite(*extra, *composite.entries, defaults=composite.defaults, name=composite.name)
         if options.get("allow_lambda_layers"):
             lambdas = (keras.layers.Lambda, Jacobian())
-            composite = Composite(*composite.entries, defaults=(*composite.defaults, lambdas), name=composite.name)
+            composite = Composite(*composite.entries, lambdas, defaults=composite.defaults, name=composite.name)
         if self.convention == "innvestigate":
             composite = _innvestigate(composite, self.innvestigate)
         super().__init__(model, composite, **options)

@@ -11,11 +11,16 @@ import keras
 import tensorflow as tf
 from keras import layers
 
-from revgraph.read.keras import private
+from revgraph.read.keras import private, routing
 from revgraph.read.keras.template import parameters
 from revgraph.read.keras.untouched import untouched
 
-POOLING_3D = (layers.AveragePooling3D, layers.MaxPooling3D)
+POOLING_3D = tuple(
+    getattr(layers, name)
+    for name in ("AdaptiveAveragePooling3D", "AdaptiveMaxPooling3D", "AveragePooling3D", "MaxPooling3D")
+    if hasattr(layers, name)
+)
+"""Layers of which TensorFlow has no kernel for float64."""
 
 SCOPE = "revgraph.call."
 """Operations of the call number 7 have names that begin with `revgraph.call.7/`."""
@@ -162,6 +167,8 @@ def _code(layer, call):
     """What runs as a layer's `call`: its own Python, or a form of it that is easier to read."""
     if isinstance(layer, layers.TimeDistributed):
         return functools.partial(_distributed, layer)
+    if isinstance(layer, layers.UpSampling2D) and layer.interpolation != "nearest":
+        return lambda inputs: tf.cast(routing.upsampled(layer, inputs), inputs.dtype)
     if isinstance(layer, POOLING_3D):
         return functools.partial(_in_float32, call)
     return getattr(call, "python_function", call)

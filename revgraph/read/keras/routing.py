@@ -1,6 +1,7 @@
 """What moves entries from place to place, and what is known of it: copies, fixed, keeps_sign, fills."""
 
 import dataclasses
+import functools
 
 import keras
 import tensorflow as tf
@@ -126,19 +127,20 @@ def _in_float32(function, dtype):
 
 
 def upsampling_2d(layer, template, outputs):
-    """The view of UpSampling2D, whose own code interpolates images of a known size only."""
+    """The view of UpSampling2D."""
     found = resize(layer, template, outputs)
     if layer.interpolation == "nearest":
         return found
+    return dataclasses.replace(found, function=_in_float32(functools.partial(upsampled, layer), template.dtype))
 
-    def function(x):
-        first = layer.data_format == "channels_first"
-        x = channels_last(x) if first else x
-        _, height, width, _ = windows.sizes(x)
-        z = tf.image.resize(x, (height * layer.size[0], width * layer.size[1]), layer.interpolation)
-        return channels_first(z) if first else z
 
-    return dataclasses.replace(found, function=_in_float32(function, template.dtype))
+def upsampled(layer, x):
+    """What UpSampling2D computes; its own code interpolates images of a known size only."""
+    first = layer.data_format == "channels_first"
+    x = channels_last(x) if first else x
+    _, height, width, _ = windows.sizes(x)
+    z = tf.image.resize(x, (height * layer.size[0], width * layer.size[1]), layer.interpolation)
+    return channels_first(z) if first else z
 
 
 # Pooling.
