@@ -180,9 +180,9 @@ class Builder:
 
     def visit(self, operation, given, prefix):
         """The values of an operation's outputs."""
-        function = called(operation)
+        function, arguments = self._function(operation, given)
         if function is not None:
-            return self.inline(function, given, prefix + operation.name[: operation.name.rfind("/") + 1])
+            return self.inline(function, arguments, prefix + operation.name[: operation.name.rfind("/") + 1])
         path, layer = self.path_of(prefix + operation.name)
         node = Node(operation, given, path, self.dtype, layer)
         if operation.type in IDENTITIES:
@@ -196,6 +196,13 @@ class Builder:
         if followed is not None and results[0] not in node.slots and not self._is_choice(results[0]):
             self._followed[results[0]] = followed
         return results
+
+    @staticmethod
+    def _function(operation, given):
+        """The function that an operation calls, and its arguments: also the branch that a known condition chooses."""
+        if operation.type in ("If", "StatelessIf") and isinstance(given[0], Weight) and given[0].value is not None:
+            return called(operation, "then_branch" if np.any(given[0].value) else "else_branch"), given[1:]
+        return called(operation), given
 
     def results(self, node, pieces):
         """The values of the outputs of a node that reads slots."""
