@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
-from revgraph.analyzers.inputs import flat_inputs
+from revgraph.analyzers.inputs import flat_inputs, refuse_mixed_ids
 from revgraph.analyzers.reference import flat_references
 from revgraph.analyzers.reverse_analyzer import ReverseAnalyzer
 from revgraph.canonize import prune
@@ -70,6 +70,7 @@ class DeepLIFT(ReverseAnalyzer):
     def __init__(self, model, reference_inputs=0, **options):
         self.reference_inputs = reference_inputs
         super().__init__(model, DEEP_LIFT, **options)
+        refuse_mixed_ids(self.name, self.graph)
 
     def _canonize(self, graph, keep):
         return prune(graph, keep)

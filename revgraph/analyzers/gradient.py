@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from revgraph.analyzers.analyzer import Analyzer, outside
+from revgraph.analyzers.inputs import refuse_mixed_ids
 from revgraph.analyzers.reverse_analyzer import ReverseAnalyzer
 from revgraph.canonize import prune
 from revgraph.composites import DECONVNET, GRADIENT, GUIDED_BACKPROP, INPUT_TIMES_GRADIENT, beta_smooth
@@ -56,6 +57,10 @@ class InputTimesGradient(Gradient):
 
     name = "input_t_gradient"
     composite = INPUT_TIMES_GRADIENT
+
+    def __init__(self, model, postprocess=None, convention="paper", **options):
+        super().__init__(model, postprocess, convention, **options)
+        refuse_mixed_ids(self.name, self.graph)
 
     @functools.cached_property
     def _indices(self):

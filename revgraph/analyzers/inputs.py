@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from revgraph.graph.analysis import inputs_with_indices
 from revgraph.graph.graph import Graph
 
 
@@ -168,3 +169,22 @@ def _warn_not_finite(array, name):
         f"Input {name!r} contains {kind} (samples {samples[:10].tolist()}); their relevance will not be finite.",
         stacklevel=5,
     )
+
+
+def refuse_mixed_ids(name, graph: Graph):
+    """Refuses a model with ids among the numbers of an input, for methods that multiply by inputs or change them.
+
+    Args:
+        name: Name of the method.
+        graph: The model's graph.
+
+    Raises:
+        TypeError: There are such ids.
+    """
+    mixed = inputs_with_indices(graph)
+    if mixed:
+        raise TypeError(
+            f"{name} multiplies by the inputs or changes them, and {', '.join(map(repr, mixed))} has ids beside other "
+            f"numbers: some of its entries are looked up in a table. Give the ids an input of their own, or use a "
+            f'method of LRP or "gradient".'
+        )

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from revgraph.analyzers.analyzer import Analyzer
 from revgraph.analyzers.gradient import Gradient, checked_convention
-from revgraph.analyzers.inputs import flat_inputs, is_stream
+from revgraph.analyzers.inputs import flat_inputs, is_stream, refuse_mixed_ids
 from revgraph.analyzers.reference import flat_references
 from revgraph.reverse.ledger import completeness
 from revgraph.reverse.targets import make_targets, start
@@ -332,6 +332,7 @@ def _check_floating(wrapper):
             f"{type(wrapper).__name__} changes its inputs step by step, and {', '.join(names)} holds indices. Explain "
             f"the model from its embeddings on, or use an analyzer without a wrapper."
         )
+    refuse_mixed_ids(type(wrapper).__name__, graph)
 
 
 class SmoothGrad(GaussianSmoother):

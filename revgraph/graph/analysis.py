@@ -19,6 +19,7 @@ from revgraph.graph.operations import (
     Routing,
     Scale,
     Sum,
+    Truncation,
     ZeroPad,
 )
 
@@ -79,7 +80,7 @@ class Facts:
             integers = [slot for slot in site.inputs if "int" in self.graph.specs[slot].dtype]
             operation = getattr(site.operation, "operation", site.operation)
             moves = isinstance(operation, Routing) and operation.copies and not isinstance(operation, Inert)
-            if integers and found.issuperset(integers) and moves:
+            if isinstance(operation, Truncation) or (integers and found.issuperset(integers) and moves):
                 found.update(slot for slot in site.outputs if "int" in self.graph.specs[slot].dtype)
         return frozenset(found)
 
@@ -252,6 +253,29 @@ def slots_of_indices(graph: Graph) -> frozenset[int]:
         if isinstance(operation, Embedding) or moved:
             found.update(slot for slot in site.inputs if "int" in graph.specs[slot].dtype)
     return frozenset(found)
+
+
+def leads_to_lookups(slot, graph: Graph, readers=None) -> bool:
+    """Whether entries of a slot are looked up in a table, at once or after they were moved or made integers."""
+    readers, seen, stack = readers or graph.consumers(), set(), [slot]
+    while stack:
+        slot = stack.pop()
+        for site in readers[slot]:
+            if isinstance(site.operation, Embedding):
+                return True
+            if isinstance(site.operation, Routing) and site.operation.copies and not isinstance(site.operation, Inert):
+                stack.extend(s for s in site.outputs if s not in seen)
+                seen.update(site.outputs)
+    return False
+
+
+def inputs_with_indices(graph: Graph) -> list[str]:
+    """The names of floating inputs in which ids, which are looked up in a table, stand beside other numbers."""
+    return [
+        name
+        for name, slot in zip(graph.input_names, graph.input_slots, strict=True)
+        if "float" in graph.specs[slot].dtype and leads_to_lookups(slot, graph)
+    ]
 
 
 def relevant_sites(sites: Iterable[Site], outputs, specs) -> list[Site]:

@@ -22,7 +22,7 @@ import numpy as np
 import tensorflow as tf
 
 from revgraph.graph.analysis import is_padding
-from revgraph.graph.operations import Routing
+from revgraph.graph.operations import Routing, Truncation
 from revgraph.reverse_rules.engine import Absorbed, Pullback, Rule
 from revgraph.reverse_rules.folding import folded, lost
 from revgraph.reverse_rules.terms import (
@@ -284,6 +284,8 @@ class Jacobian(Rule):
 
     def at(self, site, facts):
         """`MovedIntegers` for integers of the input; None, no rule, where it is not known how these are moved."""
+        if isinstance(site.operation, Truncation):
+            return Pass()
         if facts.from_integers.isdisjoint(site.inputs):
             return self
         if facts.moves_integers(site):

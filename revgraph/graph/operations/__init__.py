@@ -28,7 +28,7 @@ from revgraph.graph.operations.linear import (
     channels_first,
     channels_last,
 )
-from revgraph.graph.operations.moves import AveragePool, Inert, Interpolation, Renumbering, Routing, ZeroPad
+from revgraph.graph.operations.moves import AveragePool, Inert, Interpolation, Renumbering, Routing, Truncation, ZeroPad
 from revgraph.graph.operations.nonlinear import Activation, Contraction, Embedding, Fused, Opaque, Product, Quotient
 
 __all__ = [
@@ -61,6 +61,7 @@ __all__ = [
     "SeparableConv",
     "Source",
     "Sum",
+    "Truncation",
     "ZeroPad",
     "along",
     "channels_first",

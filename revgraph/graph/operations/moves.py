@@ -72,6 +72,10 @@ class Renumbering(Routing):
         return (tf.identity(x),)
 
 
+class Truncation(Routing):
+    """Makes integers of ids that stand among floating numbers. Their relevance is that of the numbers."""
+
+
 class Interpolation(Routing):
     """Every entry a weighted mean of input entries, with weights that sum to one: resizing, upsampling.
 

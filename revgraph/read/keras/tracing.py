@@ -9,6 +9,7 @@ from keras import layers
 
 from revgraph.graph.graph import Call, Graph
 from revgraph.graph.operations import Activation, Opaque
+from revgraph.read.indices import find_indices
 from revgraph.read.keras.layers import MASKED, layer_operation, sees_mask
 from revgraph.read.keras.recording import Recording
 from revgraph.read.keras.signature import Sized, SizesUnknown, arguments_of, names_of, widest_dtype
@@ -105,7 +106,7 @@ def _graph(model, recording, arguments, keep, dtype) -> Graph:
         dtype=dtype,
     )
     held = {slot for call in calls if isinstance(call.layer, layers.Layer) for slot in (*call.inputs, *call.outputs)}
-    graph = _named(simplify(graph, held), recording)
+    graph = find_indices(_named(simplify(graph, held), recording))
     written = set(graph.input_slots).union(*(site.outputs for site in graph.sites))
     return graph.rewrite(
         graph.sites, calls=tuple(c for c in calls if written.issuperset(c.inputs) and written.issuperset(c.outputs))

@@ -5,6 +5,7 @@ import os
 import tensorflow as tf
 
 from revgraph.graph.graph import Call, Graph, Spec
+from revgraph.read.indices import find_indices
 from revgraph.read.savedmodel import private
 from revgraph.read.savedmodel.builder import Builder
 from revgraph.read.savedmodel.nodes import Weight
@@ -101,7 +102,7 @@ def read_function(function, name="function", keep=None) -> Graph:
         calls=(),
         dtype=builder.dtype,
     )
-    read = simplify(read)
+    read = find_indices(simplify(read))
     return read.rewrite(read.sites, calls=tuple(Call(s.path, s.layer, s.inputs, s.outputs) for s in read.sites))
 
 
