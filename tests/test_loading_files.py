@@ -171,19 +171,87 @@ class Doubled(layers.Layer):
         return 2 * x
 
 
-def test_classes_of_ones_own(tmp_path):
-    class Tripled(layers.Layer):
-        def call(self, x):
-            return 3 * x
+class Tripled(layers.Layer):
+    def call(self, x):
+        return 3 * x
 
-    for cls in (Doubled, Tripled):
-        keras.Sequential([keras.Input((3,)), cls(name="own"), layers.Dense(2)]).save(tmp_path / f"{cls.__name__}.keras")
-    assert revgraph.load_model(tmp_path / "Doubled.keras").layers
-    path = tmp_path / "Tripled.keras"
-    with pytest.raises(ValueError, match="Keras cannot read the model in .*Tripled") as error:
+    def compute_output_shape(self, shape):
+        return shape
+
+
+@keras.saving.register_keras_serializable("of_my_own", "Halved")
+class Halved(Tripled):
+    pass
+
+
+def doubled(x):
+    return 2 * x
+
+
+class AllOnes(keras.initializers.Initializer):
+    def __call__(self, shape, dtype=None):
+        return keras.ops.ones(shape, dtype)
+
+    def get_config(self):
+        return {}
+
+
+OWN = {
+    "Tripled": (Tripled, lambda: Tripled()),
+    "of_my_own>Halved": (Halved, lambda: Halved()),
+    "doubled": (doubled, lambda: layers.Dense(3, activation=doubled)),
+    "AllOnes": (AllOnes, lambda: layers.Dense(3, kernel_initializer=AllOnes())),
+}
+
+
+def test_registered_classes_need_not_be_given(tmp_path):
+    keras.Sequential([keras.Input((3,)), Doubled(), layers.Dense(2)]).save(tmp_path / "m.keras")
+    assert revgraph.load_model(tmp_path / "m.keras").layers
+
+
+@pytest.mark.parametrize("ending", [".keras", ".h5"])
+@pytest.mark.parametrize("name", OWN)
+@pytest.mark.parametrize("wrap", [lambda layer: layer, layers.TimeDistributed], ids=["plain", "wrapped"])
+def test_classes_and_functions_of_ones_own(name, ending, wrap, tmp_path, monkeypatch):
+    """The error stands once, and what it says works."""
+    own, make = OWN[name]
+    path = tmp_path / f"m{ending}"
+    model = keras.Sequential([keras.Input((4, 3)), wrap(make()), layers.Flatten(), layers.Dense(2)])
+    model.save(path)
+    monkeypatch.delitem(keras.saving.get_custom_objects(), name, raising=False)
+    calls = [
+        revgraph.load_model,
+        lambda path, **given: revgraph.create_analyzer("gradient", path, **given),
+        lambda path, **given: revgraph.check(path, "gradient", **given),
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match=f"Pass custom_objects={{'{name}': ...}}") as error:
+            call(path)
+        assert str(error.value).count("custom_objects") == 1 and "\n" not in str(error.value)
+        call(path, custom_objects={name: own})
+    x = np.ones((2, 4, 3), "float32")
+    analyzer = revgraph.create_analyzer("gradient", path, custom_objects={name: own})
+    np.testing.assert_allclose(analyzer.graph(x), model(x), rtol=1e-6)
+
+
+def test_the_error_of_both_versions_of_keras_stands_once(tmp_path):
+    pytest.importorskip("tf_keras")
+    path = tmp_path / "m.h5"
+    keras.Sequential([keras.Input((3,)), Tripled(), layers.Dense(2)]).save(path)
+    with h5py.File(path, "r+") as file:
+        file.attrs["keras_version"] = "2.15.0"
+    with pytest.raises(ValueError, match=r"Pass custom_objects=\{'Tripled': ...\}") as error:
         revgraph.load_model(path)
-    assert "\n" not in str(error.value)
-    assert revgraph.load_model(path, custom_objects={"Tripled": Tripled}).layers
+    assert str(error.value).count("Tripled") == 2
+
+
+def test_custom_objects_go_with_a_path():
+    for call in (
+        lambda **k: revgraph.create_analyzer("lrp.z", mlp(), **k),
+        lambda **k: revgraph.check(mlp(), "lrp.z", **k),
+    ):
+        with pytest.raises(TypeError, match="custom_objects= goes with the path of a model"):
+            call(custom_objects={"Tripled": Tripled})
 
 
 @pytest.fixture(scope="module")

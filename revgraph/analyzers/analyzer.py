@@ -3,10 +3,9 @@
 import inspect
 from pathlib import Path
 
-import keras
 import numpy as np
 
-from revgraph.analyzers.inputs import batches
+from revgraph.analyzers.inputs import batches, packed
 from revgraph.composites import Bound
 from revgraph.graph import Graph
 from revgraph.graph.tables import Table, Tabular
@@ -118,7 +117,8 @@ class Analyzer(Configured, Tabular):
             verbose: 1 shows a progress bar.
 
         Returns:
-            Array of X's shape, or arrays in the structure of the model's inputs; float32, float64 for float64 models.
+            Array of X's shape, or for several inputs arrays in the structure of the model's inputs; float32, or float64
+            for float64 models. A dict of one input stays a dict; a list of one is an array, as it is for `predict`.
 
         Raises:
             ValueError: Wrong shape, number of inputs, or selection.
@@ -178,7 +178,7 @@ class Analyzer(Configured, Tabular):
         raise NotImplementedError
 
     def _packed(self, flat):
-        return keras.tree.pack_sequence_as(self.graph.inputs, flat)
+        return packed(flat, self.graph)
 
     def selected(self, selection):
         """The selection, or the analyzer's own where none is given."""

@@ -193,7 +193,8 @@ class ReverseAnalyzer(Analyzer):
             return_convergence_delta: Also return the start relevance less the sum that arrived at the inputs.
 
         Returns:
-            Array of X's shape, or arrays in the structure of the model's inputs; float32, float64 for float64 models.
+            Array of X's shape, or for several inputs arrays in the structure of the model's inputs; float32, or float64
+            for float64 models. A dict of one input stays a dict; a list of one is an array, as it is for `predict`.
             For several targets (batch, targets, ...). With `return_layers` and `return_convergence_delta` a tuple that
             also has a dict by layer name (a list for layers with several tensors), and an array (batch,).
 

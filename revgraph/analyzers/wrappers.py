@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from revgraph.analyzers.analyzer import Analyzer
 from revgraph.analyzers.gradient import Gradient, checked_convention
-from revgraph.analyzers.inputs import flat_inputs, is_stream
+from revgraph.analyzers.inputs import flat_inputs, is_stream, packed
 from revgraph.analyzers.reference import flat_references
 from revgraph.reverse.ledger import completeness
 from revgraph.reverse.targets import make_targets, start
@@ -100,9 +100,7 @@ class AugmentReduceBase(Analyzer):
             steps = range(first, min(first + together, self.augment_by_n))
             variants = [self.augment(inputs, step) for step in steps]
             result = self.subanalyzer.analyze(
-                keras.tree.pack_sequence_as(
-                    self.graph.inputs, [np.concatenate(x) for x in zip(*variants, strict=True)]
-                ),
+                packed([np.concatenate(x) for x in zip(*variants, strict=True)], self.graph),
                 _tiled(selection, count, len(steps)),
                 batch_size=batch_size,
                 **{name: _tiled(value, count, len(steps)) for name, value in options.items()},
@@ -154,8 +152,8 @@ def outputs_at_start(analyzer, inputs, batch_size, options) -> dict[str, np.ndar
     where = (options.get(name) for name in ("layer", "attribute_to_neuron_input", "pre_activation"))
     names, starts = analyzer.starts(*where)
     walk = analyzer.walk(Question(starts))
-    packed = keras.tree.pack_sequence_as(analyzer.graph.inputs, inputs)
-    outputs = [walk.outputs(part) for part, _, _ in analyzer.batches(packed, batch_size, 0)]
+    given = analyzer.batches(packed(inputs, analyzer.graph), batch_size, 0)
+    outputs = [walk.outputs(part) for part, _, _ in given]
     return {name: np.concatenate(parts) for name, *parts in zip(names, *outputs, strict=True)}
 
 
