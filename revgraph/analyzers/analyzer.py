@@ -52,6 +52,18 @@ class Analyzer(Configured, Tabular):
             analyzer._given = None
         return analyzer
 
+    def __copy__(self):
+        twin = object.__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        return twin
+
+    def __reduce_ex__(self, protocol):
+        raise TypeError(
+            f"{self!r} cannot be pickled or copied deeply, because it holds compiled functions: write it to a file "
+            f"with analyzer.save(path), which revgraph.load_analyzer reads, or as a SavedModel with "
+            f"analyzer.export(path)."
+        )
+
     def __init__(
         self,
         model,

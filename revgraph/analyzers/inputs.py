@@ -21,9 +21,15 @@ def flat_inputs(x, graph: Graph) -> list:
         List of NumPy arrays or tensors, all with the same number of samples.
 
     Raises:
-        TypeError: Not numbers, or half precision.
+        TypeError: Not numbers, half precision, or inside of a `tf.function`.
         ValueError: Wrong number of inputs, wrong shape, different batch sizes, or no samples.
     """
+    if tf.inside_function():
+        raise TypeError(
+            "An analyzer does not run inside of a tf.function or of Dataset.map, because it compiles functions of its "
+            "own and looks at values: call analyze outside, or write the analyzer with analyzer.export(path) and call "
+            "that SavedModel inside; analyzer.save(path) keeps it as an analyzer."
+        )
     slots, names = graph.input_slots, graph.input_names
     parts = _parts(x, graph)
     if len(parts) != len(slots):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import threading
 
 import keras
 import numpy as np
@@ -193,8 +194,7 @@ def _tiled(value, count, times):
         return {name: _tiled(part, count, times) for name, part in value.items()}
     if isinstance(value, tf.Tensor):
         value = value.numpy()
-    if isinstance(value, list | tuple) and not any(isinstance(v, slice | str) or v is Ellipsis for v in value):
-        value = np.asarray(value) if isinstance(value, list) or len(value) == count else value
+    value = np.asarray(value) if isinstance(value, list) else value
     if isinstance(value, np.ndarray) and value.ndim and len(value) == count:
         return np.concatenate([value] * times)
     return value
@@ -230,12 +230,14 @@ class GaussianSmoother(AugmentReduceBase):
         _check_floating(self)
         self.noise_scale = noise_scale
         self.seed = seed
+        # Threads that ask at once do not draw from each other's noise.
+        self._noise = threading.local()
 
     def _begin(self):
-        self._generator = np.random.default_rng(self.seed)
+        self._noise.generator = np.random.default_rng(self.seed)
 
     def augment(self, inputs, step):
-        return [x + self._generator.normal(0, self.noise_scale, x.shape).astype(x.dtype) for x in inputs]
+        return [x + self._noise.generator.normal(0, self.noise_scale, x.shape).astype(x.dtype) for x in inputs]
 
 
 class PathIntegrator(AugmentReduceBase):

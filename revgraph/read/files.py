@@ -21,12 +21,13 @@ def load_model(path, signature=None, safe_mode=True, custom_objects=None) -> ker
 
     Files of Keras 2 are read by Keras 3 where it can, and by `tf_keras` where it is installed. From a SavedModel, of
     `model.export`, of Keras 2's `model.save` or of `tf.saved_model.save`, the TensorFlow operations of one signature
-    are read.
+    are read. A SavedModel is a program of TensorFlow, which can read and write files: open only what you trust.
 
     Args:
         path: The file or directory.
         signature: For SavedModels, the name of the signature: `"serving_default"`, or the only one, by default.
-        safe_mode: Refuse files with Python code in Lambda layers, which runs when they are read.
+        safe_mode: Refuse files with Python code in Lambda layers, which runs when they are read. SavedModels are
+            not covered.
         custom_objects: Dict from name to the model's own classes and functions, as `keras.models.load_model` takes it.
 
     Returns:
