@@ -294,3 +294,62 @@ def test_keras_2_without_tf_keras(tmp_path, monkeypatch):
         file.attrs["model_config"] = json.dumps({"class_name": "Unknown", "config": {}})
     with pytest.raises(ValueError, match=r"written by Keras 2, and Keras 3 cannot read it.*pip install tf_keras"):
         revgraph.load_model(tmp_path / "m.h5")
+
+
+def in_training():
+    i = keras.Input((4, 4, 3))
+    h = layers.GaussianNoise(0.1, name="noise")(layers.Conv2D(2, 3)(i))
+    return keras.Model(i, layers.Dense(2)(layers.Dropout(0.5, name="drop")(layers.Flatten()(h))))
+
+
+def exported_in_training(model, path):
+    archive = keras.export.ExportArchive()
+    archive.track(model)
+    archive.add_endpoint(
+        "serving_default", lambda x: model(x, training=True), [tf.TensorSpec((None, *model.input_shape[1:]), name="x")]
+    )
+    archive.write_out(path, verbose=False)
+
+
+def with_a_choice(path):
+    """Chance inside a branch, and in a function whose result nobody uses."""
+    module = tf.Module()
+    unused = tf.function(lambda x: (x * 2, tf.random.normal(tf.shape(x), name="unused")))
+
+    @tf.function(input_signature=[tf.TensorSpec((None, 3), name="x")])
+    def serve(x):
+        y, _ = unused(x)
+        return {"y": tf.cond(tf.reduce_sum(y) > 0, lambda: y + tf.random.uniform(tf.shape(y), name="dice"), lambda: y)}
+
+    tf.saved_model.save(module, str(path), signatures=serve)
+
+
+def warned_of_chance(path, recwarn):
+    recwarn.clear()
+    revgraph.load_model(path)
+    return [str(w.message) for w in recwarn if "depend on chance" in str(w.message)]
+
+
+def test_savedmodels_that_draw_random_numbers_say_so_once(tmp_path, recwarn):
+    exported_in_training(in_training(), tmp_path / "training")
+    (message,) = warned_of_chance(tmp_path / "training", recwarn)
+    assert "noise" in message and "drop" in message and "conv" not in message
+    in_training().export(tmp_path / "inference", verbose=False)
+    assert not warned_of_chance(tmp_path / "inference", recwarn)
+    i = keras.Input((4,))
+    keras.Model(i, layers.Dropout(0.5)(layers.Dense(2)(i), training=True)).export(tmp_path / "always", verbose=False)
+    assert len(warned_of_chance(tmp_path / "always", recwarn)) == 1
+
+
+def test_chance_in_branches_and_where_nobody_uses_it(tmp_path, recwarn):
+    with_a_choice(tmp_path / "m")
+    (message,) = warned_of_chance(tmp_path / "m", recwarn)
+    assert "dice" in message and "unused" not in message
+
+
+def test_a_model_that_augments_its_inputs(tmp_path, recwarn):
+    """Keras exports these layers as they are in training, whatever the model is exported for."""
+    i = keras.Input((4, 4, 3))
+    keras.Model(i, layers.Flatten()(layers.RandomFlip(name="flip")(i))).export(tmp_path / "m", verbose=False)
+    (message,) = warned_of_chance(tmp_path / "m", recwarn)
+    assert "flip" in message and "without layers that augment" in message
