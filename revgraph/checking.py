@@ -8,7 +8,7 @@ from revgraph.analyzers import Analyzer, create_analyzer
 from revgraph.composites import NotAnalyzeableModelException, remedy
 from revgraph.graph.tables import Table, Tabular
 from revgraph.read import trace
-from revgraph.read.files import load_model
+from revgraph.read.files import check_not_given, load_model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Report(Tabular):
         return f"<check of {self.name} on {self.model!r}: {len(self.sites)} sites, {state}>"
 
 
-def check(model, name, signature=None, safe_mode=True, **kwargs) -> Report:
+def check(model, name, signature=None, safe_mode=True, custom_objects=None, **kwargs) -> Report:
     """Says what an analyzer would do with a model: each site, its rule and why, what is folded, what is missing.
 
     Nothing is run, and what is not supported is reported, with the remedy, in place of an error.
@@ -96,6 +96,7 @@ def check(model, name, signature=None, safe_mode=True, **kwargs) -> Report:
         name: Name of the analyzer.
         signature: For the path of a SavedModel, the name of the signature.
         safe_mode: For the path of a model, False runs the Python code of its Lambda layers.
+        custom_objects: For the path of a model, dict from name to the model's own classes and functions.
         **kwargs: Arguments of the analyzer, as `revgraph.create_analyzer` takes them.
 
     Returns:
@@ -111,9 +112,9 @@ def check(model, name, signature=None, safe_mode=True, **kwargs) -> Report:
         print(report)
     """
     if isinstance(model, str | os.PathLike):
-        model = load_model(model, signature, safe_mode)
-    elif signature is not None:
-        raise TypeError("signature= goes with the path of a SavedModel, not with a model.")
+        model = load_model(model, signature, safe_mode, custom_objects)
+    else:
+        check_not_given(signature, custom_objects)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         sites, problems = _sites(model, name, kwargs)

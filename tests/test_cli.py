@@ -680,3 +680,18 @@ def test_the_how_to_runs(run, made, tmp_path):
         code, _, err = run(line.removeprefix("revgraph ").replace("32x32", "10x12"))
         assert code == 0, f"{line}: {err}"
     assert Path("explained/cat.heatmap.png").is_file() and Path("project/project.yaml").is_file()
+
+
+def test_layers_of_ones_own(run, tmp_path):
+    (tmp_path / "own_layers.py").write_text(
+        "import keras\n\n\nclass Tripled(keras.layers.Layer):\n    def call(self, x):\n        return 3 * x\n"
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(tmp_path)
+        Tripled = __import__("own_layers").Tripled
+        keras.Sequential([keras.Input((3,)), Tripled(), keras.layers.Dense(2)]).save(tmp_path / "own.keras")
+        code, _, err = run("check own.keras --method gradient")
+        assert code == 1 and "Pass --custom-objects MODULE, the module that has Tripled" in err
+        assert run("check own.keras --method gradient --custom-objects own_layers")[0] == 0
+        code, _, err = run("check own.keras --custom-objects no_such_module")
+        assert code == 2 and "--custom-objects no_such_module: it cannot be imported" in err

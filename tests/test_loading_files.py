@@ -171,19 +171,87 @@ class Doubled(layers.Layer):
         return 2 * x
 
 
-def test_classes_of_ones_own(tmp_path):
-    class Tripled(layers.Layer):
-        def call(self, x):
-            return 3 * x
+class Tripled(layers.Layer):
+    def call(self, x):
+        return 3 * x
 
-    for cls in (Doubled, Tripled):
-        keras.Sequential([keras.Input((3,)), cls(name="own"), layers.Dense(2)]).save(tmp_path / f"{cls.__name__}.keras")
-    assert revgraph.load_model(tmp_path / "Doubled.keras").layers
-    path = tmp_path / "Tripled.keras"
-    with pytest.raises(ValueError, match="Keras cannot read the model in .*Tripled") as error:
+    def compute_output_shape(self, shape):
+        return shape
+
+
+@keras.saving.register_keras_serializable("of_my_own", "Halved")
+class Halved(Tripled):
+    pass
+
+
+def doubled(x):
+    return 2 * x
+
+
+class AllOnes(keras.initializers.Initializer):
+    def __call__(self, shape, dtype=None):
+        return keras.ops.ones(shape, dtype)
+
+    def get_config(self):
+        return {}
+
+
+OWN = {
+    "Tripled": (Tripled, lambda: Tripled()),
+    "of_my_own>Halved": (Halved, lambda: Halved()),
+    "doubled": (doubled, lambda: layers.Dense(3, activation=doubled)),
+    "AllOnes": (AllOnes, lambda: layers.Dense(3, kernel_initializer=AllOnes())),
+}
+
+
+def test_registered_classes_need_not_be_given(tmp_path):
+    keras.Sequential([keras.Input((3,)), Doubled(), layers.Dense(2)]).save(tmp_path / "m.keras")
+    assert revgraph.load_model(tmp_path / "m.keras").layers
+
+
+@pytest.mark.parametrize("ending", [".keras", ".h5"])
+@pytest.mark.parametrize("name", OWN)
+@pytest.mark.parametrize("wrap", [lambda layer: layer, layers.TimeDistributed], ids=["plain", "wrapped"])
+def test_classes_and_functions_of_ones_own(name, ending, wrap, tmp_path, monkeypatch):
+    """The error stands once, and what it says works."""
+    own, make = OWN[name]
+    path = tmp_path / f"m{ending}"
+    model = keras.Sequential([keras.Input((4, 3)), wrap(make()), layers.Flatten(), layers.Dense(2)])
+    model.save(path)
+    monkeypatch.delitem(keras.saving.get_custom_objects(), name, raising=False)
+    calls = [
+        revgraph.load_model,
+        lambda path, **given: revgraph.create_analyzer("gradient", path, **given),
+        lambda path, **given: revgraph.check(path, "gradient", **given),
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match=f"Pass custom_objects={{'{name}': ...}}") as error:
+            call(path)
+        assert str(error.value).count("custom_objects") == 1 and "\n" not in str(error.value)
+        call(path, custom_objects={name: own})
+    x = np.ones((2, 4, 3), "float32")
+    analyzer = revgraph.create_analyzer("gradient", path, custom_objects={name: own})
+    np.testing.assert_allclose(analyzer.graph(x), model(x), rtol=1e-6)
+
+
+def test_the_error_of_both_versions_of_keras_stands_once(tmp_path):
+    pytest.importorskip("tf_keras")
+    path = tmp_path / "m.h5"
+    keras.Sequential([keras.Input((3,)), Tripled(), layers.Dense(2)]).save(path)
+    with h5py.File(path, "r+") as file:
+        file.attrs["keras_version"] = "2.15.0"
+    with pytest.raises(ValueError, match=r"Pass custom_objects=\{'Tripled': ...\}") as error:
         revgraph.load_model(path)
-    assert "\n" not in str(error.value)
-    assert revgraph.load_model(path, custom_objects={"Tripled": Tripled}).layers
+    assert str(error.value).count("Tripled") == 2
+
+
+def test_custom_objects_go_with_a_path():
+    for call in (
+        lambda **k: revgraph.create_analyzer("lrp.z", mlp(), **k),
+        lambda **k: revgraph.check(mlp(), "lrp.z", **k),
+    ):
+        with pytest.raises(TypeError, match="custom_objects= goes with the path of a model"):
+            call(custom_objects={"Tripled": Tripled})
 
 
 @pytest.fixture(scope="module")
@@ -226,3 +294,62 @@ def test_keras_2_without_tf_keras(tmp_path, monkeypatch):
         file.attrs["model_config"] = json.dumps({"class_name": "Unknown", "config": {}})
     with pytest.raises(ValueError, match=r"written by Keras 2, and Keras 3 cannot read it.*pip install tf_keras"):
         revgraph.load_model(tmp_path / "m.h5")
+
+
+def in_training():
+    i = keras.Input((4, 4, 3))
+    h = layers.GaussianNoise(0.1, name="noise")(layers.Conv2D(2, 3)(i))
+    return keras.Model(i, layers.Dense(2)(layers.Dropout(0.5, name="drop")(layers.Flatten()(h))))
+
+
+def exported_in_training(model, path):
+    archive = keras.export.ExportArchive()
+    archive.track(model)
+    archive.add_endpoint(
+        "serving_default", lambda x: model(x, training=True), [tf.TensorSpec((None, *model.input_shape[1:]), name="x")]
+    )
+    archive.write_out(path, verbose=False)
+
+
+def with_a_choice(path):
+    """Chance inside a branch, and in a function whose result nobody uses."""
+    module = tf.Module()
+    unused = tf.function(lambda x: (x * 2, tf.random.normal(tf.shape(x), name="unused")))
+
+    @tf.function(input_signature=[tf.TensorSpec((None, 3), name="x")])
+    def serve(x):
+        y, _ = unused(x)
+        return {"y": tf.cond(tf.reduce_sum(y) > 0, lambda: y + tf.random.uniform(tf.shape(y), name="dice"), lambda: y)}
+
+    tf.saved_model.save(module, str(path), signatures=serve)
+
+
+def warned_of_chance(path, recwarn):
+    recwarn.clear()
+    revgraph.load_model(path)
+    return [str(w.message) for w in recwarn if "depend on chance" in str(w.message)]
+
+
+def test_savedmodels_that_draw_random_numbers_say_so_once(tmp_path, recwarn):
+    exported_in_training(in_training(), tmp_path / "training")
+    (message,) = warned_of_chance(tmp_path / "training", recwarn)
+    assert "noise" in message and "drop" in message and "conv" not in message
+    in_training().export(tmp_path / "inference", verbose=False)
+    assert not warned_of_chance(tmp_path / "inference", recwarn)
+    i = keras.Input((4,))
+    keras.Model(i, layers.Dropout(0.5)(layers.Dense(2)(i), training=True)).export(tmp_path / "always", verbose=False)
+    assert len(warned_of_chance(tmp_path / "always", recwarn)) == 1
+
+
+def test_chance_in_branches_and_where_nobody_uses_it(tmp_path, recwarn):
+    with_a_choice(tmp_path / "m")
+    (message,) = warned_of_chance(tmp_path / "m", recwarn)
+    assert "dice" in message and "unused" not in message
+
+
+def test_a_model_that_augments_its_inputs(tmp_path, recwarn):
+    """Keras exports these layers as they are in training, whatever the model is exported for."""
+    i = keras.Input((4, 4, 3))
+    keras.Model(i, layers.Flatten()(layers.RandomFlip(name="flip")(i))).export(tmp_path / "m", verbose=False)
+    (message,) = warned_of_chance(tmp_path / "m", recwarn)
+    assert "flip" in message and "without layers that augment" in message

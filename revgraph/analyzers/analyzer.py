@@ -3,10 +3,9 @@
 import inspect
 from pathlib import Path
 
-import keras
 import numpy as np
 
-from revgraph.analyzers.inputs import batches
+from revgraph.analyzers.inputs import batches, packed
 from revgraph.composites import Bound
 from revgraph.graph import Graph
 from revgraph.graph.tables import Table, Tabular
@@ -53,6 +52,18 @@ class Analyzer(Configured, Tabular):
             # The call is wrong, which `__init__` says better.
             analyzer._given = None
         return analyzer
+
+    def __copy__(self):
+        twin = object.__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        return twin
+
+    def __reduce_ex__(self, protocol):
+        raise TypeError(
+            f"{self!r} cannot be pickled or copied deeply, because it holds compiled functions: write it to a file "
+            f"with analyzer.save(path), which revgraph.load_analyzer reads, or as a SavedModel with "
+            f"analyzer.export(path)."
+        )
 
     def __init__(
         self,
@@ -119,7 +130,8 @@ class Analyzer(Configured, Tabular):
             verbose: 1 shows a progress bar.
 
         Returns:
-            Array of X's shape, or arrays in the structure of the model's inputs; float32, float64 for float64 models.
+            Array of X's shape, or for several inputs arrays in the structure of the model's inputs; float32, or float64
+            for float64 models. A dict of one input stays a dict; a list of one is an array, as it is for `predict`.
 
         Raises:
             ValueError: Wrong shape, number of inputs, or selection.
@@ -179,7 +191,7 @@ class Analyzer(Configured, Tabular):
         raise NotImplementedError
 
     def _packed(self, flat):
-        return keras.tree.pack_sequence_as(self.graph.inputs, flat)
+        return packed(flat, self.graph)
 
     def selected(self, selection):
         """The selection, or the analyzer's own where none is given."""

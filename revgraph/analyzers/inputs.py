@@ -22,9 +22,15 @@ def flat_inputs(x, graph: Graph) -> list:
         List of NumPy arrays or tensors, all with the same number of samples.
 
     Raises:
-        TypeError: Not numbers, or half precision.
+        TypeError: Not numbers, half precision, or inside of a `tf.function`.
         ValueError: Wrong number of inputs, wrong shape, different batch sizes, or no samples.
     """
+    if tf.inside_function():
+        raise TypeError(
+            "An analyzer does not run inside of a tf.function or of Dataset.map, because it compiles functions of its "
+            "own and looks at values: call analyze outside, or write the analyzer with analyzer.export(path) and call "
+            "that SavedModel inside; analyzer.save(path) keeps it as an analyzer."
+        )
     slots, names = graph.input_slots, graph.input_names
     parts = _parts(x, graph)
     if len(parts) != len(slots):
@@ -38,6 +44,21 @@ def flat_inputs(x, graph: Graph) -> list:
     if sizes == {0}:
         raise ValueError("Nothing to explain: the batch is empty. Pass at least one sample.")
     return arrays
+
+
+def packed(flat, graph: Graph):
+    """Arrays of the model's inputs in the structure in which the model takes them.
+
+    One input in a list is an array, as it is for `predict`: who has one input need not say so.
+
+    Args:
+        flat: List of arrays, in flat order.
+        graph: The model's graph.
+    """
+    structure = graph.inputs
+    while isinstance(structure, list | tuple) and len(structure) == 1:
+        (structure,) = structure
+    return keras.tree.pack_sequence_as(structure, flat)
 
 
 def is_stream(x) -> bool:
@@ -101,13 +122,17 @@ def _parts(x, graph):
             f"The inputs are named {list(graph.input_names)}. Received a dict with keys {sorted(map(str, x))}."
         )
     if isinstance(x, list | tuple) and len(graph.input_slots) == 1:
-        single = not isinstance(graph.inputs, int)
-        if single and len(x) == 1:
-            return list(x)
-        if len(x) == 1 and getattr(x[0], "ndim", 0) == len(graph.specs[graph.input_slots[0]].shape):
-            return list(x)
-        return [_stacked(x, graph)]
+        whole = len(x) == 1 and _rank(x[0]) == len(graph.specs[graph.input_slots[0]].shape)
+        return list(x) if whole else [_stacked(x, graph)]
     return list(keras.tree.flatten(x)) if isinstance(x, list | tuple) else [x]
+
+
+def _rank(x):
+    """The number of axes of an array, a tensor or nested lists; None for what is no array."""
+    try:
+        return np.ndim(x)
+    except ValueError:
+        return None
 
 
 def _stacked(x, graph):

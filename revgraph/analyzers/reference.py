@@ -32,7 +32,7 @@ def _parts(reference, graph):
         if set(reference) != set(names):
             raise ValueError(f"reference_inputs needs the keys {list(names)}. Received: {sorted(map(str, reference))}.")
         return [reference[name] for name in names]
-    if isinstance(reference, list | tuple) and len(names) > 1:
+    if isinstance(reference, list | tuple) and (len(names) > 1 or len(reference) == 1):
         if len(reference) != len(names):
             raise ValueError(
                 f"reference_inputs needs one entry for each of the {len(names)} inputs ({', '.join(names)}). "

@@ -16,7 +16,7 @@ from revgraph.analyzers.lrp import LRP, BoundedDeepTaylor, DeepTaylor
 from revgraph.analyzers.patterns import PatternAttribution, PatternNet
 from revgraph.graph.tables import Table, Tabular
 from revgraph.read import SizesUnknown
-from revgraph.read.files import load_model
+from revgraph.read.files import check_not_given, load_model
 from revgraph.reverse_rules import AlphaBeta, BRule, Epsilon, ERule, Flat, Gamma, Pass, WSquare, Z, ZPlus, ZPlusFast
 
 
@@ -221,7 +221,7 @@ ANALYZERS = Methods(
 """Every analyzer: name -> what it is. Print it to see the table."""
 
 
-def create_analyzer(name, model, signature=None, safe_mode=True, **kwargs) -> Analyzer:
+def create_analyzer(name, model, signature=None, safe_mode=True, custom_objects=None, **kwargs) -> Analyzer:
     """Makes the analyzer of that name.
 
     Args:
@@ -229,6 +229,7 @@ def create_analyzer(name, model, signature=None, safe_mode=True, **kwargs) -> An
         model: A built Keras model, a `Graph`, or the path of a model; see `revgraph.load_model`.
         signature: For the path of a SavedModel, the name of the signature to explain.
         safe_mode: For the path of a model, False runs the Python code of its Lambda layers.
+        custom_objects: For the path of a model, dict from name to the model's own classes and functions.
         **kwargs: Arguments of the analyzer: `ANALYZERS[name].arguments()`.
 
     Returns:
@@ -254,9 +255,9 @@ def create_analyzer(name, model, signature=None, safe_mode=True, **kwargs) -> An
     _check_arguments(name, method.arguments(), kwargs)
     path = None
     if isinstance(model, str | os.PathLike):
-        path, model = os.fspath(model), load_model(model, signature, safe_mode)
-    elif signature is not None:
-        raise TypeError("signature= goes with the path of a SavedModel, not with a model.")
+        path, model = os.fspath(model), load_model(model, signature, safe_mode, custom_objects)
+    else:
+        check_not_given(signature, custom_objects)
     try:
         analyzer = method.make(model, **kwargs)
     except SizesUnknown:

@@ -19,8 +19,9 @@ from revgraph.graph.tables import Table
 from revgraph.read import trace
 from revgraph.reverse.dangers import GROWTH, warn_of_growth
 from revgraph.reverse.ledger import Conservation, merge
+from revgraph.reverse.recent import Recent
 from revgraph.reverse.reverse_graph import Adjustment, ReverseGraph
-from revgraph.reverse.targets import make_targets
+from revgraph.reverse.targets import make_targets, why_nothing_starts
 from revgraph.reverse.walk import Question, Walk
 from revgraph.saving.export import export
 
@@ -86,8 +87,9 @@ class ReverseAnalyzer(Analyzer):
         self.reverse_keep_tensors = reverse_keep_tensors
         self.reversed_tensors = None
         super().__init__(model, **options)
-        self._walks: dict[Question, Walk] = {}
-        self.walk(Question(self.graph.output_slots))
+        self._walks = Recent()
+        self._refused = self._outputs_that_start_nothing()
+        self.walk(self.question)
         for unused in composite.unused_names(self.graph):
             warnings.warn(unused, stacklevel=outside())
         if reverse_verbose:
@@ -112,7 +114,7 @@ class ReverseAnalyzer(Analyzer):
         if self.graph.dtype == "float64" or any(map(self._has_own_precision, self.graph.sites)):
             return self
         twin = copy.copy(self)
-        twin._walks = {}
+        twin._walks = Recent()
         try:
             twin.graph = twin._graph("float64")
         except OF_ANOTHER_DTYPE:
@@ -136,13 +138,48 @@ class ReverseAnalyzer(Analyzer):
 
     def walk(self, question) -> Walk:
         """The walk that answers a question, made when first asked for."""
-        if question not in self._walks:
-            graph = self.graph
-            if question != Question(self.graph.output_slots):
-                graph = self.traced.rewrite(self.traced.sites, outputs=list(question.starts))
-                graph = self._canonize(prune(graph, question.slots), question.slots)
-            self._walks[question] = self._new_walk(graph, question)
-        return self._walks[question]
+        return self._walks.value(question, lambda: self._answering(question))
+
+    def _answering(self, question) -> Walk:
+        graph = self.graph
+        if question != Question(self.graph.output_slots):
+            names = dict(zip(graph.output_slots, graph.output_names, strict=True))
+            graph = self.traced.rewrite(
+                self.traced.sites,
+                outputs=list(question.starts),
+                output_names=tuple(names.get(slot, str(slot)) for slot in question.starts),
+            )
+            graph = self._canonize(prune(graph, question.slots), question.slots)
+        return self._new_walk(graph, question)
+
+    @property
+    def question(self) -> Question:
+        """What is asked where nothing is said: relevance of the inputs, from the model's outputs."""
+        _, starts = self._outputs()
+        return Question(starts)
+
+    def _outputs(self) -> tuple[tuple[str, ...], tuple[int, ...]]:
+        """Names and slots of the outputs at which relevance can start; of all where it can at none."""
+        pairs = list(zip(self.graph.output_names, self.graph.output_slots, strict=True))
+        names, slots = zip(*([pair for pair in pairs if pair[0] not in self._refused] or pairs), strict=True)
+        return names, slots
+
+    def _outputs_that_start_nothing(self) -> dict[str, str]:
+        """Why relevance cannot start at an output, by its name."""
+        reasons = {
+            name: why_nothing_starts(self.graph, slot)
+            for name, slot in zip(self.graph.output_names, self.graph.output_slots, strict=True)
+        }
+        return {name: reason for name, reason in reasons.items() if reason is not None}
+
+    def selected(self, selection):
+        self._check_explainable(selection if isinstance(selection, dict) else ())
+        return super().selected(selection)
+
+    def _check_explainable(self, names):
+        for name in names:
+            if name in self._refused:
+                raise ValueError(f"The output {name!r} cannot be explained: {self._refused[name]}.")
 
     def _new_walk(self, graph, question) -> Walk:
         """A walk over a canonized graph."""
@@ -176,9 +213,9 @@ class ReverseAnalyzer(Analyzer):
             X: Array or tensor (batch, ...), or the structure of them that the model takes; or a `tf.data.Dataset`,
                 `keras.utils.PyDataset` or generator of batches, of inputs alone or of tuples whose first element
                 they are.
-            neuron_selection: What to explain. An int; one int per sample; an int array of shape (batch, targets);
-                `"max_activation"`, `"all"`; a tuple with an int or slice for each axis after the batch; a boolean
-                mask of the output's shape; a function of the output that gives one number per sample, such as
+            neuron_selection: What to explain. An int; a list or array of one int per sample; an int array of shape
+                (batch, targets); `"max_activation"`, `"all"`; a tuple of an int or slice per axis after the batch; a
+                boolean mask of the output's shape; a function of the output that gives one number per sample, such as
                 `lambda y: y[:, 3] - y[:, 5]`. For several outputs a dict of these by output name.
             batch_size: Samples computed at once; all of an array by default.
             verbose: 1 shows a progress bar.
@@ -193,7 +230,8 @@ class ReverseAnalyzer(Analyzer):
             return_convergence_delta: Also return the start relevance less the sum that arrived at the inputs.
 
         Returns:
-            Array of X's shape, or arrays in the structure of the model's inputs; float32, float64 for float64 models.
+            Array of X's shape, or for several inputs arrays in the structure of the model's inputs; float32, or float64
+            for float64 models. A dict of one input stays a dict; a list of one is an array, as it is for `predict`.
             For several targets (batch, targets, ...). With `return_layers` and `return_convergence_delta` a tuple that
             also has a dict by layer name (a list for layers with several tensors), and an array (batch,).
 
@@ -278,7 +316,9 @@ class ReverseAnalyzer(Analyzer):
         if layer is None:
             if at_input or pre_activation:
                 raise ValueError("attribute_to_neuron_input and pre_activation go with layer=..., which is missing.")
-            return self.graph.output_names, self.graph.output_slots
+            names, starts = self._outputs()
+            self._check_explainable(names)
+            return names, starts
         call = self.traced.find(layer)
         slots = call.inputs if at_input else call.outputs
         if len(slots) != 1:
@@ -290,6 +330,9 @@ class ReverseAnalyzer(Analyzer):
             producer = self.traced.producers().get(slots[0])
             if producer is not None and isinstance(producer.operation, Activation):
                 slots = producer.inputs
+        reason = why_nothing_starts(self.traced, slots[0])
+        if reason is not None:
+            raise ValueError(f"Relevance cannot start at {call.path!r}: {reason}.")
         return (call.path,), slots
 
     def _asked(self, return_layers, at) -> dict[str, tuple[int, ...]]:
@@ -307,7 +350,7 @@ class ReverseAnalyzer(Analyzer):
 
     def export(self, path, version=None, overwrite=False):
         """Writes a SavedModel that runs without revgraph; see `revgraph.saving.export.export`."""
-        return export(self.walk(Question(self.graph.output_slots)), self.traced, path, version, overwrite)
+        return export(self.walk(self.question), self.traced, path, version, overwrite)
 
     def record(self, X) -> RecordedPass:
         """Runs the model forward once, for several starts without another forward pass.
@@ -326,7 +369,7 @@ class ReverseAnalyzer(Analyzer):
         return self._recorded(flat_inputs(X, self.graph))
 
     def _recorded(self, inputs):
-        walk = self.walk(Question(self.graph.output_slots))
+        walk = self.walk(self.question)
         return RecordedPass(self, walk, [tf.convert_to_tensor(x) for x in inputs])
 
     def conservation(self, X, neuron_selection=None, batch_size=None, verbose=0, **start) -> Conservation:
@@ -369,7 +412,7 @@ class ReverseAnalyzer(Analyzer):
 
     @property
     def bound(self):
-        return self.walk(Question(self.graph.output_slots)).reverse.bound
+        return self.walk(self.question).reverse.bound
 
     def summary(self) -> Table:
         return self.table()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import threading
 
 import keras
 import numpy as np
@@ -9,7 +10,7 @@ import tensorflow as tf
 
 from revgraph.analyzers.analyzer import Analyzer
 from revgraph.analyzers.gradient import Gradient, checked_convention
-from revgraph.analyzers.inputs import flat_inputs, is_stream, refuse_mixed_ids
+from revgraph.analyzers.inputs import flat_inputs, is_stream, packed, refuse_mixed_ids
 from revgraph.analyzers.reference import flat_references
 from revgraph.reverse.ledger import completeness
 from revgraph.reverse.targets import make_targets, start
@@ -100,9 +101,7 @@ class AugmentReduceBase(Analyzer):
             steps = range(first, min(first + together, self.augment_by_n))
             variants = [self.augment(inputs, step) for step in steps]
             result = self.subanalyzer.analyze(
-                keras.tree.pack_sequence_as(
-                    self.graph.inputs, [np.concatenate(x) for x in zip(*variants, strict=True)]
-                ),
+                packed([np.concatenate(x) for x in zip(*variants, strict=True)], self.graph),
                 _tiled(selection, count, len(steps)),
                 batch_size=batch_size,
                 **{name: _tiled(value, count, len(steps)) for name, value in options.items()},
@@ -154,8 +153,8 @@ def outputs_at_start(analyzer, inputs, batch_size, options) -> dict[str, np.ndar
     where = (options.get(name) for name in ("layer", "attribute_to_neuron_input", "pre_activation"))
     names, starts = analyzer.starts(*where)
     walk = analyzer.walk(Question(starts))
-    packed = keras.tree.pack_sequence_as(analyzer.graph.inputs, inputs)
-    outputs = [walk.outputs(part) for part, _, _ in analyzer.batches(packed, batch_size, 0)]
+    given = analyzer.batches(packed(inputs, analyzer.graph), batch_size, 0)
+    outputs = [walk.outputs(part) for part, _, _ in given]
     return {name: np.concatenate(parts) for name, *parts in zip(names, *outputs, strict=True)}
 
 
@@ -195,8 +194,7 @@ def _tiled(value, count, times):
         return {name: _tiled(part, count, times) for name, part in value.items()}
     if isinstance(value, tf.Tensor):
         value = value.numpy()
-    if isinstance(value, list | tuple) and not any(isinstance(v, slice | str) or v is Ellipsis for v in value):
-        value = np.asarray(value) if isinstance(value, list) or len(value) == count else value
+    value = np.asarray(value) if isinstance(value, list) else value
     if isinstance(value, np.ndarray) and value.ndim and len(value) == count:
         return np.concatenate([value] * times)
     return value
@@ -232,12 +230,14 @@ class GaussianSmoother(AugmentReduceBase):
         _check_floating(self)
         self.noise_scale = noise_scale
         self.seed = seed
+        # Threads that ask at once do not draw from each other's noise.
+        self._noise = threading.local()
 
     def _begin(self):
-        self._generator = np.random.default_rng(self.seed)
+        self._noise.generator = np.random.default_rng(self.seed)
 
     def augment(self, inputs, step):
-        return [x + self._generator.normal(0, self.noise_scale, x.shape).astype(x.dtype) for x in inputs]
+        return [x + self._noise.generator.normal(0, self.noise_scale, x.shape).astype(x.dtype) for x in inputs]
 
 
 class PathIntegrator(AugmentReduceBase):

@@ -29,6 +29,7 @@ OPTIONS = {
     r"safe_mode=False": "--unsafe",
     r"batch_size=": "--batch-size",
     r"signature=": "--signature",
+    r"custom_objects=\{'([^']*)': \.\.\.\}": r"--custom-objects MODULE, the module that has \1",
     r"size=\((\d+), (\d+)\)": r"--size \1x\2",
     r"class_names=\.\.\. of open_dataset": "--classes FILE",
     r"(\w+)=\.\.\.": r"--param \1=...",
@@ -182,6 +183,9 @@ def _add_model(command, method=True):
             help="parameter of the method, such as epsilon=0.1; may be repeated",
         )  # fmt: skip
     command.add_argument("--signature", metavar="NAME", help="signature of the SavedModel (serving_default)")
+    command.add_argument(
+        "--custom-objects", metavar="MODULE", help="module with the model's own classes and functions, such as layers"
+    )
     command.add_argument(
         "--unsafe", action="store_true", help="run Python code in the model file (Lambda layers): only if you trust it"
     )

@@ -1,6 +1,7 @@
 """What the commands do, once TensorFlow is imported."""
 
 import contextlib
+import importlib
 import io
 import json
 import logging
@@ -10,6 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -75,9 +77,8 @@ def explain(options):
 def _explain_one(analyzer, item, selection, options):
     """What is told of one explained target, with the contents of its files by the end of their names."""
     relevance = analyzer.analyze(item.x, selection)
-    flat = relevance if isinstance(relevance, dict) else {"": relevance}
-    if isinstance(relevance, list | tuple):
-        flat = dict(zip(analyzer.graph.input_names, relevance, strict=True))
+    names = analyzer.graph.input_names
+    flat = dict(zip(names if len(names) > 1 else [""], keras.tree.flatten(relevance), strict=True))
     if not all(np.isfinite(array).all() for array in flat.values()):
         raise ValueError(f"The relevance of {item.name!r} is not finite: its values, or the model's, are not.")
     contents = {}
@@ -263,7 +264,19 @@ def demo(options):
 
 
 def _model(options):
-    return revgraph.load_model(options.model, options.signature, safe_mode=not options.unsafe)
+    return revgraph.load_model(options.model, options.signature, not options.unsafe, _custom_objects(options))
+
+
+def _custom_objects(options):
+    """The classes and functions of the module that `--custom-objects` names, by name."""
+    name = options.custom_objects
+    if name is None:
+        return None
+    try:
+        module = importlib.import_module(name)
+    except ImportError as error:
+        raise UsageError(f"--custom-objects {name}: it cannot be imported: {error}") from error
+    return {key: value for key, value in vars(module).items() if callable(value)}
 
 
 def _analyzer(options):

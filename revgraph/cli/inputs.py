@@ -8,10 +8,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 
-from revgraph.analyzers.inputs import flat_inputs
+from revgraph.analyzers.inputs import flat_inputs, packed
 from revgraph.cli import UsageError
 from revgraph.datasets.images import Images
 from revgraph.graph import Graph
@@ -87,7 +86,7 @@ def _of_arrays(path, graph, preprocess):
     flat = flat_inputs(x, graph)
     found = []
     for i in range(len(flat[0])):
-        part = keras.tree.pack_sequence_as(graph.inputs, [np.asarray(array[i : i + 1]) for array in flat])
+        part = packed([np.asarray(array[i : i + 1]) for array in flat], graph)
         picture = pictures[i] if pictures is not None and pictures.ndim == 4 else None
         number = "" if len(flat[0]) == 1 else f"-{i}"
         found.append(Item(f"{path}{number and f'[{i}]'}", f"{path.stem}{number}", part, picture))

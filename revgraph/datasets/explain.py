@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from revgraph.analyzers import Analyzer
+from revgraph.analyzers.inputs import packed
 from revgraph.datasets.files import open_dataset
 from revgraph.datasets.sinks import Sink
 from revgraph.datasets.sinks import sink as as_sink
@@ -315,8 +316,7 @@ class Run:
 
     def _compute(self, batch) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Relevance of the inputs, and the model's outputs, flat."""
-        x = keras.tree.pack_sequence_as(self.graph.inputs, batch.inputs)
-        relevance = self.analyzer.analyze(x, _of_samples(self.selection, batch))
+        relevance = self.analyzer.analyze(packed(batch.inputs, self.graph), _of_samples(self.selection, batch))
         return keras.tree.flatten(relevance), self.predict(batch.inputs)
 
     def _labels(self, batch, outputs):

@@ -103,7 +103,7 @@ def source(dataset, graph: Graph, batch_size=None, labels=None) -> Source:
     """
     if batch_size is not None and (not isinstance(batch_size, int | np.integer) or batch_size < 1):
         raise ValueError(f"batch_size must be a positive int. Received: {batch_size!r}.")
-    if isinstance(dataset, list) and isinstance(graph.inputs, int) and not _is_array(dataset[:1]):
+    if isinstance(dataset, list) and len(graph.input_slots) == 1 and not _is_array(dataset[:1]):
         dataset = np.asarray(dataset)
     if isinstance(dataset, dict | list | tuple) or _is_array(dataset):
         return Arrays(dataset, graph, batch_size or BATCH_SIZE, labels)

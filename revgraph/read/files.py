@@ -1,7 +1,9 @@
 """`load_model`: models from files, whatever wrote them."""
 
+import contextlib
 import json
 import os
+import re
 import zipfile
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import keras
 import tensorflow as tf
 
 from revgraph.graph import Graph
+from revgraph.read.old_files import readable
 from revgraph.read.savedmodel.reader import read_function, read_savedmodel
 
 
@@ -18,12 +21,13 @@ def load_model(path, signature=None, safe_mode=True, custom_objects=None) -> ker
 
     Files of Keras 2 are read by Keras 3 where it can, and by `tf_keras` where it is installed. From a SavedModel, of
     `model.export`, of Keras 2's `model.save` or of `tf.saved_model.save`, the TensorFlow operations of one signature
-    are read.
+    are read. A SavedModel is a program of TensorFlow, which can read and write files: open only what you trust.
 
     Args:
         path: The file or directory.
         signature: For SavedModels, the name of the signature: `"serving_default"`, or the only one, by default.
-        safe_mode: Refuse files with Python code in Lambda layers, which runs when they are read.
+        safe_mode: Refuse files with Python code in Lambda layers, which runs when they are read. SavedModels are
+            not covered.
         custom_objects: Dict from name to the model's own classes and functions, as `keras.models.load_model` takes it.
 
     Returns:
@@ -52,6 +56,14 @@ def load_model(path, signature=None, safe_mode=True, custom_objects=None) -> ker
     return _from_file(path, safe_mode, custom_objects)
 
 
+def check_not_given(signature, custom_objects):
+    """Raises a TypeError if an argument of `load_model` is given beside a model that is no path."""
+    if signature is not None:
+        raise TypeError("signature= goes with the path of a SavedModel, not with a model.")
+    if custom_objects is not None:
+        raise TypeError("custom_objects= goes with the path of a model, not with a model.")
+
+
 def _check_savedmodel(path):
     if any((path / name).is_file() for name in ("saved_model.pb", "saved_model.pbtxt")):
         return
@@ -68,12 +80,13 @@ def _from_file(path, safe_mode, custom_objects):
             f"safe_mode=False if you trust where it comes from."
         )
     try:
-        return keras.models.load_model(path, custom_objects=custom_objects, compile=False, safe_mode=safe_mode)
+        with readable(path, config) if h5py.is_hdf5(path) else contextlib.nullcontext(path) as file:
+            return keras.models.load_model(file, custom_objects=custom_objects, compile=False, safe_mode=safe_mode)
     except Exception as error:
         # Keras raises errors of many types for files that it cannot read.
         if version.startswith("2."):
-            return _from_keras_2(path, safe_mode, custom_objects, error)
-        raise ValueError(f"Keras cannot read the model in {str(path)!r}: {_reason(error)}") from error
+            return _from_keras_2(path, safe_mode, custom_objects, config, error)
+        raise ValueError(f"Keras cannot read the model in {str(path)!r}: {_reason(error, config)}") from error
 
 
 def _description(path) -> tuple[object, str]:
@@ -126,21 +139,21 @@ def _has_lambda(config) -> bool:
     return isinstance(config, list) and any(map(_has_lambda, config))
 
 
-def _from_keras_2(path, safe_mode, custom_objects, error):
+def _from_keras_2(path, safe_mode, custom_objects, config, error):
     """The graph of a model that Keras 2 wrote and Keras 3 cannot read."""
+    reason = _reason(error, config)
     try:
         import tf_keras
     except ImportError:
         raise ValueError(
-            f"The model in {str(path)!r} was written by Keras 2, and Keras 3 cannot read it: {_reason(error)} With "
+            f"The model in {str(path)!r} was written by Keras 2, and Keras 3 cannot read it: {reason} With "
             f"tf_keras installed (pip install tf_keras) revgraph reads it."
         ) from error
     try:
         model = tf_keras.models.load_model(path, custom_objects, compile=False, safe_mode=safe_mode)
     except Exception as other:
-        raise ValueError(
-            f"Neither Keras 3 nor tf_keras can read the model in {str(path)!r}: {_reason(error)} {_reason(other)}"
-        ) from other
+        reasons = " ".join(dict.fromkeys((reason, _reason(other, config))))
+        raise ValueError(f"Neither Keras 3 nor tf_keras can read the model in {str(path)!r}: {reasons}") from other
     specs = {x.name: tf.TensorSpec(x.shape, x.dtype, name=x.name) for x in model.inputs}
 
     def serve(inputs):
@@ -150,6 +163,31 @@ def _from_keras_2(path, safe_mode, custom_objects, error):
     return read_function(tf.function(serve, autograph=False).get_concrete_function(specs), model.name, keep=model)
 
 
-def _reason(error) -> str:
-    """The first line of an error's message."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+_MISSING = re.compile(
+    r"(?:Could not locate (?:class|function)|Unknown [a-z ]+:?|Cannot deserialize object of type"
+    r"|Could not interpret [a-z ]+ identifier:) (?:{.*?'class_name': )?['`]?([\w>]+)"
+)
+"""How both versions of Keras say that they do not know a class or a function."""
+
+
+def _reason(error, config=None) -> str:
+    """Why a model cannot be read, in a line: a class or function that is not known, or the start of an error's message.
+
+    Args:
+        error: What was raised.
+        config: The configuration of the model, in which the registered name of a class stands.
+    """
+    missing = _MISSING.search(str(error))
+    if missing is None:
+        return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    name = missing[1]
+    key = _registered_name(config, name) or name
+    return f"it has the class or function {name!r}, which Keras does not know. Pass custom_objects={{{key!r}: ...}}."
+
+
+def _registered_name(config, name) -> str | None:
+    """The name under which Keras looks for a class that a configuration names."""
+    if isinstance(config, dict) and config.get("class_name") == name:
+        return config.get("registered_name")
+    parts = config.values() if isinstance(config, dict) else config if isinstance(config, list) else ()
+    return next(filter(None, (_registered_name(part, name) for part in parts)), None)

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from revgraph.graph.graph import Graph
+
 MAX, ALL, NONE = -1, -2, -3
 """Codes in a vector of selected neurons: the largest, every one, and none."""
 
@@ -17,6 +19,22 @@ _TAKES = (
 )
 
 
+def why_nothing_starts(graph: Graph, slot) -> str | None:
+    """Why no relevance can start at a tensor; None where it can.
+
+    Args:
+        graph: A graph.
+        slot: One of its slots.
+    """
+    spec = graph.specs[slot]
+    if not tf.as_dtype(spec.dtype).is_floating:
+        return f"it holds {spec.dtype}, and relevance is a share of a number that depends smoothly on the inputs"
+    batch = {graph.specs[each].shape[0] for each in graph.input_slots}
+    if not spec.shape or (spec.shape[0] is not None and spec.shape[0] not in batch):
+        return f"its shape {spec.shape} has no axis for samples, so it is not the output of any sample"
+    return None
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Target:
     """What relevance starts from at one output.
@@ -25,6 +43,7 @@ class Target:
         index: int32 (batch,) or (batch, targets): positions in the flattened output or codes; None for a mask.
         mask: bool or float (batch, ...), of the output's shape, factors on the neurons; None for an index.
         contrast: Function of the output that gives a number per sample, in place of both.
+        place: Tuple or index array that selects from an output whose size is known once there is one, in place of all.
         amount: How much relevance a selected neuron starts with: (batch, ...) of the output's rank, axes of size 1
             broadcast; a function of the output that returns this; None for the analyzer's own start.
     """
@@ -32,6 +51,7 @@ class Target:
     index: np.ndarray | None = None
     mask: np.ndarray | None = None
     contrast: Callable | None = None
+    place: tuple | np.ndarray | None = None
     amount: Any = None
 
     def part(self, samples: slice) -> "Target":
@@ -40,19 +60,22 @@ class Target:
         def cut(value):
             return value[samples] if isinstance(value, np.ndarray) else value
 
-        return Target(cut(self.index), cut(self.mask), self.contrast, cut(self.amount))
+        return Target(cut(self.index), cut(self.mask), self.contrast, cut(self.place), cut(self.amount))
 
     def needs_output(self) -> bool:
         """Whether the output must be known before the start can be."""
-        return self.contrast is not None or callable(self.amount)
+        return self.contrast is not None or self.place is not None or callable(self.amount)
 
     def on(self, y) -> "Target":
         """The same target with what depends on the output y worked out."""
+        batch, *shape = map(int, y.shape)
         mask = self.mask if self.contrast is None else slope(self.contrast, y)
         amount = self.amount
         if callable(amount):
-            amount = as_amount(amount(tf.convert_to_tensor(y)), int(y.shape[0]), tuple(y.shape[1:]))
-        return Target(self.index, mask, None, amount)
+            amount = as_amount(amount(tf.convert_to_tensor(y)), batch, tuple(shape))
+        if self.place is not None:
+            return dataclasses.replace(_target(self.place, None, batch, tuple(shape)), amount=amount)
+        return Target(self.index, mask, amount=amount)
 
     def tensors(self, dtype) -> tuple[tf.Tensor, ...]:
         """What a compiled start takes: the index or the mask, and the amount if there is one."""
@@ -154,13 +177,16 @@ def _target(selection, initial, batch, shape):
         return Target(np.full(batch, _WORDS[selection], np.int32), amount=amount)
     if isinstance(selection, slice):
         selection = (selection,)
-    slices = isinstance(selection, tuple) and any(isinstance(s, slice) or s is Ellipsis for s in selection)
-    if slices or (isinstance(selection, tuple) and (len(shape) > 1 or len(selection) != batch)):
+    if isinstance(selection, tuple):
+        _check_tuple(selection, shape)
+        if None in shape:
+            return Target(place=selection, amount=amount)
         return Target(mask=_mask_of_tuple(selection, batch, shape), amount=amount)
     chosen = np.asarray(selection)
     if chosen.dtype == bool:
         return Target(mask=_checked_mask(chosen, batch, shape), amount=amount)
-    return Target(_checked_index(chosen, selection, batch, shape), amount=amount)
+    index = _checked_index(chosen, selection, batch, shape)
+    return Target(place=index, amount=amount) if None in shape else Target(index, amount=amount)
 
 
 def as_amount(value, batch, shape) -> np.ndarray:
@@ -184,7 +210,7 @@ def as_amount(value, batch, shape) -> np.ndarray:
     return value
 
 
-def _mask_of_tuple(selection, batch, shape):
+def _check_tuple(selection, shape):
     if len(selection) != len(shape):
         raise ValueError(
             f"A tuple given as neuron_selection needs an index or a slice for each of the {len(shape)} axes after the "
@@ -200,11 +226,9 @@ def _mask_of_tuple(selection, batch, shape):
                 f"neuron_selection is out of range on axis {axis + 1}: {chosen!r} for size {size}. The shape is "
                 f"{_text(('batch', *shape))}."
             )
-    if None in shape:
-        raise ValueError(
-            f"A tuple cannot select from the shape {_text(('batch', *shape))}, which is not known in advance. Select "
-            f"with a function, such as lambda y: tf.reduce_sum(y[:, 0, 0], -1), or a boolean mask."
-        )
+
+
+def _mask_of_tuple(selection, batch, shape):
     mask = np.zeros((batch, *shape), bool)
     mask[(slice(None), *selection)] = True
     return mask
@@ -237,9 +261,8 @@ def _checked_index(chosen, selection, batch, shape):
         )
     (size,) = shape
     if chosen.size and (chosen.min() < 0 or (size is not None and chosen.max() >= size)):
-        raise ValueError(
-            f"neuron_selection is out of range: there are {size} neurons, 0 to {size - 1}. Received: {selection!r}."
-        )
+        there = "" if size is None else f" there are {size} neurons, 0 to {size - 1}."
+        raise ValueError(f"neuron_selection is out of range:{there} Received: {selection!r}.")
     return chosen.astype(np.int32)
 
 

@@ -11,6 +11,7 @@ from revgraph.graph.graph import Graph
 from revgraph.reverse import targets
 from revgraph.reverse.dangers import GROWTH, growths, magnitudes
 from revgraph.reverse.ledger import Conservation, merge
+from revgraph.reverse.recent import Recent
 from revgraph.reverse.reverse_graph import Forward, ReverseGraph
 from revgraph.reverse_rules import Unreached, per_sample
 
@@ -63,7 +64,7 @@ class Walk:
         self.limit = limit
         self.keep = keep
         self.jit_compile = jit_compile
-        self._compiled = {}
+        self._compiled = Recent()
 
     @property
     def graph(self) -> Graph:
@@ -120,11 +121,13 @@ class Walk:
         ranks = [len(self.graph.specs[slot].shape) for slot in self.question.starts]
         specs = [t.specs(rank, self.graph.dtype) for t, rank in zip(chosen, ranks, strict=False)]
         key = (what, tuple(tuple((s.dtype, s.shape.rank) for s in spec) for spec in specs))
-        if key not in self._compiled:
+        arguments = (self.input_specs(), specs) if chosen else (self.input_specs(),)
+
+        def compiled():
             program = tf.function(getattr(self, f"_trace_{what}"), autograph=False, jit_compile=self.jit_compile)
-            arguments = (self.input_specs(), specs) if chosen else (self.input_specs(),)
-            self._compiled[key] = program.get_concrete_function(*arguments)
-        return self._compiled[key]
+            return program.get_concrete_function(*arguments)
+
+        return self._compiled.value(key, compiled)
 
     def _trace_outputs(self, inputs):
         values = self.graph.run(inputs)
@@ -138,7 +141,9 @@ class Walk:
         seeds = {}
         for slot, chosen in zip(self.question.starts, tensors, strict=True):
             y = values[slot]
-            seeds[slot] = targets.start(y, chosen, self.own(y))
+            started = targets.start(y, chosen, self.own(y))
+            # A model may return one tensor under several names.
+            seeds[slot] = seeds[slot] + started if slot in seeds else started
         return seeds
 
     def pulled(self, forward: Forward, tensors) -> dict:

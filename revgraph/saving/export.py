@@ -79,9 +79,10 @@ def _silence():
 def _serving_function(walk, traced):
     """The concrete function behind the signature."""
     tail = _Tail(traced, walk.graph)
-    outputs, inputs = walk.graph.output_names, walk.graph.input_names
+    outputs, inputs = traced.output_names, walk.graph.input_names
     several = len(outputs) > 1
-    selections = [f"neuron_selection_{_identifier(n)}" if several else "neuron_selection" for n in outputs]
+    explained = walk.graph.output_names
+    selections = [f"neuron_selection_{_identifier(n)}" if several else "neuron_selection" for n in explained]
 
     def serve(*tensors):
         given, chosen = tensors[: len(inputs)], tensors[len(inputs) :]

@@ -4,6 +4,7 @@ import dataclasses
 import re
 from collections.abc import Mapping
 
+import keras
 import numpy as np
 
 from revgraph.analyzers import Analyzer, create_analyzer
@@ -100,14 +101,15 @@ def compare(
 
         revgraph.visualize.compare(model, x, ["gradient", "lrp.epsilon", "lrp.epsilon_plus_flat"], scale="column")
     """
-    x = np.asarray(x)[:samples]
+    x = np.asarray(_sole(x))[:samples]
     analyzers = [_analyzer(entry, model) for entry in (names.items() if isinstance(names, Mapping) else names)]
     if not analyzers:
         raise ValueError("There is nothing to compare: name at least one analyzer.")
     if neuron_selection is not None and np.ndim(neuron_selection) == 1:
         neuron_selection = np.asarray(neuron_selection)[:samples]
     relevances = {_unique(a.name, i, analyzers): a.analyze(x, neuron_selection) for i, a in enumerate(analyzers)}
-    outputs = np.asarray(analyzers[0].graph(x)) if isinstance(analyzers[0].graph.outputs, int) else None
+    outputs = keras.tree.flatten(analyzers[0].graph(x))
+    outputs = np.asarray(outputs[0]) if len(outputs) == 1 else None
     titles = titles or _titles(outputs, class_names, neuron_selection, len(x))
     return plot_grid(x, relevances, titles=titles, samples=samples, scale=scale, **options)
 
@@ -127,7 +129,7 @@ def _unique(name, position, analyzers):
 
 def _kind(x, options):
     """How samples are drawn, and their colours, from the options of a function."""
-    rank = np.ndim(x)
+    rank = np.ndim(_sole(x))
     if rank not in KINDS:
         raise ValueError(
             f"x is a batch of images (4 axes), time series (3) or features (2). Received shape {np.shape(x)}. One "
@@ -142,10 +144,15 @@ def _kind(x, options):
     return kind, Colours(**{k: v for k, v in options.items() if k not in fields})
 
 
+def _sole(value):
+    """What is in a dict of one input; anything else as it is."""
+    return next(iter(value.values())) if isinstance(value, Mapping) and len(value) == 1 else value
+
+
 def _matching(x, relevances, samples):
     """The samples to draw, and their relevance."""
-    x = np.asarray(x)
-    relevances = {name: np.asarray(relevance) for name, relevance in relevances.items()}
+    x = np.asarray(_sole(x))
+    relevances = {name: np.asarray(_sole(relevance)) for name, relevance in relevances.items()}
     for name, relevance in relevances.items():
         if len(relevance) != len(x) or relevance.ndim not in (x.ndim, x.ndim - 1):
             of = f" of {name!r}" if name else ""

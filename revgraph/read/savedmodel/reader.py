@@ -1,6 +1,8 @@
 """Reading SavedModels: the TensorFlow operations of a serving function as the same `Graph` that Keras models give."""
 
 import os
+import re
+import warnings
 
 import tensorflow as tf
 
@@ -36,7 +38,47 @@ def read_savedmodel(path, signature=None) -> Graph:
             reason = _unregistered(path) or reason
         raise ValueError(f"The SavedModel {path!r} cannot be read: {reason}") from error
     name = os.path.basename(os.path.normpath(path))
-    return read_function(_signature(loaded.signatures, signature, path), name, keep=loaded)
+    function = _signature(loaded.signatures, signature, path)
+    drawn = draws(function)
+    if drawn:
+        warnings.warn(
+            f"The outputs of the SavedModel {path!r} depend on chance: it draws random numbers at "
+            f"{', '.join(map(repr, drawn))}, as a model does in training. Export it with "
+            f"training=False, and without layers that augment its inputs.",
+            stacklevel=3,
+        )
+    return read_function(function, name, keep=loaded)
+
+
+def draws(function) -> list[str]:
+    """The nodes on the way to a function's outputs that draw random numbers, such as those of dropout in training."""
+    found, seen = [], set()
+    stack = list(private.ends(private.graph_of(function))[1])
+    while stack:
+        tensor = stack.pop()
+        operation = tensor.op
+        if (operation.graph, tensor.name) in seen:
+            continue
+        seen.add((operation.graph, tensor.name))
+        if _DRAWS.search(operation.type):
+            found.append(operation.name)
+        inner = called(operation)
+        if inner is not None:
+            stack.append(private.ends(inner)[1][tensor.value_index])
+        for branch in _BRANCHES:
+            if private.has_attribute(operation, branch):
+                stack.extend(private.ends(called(operation, branch))[1])
+        stack.extend(operation.inputs)
+    return list(dict.fromkeys(reversed(found)))
+
+
+_DRAWS = re.compile(
+    r"Random(?!GetKeyCounter|GetAlg)|Multinomial|TruncatedNormal|StatefulUniform|StatefulStandardNormal"
+)
+"""Types of operations that draw random numbers."""
+
+_BRANCHES = ("then_branch", "else_branch", "cond", "body")
+"""Attributes that name functions inside of an operation."""
 
 
 def _unregistered(path) -> str:
