@@ -169,6 +169,7 @@ FUNCTIONS = {
     "ClipByValue": lambda x: R.ClipByValue(t=x, clip_value_min=-0.5, clip_value_max=tf.constant(0.4, tf.float64)),
     "Concat": lambda x: R.Concat(concat_dim=1, values=[x, 2 * x]),
     "ConcatV2": lambda x: R.ConcatV2(values=[x, -x], axis=-1),
+    "Bitcast": lambda x: x + R.Cast(x=R.Bitcast(input=x, type=tf.int64) < 0, DstT=tf.float64),
     "Const": lambda x: x + tf.constant(2.0, tf.float64),
     "Conv2D": (lambda x: R.Conv2D(input=x, filter=KERNEL, strides=[1, 2, 2, 1], padding="SAME"), IMAGE),
     "Conv2DBackpropInput": convolved_back("Conv2DBackpropInput", KERNEL_BACK, IMAGE, [6, 6, 3]),

@@ -1,6 +1,7 @@
 """The sites of a graph, collected on one way through TensorFlow's operations."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -11,13 +12,14 @@ from revgraph.graph.operations import Activation, Inert, Opaque, Renumbering, Ro
 from revgraph.read.savedmodel import moves, private
 from revgraph.read.savedmodel.activations import DIRECT, OF_INTEGERS, POINTWISE, Piece, node_piece, recognise, start
 from revgraph.read.savedmodel.nodes import (
+    Expression,
     Node,
     ScaleAndShift,
     Weight,
     called,
-    in_dtype,
     known,
     operations_between,
+    runner,
 )
 from revgraph.read.savedmodel.normalization import Combination, Statistics
 from revgraph.read.savedmodel.shapes import SHAPES, Shapes, all_equal, constants
@@ -265,11 +267,9 @@ class Builder:
             widest = "float64" if self.dtype == "float64" else None
             values = constants(operation, [a.value for a in arguments], widest)
             return [known(value, made_by) for value in values]
-        function = node.function()
-        return [
-            Weight(lambda dtype, i=i: in_dtype(tf.nest.flatten(function())[i], dtype), spec.shape, made_by=made_by)
-            for i, spec in enumerate(node.specs)
-        ]
+        run = functools.cache(lambda dtype: runner(operation, dtype))
+        expression = Expression(arguments, lambda dtype, *given: run(tf.as_dtype(dtype))(*given))
+        return [Weight(expression, spec.shape, made_by=made_by, index=i) for i, spec in enumerate(node.specs)]
 
     def is_inert(self, node) -> bool:
         """Whether the outputs of a node carry no relevance: shapes, comparisons, and what is made of them alone."""

@@ -13,22 +13,60 @@ from revgraph.read.savedmodel import private
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class Expression:
+    """What is computed from weights: once per reading, however many others are computed from it.
+
+    Args:
+        arguments: The weights.
+        run: Gives its results from a dtype and the values of the weights.
+    """
+
+    arguments: "tuple[Weight, ...]"
+    run: Callable[..., list[tf.Tensor]]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Weight:
     """A tensor that does not depend on the model's inputs.
 
     Args:
-        read: Reads it at the moment of the call, floating values in the asked-for dtype.
+        source: Reads it at the moment of the call, floating values in the asked-for dtype; or the expression of which
+            it is a result.
         shape: Its shape.
         value: The value of one that never changes; None where variables take part.
         made_by: Types of the operations that made it.
         variable: The variable whose handle it is.
+        index: Which result of the expression it is.
     """
 
-    read: Source
+    source: Source | Expression
     shape: tuple[int | None, ...]
     value: np.ndarray | None = None
     made_by: frozenset[str] = frozenset()
     variable: tf.Variable | None = None
+    index: int = 0
+
+    def read(self, dtype) -> tf.Tensor:
+        """Reads it at the moment of the call, floating values in `dtype`."""
+        results: dict[Expression, list[tf.Tensor]] = {}
+
+        def value(weight):
+            source = weight.source
+            return results[source][weight.index] if isinstance(source, Expression) else source(dtype)
+
+        # Each after those that it is computed from. Python would not follow a long way down by itself.
+        stack = [self.source] if isinstance(self.source, Expression) else []
+        while stack:
+            arguments = [a.source for a in stack[-1].arguments]
+            missing = [s for s in arguments if isinstance(s, Expression) and s not in results]
+            if missing:
+                stack.extend(missing)
+                continue
+            expression = stack.pop()
+            if expression not in results:
+                given = map(value, expression.arguments)
+                results[expression] = [in_dtype(t, dtype) for t in expression.run(dtype, *given)]
+        return value(self)
 
     def content(self) -> "Weight":
         """The variable's value where this is its handle."""
@@ -45,7 +83,7 @@ class Weight:
         """The weight `function(self)`, which has this shape."""
         if self.value is not None:
             return known(function(tf.convert_to_tensor(self.value)), self.made_by)
-        return Weight(lambda dtype: function(self.read(dtype)), tuple(shape), made_by=self.made_by)
+        return Weight(Expression((self,), lambda dtype, w: [function(w)]), tuple(shape), made_by=self.made_by)
 
 
 def in_dtype(tensor, dtype):
@@ -225,7 +263,14 @@ def _if(operation, dtype):
     return run
 
 
+def _bits(operation, dtype):
+    """The bits of numbers of one type mean nothing in another."""
+    own, target = operation.inputs[0].dtype, operation.outputs[0].dtype
+    return lambda x: [tf.bitcast(tf.cast(x, own), target)]
+
+
 SPECIAL = {
+    "Bitcast": _bits,
     "Const": _constant,
     "If": _if,
     "ReadVariableOp": _read_variable,

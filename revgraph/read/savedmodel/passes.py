@@ -8,7 +8,7 @@ import tensorflow as tf
 from revgraph.graph.graph import Graph, Site
 from revgraph.graph.operations import Affine, BatchNorm, Convolutional, Dense, Einsum
 from revgraph.read.keras.scaling import scaling
-from revgraph.read.savedmodel.nodes import ScaleAndShift, Weight
+from revgraph.read.savedmodel.nodes import Expression, ScaleAndShift, Weight
 
 
 def simplify(graph: Graph) -> Graph:
@@ -36,18 +36,28 @@ def bias_into_linear(graph: Graph) -> Graph:
         linear, shift = first.operation, second.operation
         if not isinstance(linear, Dense | Einsum | Convolutional) or not _is_shift(shift):
             return None
+        # A second shift is no bias of the layer.
+        if isinstance(linear.reader, _Biased):
+            return None
         # A bias for every single entry is not a layer's own.
         if _axes(shift.bias.shape, len(graph.specs[second.outputs[0]].shape)) - {
             linear.output_axis(len(graph.specs[second.outputs[0]].shape))
         }:
             return None
-        return dataclasses.replace(linear, reader=_with_bias(linear, shift.bias))
+        return dataclasses.replace(linear, reader=_Biased(linear, shift.bias))
 
     return _merge_pairs(graph, merge)
 
 
-def _with_bias(linear: Affine, bias: Weight):
-    return lambda dtype: {**linear.read(dtype), "bias": bias.read(dtype)}
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Biased:
+    """Reads the weights of a linear layer, and a bias."""
+
+    linear: Affine
+    bias: Weight
+
+    def __call__(self, dtype):
+        return {**self.linear.read(dtype), "bias": self.bias.read(dtype)}
 
 
 def join_scale_and_shift(graph: Graph) -> Graph:
@@ -76,7 +86,9 @@ def _combined(left, right, function):
         return left if right is None else right
     shape = tuple(tf.broadcast_static_shape(tf.TensorShape(left.shape), tf.TensorShape(right.shape)))
     return Weight(
-        lambda dtype: function(left.read(dtype), right.read(dtype)), shape, made_by=left.made_by | right.made_by
+        Expression((left, right), lambda dtype, *both: [function(*both)]),
+        shape,
+        made_by=left.made_by | right.made_by,
     )
 
 
