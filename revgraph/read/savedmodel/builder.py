@@ -12,11 +12,14 @@ from revgraph.graph.operations import Activation, Inert, Opaque, Renumbering, Ro
 from revgraph.read.savedmodel import moves, private
 from revgraph.read.savedmodel.activations import DIRECT, OF_INTEGERS, POINTWISE, Piece, node_piece, recognise, start
 from revgraph.read.savedmodel.nodes import (
+    CONTROL,
+    JUMPS,
     Expression,
     Node,
     ScaleAndShift,
     Weight,
     called,
+    has_slope,
     known,
     operations_between,
     runner,
@@ -45,6 +48,16 @@ class TensorFlowOperation(Opaque):
     @property
     def label(self):
         return self.operation.type
+
+
+class Jump(TensorFlowOperation):
+    """Control flow of TensorFlow 1."""
+
+    refusal = JUMPS
+
+
+def _jump(*tensors):
+    raise ValueError(JUMPS)
 
 
 class Builder:
@@ -89,7 +102,8 @@ class Builder:
         inputs, outputs = private.ends(graph)
         values = {t.name: a for t, a in zip(inputs, arguments, strict=True)}
         for operation in operations_between(graph):
-            given = tuple(values[t.name] for t in operation.inputs)
+            # A loop of TensorFlow 1 reads what is computed later.
+            given = tuple(values[t.name] for t in operation.inputs if t.name in values or operation.type not in CONTROL)
             results = self.visit(operation, given, prefix)
             values.update(zip((t.name for t in operation.outputs), results, strict=True))
         return [values[t.name] for t in outputs]
@@ -100,6 +114,8 @@ class Builder:
         if function is not None:
             return self.inline(function, given, prefix + operation.name[: operation.name.rfind("/") + 1])
         node = Node(operation, given, prefix + operation.name, self.dtype)
+        if operation.type in CONTROL:
+            return self.site(node, Jump(operation, _jump, len(operation.outputs)), node.slots)
         if operation.type in IDENTITIES:
             return given[: len(operation.outputs)]
         if not node.slots and not _is_random(operation) and not _makes_lists(operation):
@@ -116,7 +132,7 @@ class Builder:
         """The values of the outputs of a node that reads slots."""
         if self.is_inert(node):
             return self.inert_site(node)
-        if not _makes_lists(node.operation) and not any(tf.as_dtype(s.dtype).is_floating for s in node.specs):
+        if not _makes_lists(node.operation) and not any(has_slope(s.dtype) for s in node.specs):
             return self.index(node)
         found = self.statistic(node)
         if isinstance(found, Combination) and found.is_complete():
@@ -276,7 +292,7 @@ class Builder:
         if node.type in SHAPES | ALIKE or all(slot in self.inert for slot in node.slots):
             return True
         specs = node.specs
-        if any(tf.as_dtype(spec.dtype).is_floating for spec in specs) or node.type == "Cast":
+        if any(has_slope(spec.dtype) for spec in specs) or node.type == "Cast":
             return False
         if _makes_lists(node.operation):
             return False
