@@ -45,6 +45,8 @@ FLAT = {
     "negative scale": lambda h: -2.0 * h,
     "negative scales": lambda h: h * np.float32([-1, 2, -3, 1, 0.5]),
     "one minus": lambda h: 1.0 - h,
+    "a table behind a bias": lambda h: h + ROW,
+    "a number behind a bias": lambda h: h + 0.3,
     "sum of squares": lambda h: ops.square(h - ROW),
     "centres": lambda h: ops.exp(-ops.square(ops.expand_dims(h, 1) - TABLE)),
     "bins": lambda h: ops.relu(ops.sum(h, 1, keepdims=True) - np.float32([0.1, 0.2, 0.3])),

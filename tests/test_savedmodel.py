@@ -262,6 +262,25 @@ def test_indices_that_are_worked_out(name):
         np.testing.assert_allclose(relevance, rows[..., 1], rtol=1e-5, atol=1e-6, err_msg=method)
 
 
+def test_expressions_of_weights_are_computed_once_per_reading():
+    """Forty doublings, each of which reads the one before twice, and a chain longer than Python's stack."""
+    variable = tf.Variable(np.eye(3))
+
+    def function(x):
+        w = variable
+        for _ in range(40):
+            w = (w + w) / 2.0
+        for _ in range(1500):
+            w = -w
+        return x @ w
+
+    graph, _ = graph_of(function, (3,))
+    x = data((3,))
+    np.testing.assert_allclose(graph(x), x)
+    variable.assign(2 * variable)
+    np.testing.assert_allclose(graph(x), 2 * x)
+
+
 def test_weights_assigned_later_are_seen():
     variable = weight(6, 5)
     graph, concrete = graph_of(lambda x: x @ variable, (6,))

@@ -9,6 +9,7 @@ import inspect
 import numpy as np
 import pytest
 import tensorflow as tf
+from keras import ops
 
 from revgraph import create_analyzer
 from revgraph.fast.signs import nonnegative_slots
@@ -141,6 +142,11 @@ def loop(kind):
     return function
 
 
+def scattered(kind):
+    function = getattr(R, kind)
+    return lambda x: tf.transpose(function(tensor=tf.transpose(x), indices=[[2], [2]], updates=tf.transpose(x)[:2]))
+
+
 FUNCTIONS = {
     **{kind: unary(kind) for kind in (*DIRECT, *POINTWISE_FUNCTIONS)},
     **{kind: unary(kind) for kind in "EnsureShape Identity PreventGradient Snapshot Neg".split()},
@@ -169,6 +175,16 @@ FUNCTIONS = {
     "ClipByValue": lambda x: R.ClipByValue(t=x, clip_value_min=-0.5, clip_value_max=tf.constant(0.4, tf.float64)),
     "Concat": lambda x: R.Concat(concat_dim=1, values=[x, 2 * x]),
     "ConcatV2": lambda x: R.ConcatV2(values=[x, -x], axis=-1),
+    "MatrixDiagV3": lambda x: R.MatrixDiagV3(diagonal=x, k=0, num_rows=-1, num_cols=-1, padding_value=ONE - ONE),
+    "ScatterNd": lambda x: tf.transpose(R.ScatterNd(indices=[[2], [0]], updates=tf.transpose(x)[:2], shape=[4, 3])),
+    "SegmentSum": lambda x: tf.transpose(R.SegmentSum(data=tf.transpose(x), segment_ids=[0, 0, 1, 2])),
+    "TensorScatterAdd": scattered("TensorScatterAdd"),
+    "TensorScatterSub": scattered("TensorScatterSub"),
+    "UnsortedSegmentSum": lambda x: tf.transpose(
+        R.UnsortedSegmentSum(data=tf.transpose(x), segment_ids=[2, 0, 2, 0], num_segments=3)
+    ),
+    "XlaDynamicUpdateSlice": lambda x: ops.slice_update(x, (0, 1), x[:, 2:]),
+    "Bitcast": lambda x: x + R.Cast(x=R.Bitcast(input=x, type=tf.int64) < 0, DstT=tf.float64),
     "Const": lambda x: x + tf.constant(2.0, tf.float64),
     "Conv2D": (lambda x: R.Conv2D(input=x, filter=KERNEL, strides=[1, 2, 2, 1], padding="SAME"), IMAGE),
     "Conv2DBackpropInput": convolved_back("Conv2DBackpropInput", KERNEL_BACK, IMAGE, [6, 6, 3]),
@@ -404,7 +420,9 @@ def test_a_size_is_worked_out_in_advance(kind):
 
 
 CHOOSE = set("ClipByValue Max MaxPool MaxPool3D MaxPoolV2 Maximum Min Minimum Select SelectV2 TopKV2".split())
-FILL = set("ExtractImagePatches MatrixBandPart Pad PadV2 ScaleAndTranslate SelectV2 SpaceToBatchND".split())
+FILL = {"ExtractImagePatches", "MatrixBandPart", "MatrixDiagV3", "Pad", "PadV2"} | {
+    "ScaleAndTranslate", "ScatterNd", "SelectV2", "SpaceToBatchND"
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", sorted(MOVES.keys() - {"ClipByValue", "Maximum", "Minimum"}))

@@ -286,6 +286,8 @@ class Jacobian(Rule):
         """`MovedIntegers` for integers of the input; None, no rule, where it is not known how these are moved."""
         if isinstance(site.operation, Truncation):
             return Pass()
+        if getattr(site.operation, "refusal", None):
+            return None
         if facts.from_integers.isdisjoint(site.inputs):
             return self
         if facts.moves_integers(site):

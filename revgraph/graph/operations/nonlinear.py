@@ -105,6 +105,9 @@ class Opaque(Operation):
     function: Callable[..., object]
     outputs_count: int = 1
 
+    refusal = None
+    """Why no method at all can explain it, and what to do, where that is so."""
+
     @property
     def label(self):
         return type(self.operation).__name__

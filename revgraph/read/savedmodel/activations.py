@@ -75,7 +75,7 @@ def _gelu_by_tanh(x):
 def _named():
     names = (
         "relu relu6 elu selu celu silu gelu mish softplus softsign sigmoid log_sigmoid tanh hard_sigmoid hard_silu "
-        "hard_tanh hard_shrink soft_shrink tanh_shrink sparse_plus sparse_sigmoid squareplus"
+        "hard_tanh hard_shrink soft_shrink tanh_shrink sparse_plus sparse_sigmoid squareplus cbrt"
     )
     # Older versions of Keras have some of them in one place only.
     homes = (keras.activations, keras.ops)
@@ -171,6 +171,10 @@ def _families(values):
         candidates.append((name, lambda x: tf.clip_by_value(x, lowest, top)))
     if -9 < lowest < 0:
         candidates.append(("elu", lambda x: tf.where(x > 0, x, -lowest * tf.math.expm1(tf.minimum(x, 0)))))
+        candidates.append(("celu", lambda x: tf.where(x > 0, x, -lowest * tf.math.expm1(tf.minimum(x, 0) / -lowest))))
+    shrunk = float(POINTS[POSITIVE] - at_plus * POINTS[POSITIVE])
+    if 0 < shrunk < POINTS[POSITIVE]:
+        candidates.append(("soft_shrink", lambda x: tf.sign(x) * tf.maximum(tf.abs(x) - shrunk, 0)))
     share = values[SMALL] / POINTS[SMALL]
     if 0.5 < share < 1 and at_plus > 0.9:
         beta = float(np.log(share / (1 - share)) / POINTS[SMALL])

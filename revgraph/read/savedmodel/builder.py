@@ -1,6 +1,7 @@
 """The sites of a graph, collected on one way through TensorFlow's operations."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -26,13 +27,17 @@ from revgraph.graph.scaling import broadcast_to, broadcasts
 from revgraph.read.savedmodel import moves, private
 from revgraph.read.savedmodel.activations import DIRECT, OF_INTEGERS, POINTWISE, Piece, node_piece, recognise, start
 from revgraph.read.savedmodel.nodes import (
+    CONTROL,
+    JUMPS,
+    Expression,
     Node,
     ScaleAndShift,
     Weight,
     called,
-    in_dtype,
+    has_slope,
     known,
     operations_between,
+    runner,
 )
 from revgraph.read.savedmodel.normalization import Combination, Statistics
 from revgraph.read.savedmodel.shapes import SHAPES, Shapes, all_equal, constants
@@ -77,6 +82,16 @@ class TensorFlowOperation(Opaque):
     @property
     def label(self):
         return self.operation.type
+
+
+class Jump(TensorFlowOperation):
+    """Control flow of TensorFlow 1."""
+
+    refusal = JUMPS
+
+
+def _jump(*tensors):
+    raise ValueError(JUMPS)
 
 
 class Builder:
@@ -141,7 +156,9 @@ class Builder:
         inputs, outputs = private.ends(graph)
         values = {t.name: a for t, a in zip(inputs, arguments, strict=True)}
         for step in operations_between(graph, self._wholes.get(id(graph))):
-            given = tuple(values[t.name] for t in step.inputs)
+            # A loop of TensorFlow 1 reads what is computed later.
+            jumps = not isinstance(step, Whole) and step.type in CONTROL
+            given = tuple(values[t.name] for t in step.inputs if t.name in values or not jumps)
             results = self.whole(step, given) if isinstance(step, Whole) else self.visit(step, given, prefix)
             values.update(zip((t.name for t in step.outputs), results, strict=True))
         self.values.update({(id(graph), name): value for name, value in values.items()})
@@ -185,6 +202,8 @@ class Builder:
             return self.inline(function, arguments, prefix + operation.name[: operation.name.rfind("/") + 1])
         path, layer = self.path_of(prefix + operation.name)
         node = Node(operation, given, path, self.dtype, layer)
+        if operation.type in CONTROL:
+            return self.site(node, Jump(operation, _jump, len(operation.outputs)), node.slots)
         if operation.type in IDENTITIES:
             return given[: len(operation.outputs)]
         if not node.slots and not _is_random(operation) and not _makes_lists(operation):
@@ -208,7 +227,7 @@ class Builder:
         """The values of the outputs of a node that reads slots."""
         if self.is_inert(node):
             return self.inert_site(node)
-        if not _makes_lists(node.operation) and not any(tf.as_dtype(s.dtype).is_floating for s in node.specs):
+        if not _makes_lists(node.operation) and not any(has_slope(s.dtype) for s in node.specs):
             return self.index(node)
         found = self.statistic(node)
         if isinstance(found, Combination) and found.is_complete():
@@ -359,18 +378,16 @@ class Builder:
             widest = "float64" if self.dtype == "float64" else None
             values = constants(operation, [a.value for a in arguments], widest)
             return [known(value, made_by) for value in values]
-        function = node.function()
-        return [
-            Weight(lambda dtype, i=i: in_dtype(tf.nest.flatten(function())[i], dtype), spec.shape, made_by=made_by)
-            for i, spec in enumerate(node.specs)
-        ]
+        run = functools.cache(lambda dtype: runner(operation, dtype))
+        expression = Expression(arguments, lambda dtype, *given: run(tf.as_dtype(dtype))(*given))
+        return [Weight(expression, spec.shape, made_by=made_by, index=i) for i, spec in enumerate(node.specs)]
 
     def is_inert(self, node) -> bool:
         """Whether the outputs of a node carry no relevance: shapes, comparisons, and what is made of them alone."""
         if node.type in SHAPES | ALIKE or all(slot in self.inert for slot in node.slots):
             return True
         specs = node.specs
-        if any(tf.as_dtype(spec.dtype).is_floating for spec in specs) or node.type == "Cast":
+        if any(has_slope(spec.dtype) for spec in specs) or node.type == "Cast":
             return False
         if _makes_lists(node.operation):
             return False

@@ -16,6 +16,7 @@ from revgraph.graph.operations import (
     Dense,
     DepthwiseConv,
     Einsum,
+    Routing,
     reading,
 )
 from revgraph.read.savedmodel.moves import channels_at, routing, spatial
@@ -67,6 +68,14 @@ def _geometry(node, rank):
     return strides, node.attribute("padding").lower(), dilation, data_format
 
 
+def _selects(kernel) -> bool:
+    """Whether every output of a convolution is one entry of its input, or of the padding, as patches have it."""
+    if kernel.value is None:
+        return False
+    columns = kernel.value.reshape(-1, kernel.shape[-1])
+    return bool(np.isin(columns, (0, 1)).all() and (columns.sum(0) == 1).all())
+
+
 def convolution(kind):
     """The view of convolutions of one kind."""
 
@@ -74,6 +83,9 @@ def convolution(kind):
         x, kernel = node.arguments
         if not isinstance(kernel, Weight) or isinstance(x, Weight):
             return None
+        if kind is Conv and _selects(kernel):
+            known = {"copies": True, "fixed": True, "keeps_sign": True, "fills": True}
+            return reader.site(node, Routing(node.function(), "ExtractPatches", **known), (x,))
         strides, padding, dilation, data_format = _geometry(node, len(node.specs[0].shape))
         if padding == "explicit":
             around = np.reshape(node.attribute("explicit_paddings"), (-1, 2))

@@ -8,7 +8,7 @@ import tensorflow as tf
 from keras import ops
 
 from revgraph.graph import windows
-from revgraph.graph.operations import AveragePool, Embedding, Interpolation, Routing, ZeroPad
+from revgraph.graph.operations import AveragePool, Embedding, Interpolation, LinearMap, Routing, ZeroPad, reading
 from revgraph.read.savedmodel.nodes import Weight
 
 ALL = (0, None)
@@ -72,8 +72,11 @@ MOVES = {
     "ResizeBicubic": Move(copies=False, keeps_sign=False),
     # What lies outside of the image is zero.
     "ScaleAndTranslate": Move(copies=False, keeps_sign=False, fills=True),
+    "MatrixDiagV3": Move((0, None, 4)),
+    "ScatterNd": Move((1, 2), fills=True),
     "Split": Move((1, None)),
     "TensorScatterUpdate": Move((0, None, 2)),
+    "XlaDynamicUpdateSlice": Move((0, 2)),
 }
 """Type of a TensorFlow operation that moves entries, or takes weighted means or sums of them -> what is known of it."""
 
@@ -133,6 +136,44 @@ def top_k(reader, node):
     (largest,) = reader.site(node, values, node.slots)
     (where,) = reader.site(node, positions, node.slots, spec=node.specs[1], inert=True)
     return largest, where
+
+
+def scatter(reader, node):
+    """Entries at places of their own, and zeros elsewhere; a linear map where several may come to one place."""
+    indices = node.arguments[0]
+    rows = None if not isinstance(indices, Weight) else indices.value
+    rows = None if rows is None else rows.reshape(-1, rows.shape[-1])
+    if rows is not None and len(np.unique(rows, axis=0)) == len(rows):
+        return routing(reader, node)
+    return reader.site(node, LinearMap(reading({}), node.function(), node.type), node.slots)
+
+
+def scatter_into(reader, node):
+    """A tensor to which entries of another are added."""
+    x, _, updates = node.arguments
+    if isinstance(updates, Weight):
+        return None
+    function, read = node.function(), reading({})
+    if isinstance(x, Weight):
+        zeros = x.map(tf.zeros_like, x.shape)
+        function = dataclasses.replace(node, arguments=(zeros, *node.arguments[1:])).function()
+        read = reading({"bias": x.read})
+    return reader.site(node, LinearMap(read, function, node.type), node.slots)
+
+
+def updated(reader, node):
+    """A block of a tensor replaced by another, of whose own code TensorFlow has no gradient."""
+    x, updates, _ = node.arguments
+
+    def update(*tensors):
+        given = iter(tensors)
+        x, updates, start = (a.read(node.dtype) if isinstance(a, Weight) else next(given) for a in node.arguments)
+        room = tf.shape(x) - tf.shape(updates)
+        before = tf.clip_by_value(tf.cast(start, tf.int32), 0, room)
+        widths = tf.stack([before, room - before], axis=1)
+        return tf.where(tf.pad(tf.ones_like(updates, tf.bool), widths), tf.pad(updates, widths), x)
+
+    return routing(reader, node, update)
 
 
 def interpolation(reader, node):

@@ -14,22 +14,60 @@ from revgraph.read.savedmodel import private
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class Expression:
+    """What is computed from weights: once per reading, however many others are computed from it.
+
+    Args:
+        arguments: The weights.
+        run: Gives its results from a dtype and the values of the weights.
+    """
+
+    arguments: "tuple[Weight, ...]"
+    run: Callable[..., list[tf.Tensor]]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Weight:
     """A tensor that does not depend on the model's inputs.
 
     Args:
-        read: Reads it at the moment of the call, floating values in the asked-for dtype.
+        source: Reads it at the moment of the call, floating values in the asked-for dtype; or the expression of which
+            it is a result.
         shape: Its shape.
         value: The value of one that never changes; None where variables take part.
         made_by: Types of the operations that made it.
         variable: The variable whose handle it is.
+        index: Which result of the expression it is.
     """
 
-    read: Source
+    source: Source | Expression
     shape: tuple[int | None, ...]
     value: np.ndarray | None = None
     made_by: frozenset[str] = frozenset()
     variable: tf.Variable | None = None
+    index: int = 0
+
+    def read(self, dtype) -> tf.Tensor:
+        """Reads it at the moment of the call, floating values in `dtype`."""
+        results: dict[Expression, list[tf.Tensor]] = {}
+
+        def value(weight):
+            source = weight.source
+            return results[source][weight.index] if isinstance(source, Expression) else source(dtype)
+
+        # Each after those that it is computed from. Python would not follow a long way down by itself.
+        stack = [self.source] if isinstance(self.source, Expression) else []
+        while stack:
+            arguments = [a.source for a in stack[-1].arguments]
+            missing = [s for s in arguments if isinstance(s, Expression) and s not in results]
+            if missing:
+                stack.extend(missing)
+                continue
+            expression = stack.pop()
+            if expression not in results:
+                given = map(value, expression.arguments)
+                results[expression] = [in_dtype(t, dtype) for t in expression.run(dtype, *given)]
+        return value(self)
 
     def content(self) -> "Weight":
         """The variable's value where this is its handle."""
@@ -46,12 +84,26 @@ class Weight:
         """The weight `function(self)`, which has this shape."""
         if self.value is not None:
             return known(function(tf.convert_to_tensor(self.value)), self.made_by)
-        return Weight(lambda dtype: function(self.read(dtype)), tuple(shape), made_by=self.made_by)
+        return Weight(Expression((self,), lambda dtype, w: [function(w)]), tuple(shape), made_by=self.made_by)
 
 
 def in_dtype(tensor, dtype):
-    """A tensor with floating values in `dtype`; any other as it is."""
-    return tf.cast(tensor, dtype) if tensor.dtype.is_floating else tensor
+    """A tensor with floating or complex values in the precision of `dtype`; any other as it is."""
+    return tf.cast(tensor, alike(tensor.dtype, dtype)) if has_slope(tensor.dtype) else tensor
+
+
+def has_slope(dtype) -> bool:
+    """Whether numbers of a dtype can be differentiated by."""
+    dtype = tf.as_dtype(dtype)
+    return dtype.is_floating or dtype.is_complex
+
+
+def alike(own, dtype) -> tf.DType:
+    """The dtype of a precision: a complex one where `own` is complex."""
+    precise = tf.as_dtype(dtype) in (tf.float64, tf.complex128)
+    if tf.as_dtype(own).is_complex:
+        return tf.complex128 if precise else tf.complex64
+    return tf.float64 if precise and tf.as_dtype(dtype).is_complex else tf.as_dtype(dtype)
 
 
 def known(value, made_by=frozenset()) -> Weight:
@@ -111,6 +163,8 @@ class Node:
 
     def _shape(self, tensor):
         if tensor.shape.rank is None and tensor.dtype not in (tf.variant, tf.resource) and tensor.consumers():
+            if any(operation.type == "LoopCond" for operation in tensor.graph.get_operations()):
+                raise ValueError(f"{self.path!r} is part of a loop. {JUMPS}")
             raise ValueError(
                 f"The number of axes of {self.path!r} ({self.type}) is not known. Export the model with a signature "
                 f"whose inputs have a shape, with None for axes of any size: tf.TensorSpec((None, 224, 224, 3))."
@@ -236,7 +290,25 @@ def _if(operation, dtype):
     return run
 
 
+def _bits(operation, dtype):
+    """The bits of numbers of one type mean nothing in another."""
+    own, target = operation.inputs[0].dtype, operation.outputs[0].dtype
+    return lambda x: [tf.bitcast(tf.cast(x, own), target)]
+
+
+CONTROL = frozenset(
+    f"{prefix}{kind}" for prefix in ("", "Ref") for kind in ("Enter", "Exit", "Merge", "NextIteration", "Switch")
+) | {"LoopCond"}
+"""Control flow of TensorFlow 1, which jumps between the operations of one graph and cannot be run again."""
+
+JUMPS = (
+    "Control flow of TensorFlow 1 cannot be run again for an explanation. Build the model's graph behind "
+    "tf.compat.v1.enable_control_flow_v2(), and save it again."
+)
+"""What to say of that."""
+
 SPECIAL = {
+    "Bitcast": _bits,
     "Const": _constant,
     "If": _if,
     "ReadVariableOp": _read_variable,
@@ -264,7 +336,7 @@ def runner(operation, dtype) -> Callable:
     definition = private.definition(operation)
     types = {a.name: _dtype_of(operation, a, dtype) for a in definition.attr if a.type == "type"}
     inputs = [(a.name, _count(operation, a), _dtype_taken(a, types)) for a in definition.input_arg]
-    alike = [a.type_attr for a in definition.input_arg for _ in range(_count(operation, a) or 1)]
+    types_of = [a.type_attr for a in definition.input_arg for _ in range(_count(operation, a) or 1)]
     attributes = {
         a.name: types.get(a.name, operation.get_attr(a.name)) for a in definition.attr if not _is_inferred(operation, a)
     }
@@ -272,7 +344,7 @@ def runner(operation, dtype) -> Callable:
     attributes = {python_name[name]: value for name, value in attributes.items()}
 
     def run(*tensors):
-        given = iter(_floating_together(tensors, alike))
+        given = iter(_floating_together(tensors, types_of))
 
         def take(taken):
             tensor = next(given)
@@ -287,12 +359,12 @@ def runner(operation, dtype) -> Callable:
     return run
 
 
-def _floating_together(tensors, alike):
+def _floating_together(tensors, types):
     """The tensors, floating where another one is that has to have the same dtype: integers whose relevance is moved."""
-    floating = {name: t.dtype for t, name in zip(tensors, alike, strict=True) if name and t.dtype.is_floating}
+    floating = {name: t.dtype for t, name in zip(tensors, types, strict=True) if name and t.dtype.is_floating}
     return [
         tf.cast(t, floating[name]) if t.dtype.is_integer and name in floating else t
-        for t, name in zip(tensors, alike, strict=True)
+        for t, name in zip(tensors, types, strict=True)
     ]
 
 
@@ -300,16 +372,16 @@ def _dtype_of(operation, attribute, dtype):
     """The dtype that stands for one that an operation names: its own where the operation is not made for `dtype`."""
     own = operation.get_attr(attribute.name)
     allowed = attribute.allowed_values.list.type
-    if not own.is_floating or dtype is None:
+    if not has_slope(own) or dtype is None:
         return own
-    wanted = tf.as_dtype(dtype)
+    wanted = alike(own, dtype)
     return wanted if not allowed or wanted.as_datatype_enum in allowed else own
 
 
 def _dtype_taken(argument, types):
     """The floating dtype that an argument has to have; None where any will do."""
     taken = tf.as_dtype(argument.type) if argument.type else types.get(argument.type_attr)
-    return taken if taken is not None and taken.is_floating else None
+    return taken if taken is not None and has_slope(taken) else None
 
 
 def _python_names(function, names) -> dict[str, str]:

@@ -6,9 +6,9 @@ import math
 import tensorflow as tf
 
 from revgraph.graph.graph import Graph, Site
-from revgraph.graph.operations import Affine, BatchNorm, Convolutional, Dense, Einsum
+from revgraph.graph.operations import Affine, BatchNorm, Convolutional, Dense, Einsum, LinearMap, Opaque, Routing
 from revgraph.graph.scaling import scaling
-from revgraph.read.savedmodel.nodes import ScaleAndShift, Weight
+from revgraph.read.savedmodel.nodes import Expression, ScaleAndShift, Weight
 
 
 def simplify(graph: Graph, held=frozenset()) -> Graph:
@@ -39,18 +39,27 @@ def bias_into_linear(graph: Graph, held=frozenset()) -> Graph:
         linear, shift = first.operation, second.operation
         if not isinstance(linear, Dense | Einsum | Convolutional) or not _is_shift(shift):
             return None
-        # A bias for every single entry is not a layer's own.
-        if _axes(shift.bias.shape, len(graph.specs[second.outputs[0]].shape)) - {
-            linear.output_axis(len(graph.specs[second.outputs[0]].shape))
-        }:
+        # A second shift is no bias of the layer.
+        if isinstance(linear.reader, _Biased):
             return None
-        return dataclasses.replace(linear, reader=_with_bias(linear, shift.bias))
+        # A bias for every single entry is not a layer's own.
+        rank = len(graph.specs[second.outputs[0]].shape)
+        if _axes(shift.bias.shape, rank) - _axes_of_units(linear, rank):
+            return None
+        return dataclasses.replace(linear, reader=_Biased(linear, shift.bias))
 
     return _merge_pairs(graph, merge, held)
 
 
-def _with_bias(linear: Affine, bias: Weight):
-    return lambda dtype: {**linear.read(dtype), "bias": bias.read(dtype)}
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Biased:
+    """Reads the weights of a linear layer, and a bias."""
+
+    linear: Affine
+    bias: Weight
+
+    def __call__(self, dtype):
+        return {**self.linear.read(dtype), "bias": self.bias.read(dtype)}
 
 
 def join_scale_and_shift(graph: Graph, held=frozenset()) -> Graph:
@@ -79,7 +88,9 @@ def _combined(left, right, function):
         return left if right is None else right
     shape = tuple(tf.broadcast_static_shape(tf.TensorShape(left.shape), tf.TensorShape(right.shape)))
     return Weight(
-        lambda dtype: function(left.read(dtype), right.read(dtype)), shape, made_by=left.made_by | right.made_by
+        Expression((left, right), lambda dtype, *both: [function(*both)]),
+        shape,
+        made_by=left.made_by | right.made_by,
     )
 
 
@@ -95,42 +106,106 @@ def name_scales(graph: Graph) -> Graph:
 
 
 def join_lists(graph: Graph) -> Graph:
-    """Makes the sites that hand lists of tensors to each other one site: what reads a loop over time steps."""
+    """Joins the sites that hand each other what has no relevance of its own, and gives floating numbers in the end.
+
+    Such are lists of tensors, as a loop over time steps has them, and complex numbers.
+    """
     group = {site: i for i, site in enumerate(graph.sites)}
     producers = graph.producers()
     for site in graph.sites:
         for slot in site.inputs:
-            if graph.specs[slot].dtype in ("variant", "resource") and slot in producers:
+            if graph.specs[slot].dtype in JOINING and slot in producers:
                 old, new = group[producers[slot]], group[site]
                 group = {s: new if i == old else i for s, i in group.items()}
+    for name in {number for number in group.values() if list(group.values()).count(number) > 1}:
+        group.update(dict.fromkeys(_between(name, group, graph), name))
     members: dict[int, list[Site]] = {}
     for site in graph.sites:
         members.setdefault(group[site], []).append(site)
     if len(members) == len(graph.sites):
         return graph
-    last = {parts[-1]: parts for parts in members.values()}
-    return graph.rewrite(_joined_sites(last[site], graph) for site in graph.sites if site in last)
+    return graph.rewrite(_in_order([site for parts in members.values() for site in _joined_sites(parts, graph)]))
+
+
+def _between(name, group, graph) -> list[Site]:
+    """The sites that read, through others, what a group writes, and write what it reads."""
+    after, before, behind = set(), set(), []
+    for site in graph.sites:
+        if group[site] == name or not after.isdisjoint(site.inputs):
+            after.update(site.outputs)
+            behind.append(site)
+    found = []
+    for site in reversed(behind):
+        if group[site] == name or not before.isdisjoint(site.outputs):
+            before.update(site.inputs)
+            found.append(site)
+    return found
+
+
+def _in_order(sites) -> list[Site]:
+    """Sites, each after those that write what it reads."""
+    written = {slot: site for site in sites for slot in site.outputs}
+    order, stack = {}, list(reversed(sites))
+    while stack:
+        site = stack[-1]
+        missing = [written[slot] for slot in site.inputs if slot in written and written[slot] not in order]
+        if missing:
+            stack.extend(missing)
+        else:
+            order[stack.pop()] = None
+    return list(order)
+
+
+JOINING = frozenset({"variant", "resource", "complex64", "complex128"})
+"""What sites hand to each other without relevance of its own."""
+
+REAL_LINEAR = frozenset(
+    "Cast Complex Conj FFT FFT2D FFT3D FFTND IFFT IFFT2D IFFT3D IFFTND Imag IRFFT IRFFT2D IRFFT3D RFFT RFFT2D RFFT3D "
+    "Real".split()
+)
+"""Operations on complex numbers that are linear in their real and imaginary parts."""
 
 
 def _joined_sites(parts, graph):
     if len(parts) == 1:
-        return parts[0]
+        return parts
     written = {slot for site in parts for slot in site.outputs}
     inputs = tuple(dict.fromkeys(slot for site in parts for slot in site.inputs if slot not in written))
     readers = {slot for site in graph.sites if site not in parts for slot in site.inputs} | set(graph.output_slots)
     outputs = tuple(slot for site in parts for slot in site.outputs if slot in readers)
 
-    def run(*tensors):
+    def run(*tensors, wanted=outputs):
         values = dict(zip(inputs, tensors, strict=True))
         for site in parts:
             given = [values[slot] for slot in site.inputs]
             results = site.operation(given, site.operation.weights(graph.dtype, given))
             values.update(zip(site.outputs, results, strict=True))
-        return [values[slot] for slot in outputs]
+        return [values[slot] for slot in wanted]
 
-    loop = next((site for site in parts if "While" in site.operation.label), parts[0])
+    if all(map(_is_real_linear, parts)):
+        name = next(site for site in parts if site.operation.label != "Cast")
+        return [
+            Site(
+                name.path,
+                LinearMap(lambda dtype: {}, lambda *x, slot=slot: run(*x, wanted=(slot,))[0], name.operation.label),
+                inputs,
+                (slot,),
+            )
+            for slot in outputs
+        ]
+    opaque = [site for site in parts if isinstance(site.operation, Opaque)]
+    loop = next((site for site in opaque if "While" in site.operation.label), opaque[0])
     operation = dataclasses.replace(loop.operation, function=run, outputs_count=len(outputs))
-    return Site(loop.path, operation, inputs, outputs)
+    return [Site(loop.path, operation, inputs, outputs)]
+
+
+def _is_real_linear(site):
+    operation = site.operation
+    if isinstance(operation, Routing):
+        return operation.fixed and not operation.fills and len(site.inputs) == 1
+    if isinstance(operation, Affine):
+        return len(site.inputs) == 1 and "bias" not in operation.read("float32")
+    return operation.label in REAL_LINEAR
 
 
 def number_paths(graph: Graph) -> Graph:
@@ -172,6 +247,16 @@ def _is_batchnorm(operation):
 def _axes(shape, rank) -> frozenset[int]:
     """The axes of a tensor of `rank` axes along which a weight of this shape differs."""
     return frozenset(rank - len(shape) + i for i, n in enumerate(shape) if n != 1)
+
+
+def _axes_of_units(linear, rank) -> frozenset[int]:
+    """The axes of the output along which a linear layer has units of its own."""
+    if not isinstance(linear, Einsum):
+        return frozenset({linear.output_axis(rank)})
+    inputs, output = linear.equation.replace(" ", "").split("->")
+    x, kernel = inputs.split(",")
+    # From the end, because "..." may stand for axes at the front.
+    return frozenset(rank - len(output) + i for i, n in enumerate(output) if n in kernel and n not in x)
 
 
 def _size(shape):

@@ -15,6 +15,7 @@ from revgraph.graph.operations import (
     LinearMap,
     Product,
     Quotient,
+    Routing,
     Sum,
     constant,
     reading,
@@ -194,7 +195,31 @@ def _quotient(divide, operation):
 
 
 def _negative(reader, node):
-    return reader.scale(node, node.arguments[0], known(np.float64(-1)))
+    (x,) = node.arguments
+    return _turned(reader, node, x) or reader.scale(node, node.arguments[0], known(np.float64(-1)))
+
+
+def _turned(reader, node, slot):
+    """-f(-x) for f that moves entries: TensorFlow sorts the negative to sort upwards."""
+    functions = []
+    while (site := reader.made(slot)[0]) is not None and isinstance(site.operation, Routing) and len(site.inputs) == 1:
+        if not site.operation.copies or site.operation.fills or len(site.outputs) != 1:
+            return None
+        functions.append(site.operation)
+        (slot,) = site.inputs
+    if not functions or not _is_stretch(site) or site.operation.kernel.value is None:
+        return None
+    if np.any(site.operation.kernel.value != -1):
+        return None
+
+    def turned(x):
+        x = -x
+        for function in reversed(functions):
+            (x,) = function((x,), {})
+        return -x
+
+    known = {"copies": True, "fixed": all(f.fixed for f in functions), "keeps_sign": True}
+    return reader.site(node, Routing(turned, functions[0].name, **known), site.inputs)
 
 
 def _softmax(reader, node):
@@ -222,6 +247,47 @@ def _softmax(reader, node):
         return None
     (axis,) = axes
     return reader.site(node, Activation(lambda t: tf.nn.softmax(t, axis), "softmax"), (x,))
+
+
+def _softmax_over_axes(reader, node):
+    """Softmax spelt out by logarithms: exp(x - log sum exp x), over several axes."""
+    difference, subtraction = reader.made(node.arguments[0])
+    if subtraction is None or subtraction.type != "Sub" or len(difference.inputs) != 2:
+        return None
+    x, logarithm = difference.inputs
+    rank = len(reader.specs[x].shape)
+    axes = _log_sum_exp(reader, x, logarithm, rank)
+    if not axes or 0 in axes:
+        return None
+
+    def softmax(t):
+        exponential = tf.exp(t - tf.reduce_max(t, sorted(axes), keepdims=True))
+        return exponential / tf.reduce_sum(exponential, sorted(axes), keepdims=True)
+
+    return reader.site(node, Activation(softmax, "softmax"), (x,))
+
+
+def _log_sum_exp(reader, x, slot, rank):
+    """The axes over which a slot is log sum exp x, computed as m + log sum exp(x - m); None where it is not that."""
+    shifted, addition = reader.made(slot)
+    if addition is None or addition.type not in ("Add", "AddV2") or len(shifted.inputs) != 2:
+        return None
+    for one, shift in (shifted.inputs, shifted.inputs[::-1]):
+        logarithm, _ = reader.made(one)
+        if not _is(logarithm, "log"):
+            continue
+        _, total = reader.made(logarithm.inputs[0])
+        exponential, _ = reader.made(total.arguments[0]) if total is not None and total.type == "Sum" else (None, None)
+        if not _is(exponential, "exp") or not total.attribute("keep_dims"):
+            continue
+        difference, subtraction = reader.made(exponential.inputs[0])
+        if subtraction is not None and subtraction.type == "Sub" and difference.inputs == (x, shift):
+            return _axes(reader, total.arguments[1], rank)
+    return None
+
+
+def _exponential(reader, node):
+    return _softmax_over_axes(reader, node) or _activation("exp")(reader, node)
 
 
 def _axes(reader, value, rank) -> frozenset[int]:
@@ -264,7 +330,7 @@ def _table(view, types):
 VIEWS = {
     **_table(moves.routing, moves.MOVES),
     **{kind: _activation(name) for kind, name in (DIRECT | POINTWISE_FUNCTIONS).items()},
-    **_table(_linear_map, "Cumsum"),
+    **_table(_linear_map, "Cumsum SegmentSum UnsortedSegmentSum"),
     **_table(moves.interpolation, "ResizeBicubic ResizeBilinear"),
     **_table(_sum_of((1.0, 1.0)), "Add AddV2"),
     **_table(_sum_of((1.0, -1.0)), "Sub"),
@@ -286,6 +352,7 @@ VIEWS = {
     "Cast": _cast,
     "ClipByValue": _clip,
     "Einsum": linear.einsum,
+    "Exp": _exponential,
     "MatrixDiagPartV3": moves.diagonal,
     "MaxPool3D": moves.max_pool_3d,
     "Mean": moves.mean,
@@ -293,6 +360,10 @@ VIEWS = {
     "OneHot": _one_hot,
     "Pow": _activation("power"),
     "Reshape": linear.reshape,
+    "ScatterNd": moves.scatter,
+    "TensorScatterAdd": moves.scatter_into,
+    "TensorScatterSub": moves.scatter_into,
+    "XlaDynamicUpdateSlice": moves.updated,
     "ResizeArea": moves.resize_area,
     "ScaleAndTranslate": moves.scale_and_translate,
     "SquaredDifference": _squared_difference,
