@@ -446,7 +446,6 @@ entry(
     ops.erf({x})
     ops.erfc({x})
     ops.exp(0.3 * {x})
-    ops.exp2(0.3 * {x})
     ops.expm1(0.3 * {x})
     ops.floor(2.0 * {x})
     ops.log(ops.softplus({x}) + 0.5)

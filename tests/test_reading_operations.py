@@ -8,7 +8,7 @@ from keras import layers as L
 from keras import ops
 
 import revgraph
-from revgraph.graph.operations import Opaque, Routing
+from revgraph.graph.operations import Inert, Opaque, Routing
 from revgraph.read import trace
 from revgraph.read.keras.layers import VIEWS as LAYERS
 from tests.models import inputs_of, randomized
@@ -214,7 +214,7 @@ def check_reading(model, constants=(0.0,), tolerance=1e-12, runs=True, x=None):
     # Of some operations TensorFlow has no gradient: it would be missed here.
     tape.gradient(total, x)
     for site in graph.sites:
-        if isinstance(site.operation, Routing):
+        if isinstance(site.operation, Routing) and not isinstance(site.operation, Inert):
             check_claims(site.operation, [values[slot] for slot in site.inputs], constants, tolerance)
     return graph
 
@@ -448,8 +448,12 @@ def test_resizing(name, form):
         model = built((4, 6, 2), L.Resizing(5, 5, **options))
     else:
         model = built((4, 6, 2), lambda x: ops.image.resize(x, (5, 5), **options))
-    # Outside of the image an operation of TensorFlow may fill in zeros.
-    assert claims(model) - ({"fills"} if name == "lanczos3" else set()) == expected
+    found = claims(model)
+    if form == "layer":
+        assert found == expected
+    else:
+        # It is read from several operations: fewer claims are safe.
+        assert expected - {"keeps_sign"} <= found | {"keeps_sign"} and found <= expected | {"fills"}
     check_reading(model, tolerance=1e-5)
 
 

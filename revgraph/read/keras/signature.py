@@ -66,7 +66,12 @@ def _arguments(model, example):
         )
     symbolic = private.functional(model) or model
     if private.has_symbolic_ends(symbolic):
-        return (keras.tree.map_structure(lambda x: _spec(x.shape, x.dtype, x.name), private.symbolic_inputs(symbolic)),)
+        return (
+            keras.tree.map_structure(
+                lambda x: tf.TensorSpec(x.shape, keras.backend.standardize_dtype(x.dtype), x.name),
+                private.symbolic_inputs(symbolic),
+            ),
+        )
     shapes = private.shapes_at_build(model)
     dtype = widest_dtype(model)
     if shapes:

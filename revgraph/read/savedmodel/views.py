@@ -81,6 +81,12 @@ def _cast(reader, node):
     return reader.site(node, moves.cast(node), (x,))
 
 
+def _bitcast(reader, node):
+    """The bytes of a tensor read as another type; as the same type it is the tensor itself."""
+    (x,) = node.arguments
+    return (x,) if reader.specs[x].dtype == node.specs[0].dtype else None
+
+
 def _one_hot(reader, node):
     """An embedding in a table that has the one value in its diagonal, and the other in all other places."""
     indices, depth, *ends = node.arguments
@@ -349,6 +355,7 @@ VIEWS = {
     "AddN": _add_n,
     "BatchToSpaceND": linear.batch_to_space,
     "BiasAdd": _bias_add,
+    "Bitcast": _bitcast,
     "Cast": _cast,
     "ClipByValue": _clip,
     "Einsum": linear.einsum,
