@@ -18,7 +18,8 @@ def simplify(graph: Graph, held=frozenset()) -> Graph:
         graph: The graph.
         held: Slots that have to survive, because a layer of the user's model reads or writes them.
     """
-    graph = join_scale_and_shift(bias_into_linear(drop_unused(graph), held), held)
+    graph = bias_into_linear(bias_before_reshape(drop_unused(graph), held), held)
+    graph = join_scale_and_shift(graph, held)
     return number_paths(join_lists(name_scales(graph)))
 
 
@@ -49,6 +50,35 @@ def bias_into_linear(graph: Graph, held=frozenset()) -> Graph:
         return dataclasses.replace(linear, reader=_Biased(linear, shift.bias))
 
     return _merge_pairs(graph, merge, held)
+
+
+def bias_before_reshape(graph: Graph, held=frozenset()) -> Graph:
+    """reshape(x W) + b is reshape(x W + b), where the reshape takes the units of a layer apart, as into heads."""
+    readers, producers, held = graph.consumers(), graph.producers(), {*held, *graph.output_slots}
+
+    def alone(site):
+        return len(site.outputs) == 1 and len(readers[site.outputs[0]]) == 1 and held.isdisjoint(site.outputs)
+
+    changed = {}
+    for shift in graph.sites:
+        reshape = producers.get(shift.inputs[0]) if _is_shift(shift.operation) else None
+        if reshape is None or reshape.operation.label != "Reshape" or not alone(reshape) or len(reshape.inputs) != 1:
+            continue
+        linear = producers.get(reshape.inputs[0])
+        if linear is None or not isinstance(linear.operation, Dense) or not alone(linear):
+            continue
+        units, parts = graph.specs[linear.outputs[0]].shape[-1], shift.operation.bias.shape
+        ends = graph.specs[reshape.outputs[0]].shape[-len(parts) :] if parts else ()
+        if ends == tuple(parts) and None not in ends and math.prod(ends) == units:
+            bias = shift.operation.bias.map(lambda b: tf.reshape(b, [-1]), (units,))
+            changed[reshape] = dataclasses.replace(shift, operation=ScaleAndShift(None, bias), inputs=reshape.inputs)
+            changed[reshape] = dataclasses.replace(changed[reshape], outputs=reshape.outputs)
+            changed[shift] = dataclasses.replace(reshape, inputs=reshape.outputs, outputs=shift.outputs)
+    specs = {
+        **graph.specs,
+        **{s.outputs[0]: graph.specs[s.inputs[0]] for s in changed.values() if _is_shift(s.operation)},
+    }
+    return dataclasses.replace(graph.rewrite(changed.get(site, site) for site in graph.sites), specs=specs)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
