@@ -55,7 +55,10 @@ METHODS = {
 EXPORTED = ("lrp.z", "lrp.epsilon", "lrp.alpha_1_beta_0", "lrp.gamma", "lrp.z_plus")
 
 KNOWN = {
-    "export": {},
+    "export": {
+        r"sparsemax": "exports spell it out by a sort and running sums",
+        r"initial=": "a constant among the entries is seen by one reader only",
+    },
     "untouched": {r"Counting": "reading a layer runs its `call`, with what that does to the layer"},
 }
 """Property -> pattern in the program -> why the property does not hold yet. To be emptied."""

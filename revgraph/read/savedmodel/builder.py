@@ -1,32 +1,20 @@
 """The sites of a graph, collected on one way through TensorFlow's operations."""
 
-import dataclasses
 import functools
-from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
 
 from revgraph.graph.graph import Site, Spec
-from revgraph.graph.operations import Activation, Inert, Opaque, Renumbering, Routing, ZeroPad
+from revgraph.graph.operations import Activation, Inert, Opaque, Routing, ZeroPad
 from revgraph.read.savedmodel import moves, private
-from revgraph.read.savedmodel.activations import DIRECT, OF_INTEGERS, POINTWISE, Piece, node_piece, recognise, start
-from revgraph.read.savedmodel.nodes import (
-    CONTROL,
-    JUMPS,
-    Expression,
-    Node,
-    ScaleAndShift,
-    Weight,
-    called,
-    has_slope,
-    known,
-    operations_between,
-    runner,
-)
+from revgraph.read.savedmodel.activations import DIRECT, POINTWISE, Piece, node_piece, recognise, start
+from revgraph.read.savedmodel.integers import Integers
+from revgraph.read.savedmodel.nodes import CONTROL, JUMPS, Node, called, operations_between, runner
 from revgraph.read.savedmodel.normalization import Combination, Statistics
 from revgraph.read.savedmodel.shapes import SHAPES, Shapes, all_equal, constants
 from revgraph.read.savedmodel.views import IDENTITIES, VIEWS
+from revgraph.read.savedmodel.weights import Expression, ScaleAndShift, Weight, has_slope, known
 
 SOURCES = 12
 """How many tensors a piece of pointwise arithmetic is followed back over."""
@@ -36,10 +24,6 @@ DIGITS = {tf.float16: 5e-3, tf.bfloat16: 3e-2}
 
 ALIKE = frozenset({"OnesLike", "ZerosLike"})
 """Operations that take nothing but the shape of a tensor, and fill it with a constant."""
-
-
-LINEAR = frozenset({"Add", "AddV2", "Mul", "Neg", "Sub"})
-"""Arithmetic that is the same with floating numbers."""
 
 
 class TensorFlowOperation(Opaque):
@@ -60,7 +44,7 @@ def _jump(*tensors):
     raise ValueError(JUMPS)
 
 
-class Builder:
+class Builder(Integers):
     """Collects the sites of TensorFlow's operations, each after those that it depends on.
 
     A value is a slot, or a `Weight` where it does not depend on the inputs. Slots in `inert` depend on nothing but
@@ -72,16 +56,15 @@ class Builder:
     """
 
     def __init__(self, dtype):
+        super().__init__()
         self.dtype = dtype
         self.sites: list[Site] = []
         self.specs: dict[int, Spec] = {}
         self.inert: set[int] = set()
         self._made: dict[int, tuple[Site, Node]] = {}
         self._from_shapes: set[int] = set()
-        self._renumbered: set[int] = set()
         self._shapes = Shapes(self.specs)
         self._pieces: dict[int, dict[int, Piece]] = {}
-        self._followed: dict[int, tuple[int, Callable]] = {}
         self._statistics = Statistics()
 
     def constant(self, weight):
@@ -251,26 +234,6 @@ class Builder:
         (slot,) = self.site(node, padding, (slot,), path=f"{node.path}/pad", shape=shape)
         return slot
 
-    def looked_up(self, slot) -> tuple[int, Callable]:
-        """What the indices in a slot are worked out from, and the function that does it.
-
-        Keras counts negative indices from the end by `where(i < 0, i + n, i)`, and casts them.
-        """
-        source, function = self._followed.get(slot, (slot, lambda x: x))
-        _, node = self.made(source)
-        if node is None or node.type != "Cast" or not self._is_entry(node.slots[0]):
-            return source, function
-        dtype = self.specs[source].dtype
-        return node.slots[0], lambda x: function(tf.cast(x, dtype))
-
-    def _is_entry(self, slot):
-        """Whether the entries of a slot are entries of an input, in whatever place."""
-        site, _ = self.made(slot)
-        if site is None:
-            return True
-        copies = isinstance(site.operation, Routing) and site.operation.copies
-        return copies and all(map(self._is_entry, site.inputs))
-
     def weights(self, node):
         """What is computed from weights alone is a weight: constants now, others whenever they are read."""
         operation, arguments = node.operation, node.arguments
@@ -318,69 +281,9 @@ class Builder:
             self._shapes.note(results, sizes)
         return results
 
-    def index(self, node):
-        """A site that makes integers of integers: it moves them, or gives each another number."""
-        followed, copies = self.follow(node), node.type in moves.MOVES and moves.MOVES[node.type].copies
-        if node.type == "Cast" or (copies and (followed is None or self._chooses_one(node))):
-            found = self.viewed(node)
-        elif followed is not None:
-            source, function = followed
-            known = dict.fromkeys(("copies", "fixed"), True)
-            found = self.site(node, Renumbering(function, node.type, **known), (source,))
-            self._renumbered.update(found)
-        else:
-            found = self.site(node, self.opaque(node), node.slots)
-        if not self._renumbered.isdisjoint(node.slots):
-            self._renumbered.update(found)
-        return found
-
-    def _chooses_one(self, node):
-        """Whether a node chooses between one tensor and constants."""
-        return node.type.startswith("Select") and any(isinstance(a, Weight) for a in node.arguments[1:])
-
     def opaque(self, node):
         """A node as an operation without a rule."""
         return TensorFlowOperation(node.operation, node.function(), len(node.operation.outputs))
-
-    def is_renumbered(self, slot) -> bool:
-        """Whether a slot has other numbers than those of the input."""
-        return slot in self._renumbered
-
-    def _is_choice(self, slot):
-        """Whether a slot has numbers of the input in some places, and constants in others."""
-        site, _ = self.made(slot)
-        return slot not in self.inert and isinstance(site.operation, Routing) and site.operation.fills
-
-    def floating(self, node, slot) -> int | None:
-        """Integers as floating numbers, as `node` makes them; None for arithmetic that has no other like it."""
-        if slot not in self._renumbered:
-            spec = Spec(self.specs[slot].shape, node.specs[0].dtype)
-            return self.site(node, moves.cast(node), (slot,), spec=spec)[0]
-        _, made = self.made(slot)
-        # Smaller integers wrap around.
-        if made.type not in LINEAR or self.specs[slot].dtype not in ("int32", "int64"):
-            return None
-        given = [
-            a.map(lambda w: tf.cast(w, self.dtype), a.shape) if isinstance(a, Weight) else self.floating(node, a)
-            for a in made.arguments
-        ]
-        if None in given:
-            return None
-        return self.viewed(dataclasses.replace(made, arguments=tuple(given), floating=node.specs[0].dtype))[0]
-
-    def follow(self, node) -> tuple[int, Callable] | None:
-        """The slot of integers on which a pointwise node alone depends, and the node as a function of it."""
-        if node.type not in POINTWISE | OF_INTEGERS or len(node.operation.outputs) != 1 or not node.slots:
-            return None
-        given = [self._followed.get(slot, (slot, lambda x: x)) for slot in node.slots]
-        (source, _), *_ = given
-        spec = self.specs[source]
-        if any(other != source for other, _ in given) or source in self.inert or spec.shape != node.specs[0].shape:
-            return None
-        if not tf.as_dtype(spec.dtype).is_integer:
-            return None
-        whole = node.function()
-        return source, lambda x: whole(*(function(x) for _, function in given))
 
     def pieces(self, node) -> dict[int, Piece]:
         """A pointwise node as a function of each slot that it alone depends on."""

@@ -7,8 +7,8 @@ import tensorflow as tf
 from revgraph.graph.graph import Call, Graph, Spec
 from revgraph.read.savedmodel import private
 from revgraph.read.savedmodel.builder import Builder
-from revgraph.read.savedmodel.nodes import Weight, known
 from revgraph.read.savedmodel.passes import simplify
+from revgraph.read.savedmodel.weights import Weight, known
 
 
 def read_savedmodel(path, signature=None) -> Graph:
