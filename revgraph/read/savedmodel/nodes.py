@@ -45,7 +45,7 @@ class Node:
 
     def _shape(self, tensor):
         if tensor.shape.rank is None and tensor.dtype not in (tf.variant, tf.resource) and tensor.consumers():
-            if any(operation.type == "LoopCond" for operation in tensor.graph.get_operations()):
+            if private.jumps(self.operation):
                 raise ValueError(f"{self.path!r} is part of a loop. {JUMPS}")
             raise ValueError(
                 f"The number of axes of {self.path!r} ({self.type}) is not known. Export the model with a signature "
