@@ -15,10 +15,11 @@ from revgraph.read.keras.recording import Recording
 from revgraph.read.keras.signature import Sized, SizesUnknown, arguments_of, names_of, widest_dtype
 from revgraph.read.keras.template import template_of
 from revgraph.read.savedmodel import private
-from revgraph.read.savedmodel.builder import Builder, Whole
-from revgraph.read.savedmodel.nodes import Weight
+from revgraph.read.savedmodel.builder import Builder
 from revgraph.read.savedmodel.passes import simplify
 from revgraph.read.savedmodel.reader import inputs_of, outputs_of
+from revgraph.read.savedmodel.weights import Weight
+from revgraph.read.savedmodel.wholes import Whole
 
 
 def trace(model, keep=(), dtype=None) -> Graph:

@@ -14,7 +14,8 @@ import numpy as np
 import tensorflow as tf
 
 from revgraph.graph.operations import Activation
-from revgraph.read.savedmodel.nodes import Node, Weight, in_dtype, runner
+from revgraph.read.savedmodel.nodes import Node, runner
+from revgraph.read.savedmodel.weights import Weight, in_dtype
 
 POINTS = np.concatenate(
     [

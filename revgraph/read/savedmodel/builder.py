@@ -1,47 +1,21 @@
 """The sites of a graph, collected on one way through TensorFlow's operations."""
 
-import dataclasses
 import functools
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from revgraph.graph.graph import Site, Spec
-from revgraph.graph.operations import (
-    Activation,
-    Affine,
-    Contraction,
-    Inert,
-    Opaque,
-    Operation,
-    Product,
-    Quotient,
-    Renumbering,
-    Routing,
-    Scale,
-    ZeroPad,
-)
-from revgraph.graph.scaling import broadcast_to, broadcasts
+from revgraph.graph.operations import Activation, Inert, Opaque, Routing, ZeroPad
 from revgraph.read.savedmodel import moves, private
-from revgraph.read.savedmodel.activations import DIRECT, OF_INTEGERS, POINTWISE, Piece, node_piece, recognise, start
-from revgraph.read.savedmodel.nodes import (
-    CONTROL,
-    JUMPS,
-    Expression,
-    Node,
-    ScaleAndShift,
-    Weight,
-    called,
-    has_slope,
-    known,
-    operations_between,
-    runner,
-)
+from revgraph.read.savedmodel.activations import DIRECT, POINTWISE, Piece, node_piece, recognise, start
+from revgraph.read.savedmodel.integers import Integers
+from revgraph.read.savedmodel.nodes import CONTROL, JUMPS, Node, called, operations_between, runner
 from revgraph.read.savedmodel.normalization import Combination, Statistics
 from revgraph.read.savedmodel.shapes import SHAPES, Shapes, all_equal, constants
 from revgraph.read.savedmodel.views import IDENTITIES, VIEWS
+from revgraph.read.savedmodel.weights import Expression, ScaleAndShift, Weight, has_slope, known
+from revgraph.read.savedmodel.wholes import Whole, add_whole
 
 SOURCES = 12
 """How many tensors a piece of pointwise arithmetic is followed back over."""
@@ -51,29 +25,6 @@ DIGITS = {tf.float16: 5e-3, tf.bfloat16: 3e-2}
 
 ALIKE = frozenset({"OnesLike", "ZerosLike"})
 """Operations that take nothing but the shape of a tensor, and fill it with a constant."""
-
-
-LINEAR = frozenset({"Add", "AddV2", "Mul", "Neg", "Sub"})
-"""Arithmetic that is the same with floating numbers."""
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Whole:
-    """Operations that are one site, such as a call of a layer.
-
-    Args:
-        path: Where it stands.
-        operation: What they compute.
-        inputs: The tensors that it takes.
-        outputs: The tensors that it gives.
-        layer: The layer.
-    """
-
-    path: str
-    operation: Operation
-    inputs: tuple
-    outputs: tuple
-    layer: Any
 
 
 class TensorFlowOperation(Opaque):
@@ -94,7 +45,7 @@ def _jump(*tensors):
     raise ValueError(JUMPS)
 
 
-class Builder:
+class Builder(Integers):
     """Collects the sites of TensorFlow's operations, each after those that it depends on.
 
     A value is a slot, or a `Weight` where it does not depend on the inputs. Slots in `inert` depend on nothing but
@@ -108,6 +59,7 @@ class Builder:
     """
 
     def __init__(self, dtype, wholes=None, path_of=lambda name: (name, None)):
+        super().__init__()
         self.dtype = dtype
         self.path_of = path_of
         self.values: dict[tuple[int, str], int | Weight] = {}
@@ -117,10 +69,8 @@ class Builder:
         self.inert: set[int] = set()
         self._made: dict[int, tuple[Site, Node]] = {}
         self._from_shapes: set[int] = set()
-        self._renumbered: set[int] = set()
         self._shapes = Shapes(self.specs)
         self._pieces: dict[int, dict[int, Piece]] = {}
-        self._followed: dict[int, tuple[int, Callable]] = {}
         self._statistics = Statistics()
 
     def constant(self, weight):
@@ -159,41 +109,10 @@ class Builder:
             # A loop of TensorFlow 1 reads what is computed later.
             jumps = not isinstance(step, Whole) and step.type in CONTROL
             given = tuple(values[t.name] for t in step.inputs if t.name in values or not jumps)
-            results = self.whole(step, given) if isinstance(step, Whole) else self.visit(step, given, prefix)
+            results = add_whole(self, step, given) if isinstance(step, Whole) else self.visit(step, given, prefix)
             values.update(zip((t.name for t in step.outputs), results, strict=True))
         self.values.update({(id(graph), name): value for name, value in values.items()})
         return [values[t.name] for t in outputs]
-
-    def whole(self, whole, given):
-        """The slots of the outputs of operations that are one site."""
-        slots = [self.constant(a) if isinstance(a, Weight) else a for a in given]
-        if isinstance(whole.operation, Affine | Product | Quotient | Contraction | Activation):
-            slots = [self.as_floating(slot, whole) for slot in slots]
-        if isinstance(whole.operation, Scale | Activation):
-            slots = self.as_large(slots, whole)
-        written = tuple(self.new_slot(Spec(tuple(t.shape), t.dtype.name)) for t in whole.outputs)
-        self.sites.append(Site(whole.path, whole.operation, tuple(slots), written, whole.layer))
-        return written
-
-    def as_floating(self, slot, whole):
-        """The slot, or that of its tensor as floating numbers where it has integers."""
-        spec = self.specs[slot]
-        if tf.as_dtype(spec.dtype).is_floating:
-            return slot
-        cast = Routing(lambda x: tf.cast(x, self.dtype), "Cast", copies=True, fixed=True, keeps_sign=True)
-        made = self.new_slot(Spec(spec.shape, self.dtype))
-        self.sites.append(Site(f"{whole.path}/cast", cast, (slot,), (made,), whole.layer))
-        return made
-
-    def as_large(self, slots, whole):
-        """The slots, or that of the tensor broadcast to the shape of the output where it is smaller."""
-        (slot,), shape = slots, tuple(whole.outputs[0].shape)
-        if not broadcasts(self.specs[slot].shape, shape):
-            return slots
-        spread = Routing(broadcast_to(shape), "BroadcastTo", copies=True, fixed=True, keeps_sign=True)
-        made = self.new_slot(Spec(shape, self.specs[slot].dtype))
-        self.sites.append(Site(f"{whole.path}/broadcast", spread, (slot,), (made,), whole.layer))
-        return [made]
 
     def visit(self, operation, given, prefix):
         """The values of an operation's outputs."""
@@ -346,26 +265,6 @@ class Builder:
         (slot,) = self.site(node, padding, (slot,), path=f"{node.path}/pad", shape=shape)
         return slot
 
-    def looked_up(self, slot) -> tuple[int, Callable]:
-        """What the indices in a slot are worked out from, and the function that does it.
-
-        Keras counts negative indices from the end by `where(i < 0, i + n, i)`, and casts them.
-        """
-        source, function = self._followed.get(slot, (slot, lambda x: x))
-        _, node = self.made(source)
-        if node is None or node.type != "Cast" or not self._is_entry(node.slots[0]):
-            return source, function
-        dtype = self.specs[source].dtype
-        return node.slots[0], lambda x: function(tf.cast(x, dtype))
-
-    def _is_entry(self, slot):
-        """Whether the entries of a slot are entries of an input, in whatever place."""
-        site, _ = self.made(slot)
-        if site is None:
-            return True
-        copies = isinstance(site.operation, Routing) and site.operation.copies
-        return copies and all(map(self._is_entry, site.inputs))
-
     def weights(self, node):
         """What is computed from weights alone is a weight: constants now, others whenever they are read."""
         operation, arguments = node.operation, node.arguments
@@ -413,69 +312,9 @@ class Builder:
             self._shapes.note(results, sizes)
         return results
 
-    def index(self, node):
-        """A site that makes integers of integers: it moves them, or gives each another number."""
-        followed, copies = self.follow(node), node.type in moves.MOVES and moves.MOVES[node.type].copies
-        if node.type == "Cast" or (copies and (followed is None or self._chooses_one(node))):
-            found = self.viewed(node)
-        elif followed is not None:
-            source, function = followed
-            known = dict.fromkeys(("copies", "fixed"), True)
-            found = self.site(node, Renumbering(function, node.type, **known), (source,))
-            self._renumbered.update(found)
-        else:
-            found = self.site(node, self.opaque(node), node.slots)
-        if not self._renumbered.isdisjoint(node.slots):
-            self._renumbered.update(found)
-        return found
-
-    def _chooses_one(self, node):
-        """Whether a node chooses between one tensor and constants."""
-        return node.type.startswith("Select") and any(isinstance(a, Weight) for a in node.arguments[1:])
-
     def opaque(self, node):
         """A node as an operation without a rule."""
         return TensorFlowOperation(node.operation, node.function(), len(node.operation.outputs))
-
-    def is_renumbered(self, slot) -> bool:
-        """Whether a slot has other numbers than those of the input."""
-        return slot in self._renumbered
-
-    def _is_choice(self, slot):
-        """Whether a slot has numbers of the input in some places, and constants in others."""
-        site, _ = self.made(slot)
-        return slot not in self.inert and isinstance(site.operation, Routing) and site.operation.fills
-
-    def floating(self, node, slot) -> int | None:
-        """Integers as floating numbers, as `node` makes them; None for arithmetic that has no other like it."""
-        if slot not in self._renumbered:
-            spec = Spec(self.specs[slot].shape, node.specs[0].dtype)
-            return self.site(node, moves.cast(node), (slot,), spec=spec)[0]
-        _, made = self.made(slot)
-        # Smaller integers wrap around.
-        if made.type not in LINEAR or self.specs[slot].dtype not in ("int32", "int64"):
-            return None
-        given = [
-            a.map(lambda w: tf.cast(w, self.dtype), a.shape) if isinstance(a, Weight) else self.floating(node, a)
-            for a in made.arguments
-        ]
-        if None in given:
-            return None
-        return self.viewed(dataclasses.replace(made, arguments=tuple(given), floating=node.specs[0].dtype))[0]
-
-    def follow(self, node) -> tuple[int, Callable] | None:
-        """The slot of integers on which a pointwise node alone depends, and the node as a function of it."""
-        if node.type not in POINTWISE | OF_INTEGERS or len(node.operation.outputs) != 1 or not node.slots:
-            return None
-        given = [self._followed.get(slot, (slot, lambda x: x)) for slot in node.slots]
-        (source, _), *_ = given
-        spec = self.specs[source]
-        if any(other != source for other, _ in given) or source in self.inert or spec.shape != node.specs[0].shape:
-            return None
-        if not tf.as_dtype(spec.dtype).is_integer:
-            return None
-        whole = node.function()
-        return source, lambda x: whole(*(function(x) for _, function in given))
 
     def pieces(self, node) -> dict[int, Piece]:
         """A pointwise node as a function of each slot that it alone depends on."""

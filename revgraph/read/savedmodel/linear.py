@@ -20,8 +20,8 @@ from revgraph.graph.operations import (
     reading,
 )
 from revgraph.read.savedmodel.moves import channels_at, routing, spatial
-from revgraph.read.savedmodel.nodes import Weight
 from revgraph.read.savedmodel.normalization import whole_normalization
+from revgraph.read.savedmodel.weights import Weight
 
 
 def matmul(reader, node):

@@ -9,7 +9,7 @@ from keras import ops
 
 from revgraph.graph import windows
 from revgraph.graph.operations import AveragePool, Embedding, Interpolation, LinearMap, Routing, ZeroPad, reading
-from revgraph.read.savedmodel.nodes import Weight
+from revgraph.read.savedmodel.weights import Weight
 
 ALL = (0, None)
 

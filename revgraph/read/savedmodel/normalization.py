@@ -11,7 +11,8 @@ import tensorflow as tf
 
 from revgraph.graph import normalization
 from revgraph.graph.operations import Normalize
-from revgraph.read.savedmodel.nodes import Node, Weight
+from revgraph.read.savedmodel.nodes import Node
+from revgraph.read.savedmodel.weights import Weight
 
 
 @dataclasses.dataclass(frozen=True)

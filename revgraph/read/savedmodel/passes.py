@@ -8,7 +8,7 @@ import tensorflow as tf
 from revgraph.graph.graph import Graph, Site
 from revgraph.graph.operations import Affine, BatchNorm, Convolutional, Dense, Einsum, LinearMap, Opaque, Routing
 from revgraph.graph.scaling import scaling
-from revgraph.read.savedmodel.nodes import Expression, ScaleAndShift, Weight
+from revgraph.read.savedmodel.weights import Expression, ScaleAndShift, Weight
 
 
 def simplify(graph: Graph, held=frozenset()) -> Graph:

@@ -59,3 +59,8 @@ def stored_nodes(path) -> tuple[list, set[str]]:
     functions = graph.library.function
     nodes = [*graph.node, *(node for function in functions for node in function.node_def)]
     return nodes, {function.signature.name for function in functions}
+
+
+def jumps(operation) -> bool:
+    """Whether the graph of an operation has a loop of TensorFlow 1."""
+    return any(other.type == "LoopCond" for other in operation.graph.get_operations())

@@ -10,8 +10,9 @@ from revgraph.graph.graph import Call, Graph, Spec
 from revgraph.read.indices import find_indices
 from revgraph.read.savedmodel import private
 from revgraph.read.savedmodel.builder import Builder
-from revgraph.read.savedmodel.nodes import Weight, called
+from revgraph.read.savedmodel.nodes import called
 from revgraph.read.savedmodel.passes import simplify
+from revgraph.read.savedmodel.weights import Weight
 
 
 def read_savedmodel(path, signature=None) -> Graph:

@@ -3,7 +3,8 @@
 import numpy as np
 import tensorflow as tf
 
-from revgraph.read.savedmodel.nodes import Weight, in_dtype, runner
+from revgraph.read.savedmodel.nodes import runner
+from revgraph.read.savedmodel.weights import Weight, in_dtype
 
 UNKNOWN_SIZES = (7, 12, 100_003, 250_000)
 """Sizes that stand for one not known in advance."""

@@ -22,7 +22,7 @@ from revgraph.graph.operations import (
 )
 from revgraph.read.savedmodel import linear, moves
 from revgraph.read.savedmodel.activations import DIRECT
-from revgraph.read.savedmodel.nodes import ScaleAndShift, Weight, known
+from revgraph.read.savedmodel.weights import ScaleAndShift, Weight, known
 
 IDENTITIES = frozenset(
     "CheckNumerics EnsureShape Identity IdentityN PlaceholderWithDefault PreventGradient Snapshot".split()
