@@ -113,17 +113,14 @@ class Decorated(L.Layer):
         return (*shape[:-1], 4)
 
 
-def attention(layer, **options):
-    return lambda x: layer(x, x, **options)
+def attention(make, **options):
+    return lambda x: make()(x, x, **options)
 
 
 def image_patches(x):
     """The first steps of a vision transformer."""
     h = L.Reshape((4, 3))(L.Conv2D(3, 2, strides=2)(L.Reshape((4, 4, 1))(L.Dense(16)(L.Flatten()(x)))))
     return Positions()(ClassToken()(h))
-
-
-SHARED = {}
 
 
 def nested(x):
@@ -147,12 +144,12 @@ MODELS = {
     "python on shapes": lambda x: Python()(x),
     "tf.function": lambda x: Decorated()(x),
     "Lambda": lambda x: L.Lambda(lambda t: tf.nn.relu(t) * 2.0, output_shape=lambda s: s)(x),
-    "MultiHeadAttention": attention(L.MultiHeadAttention(2, 3)),
-    "MultiHeadAttention, causal": attention(L.MultiHeadAttention(2, 3), use_causal_mask=True),
+    "MultiHeadAttention": attention(lambda: L.MultiHeadAttention(2, 3)),
+    "MultiHeadAttention, causal": attention(lambda: L.MultiHeadAttention(2, 3), use_causal_mask=True),
     "MultiHeadAttention, mask": lambda x: L.MultiHeadAttention(2, 3)(
         x, x, attention_mask=ops.ones_like(x[:, :1, :1]) > 0
     ),
-    "GroupQueryAttention": attention(L.GroupQueryAttention(3, 4, 2)),
+    "GroupQueryAttention": attention(lambda: L.GroupQueryAttention(3, 4, 2)),
     "Attention": lambda x: L.Attention()([x, ops.flip(x, axis=1)]),
     "Attention, scale": lambda x: L.Attention(use_scale=True)([x, x]),
     "Attention, concat": lambda x: L.Attention(score_mode="concat")([x, x]),

@@ -21,7 +21,8 @@ class Statistic:
 
     Args:
         name: `"mean"`, `"centred"` (x - mean), `"squared"`, `"squared_deviation"`, `"mean_square"`, `"sum_square"`,
-            `"variance"`, `"deviation"` (its root) or `"factor"` (one over that).
+            `"variance"`, `"deviation"` (its root), `"factor"` (one over that) or `"unbounded_factor"` (where
+            nothing keeps it from being infinite yet).
         source: The slot of the tensor.
         axes: The axes; None before any are known.
         kind: What the factor is one over the root of: `"variance"`, `"mean_square"` or `"sum_square"`.
@@ -110,10 +111,10 @@ class Statistics:
             rank: How many axes its input has.
         """
         describe = {
-            "Add": self._add, "AddV2": self._add, "Maximum": self._maximum, "Mul": self._multiply, "Neg": self._negate,
-            "Pow": self._power, "RealDiv": self._divide, "Reciprocal": self._invert, "Rsqrt": self._inverse_root,
-            "Sqrt": self._root, "Square": self._square, "SquaredDifference": self._squared_difference,
-            "StopGradient": self._same, "Sub": self._subtract,
+            "Add": self._add, "AddV2": self._add, "Maximum": self._maximum, "Minimum": self._minimum,
+            "Mul": self._multiply, "Neg": self._negate, "Pow": self._power, "RealDiv": self._divide,
+            "Reciprocal": self._invert, "Rsqrt": self._inverse_root, "Sqrt": self._root, "Square": self._square,
+            "SquaredDifference": self._squared_difference, "StopGradient": self._same, "Sub": self._subtract,
         }.get(node.type)  # fmt: skip
         if node.type in ("Mean", "Sum") and axes is not None and node.attribute("keep_dims"):
             return self._reduce(node, tuple(sorted(int(axis) % rank for axis in axes)))
@@ -163,8 +164,17 @@ class Statistics:
         return variance.named("deviation") if variance is not None and variance.epsilon is not None else None
 
     def _inverse_root(self, x):
-        deviation = self._root(x)
+        deviation, squares = self._root(x), self.of(x, "sum_square")
+        if deviation is None and squares is not None:
+            return squares.named("unbounded_factor")
         return None if deviation is None else deviation.named("factor")
+
+    def _minimum(self, x, y):
+        x, y = (y, x) if isinstance(x, Weight) else (x, y)
+        factor, largest = self.of(x, "unbounded_factor"), _number(y)
+        if factor is None or not largest or largest < 0:
+            return None
+        return factor.named("factor", kind="sum_square", epsilon=largest**-2)
 
     def _invert(self, x):
         deviation = self.of(x, "deviation")
