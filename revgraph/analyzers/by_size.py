@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from revgraph.analyzers.analyzer import Analyzer
-from revgraph.analyzers.inputs import is_stream
+from revgraph.analyzers.inputs import flat_inputs, is_stream
 from revgraph.graph.tables import Table
 from revgraph.read import Sized
 from revgraph.saving import archives
@@ -19,21 +19,42 @@ SIZES = 8
 class AnalyzerBySize(Analyzer):
     """Makes an analyzer for every size of the inputs, when inputs of that size come.
 
-    `create_analyzer` returns one where the Python code of a model has to know the size of an axis, such as the number
-    of time steps, and the model does not say it. The batch does not count.
+    `create_analyzer` returns one for a subclassed model, which takes other sizes than those on which it was built, and
+    where the Python code of a model has to know the size of an axis that the model does not say. The batch does not
+    count.
 
     Args:
         make: Makes the analyzer of a model.
         model: The model.
+        usual: The analyzer for the sizes that the model says; None where it does not say enough.
     """
 
-    def __init__(self, make, model):
+    def __init__(self, make, model, usual=None):
         self.make = make
         self.model = model
+        self.usual = usual
         self._analyzers = collections.OrderedDict()
+
+    def __getattr__(self, name):
+        if name.startswith("__") or self.__dict__.get("_analyzers") is None:
+            raise AttributeError(name)
+        return getattr(self._last(), name)
 
     def at(self, X) -> Analyzer:
         """The analyzer for inputs of the size of X."""
+        if self.usual is None:
+            return self._sized(X)
+        try:
+            flat_inputs(X, self.usual.graph)
+        except ValueError:
+            # The usual analyzer says better what is wrong with inputs that the model does not take in any size.
+            try:
+                return self._sized(X)
+            except Exception:
+                return self.usual
+        return self.usual
+
+    def _sized(self, X):
         shapes = [(tuple(np.shape(x)[1:]), _dtype(x)) for x in keras.tree.flatten(X)]
         key = (tuple(shapes), type(X).__name__)
         if key not in self._analyzers:
@@ -47,6 +68,8 @@ class AnalyzerBySize(Analyzer):
 
     def analyze(self, X, *args, **kwargs):
         """See `ReverseAnalyzer.analyze`."""
+        if is_stream(X) and self.usual is not None:
+            return self.usual.analyze(X, *args, **kwargs)
         if not is_stream(X):
             return self.at(X).analyze(X, *args, **kwargs)
         batches = map(X.__getitem__, range(len(X))) if isinstance(X, keras.utils.PyDataset) else X
@@ -79,7 +102,8 @@ class AnalyzerBySize(Analyzer):
         return self._last().summary()
 
     def table(self):
-        return self._last().table() if self._analyzers else Table(("site",), [], title=repr(self)[1:-1])
+        known = self._analyzers or self.usual
+        return self._last().table() if known else Table(("site",), [], title=repr(self)[1:-1])
 
     def export(self, path, version=None, overwrite=False):
         return self._last().export(path, version, overwrite)
@@ -89,12 +113,16 @@ class AnalyzerBySize(Analyzer):
 
     def _last(self) -> Analyzer:
         if not self._analyzers:
+            if self.usual is not None:
+                return self.usual
             raise ValueError(
                 f"The sizes of the inputs of {self.model.name!r} are not known yet. Call `analyze` on data first."
             )
         return next(reversed(self._analyzers.values()))
 
     def __repr__(self):
+        if self.usual is not None:
+            return repr(self.usual)
         return f"<{self.name} of {self.model.name!r}, traced at the sizes of the data>"
 
 

@@ -15,7 +15,7 @@ from revgraph.analyzers.deep_lift import DeepLIFT
 from revgraph.analyzers.lrp import LRP, BoundedDeepTaylor, DeepTaylor
 from revgraph.analyzers.patterns import PatternAttribution, PatternNet
 from revgraph.graph.tables import Table, Tabular
-from revgraph.read import SizesUnknown
+from revgraph.read import SizesUnknown, has_any_size
 from revgraph.read.files import check_not_given, load_model
 from revgraph.reverse_rules import AlphaBeta, BRule, Epsilon, ERule, Flat, Gamma, Pass, WSquare, Z, ZPlus, ZPlusFast
 
@@ -258,11 +258,15 @@ def create_analyzer(name, model, signature=None, safe_mode=True, custom_objects=
         path, model = os.fspath(model), load_model(model, signature, safe_mode, custom_objects)
     else:
         check_not_given(signature, custom_objects)
+    make = functools.partial(method.make, **kwargs)
     try:
-        analyzer = method.make(model, **kwargs)
+        usual = analyzer = make(model)
     except SizesUnknown:
-        analyzer = AnalyzerBySize(functools.partial(method.make, **kwargs), model)
-    analyzer.name, analyzer.model_path = name, path
+        usual = None
+    if usual is None or has_any_size(model):
+        analyzer = AnalyzerBySize(make, model, usual)
+    for each in (analyzer, usual or analyzer):
+        each.name, each.model_path = name, path
     return analyzer
 
 

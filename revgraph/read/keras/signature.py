@@ -33,6 +33,11 @@ class Sized:
         return self.model.name
 
 
+def has_any_size(model) -> bool:
+    """Whether a model may take inputs of other sizes than those on which it was built, as subclassed models do."""
+    return isinstance(model, keras.Model) and not private.has_symbolic_ends(private.functional(model) or model)
+
+
 def arguments_of(model, example=None) -> tuple:
     """The arguments of the model's `call`, as structures of `tf.TensorSpec`.
 
@@ -46,6 +51,11 @@ def arguments_of(model, example=None) -> tuple:
     arguments = _arguments(model, example)
     if example is None:
         return arguments
+    if has_any_size(model) and len(keras.tree.flatten(arguments)) == len(keras.tree.flatten(example)):
+        # What it was built on is no limit.
+        arguments = keras.tree.map_structure(
+            lambda spec: _spec([None] * spec.shape.rank, spec.dtype, spec.name), arguments
+        )
     sizes = iter([np.shape(x) for x in keras.tree.flatten(example)])
     return keras.tree.map_structure(lambda spec: _sized(spec, next(sizes)), arguments)
 
