@@ -255,3 +255,24 @@ def test_integers_of_which_nothing_is_known_are_refused(how, rng, tmp_path):
     for name in ("lrp.z", "gradient", "input_t_gradient"):
         with pytest.raises(revgraph.NotAnalyzeableModelException, match="No rule for"):
             revgraph.create_analyzer(name, graph)
+
+
+SUMS = {
+    "running sums": lambda i: (ops.cumsum(i, axis=-1) - 1) * i,
+    "sums": lambda i: ops.sum(i, axis=-1, keepdims=True) + i,
+}
+"""Arithmetic of integers that is the same with floating numbers."""
+
+
+@pytest.mark.parametrize("method", ["gradient", "lrp.z", "input_t_gradient"])
+@pytest.mark.parametrize("name", SUMS)
+def test_sums_of_integers_are_those_of_floating_numbers(name, method):
+    """Alibi tables, for example, are running sums of a mask of integers."""
+    x, head = np.array([[1, 2, 0, 3], [4, 0, 1, 1]]), layers.Dense(2)
+    models = []
+    for dtype in ("int32", "float64"):
+        i = keras.Input((4,), dtype=dtype)
+        models.append(keras.Model(i, head(ops.cast(SUMS[name](i), "float64"))))
+    randomized(models[0])
+    found, expected = (revgraph.create_analyzer(method, m).record(x).analyze(0) for m in models)
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)

@@ -14,6 +14,9 @@ from revgraph.read.savedmodel.weights import Weight
 LINEAR = frozenset({"Add", "AddV2", "Mul", "Neg", "Sub"})
 """Arithmetic that is the same with floating numbers."""
 
+ALONG_AXES = frozenset({"Cumsum", "Sum"})
+"""The same along axes, which are the second argument."""
+
 
 class Integers:
     """The part of a `Builder` that reads integers."""
@@ -34,7 +37,7 @@ class Integers:
             self._renumbered.update(found)
         else:
             found = self.site(node, self.opaque(node), node.slots)
-        if not self._renumbered.isdisjoint(node.slots):
+        if node.type in ALONG_AXES or not self._renumbered.isdisjoint(node.slots):
             self._renumbered.update(found)
         return found
 
@@ -58,14 +61,16 @@ class Integers:
             return self.site(node, moves.cast(node), (slot,), spec=spec)[0]
         _, made = self.made(slot)
         # Smaller integers wrap around.
-        if made.type not in LINEAR or self.specs[slot].dtype not in ("int32", "int64"):
+        if made.type not in LINEAR | ALONG_AXES or self.specs[slot].dtype not in ("int32", "int64"):
             return None
+        summed = made.arguments if made.type in LINEAR else made.arguments[:1]
         given = [
             a.map(lambda w: tf.cast(w, self.dtype), a.shape) if isinstance(a, Weight) else self.floating(node, a)
-            for a in made.arguments
+            for a in summed
         ]
         if None in given:
             return None
+        given += made.arguments[len(summed) :]
         return self.viewed(dataclasses.replace(made, arguments=tuple(given), floating=node.specs[0].dtype))[0]
 
     def follow(self, node) -> tuple[int, Callable] | None:
