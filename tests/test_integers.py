@@ -9,6 +9,7 @@ import pytest
 from keras import layers, ops
 
 import revgraph
+from tests.models import randomized
 
 pytestmark = pytest.mark.usefixtures("float64")
 
