@@ -4,8 +4,6 @@ import dataclasses
 import difflib
 import fnmatch
 
-import keras
-
 from revgraph.composites.matchers import ClassMatcher, matcher
 from revgraph.composites.structure import STRUCTURE
 from revgraph.graph.analysis import Facts
@@ -181,27 +179,12 @@ def remedy(site) -> str:
     """What to do about a site that has no rule."""
     if getattr(site.operation, "refusal", None):
         return site.operation.refusal
-    gradient = 'use a gradient method such as "input_t_gradient", which needs no rules.'
-    if _is_of_keras(site.layer):
-        return f"No rule of LRP is right for the whole of it: {gradient}"
-    if site.layer is None:
-        match, rule, condition = repr(site.path), "Jacobian", "it only moves entries"
-    else:
-        match, rule, condition = _class_name(site), "Epsilon", "it is linear in its input"
     return (
-        f"If {condition}, give it a rule:\n"
-        f'    revgraph.create_analyzer("lrp", model, rule=revgraph.Composite(({match}, '
-        f"revgraph.reverse_rules.{rule}()), ...))\n"
-        f"Otherwise {gradient}"
+        f"revgraph knows no rule of LRP for what it computes. If it only moves entries, give it a rule:\n"
+        f'    revgraph.create_analyzer("lrp", model, rule=revgraph.Composite(({site.path!r}, '
+        f"revgraph.reverse_rules.Jacobian()), ...))\n"
+        f'Otherwise use a gradient method such as "input_t_gradient", which needs no rules.'
     )
-
-
-def _is_of_keras(layer):
-    """Whether a layer or raw operation is Keras's own code, which has no linear whole that revgraph would not know."""
-    if isinstance(layer, keras.layers.Layer):
-        public = getattr(keras.layers, type(layer).__name__, None)
-        return type(layer) is public and not isinstance(layer, keras.layers.Lambda)
-    return isinstance(layer, keras.Operation)
 
 
 def _class_name(site):
