@@ -179,6 +179,8 @@ class NotAnalyzeableModelException(ValueError):
 
 def remedy(site) -> str:
     """What to do about a site that has no rule."""
+    if site.operation.advice is not None:
+        return site.operation.advice
     gradient = 'use a gradient method such as "input_t_gradient", which needs no rules.'
     if _is_of_keras(site.layer):
         return f"No rule of LRP is right for the whole of it: {gradient}"

@@ -1,18 +1,20 @@
 """The sites of a graph, collected on one way through TensorFlow's operations."""
 
+import dataclasses
 from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
 
 from revgraph.graph.graph import Site, Spec
-from revgraph.graph.operations import Activation, Opaque, Routing, ZeroPad
-from revgraph.read.savedmodel import private
+from revgraph.graph.operations import Activation, Routing, ZeroPad
+from revgraph.read.savedmodel import loops, private
 from revgraph.read.savedmodel.activations import DIRECT, POINTWISE, Piece, node_piece, recognise, start
 from revgraph.read.savedmodel.moves import is_nonnegative
 from revgraph.read.savedmodel.nodes import (
     Node,
     ScaleAndShift,
+    TensorFlowOperation,
     Weight,
     called,
     in_dtype,
@@ -33,20 +35,12 @@ ALIKE = frozenset({"OnesLike", "ZerosLike"})
 """Operations that take nothing but the shape of a tensor, and fill it with a constant."""
 
 
-class TensorFlowOperation(Opaque):
-    """A TensorFlow operation without a rule: `operation` is the node in TensorFlow's own graph."""
-
-    @property
-    def label(self):
-        return self.operation.type
-
-
 class Builder:
     """Collects the sites of TensorFlow's operations, each after those that it depends on.
 
-    A value is a slot, or a `Weight` where it does not depend on the inputs. Slots in `inert` depend on nothing but
-    shapes and comparisons, and carry no relevance. Those of them that depend on shapes alone are the same whatever the
-    entries of the inputs are.
+    A value is a slot, or a `Weight` where it does not depend on the inputs; `loops` has values that are lists of
+    tensors. Slots in `inert` depend on nothing but shapes and comparisons, and carry no relevance. Those of them that
+    depend on shapes alone are the same whatever the entries of the inputs are.
 
     Args:
         dtype: The dtype in which the graph computes.
@@ -72,6 +66,10 @@ class Builder:
         self.sites.append(Site("constant", Routing(lambda: weight.read(self.dtype), "Const", **known), (), (slot,)))
         return slot
 
+    def as_slot(self, value) -> int:
+        """The slot of a value, one for a constant if it is a weight."""
+        return self.constant(value) if isinstance(value, Weight) else value
+
     def new_slot(self, spec) -> int:
         slot = len(self.specs)
         self.specs[slot] = spec
@@ -95,6 +93,11 @@ class Builder:
         node = Node(operation, given, prefix + operation.name, self.dtype)
         if operation.type in IDENTITIES:
             return given[: len(operation.outputs)]
+        results = loops.visit(self, node)
+        if results is not None:
+            return results
+        given = tuple(value.whole(self, node) if loops.is_list(value) else value for value in given)
+        node = dataclasses.replace(node, arguments=given)
         if not node.slots and not _is_random(operation) and not _makes_lists(operation):
             return self.weights(node)
         pieces, followed = self.pieces(node), self.follow(node)
@@ -131,7 +134,9 @@ class Builder:
             results = self.site(node, opaque, node.slots)
         return results
 
-    def site(self, node, operation, slots, path=None, shape=None, spec=None, inert=False) -> list[int]:
+    def site(
+        self, node, operation, slots, path=None, shape=None, spec=None, specs=None, inert=False, fixed=False
+    ) -> list[int]:
         """Adds a site and returns the slots of its outputs.
 
         Args:
@@ -141,9 +146,11 @@ class Builder:
             path: Its path, where that is not the node's.
             shape: The shape of its output, where more is known of it than TensorFlow knows.
             spec: Shape and dtype of its output, where it is not the node's first.
+            specs: Those of all its outputs, where they are not the node's.
             inert: Its outputs carry no relevance.
+            fixed: Its outputs are the same whatever the entries of the inputs are.
         """
-        specs = node.specs[: operation.outputs_count]
+        specs = node.specs[: operation.outputs_count] if specs is None else specs
         if shape is not None:
             spec = Spec(shape, specs[0].dtype)
         specs = specs if spec is None else (spec,)
@@ -153,9 +160,25 @@ class Builder:
         site = Site(path or node.path, operation, tuple(slots), written)
         self.sites.append(site)
         self._made.update(dict.fromkeys(written, (site, node)))
-        if inert:
-            self.inert.update(written)
+        for slot in written:
+            self.note(slot, inert, fixed)
         return list(written)
+
+    def note(self, slot, inert=False, fixed=False):
+        """Notes that a slot carries no relevance, and that it is the same whatever the entries of the inputs are."""
+        if inert:
+            self.inert.add(slot)
+        if fixed:
+            self._from_shapes.add(slot)
+
+    def inside(self) -> "Builder":
+        """A builder for a graph inside an operation of this one."""
+        return Builder(self.dtype)
+
+    def take(self, slot, outer, outside):
+        """Takes over what another builder knows of its slot `outside`, which is given to this graph as `slot`."""
+        self.note(slot, outside in outer.inert, outer.is_fixed(outside))
+        self._shapes.take(slot, outer._shapes, outside)
 
     def made(self, slot) -> tuple[Site | None, Node | None]:
         """The site that writes a slot, and the node that it comes from; None for both where there is none."""
@@ -283,9 +306,7 @@ class Builder:
         # To whoever differentiates it is a constant, which absorbs what it gets.
         known_of_it = {"copies": fixed, "fixed": fixed, "keeps_sign": node.type in SHAPES | ALIKE, "fills": True}
         routing = Routing(node.function(), node.type, len(node.operation.outputs), **known_of_it)
-        results = self.site(node, routing, node.slots, inert=True)
-        if fixed:
-            self._from_shapes.update(results)
+        results = self.site(node, routing, node.slots, inert=True, fixed=fixed)
         if sizes is not None:
             self._shapes.note(results, sizes)
         return results

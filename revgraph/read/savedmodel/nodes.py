@@ -8,7 +8,8 @@ import numpy as np
 import tensorflow as tf
 
 from revgraph.graph.graph import Spec
-from revgraph.graph.operations import Operation, Source
+from revgraph.graph.loops import ADVICE
+from revgraph.graph.operations import Opaque, Operation, Source
 from revgraph.read.savedmodel import private
 
 
@@ -133,6 +134,30 @@ class Node:
         return function
 
 
+BRANCHES = (
+    "It chooses by the value of a tensor which operations are run, and LRP has no rule for such a choice. Make the "
+    "choice outside of the model, or compute all branches and choose among their results with tf.where. Or use a "
+    'gradient method such as "input_t_gradient", which needs no rules.'
+)
+"""What to do about a choice between functions."""
+
+
+class TensorFlowOperation(Opaque):
+    """A TensorFlow operation without a rule: `operation` is the node in TensorFlow's own graph."""
+
+    @property
+    def label(self):
+        return self.operation.type
+
+    @property
+    def advice(self):
+        """What to do about an operation with functions inside: a loop has a body, and a choice has branches."""
+        if private.has_attribute(self.operation, "body"):
+            return ADVICE
+        branches = ("then_branch", "branches")
+        return BRANCHES if any(private.has_attribute(self.operation, name) for name in branches) else None
+
+
 CALLS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
 """Calls of functions."""
 
@@ -223,10 +248,22 @@ def _if(operation, dtype):
     return run
 
 
+def _case(operation, dtype):
+    names = [function.name for function in operation.get_attr("branches")]
+    branches = [graph_runner(private.function_in(operation, name), dtype) for name in names]
+
+    def run(index, *tensors):
+        return tf.nest.flatten(tf.switch_case(index, [lambda b=branch: b(*tensors) for branch in branches]))
+
+    return run
+
+
 SPECIAL = {
+    "Case": _case,
     "Const": _constant,
     "If": _if,
     "ReadVariableOp": _read_variable,
+    "StatelessCase": _case,
     "StatelessIf": _if,
     "StatelessWhile": _while,
     "While": _while,
