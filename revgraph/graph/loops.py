@@ -68,12 +68,17 @@ def element(shape, dtype):
 
     def function(items, index):
         if items.dtype != tf.variant:
-            return tf.gather(items, index)
+            return items[index]
         return tf.raw_ops.TensorListGetItem(
             input_handle=items, index=index, element_shape=tf.constant(sizes, tf.int32), element_dtype=dtype
         )
 
     return function
+
+
+def place(items, item, index):
+    """A stacked list with another element in one place."""
+    return tf.tensor_scatter_nd_update(items, [[index]], item[tf.newaxis])
 
 
 class Element(Routing):
@@ -110,7 +115,7 @@ class Loop(Operation):
         body: One turn.
         states: How many states there are.
         lists: The lists that are written.
-        read: Which constants are lists that are read.
+        read_lists: Which constants are lists that are read.
         sources: For each first state, start of a list, and constant, what reads it where it depends on no input; None
             where it is an input of the site.
         signals: The states that carry relevance. The others are counters, shapes and constants.
@@ -157,7 +162,8 @@ class Loop(Operation):
         inputs = iter(inputs)
         given = [next(inputs) if source is None else weights[f"given:{i}"] for i, source in enumerate(self.sources)]
         count = self.outputs_count
-        starts = [*given[: self.states], *(w.start(t) for w, t in zip(self.lists, given[self.states :], strict=False))]
+        lists = zip(self.lists, given[self.states : count], strict=True)
+        starts = [*given[: self.states], *(written.start(t) for written, t in lists)]
         constants = [as_list(t) if i in self.read_lists else t for i, t in enumerate(given[count:])]
         shapes = [self.body.specs[slot].shape for slot in self.body.input_slots[: self.states]]
         inside = _grouped(weights)
@@ -179,7 +185,7 @@ class Loop(Operation):
 
         def turn(*turning):
             results = run(self.body, len(self.condition.sites), turning[: self.states])
-            states = [tf.ensure_shape(t, shape) for t, shape in zip(results, shapes, strict=False)]
+            states = [tf.ensure_shape(t, shape) for t, shape in zip(results[: self.states], shapes, strict=True)]
             written, lists = iter(results[self.states :]), []
             for kind, items in zip(self.lists, turning[self.states :], strict=True):
                 for _ in range(kind.writes):

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from revgraph.graph.graph import Site, Spec
 from revgraph.graph.operations import Activation, Routing, ZeroPad
-from revgraph.read.savedmodel import loops, private
+from revgraph.read.savedmodel import lists, loops, private
 from revgraph.read.savedmodel.activations import DIRECT, POINTWISE, Piece, node_piece, recognise, start
 from revgraph.read.savedmodel.moves import is_nonnegative
 from revgraph.read.savedmodel.nodes import (
@@ -38,7 +38,7 @@ ALIKE = frozenset({"OnesLike", "ZerosLike"})
 class Builder:
     """Collects the sites of TensorFlow's operations, each after those that it depends on.
 
-    A value is a slot, or a `Weight` where it does not depend on the inputs; `loops` has values that are lists of
+    A value is a slot, or a `Weight` where it does not depend on the inputs; `lists` has values that are lists of
     tensors. Slots in `inert` depend on nothing but shapes and comparisons, and carry no relevance. Those of them that
     depend on shapes alone are the same whatever the entries of the inputs are.
 
@@ -70,6 +70,12 @@ class Builder:
         """The slot of a value, one for a constant if it is a weight."""
         return self.constant(value) if isinstance(value, Weight) else value
 
+    def spec(self, value) -> Spec:
+        """Shape and dtype of a value."""
+        if not isinstance(value, Weight):
+            return self.specs[value]
+        return Spec(tuple(value.shape), value.read(self.dtype).dtype.name)
+
     def new_slot(self, spec) -> int:
         slot = len(self.specs)
         self.specs[slot] = spec
@@ -96,7 +102,7 @@ class Builder:
         results = loops.visit(self, node)
         if results is not None:
             return results
-        given = tuple(value.whole(self, node) if loops.is_list(value) else value for value in given)
+        given = tuple(value.whole(self, node) if lists.is_list(value) else value for value in given)
         node = dataclasses.replace(node, arguments=given)
         if not node.slots and not _is_random(operation) and not _makes_lists(operation):
             return self.weights(node)
