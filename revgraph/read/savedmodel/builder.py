@@ -53,7 +53,7 @@ class Builder:
         self.inert: set[int] = set()
         self._made: dict[int, tuple[Site, Node]] = {}
         self._from_shapes: set[int] = set()
-        self._shapes = Shapes(self.specs)
+        self.shapes = Shapes(self.specs)
         self._pieces: dict[int, dict[int, Piece]] = {}
         self._followed: dict[int, tuple[int, Callable]] = {}
         self._statistics = Statistics()
@@ -184,7 +184,9 @@ class Builder:
     def take(self, slot, outer, outside):
         """Takes over what another builder knows of its slot `outside`, which is given to this graph as `slot`."""
         self.note(slot, outside in outer.inert, outer.is_fixed(outside))
-        self._shapes.take(slot, outer._shapes, outside)
+        values = outer.shapes.values(outside)
+        if values is not None:
+            self.shapes.note([slot], [values])
 
     def made(self, slot) -> tuple[Site | None, Node | None]:
         """The site that writes a slot, and the node that it comes from; None for both where there is none."""
@@ -224,7 +226,7 @@ class Builder:
 
     def integers(self, value):
         """The entries of an integer tensor, None for those not known in advance; None where none is."""
-        return self._shapes.integers(value)
+        return self.shapes.integers(value)
 
     def statistic(self, node):
         """What a node has to do with a normalization."""
@@ -303,7 +305,7 @@ class Builder:
 
     def inert_site(self, node):
         """A site that computes shapes or truth values, or weights where they are the same for inputs of any size."""
-        sizes = self._shapes.of(node)
+        sizes = self.shapes.of(node)
         if sizes is not None and all(all_equal(values) for values in sizes):
             return [known(values[0]) for values in sizes]
         fixed = not private.definition(node.operation).is_stateful and (
@@ -314,7 +316,7 @@ class Builder:
         routing = Routing(node.function(), node.type, len(node.operation.outputs), **known_of_it)
         results = self.site(node, routing, node.slots, inert=True, fixed=fixed)
         if sizes is not None:
-            self._shapes.note(results, sizes)
+            self.shapes.note(results, sizes)
         return results
 
     def index(self, node):
