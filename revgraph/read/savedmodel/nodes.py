@@ -135,7 +135,7 @@ class Node:
 
 
 BRANCHES = (
-    "It chooses by the value of a tensor which operations are run, and LRP has no rule for such a choice. Make the "
+    "It chooses by the value of a tensor which operations are run, and there is no rule for such a choice. Make the "
     "choice outside of the model, or compute all branches and choose among their results with tf.where. Or use a "
     'gradient method such as "input_t_gradient", which needs no rules.'
 )
