@@ -214,8 +214,8 @@ def _grouped(weights):
 
 ADVICE = (
     "It is a loop, and there are no rules for loops, such as recurrent layers, yet. A loop of a known number of steps "
-    "can be written out: a recurrent layer of Keras takes unroll=True. Make the model anew with it, copy the weights by "
-    "new.set_weights(old.get_weights()), and explain the new model; a loop of your own becomes a `for` of Python. "
+    "can be written out: a recurrent layer of Keras takes unroll=True. Make the model anew with it, copy the weights "
+    "by new.set_weights(old.get_weights()), and explain the new model; a loop of your own becomes a `for` of Python. "
     'Or use a gradient method such as "input_t_gradient", which needs no rules and takes the loop as it is.'
 )
 """What to do about a loop that has no rule."""
