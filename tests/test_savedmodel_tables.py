@@ -16,6 +16,7 @@ from revgraph.fast.signs import nonnegative_slots
 from revgraph.graph.operations import Routing
 from revgraph.read.savedmodel.activations import DIRECT, POINTWISE
 from revgraph.read.savedmodel.builder import ALIKE
+from revgraph.read.savedmodel.loops import VIEWS as LISTS
 from revgraph.read.savedmodel.moves import MOVES
 from revgraph.read.savedmodel.nodes import CALLS, SPECIAL
 from revgraph.read.savedmodel.reader import read_function
@@ -147,7 +148,32 @@ def scattered(kind):
     return lambda x: tf.transpose(function(tensor=tf.transpose(x), indices=[[2], [2]], updates=tf.transpose(x)[:2]))
 
 
+def cases(kind):
+    given = tf.TensorSpec((None, 4), tf.float64)
+    branches = [tf.function(f).get_concrete_function(given) for f in (lambda x: x * 2, lambda x: x - 1)]
+
+    def function(x):
+        index = tf.cast(tf.reduce_sum(x) > 0, tf.int32)
+        options = {"Tout": [tf.float64], "output_shapes": [(None, 4)], "branches": branches}
+        return getattr(R, kind)(branch_index=index, input=[x], **options)[0]
+
+    return function
+
+
+def listed(x):
+    """The rows of x twice over, through lists."""
+    items = R.TensorListFromTensor(tensor=tf.transpose(x), element_shape=[-1])
+    written = R.TensorListReserve(element_shape=[-1], num_elements=2, element_dtype=x.dtype)
+    for i in range(2):
+        item = R.TensorListGetItem(input_handle=items, index=i, element_shape=[-1], element_dtype=x.dtype)
+        written = R.TensorListSetItem(input_handle=written, index=i, item=2 * item)
+    stacked = R.TensorListStack(input_handle=written, element_shape=[-1], element_dtype=x.dtype)
+    return tf.transpose(stacked) * tf.cast(R.TensorListLength(input_handle=items), x.dtype)
+
+
 FUNCTIONS = {
+    **dict.fromkeys((kind for kind in LISTS if "While" not in kind), listed),
+    **{kind: cases(kind) for kind in ("Case", "StatelessCase")},
     **{kind: unary(kind) for kind in (*DIRECT, *POINTWISE_FUNCTIONS)},
     **{kind: unary(kind) for kind in "EnsureShape Identity PreventGradient Snapshot Neg".split()},
     **{kind: binary(kind) for kind in "Add AddV2 Sub Mul Div DivNoNan RealDiv Maximum Minimum Pow".split()},
@@ -315,7 +341,7 @@ SIZES = {
 
 
 def test_every_entry_of_every_table_is_run():
-    assert set(FUNCTIONS) == {*IDENTITIES, *VIEWS, *POINTWISE, *CALLS, *SPECIAL, *ALIKE}
+    assert set(FUNCTIONS) == {*IDENTITIES, *VIEWS, *POINTWISE, *CALLS, *SPECIAL, *ALIKE, *LISTS}
     assert set(SIZES) == {*SHAPE_ARITHMETIC, *SHAPES}
     assert set(MOVES) <= set(VIEWS) and set(DIRECT) | set(POINTWISE_FUNCTIONS) <= set(VIEWS)
 
@@ -344,7 +370,7 @@ def test_an_operation_by_itself(kind):
     x = x.astype(dtype.as_numpy_dtype)
     single = kind in SINGLE or kind.startswith("FusedBatchNorm")
     np.testing.assert_allclose(graph(x), concrete(tf.constant(x)), **close(single), err_msg=str(graph))
-    opaque = [s for s in graph.sites if type(s.operation).__name__ == "TensorFlowOperation"]
+    opaque = [s for s in graph.sites if type(s.operation).__name__ in ("Loop", "TensorFlowOperation")]
     assert not opaque or kind in {*SPECIAL, *CALLS} - {"Const", "ReadVariableOp", *CALLS}
     if dtype.is_floating:
         assert_claims(graph, x, single)

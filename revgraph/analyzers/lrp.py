@@ -14,6 +14,7 @@ from revgraph.analyzers.reverse_analyzer import ReverseAnalyzer
 from revgraph.canonize import average_pooling_to_conv, canonize, fold_batchnorm, split_activations
 from revgraph.composites import Composite, Matcher, everywhere
 from revgraph.graph.analysis import is_linear_layer
+from revgraph.graph.loops import Loop
 from revgraph.graph.operations import Activation, BatchNorm, Opaque, Scale
 from revgraph.read import trace
 from revgraph.reverse.dangers import warn_of_vanishing
@@ -72,6 +73,11 @@ def _has_activation_argument(site, facts):
     return isinstance(site.operation, Activation) and hasattr(site.layer, "activation")
 
 
+def _is_whole(operation):
+    """Whether an operation computes whatever is inside it: a loop, and what cannot be looked into."""
+    return isinstance(operation, Opaque | Loop)
+
+
 BEHIND_RESHAPES = Matcher(_behind_reshapes, "first linear layer")
 PASSED = Matcher(_has_activation_argument, "activations")
 FUSED = Matcher(
@@ -79,7 +85,8 @@ FUSED = Matcher(
     "activations of linear layers",
 )
 NO_KERNEL = Matcher(
-    lambda site, facts: not isinstance(site.operation, Opaque) and not is_linear_layer(site.operation), "no kernel"
+    lambda site, facts: not isinstance(site.operation, Opaque | Loop) and not is_linear_layer(site.operation),
+    "no kernel",
 )
 
 INNVESTIGATE = (
@@ -220,7 +227,8 @@ def _condition(match):
 
 
 _NEEDS_RULE = Matcher(
-    lambda site, facts: isinstance(site.operation, Opaque) or is_linear_layer(site.operation), "layers that need a rule"
+    lambda site, facts: isinstance(site.operation, Opaque | Loop) or is_linear_layer(site.operation),
+    "layers that need a rule",
 )
 
 

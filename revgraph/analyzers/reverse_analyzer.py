@@ -13,6 +13,7 @@ from revgraph.analyzers.inputs import flat_inputs
 from revgraph.analyzers.recorded import RecordedPass
 from revgraph.canonize import canonize, prune, split_activations, strip_output_activation
 from revgraph.composites import Composite
+from revgraph.graph.analysis import Facts
 from revgraph.graph.bounds import checked_bounds
 from revgraph.graph.operations import Activation, Opaque
 from revgraph.graph.tables import Table
@@ -341,12 +342,16 @@ class ReverseAnalyzer(Analyzer):
             raise ValueError(f'layers_at is "input" or "output". Received: {at!r}.')
         if return_layers is None:
             return {}
+
+        def slots(call):
+            return call.inputs if at == "input" else call.outputs
+
         if isinstance(return_layers, str) and return_layers == "all":
-            calls = {call.path: call for call in self.traced.calls}
-        else:
-            names = [return_layers] if isinstance(return_layers, str) else list(return_layers)
-            calls = {_name(name): self.traced.find(name) for name in names}
-        return {name: call.inputs if at == "input" else call.outputs for name, call in calls.items()}
+            facts = Facts(self.traced)
+            found = {call.path: facts.of_samples(slots(call)) for call in self.traced.calls}
+            return {path: slots for path, slots in found.items() if slots}
+        names = [return_layers] if isinstance(return_layers, str) else list(return_layers)
+        return {_name(name): slots(self.traced.find(name)) for name in names}
 
     def export(self, path, version=None, overwrite=False):
         """Writes a SavedModel that runs without revgraph; see `revgraph.saving.export.export`."""

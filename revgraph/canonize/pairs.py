@@ -20,6 +20,10 @@ class WithReference(Operation):
     def label(self):
         return f"{self.operation.label} with reference"
 
+    @property
+    def advice(self):
+        return self.operation.advice
+
     def weights(self, dtype, inputs):
         return self.operation.weights(dtype, inputs[: len(inputs) // 2])
 

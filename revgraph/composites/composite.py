@@ -177,8 +177,8 @@ class NotAnalyzeableModelException(ValueError):
 
 def remedy(site) -> str:
     """What to do about a site that has no rule."""
-    if getattr(site.operation, "refusal", None):
-        return site.operation.refusal
+    if site.operation.advice is not None:
+        return site.operation.advice
     return (
         f"revgraph knows no rule of LRP for what it computes. If it only moves entries, give it a rule:\n"
         f'    revgraph.create_analyzer("lrp", model, rule=revgraph.Composite(({site.path!r}, '

@@ -93,6 +93,11 @@ class Facts:
                 found.update(slot for slot in site.outputs if "int" in self.graph.specs[slot].dtype)
         return frozenset(found)
 
+    def of_samples(self, slots) -> tuple[int, ...]:
+        """Those slots whose entries may have relevance; shapes, counters and truth values have none."""
+        specs = self.graph.specs
+        return tuple(s for s in slots if specs[s].shape and ("float" in specs[s].dtype or s in self.integers))
+
     def moves_integers(self, site: Site) -> bool:
         """Whether a site only moves integers of the input, or makes floating numbers of them."""
         operation, specs = site.operation, self.graph.specs

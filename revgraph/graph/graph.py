@@ -94,9 +94,19 @@ class Graph(Tabular):
     def run(self, inputs: Iterable) -> dict[int, tf.Tensor]:
         """Computes the tensor of every slot from the flat inputs."""
         values = {slot: self.cast(slot, x) for slot, x in zip(self.input_slots, inputs, strict=True)}
-        for site in self.sites:
-            arguments = [values[i] for i in site.inputs]
-            outputs = site.operation(arguments, site.operation.weights(self.dtype, arguments))
+        return self.compute(values, lambda i, site, arguments: site.operation.weights(self.dtype, arguments))
+
+    def compute(self, values, weights) -> dict[int, tf.Tensor]:
+        """Computes the tensor of every slot from those of the inputs, by slot.
+
+        Args:
+            values: The tensors of the inputs.
+            weights: Function of a site's place, the site and its arguments that gives its weights.
+        """
+        values = dict(values)
+        for i, site in enumerate(self.sites):
+            arguments = [values[slot] for slot in site.inputs]
+            outputs = site.operation(arguments, weights(i, site, arguments))
             values.update(zip(site.outputs, outputs, strict=True))
         return values
 

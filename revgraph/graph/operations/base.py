@@ -68,6 +68,9 @@ class Operation:
     traits = UNKNOWN
     """What is known of it as a function of one tensor; see `revgraph.graph.activations`."""
 
+    advice: str | None = None
+    """What to do where it has no rule, if that is not what is to be done about any other operation."""
+
     bias_is_table = False
     """Whether what is added is a table of constants, such as positions, rather than the bias of a layer."""
 

@@ -1,16 +1,25 @@
 """The sites of a graph, collected on one way through TensorFlow's operations."""
 
+import dataclasses
 import functools
 
 import numpy as np
 import tensorflow as tf
 
 from revgraph.graph.graph import Site, Spec
-from revgraph.graph.operations import Activation, Inert, Opaque, Routing, ZeroPad
-from revgraph.read.savedmodel import moves, private
+from revgraph.graph.operations import Activation, Inert, Routing, ZeroPad
+from revgraph.read.savedmodel import lists, loops, moves, private
 from revgraph.read.savedmodel.activations import DIRECT, POINTWISE, Piece, node_piece, recognise, start
 from revgraph.read.savedmodel.integers import Integers
-from revgraph.read.savedmodel.nodes import CONTROL, JUMPS, Node, called, operations_between, runner
+from revgraph.read.savedmodel.nodes import (
+    CONTROL,
+    Jump,
+    Node,
+    TensorFlowOperation,
+    called,
+    operations_between,
+    runner,
+)
 from revgraph.read.savedmodel.normalization import Combination, Statistics
 from revgraph.read.savedmodel.shapes import SHAPES, Shapes, all_equal, constants
 from revgraph.read.savedmodel.views import IDENTITIES, VIEWS
@@ -27,30 +36,12 @@ ALIKE = frozenset({"OnesLike", "ZerosLike"})
 """Operations that take nothing but the shape of a tensor, and fill it with a constant."""
 
 
-class TensorFlowOperation(Opaque):
-    """A TensorFlow operation without a rule: `operation` is the node in TensorFlow's own graph."""
-
-    @property
-    def label(self):
-        return self.operation.type
-
-
-class Jump(TensorFlowOperation):
-    """Control flow of TensorFlow 1."""
-
-    refusal = JUMPS
-
-
-def _jump(*tensors):
-    raise ValueError(JUMPS)
-
-
 class Builder(Integers):
     """Collects the sites of TensorFlow's operations, each after those that it depends on.
 
-    A value is a slot, or a `Weight` where it does not depend on the inputs. Slots in `inert` depend on nothing but
-    shapes and comparisons, and carry no relevance. Those of them that depend on shapes alone are the same whatever the
-    entries of the inputs are.
+    A value is a slot, or a `Weight` where it does not depend on the inputs; `lists` has values that are lists of
+    tensors. Slots in `inert` depend on nothing but shapes and comparisons, and carry no relevance. Those of them that
+    depend on shapes alone are the same whatever the entries of the inputs are.
 
     Args:
         dtype: The dtype in which the graph computes.
@@ -69,7 +60,7 @@ class Builder(Integers):
         self.inert: set[int] = set()
         self._made: dict[int, tuple[Site, Node]] = {}
         self._from_shapes: set[int] = set()
-        self._shapes = Shapes(self.specs)
+        self.shapes = Shapes(self.specs)
         self._pieces: dict[int, dict[int, Piece]] = {}
         self._statistics = Statistics()
 
@@ -80,6 +71,16 @@ class Builder(Integers):
         known = {"copies": True, "fixed": True, "keeps_sign": moves.is_nonnegative(weight), "fills": True}
         self.sites.append(Site("constant", Routing(lambda: weight.read(self.dtype), "Const", **known), (), (slot,)))
         return slot
+
+    def as_slot(self, value) -> int:
+        """The slot of a value, one for a constant if it is a weight."""
+        return self.constant(value) if isinstance(value, Weight) else value
+
+    def spec(self, value) -> Spec:
+        """Shape and dtype of a value."""
+        if not isinstance(value, Weight):
+            return self.specs[value]
+        return Spec(tuple(value.shape), value.read(self.dtype).dtype.name)
 
     def new_slot(self, spec) -> int:
         slot = len(self.specs)
@@ -122,9 +123,14 @@ class Builder(Integers):
         path, layer = self.path_of(prefix + operation.name)
         node = Node(operation, given, path, self.dtype, layer)
         if operation.type in CONTROL:
-            return self.site(node, Jump(operation, _jump, len(operation.outputs)), node.slots)
+            return self.site(node, Jump(operation), node.slots)
         if operation.type in IDENTITIES:
             return given[: len(operation.outputs)]
+        results = loops.visit(self, node)
+        if results is not None:
+            return results
+        given = tuple(value.whole(self, node) if lists.is_list(value) else value for value in given)
+        node = dataclasses.replace(node, arguments=given)
         if not node.slots and not _is_random(operation) and not _makes_lists(operation):
             return self.weights(node)
         pieces, followed = self.pieces(node), self.follow(node)
@@ -167,7 +173,9 @@ class Builder(Integers):
             results = self.site(node, self.opaque(node), node.slots)
         return results
 
-    def site(self, node, operation, slots, path=None, shape=None, spec=None, inert=False) -> list[int]:
+    def site(
+        self, node, operation, slots, path=None, shape=None, spec=None, specs=None, inert=False, fixed=False
+    ) -> list[int]:
         """Adds a site and returns the slots of its outputs.
 
         Args:
@@ -177,9 +185,11 @@ class Builder(Integers):
             path: Its path, where that is not the node's.
             shape: The shape of its output, where more is known of it than TensorFlow knows.
             spec: Shape and dtype of its output, where it is not the node's first.
+            specs: Those of all its outputs, where they are not the node's.
             inert: Its outputs carry no relevance.
+            fixed: Its outputs are the same whatever the entries of the inputs are.
         """
-        specs = node.specs[: operation.outputs_count]
+        specs = node.specs[: operation.outputs_count] if specs is None else specs
         if shape is not None:
             spec = Spec(shape, specs[0].dtype)
         specs = specs if spec is None else (spec,)
@@ -189,9 +199,27 @@ class Builder(Integers):
         site = Site(path or node.path, operation, tuple(slots), written, node.layer)
         self.sites.append(site)
         self._made.update(dict.fromkeys(written, (site, node)))
-        if inert:
-            self.inert.update(written)
+        for slot in written:
+            self.note(slot, inert, fixed)
         return list(written)
+
+    def note(self, slot, inert=False, fixed=False):
+        """Notes that a slot carries no relevance, and that it is the same whatever the entries of the inputs are."""
+        if inert:
+            self.inert.add(slot)
+        if fixed:
+            self._from_shapes.add(slot)
+
+    def inside(self) -> "Builder":
+        """A builder for a graph inside an operation of this one."""
+        return Builder(self.dtype, self._wholes, self.path_of)
+
+    def take(self, slot, outer, outside):
+        """Takes over what another builder knows of its slot `outside`, which is given to this graph as `slot`."""
+        self.note(slot, outside in outer.inert, outer.is_fixed(outside))
+        values = outer.shapes.values(outside)
+        if values is not None:
+            self.shapes.note([slot], [values])
 
     def made(self, slot) -> tuple[Site | None, Node | None]:
         """The site that writes a slot, and the node that it comes from; None for both where there is none."""
@@ -231,7 +259,7 @@ class Builder(Integers):
 
     def integers(self, value):
         """The entries of an integer tensor, None for those not known in advance; None where none is."""
-        return self._shapes.integers(value)
+        return self.shapes.integers(value)
 
     def statistic(self, node):
         """What a node has to do with a normalization."""
@@ -296,7 +324,7 @@ class Builder(Integers):
 
     def inert_site(self, node):
         """A site that computes shapes or truth values, or weights where they are the same for inputs of any size."""
-        sizes = self._shapes.of(node)
+        sizes = self.shapes.of(node)
         if sizes is not None and all(all_equal(values) for values in sizes):
             return [known(values[0]) for values in sizes]
         fixed = not private.definition(node.operation).is_stateful and (
@@ -305,11 +333,9 @@ class Builder(Integers):
         # To whoever differentiates it is a constant, which absorbs what it gets.
         known_of_it = {"copies": fixed, "fixed": fixed, "keeps_sign": node.type in SHAPES | ALIKE, "fills": True}
         routing = Inert(node.function(), node.type, len(node.operation.outputs), **known_of_it)
-        results = self.site(node, routing, node.slots, inert=True)
-        if fixed:
-            self._from_shapes.update(results)
+        results = self.site(node, routing, node.slots, inert=True, fixed=fixed)
         if sizes is not None:
-            self._shapes.note(results, sizes)
+            self.shapes.note(results, sizes)
         return results
 
     def opaque(self, node):

@@ -8,6 +8,8 @@ from typing import Any
 import tensorflow as tf
 
 from revgraph.graph.graph import Spec
+from revgraph.graph.loops import ADVICE
+from revgraph.graph.operations import Opaque
 from revgraph.read.savedmodel import private
 from revgraph.read.savedmodel.weights import Weight, alike, has_slope, in_dtype
 
@@ -75,6 +77,30 @@ class Node:
             return outputs[0] if len(outputs) == 1 else outputs
 
         return function
+
+
+BRANCHES = (
+    "It chooses by the value of a tensor which operations are run, and there is no rule for such a choice. Make the "
+    "choice outside of the model, or compute all branches and choose among their results with tf.where. Or use a "
+    'gradient method such as "input_t_gradient", which needs no rules.'
+)
+"""What to do about a choice between functions."""
+
+
+class TensorFlowOperation(Opaque):
+    """A TensorFlow operation without a rule: `operation` is the node in TensorFlow's own graph."""
+
+    @property
+    def label(self):
+        return self.operation.type
+
+    @property
+    def advice(self):
+        """What to do about an operation with functions inside: a loop has a body, and a choice has branches."""
+        if private.has_attribute(self.operation, "body"):
+            return ADVICE
+        branches = ("then_branch", "branches")
+        return BRANCHES if any(private.has_attribute(self.operation, name) for name in branches) else None
 
 
 CALLS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
@@ -192,11 +218,37 @@ JUMPS = (
 )
 """What to say of that."""
 
+
+class Jump(TensorFlowOperation):
+    """Control flow of TensorFlow 1."""
+
+    refusal = advice = JUMPS
+
+    def __init__(self, operation):
+        super().__init__(operation, self._run, len(operation.outputs))
+
+    @staticmethod
+    def _run(*tensors):
+        raise ValueError(JUMPS)
+
+
+def _case(operation, dtype):
+    names = [function.name for function in operation.get_attr("branches")]
+    branches = [graph_runner(private.function_in(operation, name), dtype) for name in names]
+
+    def run(index, *tensors):
+        return tf.nest.flatten(tf.switch_case(index, [lambda b=branch: b(*tensors) for branch in branches]))
+
+    return run
+
+
 SPECIAL = {
     "Bitcast": _bits,
+    "Case": _case,
     "Const": _constant,
     "If": _if,
     "ReadVariableOp": _read_variable,
+    "StatelessCase": _case,
     "StatelessIf": _if,
     "StatelessWhile": _while,
     "While": _while,

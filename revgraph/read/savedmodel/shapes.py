@@ -37,6 +37,10 @@ class Shapes:
         """Remembers the values of slots."""
         self._values.update(zip(slots, values, strict=True))
 
+    def values(self, slot) -> list | None:
+        """The value of a slot for each of the `UNKNOWN_SIZES`; None where it is not known."""
+        return self._values.get(slot)
+
     def of(self, node) -> list | None:
         """For each output of a node its value for each of the `UNKNOWN_SIZES`; None where that is not to be known."""
         if node.type in SHAPES:
