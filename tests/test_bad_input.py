@@ -114,20 +114,18 @@ UNSUPPORTED = {
     "LSTM": lambda: layers.LSTM(3, name="odd"),
     "SimpleRNN": lambda: layers.SimpleRNN(3, name="odd"),
     "Bidirectional": lambda: layers.Bidirectional(layers.LSTM(3), name="odd"),
-    "Lambda": lambda: layers.Lambda(lambda x: ops.sort(x, axis=-1), name="odd"),
+    "Lambda": lambda: layers.Lambda(lambda x: ops.cumprod(x, axis=-1), name="odd"),
 }
 
 
 @pytest.mark.parametrize("kind", UNSUPPORTED)
 def test_a_layer_without_a_rule(kind, rng):
-    """The error names path, class and remedy; a rule makes it work."""
+    """The error names path, operation and remedy; a rule for the layer as a whole makes it work."""
     model = with_layer(UNSUPPORTED[kind]())
-    with pytest.raises(NotAnalyzeableModelException, match=rf"No rule for 'block/odd' \({kind}\)") as error:
+    operation = "Cumprod" if kind == "Lambda" else "Loop of"
+    with pytest.raises(NotAnalyzeableModelException, match=rf"No rule for 'block/odd/.*' \({operation}") as error:
         create_analyzer("lrp.epsilon", model)
-    linear = "If it is linear in its input, give it a rule:\n"
-    given = "revgraph.Composite((Lambda, revgraph.reverse_rules.Epsilon()), ...)"
-    assert (linear in str(error.value) and given in str(error.value)) == (kind == "Lambda")
-    assert "use a gradient method" in str(error.value)
+    assert "use a gradient method" in str(error.value) and "Epsilon()" not in str(error.value)
     assert isinstance(error.value, ValueError)
     composite = revgraph.Composite((getattr(layers, kind), Jacobian()), (layers.Dense, Epsilon()))
     x = rng.normal(size=(2, 4, 3)).astype("float32")

@@ -101,7 +101,8 @@ class Facts:
     def moves_integers(self, site: Site) -> bool:
         """Whether a site only moves integers of the input, or makes floating numbers of them."""
         operation, specs = site.operation, self.graph.specs
-        integers = [slot for slot in site.inputs if "int" in specs[slot].dtype]
+        # Other integers are made of shapes.
+        integers = [slot for slot in site.inputs if slot in self.from_integers]
         if not (isinstance(operation, Routing) and self.integers.issuperset(integers)):
             return False
         # What mixes integers gives the relevance of floating numbers to them, but is no place to look up another.
