@@ -2,7 +2,7 @@
 
 import dataclasses
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import keras
@@ -66,6 +66,7 @@ class Graph(Tabular):
         output_names: Name of each output, in flat order.
         calls: Every layer call of the model, nested models included, for finding layers by name.
         dtype: The floating dtype in which the graph computes, `"float32"` or `"float64"`.
+        again: Reads the same model in another dtype; None for a graph that was rewritten.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Graph(Tabular):
     output_names: tuple[str, ...]
     calls: tuple[Call, ...]
     dtype: str
+    again: Callable[[str], "Graph"] | None = None
 
     @property
     def input_slots(self) -> tuple[int, ...]:
@@ -124,7 +126,7 @@ class Graph(Tabular):
 
     def rewrite(self, sites, **changes) -> "Graph":
         """A graph with other sites, and other fields as named."""
-        return dataclasses.replace(self, sites=tuple(sites), **changes)
+        return dataclasses.replace(self, sites=tuple(sites), again=None, **changes)
 
     def with_slot(self, spec: Spec) -> tuple["Graph", int]:
         """A graph that has one more slot, and that slot."""

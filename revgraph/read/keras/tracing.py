@@ -30,7 +30,7 @@ def trace(model, keep=(), dtype=None) -> Graph:
     left as it was.
 
     Args:
-        model: A built `keras.Model`, or a `Sized` one.
+        model: A built `keras.Model`, or a `Sized` one; or a `Graph`, which stays as it is where nothing else is asked.
         keep: Layer classes that stay one site, even where revgraph could look inside.
         dtype: The floating dtype in which the graph computes; that of the widest weights by default.
 
@@ -48,7 +48,8 @@ def trace(model, keep=(), dtype=None) -> Graph:
         print(graph)
     """
     if isinstance(model, Graph):
-        return model
+        return model if dtype in (None, model.dtype) or model.again is None else model.again(dtype)
+    source = model
     if isinstance(model, Sized):
         model, example = model.model, model.example
     else:
@@ -65,7 +66,9 @@ def trace(model, keep=(), dtype=None) -> Graph:
         # Whatever the model's own code raises on tensors without values means the same.
         unknown = example is None and any(None in spec.shape[1:] for spec in keras.tree.flatten(arguments))
         raise (SizesUnknown if unknown else ValueError)(_failure(model, error)) from error
-    return _graph(model, recording, arguments, tuple(keep), dtype or widest_dtype(model))
+    keep = tuple(keep)
+    graph = _graph(model, recording, arguments, keep, dtype or widest_dtype(model))
+    return dataclasses.replace(graph, again=lambda dtype: trace(source, keep, dtype))
 
 
 def _failure(model, error) -> str:

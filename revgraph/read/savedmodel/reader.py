@@ -1,5 +1,6 @@
 """Reading SavedModels: the TensorFlow operations of a serving function as the same `Graph` that Keras models give."""
 
+import dataclasses
 import os
 import re
 import warnings
@@ -118,18 +119,19 @@ def _signature(signatures, name, path):
     return signatures[name]
 
 
-def read_function(function, name="function", keep=None) -> Graph:
+def read_function(function, name="function", keep=None, dtype=None) -> Graph:
     """Reads a concrete TensorFlow function into a graph.
 
     Args:
         function: A concrete function: a signature of a SavedModel, or what `get_concrete_function` returns.
         name: Name of the graph.
         keep: What has to live as long as the graph does.
+        dtype: The floating dtype in which the graph computes; the widest of the function by default.
 
     Returns:
         A `Graph`, which can be called like the function.
     """
-    builder = Builder(_dtype(function))
+    builder = Builder(dtype or _dtype(function))
     slots = inputs_of(builder, function)
     outputs = outputs_of(builder, builder.read(function, slots, keep))
     inputs, input_names = _structure(_arguments(function), slots)
@@ -146,7 +148,8 @@ def read_function(function, name="function", keep=None) -> Graph:
         dtype=builder.dtype,
     )
     read = find_indices(simplify(read))
-    return read.rewrite(read.sites, calls=tuple(Call(s.path, s.layer, s.inputs, s.outputs) for s in read.sites))
+    calls = tuple(Call(s.path, s.layer, s.inputs, s.outputs) for s in read.sites)
+    return dataclasses.replace(read, calls=calls, again=lambda dtype: read_function(function, name, keep, dtype))
 
 
 def inputs_of(builder, function) -> list[int]:
