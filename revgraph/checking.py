@@ -7,7 +7,7 @@ import warnings
 from revgraph.analyzers import Analyzer, create_analyzer
 from revgraph.composites import NotAnalyzeableModelException, remedy
 from revgraph.graph.tables import Table, Tabular
-from revgraph.read import trace
+from revgraph.read import Sized, SizesUnknown, trace
 from revgraph.read.files import check_not_given, load_model
 
 
@@ -86,7 +86,7 @@ class Report(Tabular):
         return f"<check of {self.name} on {self.model!r}: {len(self.sites)} sites, {state}>"
 
 
-def check(model, name, signature=None, safe_mode=True, custom_objects=None, **kwargs) -> Report:
+def check(model, name, signature=None, safe_mode=True, custom_objects=None, example=None, **kwargs) -> Report:
     """Says what an analyzer would do with a model: each site, its rule and why, what is folded, what is missing.
 
     Nothing is run, and what is not supported is reported, with the remedy, in place of an error.
@@ -97,6 +97,7 @@ def check(model, name, signature=None, safe_mode=True, custom_objects=None, **kw
         signature: For the path of a SavedModel, the name of the signature.
         safe_mode: For the path of a model, False runs the Python code of its Lambda layers.
         custom_objects: For the path of a model, dict from name to the model's own classes and functions.
+        example: Inputs, of which only the sizes count, for a model whose code needs sizes that the model does not say.
         **kwargs: Arguments of the analyzer, as `revgraph.create_analyzer` takes them.
 
     Returns:
@@ -115,6 +116,8 @@ def check(model, name, signature=None, safe_mode=True, custom_objects=None, **kw
         model = load_model(model, signature, safe_mode, custom_objects)
     else:
         check_not_given(signature, custom_objects)
+    if example is not None:
+        model = Sized(model, example)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         sites, problems = _sites(model, name, kwargs)
@@ -126,6 +129,8 @@ def _sites(model, name, kwargs):
     """Reports of the sites, and what keeps the model from being explained as a whole."""
     try:
         trace(model)
+    except SizesUnknown as error:
+        return (), (f"{error} `check` takes data for that: example=x.",)
     except ValueError as error:
         return (), (str(error),)
     try:

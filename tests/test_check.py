@@ -3,6 +3,7 @@
 import json
 
 import keras
+import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers
@@ -46,6 +47,22 @@ def test_the_remedy_of_a_tensorflow_operation_works():
     assert f"({site.path!r}, revgraph.reverse_rules.Jacobian())" in site.remedy
     rule = revgraph.Composite((site.path, revgraph.reverse_rules.Jacobian()))
     assert revgraph.check(graph, "lrp", rule=rule).supported
+
+
+def test_the_remedy_for_what_only_moves_entries_gives_the_right_numbers():
+    """Half of the entries in the other order, by an operation that revgraph does not know."""
+    x = keras.Input((4,))
+    turned = layers.Lambda(lambda t: tf.reverse_sequence(t, tf.fill([tf.shape(t)[0]], 3), seq_axis=1), name="turned")
+    model = keras.Model(x, layers.Dense(2, use_bias=False)(turned(x)))
+    with pytest.raises(revgraph.NotAnalyzeableModelException) as error:
+        revgraph.create_analyzer("lrp.epsilon", model)
+    (line,) = [text.strip() for text in str(error.value).splitlines() if "create_analyzer" in text]
+    line = line.replace("...", "(revgraph.composites.LINEAR, revgraph.reverse_rules.Epsilon())")
+    analyzer = eval(line, {"revgraph": revgraph, "model": model})
+    data = np.float32([[1.0, 2.0, -3.0, 4.0]])
+    kernel = model.layers[-1].kernel.numpy()[:, 1]
+    expected = (data[:, [2, 1, 0, 3]] * kernel)[:, [2, 1, 0, 3]]
+    np.testing.assert_allclose(analyzer.analyze(data, 1), expected, rtol=1e-5)
 
 
 def test_all_operations_without_a_rule_are_listed_by_node(tmp_path):

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers, ops
 
 import revgraph
@@ -166,8 +167,48 @@ def test_own_functions_under_keras_names_are_not_taken_for_them():
 
     model = chain((3,), layers.Dense(4, activation=relu), layers.Dense(2))
     graph = canonize(model)
-    assert [s.operation.name for s in graph.sites if isinstance(s.operation, Activation)] == ["custom_relu"]
-    assert graph.sites[1].outputs[0] not in nonnegative_slots(graph)
+    check_graph(model, inputs_of(model))
+    assert not [s for s in graph.sites if isinstance(s.operation, Activation)]
+    assert nonnegative_slots(graph).isdisjoint(graph.sites[0].outputs)
+
+
+ACTIVATIONS_BY_VALUE = {
+    "softmax of TensorFlow": (tf.nn.softmax, "softmax"),
+    "sigmoid of TensorFlow": (lambda x: 1 / (1 + tf.exp(-x)), "sigmoid"),
+    "swish of TensorFlow": (tf.nn.swish, "silu"),
+    "a maximum": (lambda x: ops.maximum(x, 0.0), "relu"),
+    "a product": (lambda x: x * ops.sigmoid(x), "silu"),
+}
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS_BY_VALUE)
+def test_activations_are_known_by_what_they_compute(name):
+    """Whatever the function is called. The layer itself stays one site, found by its class and name."""
+    function, kind = ACTIVATIONS_BY_VALUE[name]
+    model = chain((3,), layers.Dense(4, activation=function, name="first"), layers.Dense(2, name="last"))
+    check_graph(model, inputs_of(model))
+    graph = trace(model)
+    assert [(s.path.split("/")[0], s.operation.label) for s in graph.sites] == [
+        ("first", "Dense"), ("first", kind), ("last", "Dense"),
+    ]  # fmt: skip
+    assert graph.sites[0].layer is model.get_layer("first")
+    np.testing.assert_allclose(
+        graph.run([inputs_of(model)])[graph.find("first").outputs[0]], model.get_layer("first")(inputs_of(model))
+    )
+
+
+@pytest.mark.parametrize("end", [tf.nn.softmax, lambda x: tf.exp(x) / tf.reduce_sum(tf.exp(x), -1, keepdims=True)])
+def test_probabilities_by_another_name_are_explained_by_their_logits(end):
+    model = chain((3,), layers.Dense(4, activation=end))
+    x, logits = inputs_of(model), None
+    (layer,) = model.layers[-1:]
+    logits = np.asarray(x @ layer.kernel + layer.bias)
+    if end is tf.nn.softmax:
+        with pytest.warns(UserWarning, match="is a probability: its logits are explained"):
+            relevance = explain("lrp.z_IB", model, x, 1)
+        np.testing.assert_allclose(relevance.sum(1), logits[:, 1], rtol=1e-6)
+    else:
+        assert np.isfinite(explain("lrp.epsilon", model, x, 1)).all()
 
 
 def test_layers_as_activation_functions():

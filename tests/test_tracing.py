@@ -3,9 +3,10 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers, ops
 
-from revgraph import create_analyzer
+from revgraph import check, create_analyzer
 from revgraph.canonize import canonize, split_activations
 from revgraph.fast.signs import nonnegative_slots
 from revgraph.graph.operations import (
@@ -20,7 +21,7 @@ from revgraph.graph.operations import (
     Scale,
     Sum,
 )
-from revgraph.read import trace
+from revgraph.read import SizesUnknown, trace
 from tests.models import ZOO, inputs_of, make, randomized
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -358,3 +359,54 @@ def test_what_stays_not_negative(layer, known, rng):
     assert graph.output_slots[0] in nonnegative_slots(graph) or not known
     if graph.output_slots[0] in nonnegative_slots(graph):
         assert np.min(graph(rng.normal(size=(20, 4, 4, 1)))) >= 0
+
+
+class Steps(layers.Layer):
+    """Python that runs over the steps of a sequence."""
+
+    def call(self, x):
+        total = 0.0
+        for t in range(x.shape[1]):
+            total = total + (t + 1.0) * x[:, t]
+        return total
+
+
+class OfAnyLength(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.steps, self.head = Steps(), layers.Dense(2)
+
+    def build(self, shape):
+        self.head.build((None, shape[-1]))
+
+    def call(self, x):
+        return self.head(self.steps(x))
+
+
+class BuiltWithoutShape(OfAnyLength):
+    def build(self):
+        self.head.build((None, 3))
+
+
+@pytest.mark.parametrize("form", ["of any length", "built on other sizes", "built without a shape"])
+def test_sizes_that_the_model_does_not_say_are_those_of_the_data(form, rng):
+    model = BuiltWithoutShape() if form == "built without a shape" else OfAnyLength()
+    if form == "of any length":
+        model.build((None, None, 3))
+        with pytest.raises(SizesUnknown, match="Cannot trace"):
+            trace(model)
+        report = check(model, "lrp.z")
+        assert not report.supported and "example=x" in report.problems[0]
+        assert check(model, "lrp.z", example=np.ones((1, 4, 3))).supported
+    else:
+        model(np.ones((1, 2, 3)))
+    analyzer = create_analyzer("lrp.z", randomized(model))
+    for length in (4, 5, 4):
+        x = rng.normal(size=(2, length, 3))
+        expected = x * np.arange(1, length + 1)[:, None] * model.head.kernel.numpy()[:, 1]
+        np.testing.assert_allclose(analyzer.analyze(x, 1), expected, rtol=1e-4)
+    batches = tf.data.Dataset.from_tensor_slices(x).batch(1)
+    if form != "built on other sizes":
+        np.testing.assert_allclose(analyzer.analyze(batches, 1), expected, rtol=1e-4)
+    with pytest.raises(ValueError):
+        analyzer.analyze(np.ones((2, 4, 7)), 1)

@@ -4,8 +4,9 @@ import keras
 import tensorflow as tf
 from keras import layers
 
+from revgraph.graph.activations import TRAITS
 from revgraph.graph.operations import Activation, live
-from revgraph.read.keras.private import is_of_library
+from revgraph.read.keras.private import is_of_keras, is_of_library
 from revgraph.read.keras.template import in_either_dtype
 
 LAYER_ACTIVATIONS = {
@@ -19,7 +20,8 @@ LAYER_ACTIVATIONS = {
 
 def layer_activation(layer, template, outputs) -> Activation | None:
     """An activation layer as an operation; None where its output has another shape, or where a mask takes part."""
-    if changes_shape(getattr(layer, "activation", None)) or len(template.slots()) != 1 or has_mask(layer, template):
+    function = getattr(layer, "activation", None)
+    if not is_known(function) or changes_shape(function) or len(template.slots()) != 1 or has_mask(layer, template):
         return None
     return activation(layer, template.dtype, template.slots()[0].dtype)
 
@@ -57,6 +59,16 @@ def activation_name(function) -> str:
             return name
     name = getattr(function, "__name__", type(function).__name__)
     return name if is_of_library(function) else f"custom_{name}"
+
+
+def is_known(function) -> bool:
+    """Whether the name of an activation function or layer says what it is; the code of others is read.
+
+    An activation that TensorFlow defines has Keras's name for it, or another one.
+    """
+    if isinstance(function, layers.Layer):
+        return is_of_keras(type(function))
+    return function is None or is_of_keras(function) or activation_name(function) in TRAITS
 
 
 def relu_name(relu) -> str:

@@ -54,6 +54,11 @@ def _extended(layer, classes):
     return next((cls for cls in type(layer).__mro__ if cls in classes and type(layer).call is cls.call), None)
 
 
+def has_view(layer) -> bool:
+    """Whether there is a view of a layer, which may still not know what to make of its arguments."""
+    return _extended(layer, VIEWS) is not None
+
+
 def sees_mask(layer) -> bool:
     """Whether what a layer computes in inference depends on the mask that it is given."""
     return _extended(layer, VIEWS) in (None, *MASK_READERS)

@@ -12,6 +12,8 @@ import tensorflow as tf
 from keras import layers
 
 from revgraph.read.keras import private, routing
+from revgraph.read.keras.activations import is_known
+from revgraph.read.keras.layers import has_view
 from revgraph.read.keras.template import parameters
 from revgraph.read.keras.untouched import untouched
 
@@ -36,6 +38,7 @@ class Recorded:
         path: Where it stands.
         args, kwargs: What its `call` was given, without `training`.
         outputs: The tensors that it returned, flat.
+        before: The same in front of its activation, where that is a function of which the name says nothing.
         masked: Whether a mask is attached to a tensor that it was given.
         done: Its number in the order in which calls ended.
     """
@@ -46,6 +49,7 @@ class Recorded:
     args: tuple
     kwargs: dict[str, Any]
     outputs: list = dataclasses.field(default_factory=list)
+    before: list | None = None
     masked: bool = False
     done: int = 0
 
@@ -119,10 +123,19 @@ class Recording:
         record = Recorded(len(self.calls), layer, path, args, without, masked=masked)
         self.calls.append(record)
         self._stack.append(record)
+        activation = getattr(layer, "activation", None)
+        apart = callable(activation) and has_view(layer) and not is_known(activation)
         try:
             with tf.name_scope(f"{SCOPE}{record.number}/"):
+                if apart:
+                    private.patch(layer, "activation", keras.activations.linear)
                 outputs = _code(layer, original)(*args, **kwargs)
+                if apart:
+                    record.before = keras.tree.flatten(outputs)
+                    outputs = activation(outputs)
         finally:
+            if apart:
+                private.patch(layer, "activation", activation)
             self._stack.pop()
             self._ended += 1
             record.done = self._ended

@@ -8,7 +8,7 @@ import tensorflow as tf
 from keras import layers
 
 from revgraph.graph.graph import Call, Graph
-from revgraph.graph.operations import Activation, Opaque
+from revgraph.graph.operations import Activation, Fused, Opaque
 from revgraph.read.indices import find_indices
 from revgraph.read.keras.layers import MASKED, layer_operation, sees_mask
 from revgraph.read.keras.recording import Recording
@@ -134,12 +134,13 @@ def _wholes(recording, keep, dtype) -> dict:
     for call in recording.calls:
         kwargs = call.kwargs if sees_mask(call.layer) else {k: v for k, v in call.kwargs.items() if k != "mask"}
         tensors = [t for t in keras.tree.flatten((call.args, kwargs)) if _is_symbolic(t)]
-        if not call.is_layer or not call.path or not all(map(_is_symbolic, call.outputs)) or not tensors:
+        outputs = call.outputs if call.before is None or isinstance(call.layer, keep) else call.before
+        if not call.is_layer or not call.path or not all(map(_is_symbolic, outputs)) or not tensors:
             continue
-        graph = call.outputs[0].graph
+        graph = outputs[0].graph
         # A call that hands on what it is given does nothing.
-        passes = not {*map(id, tensors)}.isdisjoint(map(id, call.outputs))
-        if passes or any(t.graph is not graph for t in (*tensors, *call.outputs)):
+        passes = not {*map(id, tensors)}.isdisjoint(map(id, outputs))
+        if passes or any(t.graph is not graph for t in (*tensors, *outputs)):
             continue
         if id(graph) not in graphs:
             graphs[id(graph)] = {}, _dependent(graph)
@@ -147,24 +148,26 @@ def _wholes(recording, keep, dtype) -> dict:
         if not all(t.name in dependent for t in tensors):
             continue
         template, read = template_of(call.args, kwargs, dtype)
-        operation = _operation(call, template, read, keep)
+        operation = _operation(call, template, read, outputs, keep)
         if operation is not None:
-            whole = Whole(call.path, operation, read, tuple(call.outputs), call.layer)
-            for tensor in call.outputs:
+            whole = Whole(call.path, operation, read, tuple(outputs), call.layer)
+            for tensor in outputs:
                 # The output of a layer may be that of its activation, another layer.
                 wholes.setdefault(tensor.name, whole)
     return {key: wholes for key, (wholes, _) in graphs.items()}
 
 
-def _operation(call, template, read, keep):
+def _operation(call, template, read, outputs, keep):
     """The operation of a call that is one site; None where its code is read."""
     layer = call.layer
     if isinstance(layer, keep):
-        return Opaque(layer, template.bind(layer.call), len(call.outputs))
+        return Opaque(layer, template.bind(layer.call), len(outputs))
     if isinstance(layer, MASKED) and call.masked:
         return None
-    outputs = [keras.KerasTensor(t.shape.as_list(), t.dtype.name) for t in call.outputs]
+    outputs = [keras.KerasTensor(t.shape.as_list(), t.dtype.name) for t in outputs]
     known = layer_operation(layer, template, outputs)
+    if call.before is not None and isinstance(known, Fused):
+        known = known.affine
     reshapes = isinstance(known, Activation) and outputs[0].shape != tuple(read[0].shape.as_list())
     return None if reshapes else known
 

@@ -41,7 +41,7 @@ def bias_into_linear(graph: Graph, held=frozenset()) -> Graph:
         if not isinstance(linear, Dense | Einsum | Convolutional) or not _is_shift(shift):
             return None
         # A second shift is no bias of the layer.
-        if isinstance(linear.reader, _Biased):
+        if "bias" in linear.read("float32"):
             return None
         # A bias for every single entry is not a layer's own.
         rank = len(graph.specs[second.outputs[0]].shape)
@@ -66,6 +66,8 @@ def bias_before_reshape(graph: Graph, held=frozenset()) -> Graph:
             continue
         linear = producers.get(reshape.inputs[0])
         if linear is None or not isinstance(linear.operation, Dense) or not alone(linear):
+            continue
+        if "bias" in linear.operation.read("float32"):
             continue
         units, parts = graph.specs[linear.outputs[0]].shape[-1], shift.operation.bias.shape
         ends = graph.specs[reshape.outputs[0]].shape[-len(parts) :] if parts else ()
