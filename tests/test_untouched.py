@@ -118,6 +118,18 @@ def test_nothing_is_changed(make):
     assert state_of(model) == before
 
 
+def test_a_layer_that_stays_whole_is_not_changed_either():
+    model = randomized(functional())
+    model(X)
+    before = state_of(model)
+    rule = revgraph.Composite((Restless, revgraph.reverse_rules.Epsilon()), (L.Dense, revgraph.reverse_rules.Epsilon()))
+    analyzer = create_analyzer("lrp", model, rule=rule)
+    assert analyzer.graph.sites[0].path == "restless"
+    analyzer.analyze(X, 0)
+    analyzer.record(X).analyze(0)
+    assert state_of(model) == before
+
+
 def test_nothing_is_changed_when_tracing_fails():
     class Failing(Model):
         def call(self, x):

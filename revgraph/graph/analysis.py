@@ -2,12 +2,10 @@
 
 import functools
 import heapq
-from collections.abc import Iterable
 
 from revgraph.graph.graph import Graph, Site
 from revgraph.graph.operations import (
     Activation,
-    Contraction,
     Convolutional,
     Dense,
     Einsum,
@@ -15,7 +13,6 @@ from revgraph.graph.operations import (
     Inert,
     Operation,
     Product,
-    Quotient,
     Routing,
     Scale,
     Sum,
@@ -282,21 +279,3 @@ def inputs_with_indices(graph: Graph) -> list[str]:
         for name, slot in zip(graph.input_names, graph.input_slots, strict=True)
         if "float" in graph.specs[slot].dtype and leads_to_lookups(slot, graph)
     ]
-
-
-def relevant_sites(sites: Iterable[Site], outputs, specs) -> list[Site]:
-    """The sites to which relevance of the outputs comes, where gates and divisors get none."""
-    sites = list(sites)
-    producers = {slot: site for site in sites for slot in site.outputs}
-    reached, relevant = set(outputs), []
-    for site in reversed(sites):
-        if reached.isdisjoint(site.outputs):
-            continue
-        relevant.append(site)
-        taking = site.inputs
-        if isinstance(site.operation, Quotient):
-            taking = site.inputs[:1]
-        elif isinstance(site.operation, Product | Contraction):
-            taking = [site.inputs[i] for i in signals(site, producers, specs)]
-        reached.update(slot for slot in taking if "float" in specs[slot].dtype)
-    return relevant

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from revgraph.graph.operations import Operation
@@ -181,8 +180,3 @@ class Graph(Tabular):
     def _shapes(self, slots):
         shapes = (tuple("?" if n is None else n for n in self.specs[slot].shape) for slot in slots)
         return ", ".join("(" + ", ".join(map(str, shape)) + ")" for shape in shapes)
-
-
-def as_numpy(structure):
-    """Tensors in any structure as NumPy arrays."""
-    return keras.tree.map_structure(lambda t: np.asarray(t), structure)

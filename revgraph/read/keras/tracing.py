@@ -1,6 +1,7 @@
 """`trace` flattens a Keras model into a `Graph` of call sites."""
 
 import dataclasses
+import functools
 import re
 
 import keras
@@ -10,11 +11,13 @@ from keras import layers
 from revgraph.graph.graph import Call, Graph
 from revgraph.graph.operations import Activation, Fused, Opaque
 from revgraph.read.indices import find_indices
+from revgraph.read.keras import private
 from revgraph.read.keras.layers import MASKED, layer_operation, sees_mask
 from revgraph.read.keras.recording import Recording
 from revgraph.read.keras.signature import Sized, SizesUnknown, arguments_of, names_of, widest_dtype
 from revgraph.read.keras.template import template_of
-from revgraph.read.savedmodel import private
+from revgraph.read.keras.untouched import untouched
+from revgraph.read.savedmodel import private as graphs
 from revgraph.read.savedmodel.builder import Builder
 from revgraph.read.savedmodel.passes import simplify
 from revgraph.read.savedmodel.reader import inputs_of, outputs_of
@@ -161,7 +164,7 @@ def _operation(call, template, read, outputs, keep):
     """The operation of a call that is one site; None where its code is read."""
     layer = call.layer
     if isinstance(layer, keep):
-        return Opaque(layer, template.bind(layer.call), len(outputs))
+        return Opaque(layer, template.bind(_without_a_trace(layer)), len(outputs))
     if isinstance(layer, MASKED) and call.masked:
         return None
     outputs = [keras.KerasTensor(t.shape.as_list(), t.dtype.name) for t in outputs]
@@ -172,14 +175,25 @@ def _operation(call, template, read, outputs, keep):
     return None if reshapes else known
 
 
+def _without_a_trace(layer):
+    """The code of a layer that is run at every analysis."""
+
+    @functools.wraps(layer.call)
+    def call(*args, **kwargs):
+        with untouched(private.layers_of(layer)):
+            return layer.call(*args, **kwargs)
+
+    return call
+
+
 def _is_symbolic(tensor):
     return tf.is_tensor(tensor) and not hasattr(tensor, "numpy")
 
 
 def _dependent(graph) -> set[str]:
     """The names of the tensors of a graph that depend on its inputs, those for captured variables aside."""
-    captured = {t.name for t in private.internal_captures(graph)}
-    found = {t.name for t in private.ends(graph)[0] if t.name not in captured}
+    captured = {t.name for t in graphs.internal_captures(graph)}
+    found = {t.name for t in graphs.ends(graph)[0] if t.name not in captured}
     for operation in graph.get_operations():
         if any(t.name in found for t in operation.inputs):
             found.update(t.name for t in operation.outputs)
@@ -194,6 +208,8 @@ def _calls(recording, builder) -> tuple[Call, ...]:
         read = [builder.values.get((id(t.graph), t.name)) for t in tensors]
         written = [builder.values.get((id(t.graph), t.name)) if _is_symbolic(t) else None for t in call.outputs]
         read = [slot for slot in read if slot is not None and not isinstance(slot, Weight)]
+        # Masks say what becomes of the others.
+        read = [slot for slot in read if builder.specs[slot].dtype != "bool"]
         if call.path and all(slot is not None and not isinstance(slot, Weight) for slot in written):
             found.append(Call(call.path, call.layer, tuple(dict.fromkeys(read)), tuple(written)))
     return tuple(found)
