@@ -263,7 +263,10 @@ def test_in_memory_as_exported(name, tmp_path, rng):
 FLOAT32_ONLY = {"image"}
 
 
-@pytest.mark.parametrize("name", sorted(MODELS.keys() - FLOAT32_ONLY))
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name in REFUSED)) for name in MODELS if name not in FLOAT32_ONLY],
+)
 @pytest.mark.usefixtures("float64")
 def test_in_memory_as_exported_in_float64(name, tmp_path, rng):
     x = rng.normal(size=(2, 4, 3))

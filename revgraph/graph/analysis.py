@@ -72,9 +72,12 @@ class Facts:
     def integers(self) -> frozenset[int]:
         """The slots of integers that are entries of an input, in whatever place; others are computed."""
         found = {slot for slot in self.graph.input_slots if "int" in self.graph.specs[slot].dtype}
+        shapes = set()
         for site in self.graph.sites:
+            if isinstance(site.operation, Inert):
+                shapes.update(site.outputs)
             # An operation beside its reference writes two of each.
-            integers = [slot for slot in site.inputs if "int" in self.graph.specs[slot].dtype]
+            integers = [s for s in site.inputs if "int" in self.graph.specs[s].dtype and s not in shapes]
             operation = getattr(site.operation, "operation", site.operation)
             moves = isinstance(operation, Routing) and operation.copies and not isinstance(operation, Inert)
             if isinstance(operation, Truncation) or (integers and found.issuperset(integers) and moves):

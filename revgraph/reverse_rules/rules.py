@@ -291,7 +291,7 @@ class Jacobian(Rule):
         if facts.from_integers.isdisjoint(site.inputs):
             return self
         if facts.moves_integers(site):
-            return MovedIntegers()
+            return MovedIntegers(tuple(i for i, slot in enumerate(site.inputs) if slot in facts.from_integers))
         # Beside floating numbers integers say what becomes of those. Alone they have relevance, which would be lost.
         alone = not any("float" in facts.graph.specs[slot].dtype for slot in site.inputs)
         lost_on_the_way = isinstance(site.operation, Routing) and any(
@@ -315,14 +315,19 @@ class MovedIntegers(Rule):
     """R_j = sum of R_k over the places k to which entry j is moved, for integers such as token ids and pixels.
 
     Integers have no gradient. Where entries are only moved, it is that of the same moves of floating numbers.
+
+    Args:
+        moved: The positions of the inputs whose entries are moved. Other integers say where to.
     """
 
+    moved: tuple[int, ...] = (0,)
+
     def reaches(self, index, dtype="float32"):
-        return "int" in dtype
+        return index in self.moved
 
     def record(self, call):
         def pull(*relevance):
-            floating = [tf.cast(x, call.dtype) if x.dtype.is_integer else x for x in call.inputs]
+            floating = [tf.cast(x, call.dtype) if i in self.moved else x for i, x in enumerate(call.inputs)]
             return call.record(floating, call.weights).transposed(*relevance)
 
         return call.outputs, Pullback(pull, lambda *given: Absorbed(constants=lost(given, pull(*given))))

@@ -18,6 +18,10 @@ ALONG_AXES = frozenset({"Cumsum", "Sum"})
 """The same along axes, which are the second argument."""
 
 
+def _floats(dtype):
+    return lambda w: tf.cast(w, dtype)
+
+
 class Integers:
     """The part of a `Builder` that reads integers."""
 
@@ -61,16 +65,17 @@ class Integers:
             return self.site(node, moves.cast(node), (slot,), spec=spec)[0]
         _, made = self.made(slot)
         # Smaller integers wrap around.
-        if made.type not in LINEAR | ALONG_AXES or self.specs[slot].dtype not in ("int32", "int64"):
+        moved = moves.MOVES[made.type].data if made.type in moves.MOVES else None
+        known = made.type in LINEAR | ALONG_AXES or moved is not None
+        if not known or self.specs[slot].dtype not in ("int32", "int64") or len(made.operation.outputs) != 1:
             return None
-        summed = made.arguments if made.type in LINEAR else made.arguments[:1]
-        given = [
-            a.map(lambda w: tf.cast(w, self.dtype), a.shape) if isinstance(a, Weight) else self.floating(node, a)
-            for a in summed
-        ]
+        numbers = range(len(made.arguments))[slice(*(moved or ((0, None) if made.type in LINEAR else (0, 1))))]
+        given = list(made.arguments)
+        for i in numbers:
+            weight = isinstance(given[i], Weight)
+            given[i] = given[i].map(_floats(self.dtype), given[i].shape) if weight else self.floating(node, given[i])
         if None in given:
             return None
-        given += made.arguments[len(summed) :]
         return self.viewed(dataclasses.replace(made, arguments=tuple(given), floating=node.specs[0].dtype))[0]
 
     def follow(self, node) -> tuple[int, Callable] | None:

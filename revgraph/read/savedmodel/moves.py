@@ -161,21 +161,6 @@ def scatter_into(reader, node):
     return reader.site(node, LinearMap(read, function, node.type), node.slots)
 
 
-def updated(reader, node):
-    """A block of a tensor replaced by another, of whose own code TensorFlow has no gradient."""
-    x, updates, _ = node.arguments
-
-    def update(*tensors):
-        given = iter(tensors)
-        x, updates, start = (a.read(node.dtype) if isinstance(a, Weight) else next(given) for a in node.arguments)
-        room = tf.shape(x) - tf.shape(updates)
-        before = tf.clip_by_value(tf.cast(start, tf.int32), 0, room)
-        widths = tf.stack([before, room - before], axis=1)
-        return tf.where(tf.pad(tf.ones_like(updates, tf.bool), widths), tf.pad(updates, widths), x)
-
-    return routing(reader, node, update)
-
-
 def interpolation(reader, node):
     """Every entry a weighted mean of entries."""
     operation = Interpolation(node.function(), node.type, **properties(reader, node))

@@ -207,6 +207,20 @@ def _bits(operation, dtype):
     return lambda x: [tf.bitcast(tf.cast(x, own), target)]
 
 
+def _update_slice(operation, dtype):
+    """A block of a tensor replaced by another. TensorFlow has no gradient of its own operation."""
+
+    def run(x, updates, start):
+        if dtype is not None:
+            x, updates = in_dtype(x, dtype), in_dtype(updates, dtype)
+        room = tf.shape(x) - tf.shape(updates)
+        before = tf.clip_by_value(tf.cast(start, tf.int32), 0, room)
+        widths = tf.stack([before, room - before], axis=1)
+        return [tf.where(tf.pad(tf.ones_like(updates, tf.bool), widths), tf.pad(updates, widths), x)]
+
+    return run
+
+
 CONTROL = frozenset(
     f"{prefix}{kind}" for prefix in ("", "Ref") for kind in ("Enter", "Exit", "Merge", "NextIteration", "Switch")
 ) | {"LoopCond"}
@@ -252,6 +266,7 @@ SPECIAL = {
     "StatelessIf": _if,
     "StatelessWhile": _while,
     "While": _while,
+    "XlaDynamicUpdateSlice": _update_slice,
 }
 """Operations that are not run by a function of `tf.raw_ops`."""
 

@@ -370,7 +370,6 @@ VIEWS = {
     "ScatterNd": moves.scatter,
     "TensorScatterAdd": moves.scatter_into,
     "TensorScatterSub": moves.scatter_into,
-    "XlaDynamicUpdateSlice": moves.updated,
     "ResizeArea": moves.resize_area,
     "ScaleAndTranslate": moves.scale_and_translate,
     "SquaredDifference": _squared_difference,
