@@ -17,14 +17,11 @@ OTHERS = {
     "bounded_relu": [layers.ReLU(2.0), layers.ReLU(3.0, threshold=0.5)],
     "sloped_relu": [layers.ReLU(negative_slope=0.2)],
     "bounded_sloped_relu": [layers.ReLU(3.0, negative_slope=0.1, threshold=0.5)],
-    "shifted_relu": [lambda x: keras.activations.relu(x, threshold=-1.0)],
-    "bounded_shifted_relu": [lambda x: keras.activations.relu(x, max_value=2.0, threshold=-1.0)],
     "relu": [ops.relu, layers.ReLU(), layers.ReLU(threshold=0.5), lambda x: ops.maximum(x, 0.0)],
     "exponential": [layers.Activation("exponential")],
     "clip": [lambda x: ops.clip(x, -1.0, 2.0)],
     "maximum": [lambda x: ops.maximum(x, 0.7), lambda x: ops.maximum(-0.7, x)],
     "minimum": [lambda x: ops.minimum(x, 0.7)],
-    "threshold": [lambda x: ops.threshold(x, 0.5, -1.0)],
     "power": [lambda x: ops.power(x, 3), lambda x: ops.power(2.0, x)],
     "mish": [layers.Activation("mish")],
 }
@@ -34,6 +31,9 @@ OTHERS = {
 def functions(name):
     if name in OTHERS:
         return OTHERS[name]
+    if name == "sparsemax":
+        # The operation is spelt out by a sort and running sums.
+        return [layers.Activation(name)]
     found = getattr(ops, name, None) or getattr(ops, name.replace("_", ""), None)
     return [found, *([layers.Activation(name)] if hasattr(keras.activations, name) else [])]
 

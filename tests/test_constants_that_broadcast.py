@@ -103,7 +103,6 @@ def test_a_signal_that_stays_as_large_gets_no_site_of_its_own():
     model = network((None, 3), lambda x: ops.max(ops.relu(x * BINS - 1.0), axis=1))
     assert [site.operation.label for site in trace(model).sites] == [
         "Scale",
-        "Scale",
         "relu",
         "Max",
         "Flatten",

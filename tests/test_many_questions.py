@@ -33,6 +33,9 @@ def traced(monkeypatch):
 
     def watched(*args, **kwargs):
         program = function(*args, **kwargs)
+        if args and args[0].__module__.startswith("revgraph.read"):
+            # Models are read in a function, too, which is no question.
+            return program
         concrete = program.get_concrete_function
 
         def get(*specs):

@@ -202,7 +202,9 @@ FUNCTIONS = {
     "Concat": lambda x: R.Concat(concat_dim=1, values=[x, 2 * x]),
     "ConcatV2": lambda x: R.ConcatV2(values=[x, -x], axis=-1),
     "MatrixDiagV3": lambda x: R.MatrixDiagV3(diagonal=x, k=0, num_rows=-1, num_cols=-1, padding_value=ONE - ONE),
-    "ScatterNd": lambda x: tf.transpose(R.ScatterNd(indices=[[2], [0]], updates=tf.transpose(x)[:2], shape=[4, 3])),
+    "ScatterNd": lambda x: tf.transpose(
+        R.ScatterNd(indices=[[2], [0]], updates=tf.transpose(x)[:2], shape=tf.stack([4, tf.shape(x)[0]]))
+    ),
     "SegmentSum": lambda x: tf.transpose(R.SegmentSum(data=tf.transpose(x), segment_ids=[0, 0, 1, 2])),
     "TensorScatterAdd": scattered("TensorScatterAdd"),
     "TensorScatterSub": scattered("TensorScatterSub"),

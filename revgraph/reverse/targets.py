@@ -29,18 +29,10 @@ def why_nothing_starts(graph: Graph, slot) -> str | None:
     spec = graph.specs[slot]
     if not tf.as_dtype(spec.dtype).is_floating:
         return f"it holds {spec.dtype}, and relevance is a share of a number that depends smoothly on the inputs"
-    if not spec.shape or not _depends_on_inputs(slot, graph):
+    batch = {graph.specs[each].shape[0] for each in graph.input_slots}
+    if not spec.shape or (spec.shape[0] is not None and spec.shape[0] not in batch):
         return f"its shape {spec.shape} has no axis for samples, so it is not the output of any sample"
     return None
-
-
-def _depends_on_inputs(slot, graph) -> bool:
-    """Whether a tensor is computed from an input."""
-    found = set(graph.input_slots)
-    for site in graph.sites:
-        if not found.isdisjoint(site.inputs):
-            found.update(site.outputs)
-    return slot in found
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -76,8 +76,6 @@ def relu_name(relu) -> str:
     bounded = "" if relu.max_value is None else "bounded_"
     if relu.negative_slope:
         return f"{bounded}sloped_relu"
-    if relu.threshold < 0:
-        return f"{bounded}shifted_relu"
     if not bounded:
         return "relu"
     return "relu6" if relu.max_value == 6 and not relu.threshold else "bounded_relu"

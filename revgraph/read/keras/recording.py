@@ -17,12 +17,12 @@ from revgraph.read.keras.layers import has_view
 from revgraph.read.keras.template import parameters
 from revgraph.read.keras.untouched import untouched
 
-POOLING_3D = tuple(
-    getattr(layers, name)
-    for name in ("AdaptiveAveragePooling3D", "AdaptiveMaxPooling3D", "AveragePooling3D", "MaxPooling3D")
-    if hasattr(layers, name)
+POOLING = frozenset(
+    f"{adaptive}{kind}{end}"
+    for adaptive in ("", "Adaptive")
+    for kind, end in (("MaxPool", ""), ("AveragePool", ""), ("MaxPooling", "3D"), ("AveragePooling", "3D"))
 )
-"""Layers of which TensorFlow has no kernel for float64."""
+"""Classes of layers and operations that pool in three dimensions."""
 
 SCOPE = "revgraph.call."
 """Operations of the call number 7 have names that begin with `revgraph.call.7/`."""
@@ -77,6 +77,7 @@ class Recording:
         self.calls: list[Recorded] = []
         self._stack: list[Recorded] = []
         self._paths: dict[str, int] = {}
+        self._names: dict[int, str] = {}
         self._ended = 0
         self._thread = threading.get_ident()
         specs = keras.tree.flatten(arguments)
@@ -98,6 +99,9 @@ class Recording:
 
     def _watch(self, operation):
         """Makes a layer record its calls; calls from other threads go through as ever."""
+        self._names[id(operation)] = operation.name
+        # TensorFlow takes fewer characters in the names of its scopes than Keras in those of layers.
+        private.patch(operation, "name", re.sub(r"[^A-Za-z0-9_.\\/>-]|^[^A-Za-z0-9.]", "_", operation.name))
         for name in ("call", "quantized_call"):
             original = getattr(operation, name, None)
             if original is None:
@@ -115,8 +119,8 @@ class Recording:
         if not self._stack:
             path = ""
         else:
-            prefix = self._stack[-1].path
-            path = self.new_path(f"{prefix}/{layer.name}" if prefix else layer.name)
+            prefix, name = self._stack[-1].path, self._names[id(layer)]
+            path = self.new_path(f"{prefix}/{name}" if prefix else name)
         args, kwargs = self._in_inference(original, args, kwargs, path)
         masked = any(private.mask_of(t) is not None for t in keras.tree.flatten((args, kwargs)))
         without = {name: value for name, value in kwargs.items() if name != "training"}
@@ -182,13 +186,15 @@ def _code(layer, call):
         return functools.partial(_distributed, layer)
     if isinstance(layer, layers.UpSampling2D) and layer.interpolation != "nearest":
         return lambda inputs: tf.cast(routing.upsampled(layer, inputs), inputs.dtype)
-    if isinstance(layer, POOLING_3D):
+    if type(layer).__name__ in POOLING:
         return functools.partial(_in_float32, call)
     return getattr(call, "python_function", call)
 
 
 def _in_float32(call, inputs):
-    """Pooling in three dimensions, of which TensorFlow has no kernel for float64; its view computes in any dtype."""
+    """Pooling, of which TensorFlow has no kernel for float64 in three dimensions; it is explained in any dtype."""
+    if len(inputs.shape) < 5:
+        return call(inputs)
     return tf.cast(call(tf.cast(inputs, "float32")), inputs.dtype)
 
 

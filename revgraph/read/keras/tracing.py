@@ -75,7 +75,9 @@ def trace(model, keep=(), dtype=None) -> Graph:
 
 
 def _failure(model, error) -> str:
-    reason = (str(error).strip().splitlines() or [""])[0]
+    # Keras says where it happened first, and what in bold.
+    reasons = re.findall(r"\x1b\[1m(.*?)\x1b\[0m", str(error), re.DOTALL) or [str(error)]
+    reason = next(iter(reasons[-1].strip().splitlines()), "")
     return (
         f"Cannot trace {model.name!r} ({type(model).__name__}): running its `call` in a TensorFlow graph failed with "
         f"{type(error).__name__}: {reason} A `call` that revgraph can trace computes with layers, `keras.ops` and "

@@ -59,9 +59,9 @@ def draws(function) -> list[str]:
     while stack:
         tensor = stack.pop()
         operation = tensor.op
-        if (operation.graph, tensor.name) in seen:
+        if (id(operation), tensor.name) in seen:
             continue
-        seen.add((operation.graph, tensor.name))
+        seen.add((id(operation), tensor.name))
         if _DRAWS.search(operation.type):
             found.append(operation.name)
         inner = called(operation)

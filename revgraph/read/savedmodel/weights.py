@@ -104,7 +104,8 @@ def alike(own, dtype) -> tf.DType:
 
 def known(value, made_by=frozenset()) -> Weight:
     """A weight that never changes."""
-    value = np.asarray(value)
+    # NumPy itself makes no array of a bfloat16 tensor with one number.
+    value = np.asarray(value.numpy() if tf.is_tensor(value) else value)
     return Weight(lambda dtype: in_dtype(tf.convert_to_tensor(value), dtype), value.shape, value, made_by)
 
 
