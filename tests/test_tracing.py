@@ -410,3 +410,28 @@ def test_sizes_that_the_model_does_not_say_are_those_of_the_data(form, rng):
         np.testing.assert_allclose(analyzer.analyze(batches, 1), expected, rtol=1e-4)
     with pytest.raises(ValueError):
         analyzer.analyze(np.ones((2, 4, 7)), 1)
+
+
+def _padded(x, y):
+    """y with zeros behind it until it has as many steps as x: a difference of two sizes."""
+    missing = tf.shape(x)[1] - tf.shape(y)[1]
+    return x + tf.pad(y, [[0, 0], [0, missing], [0, 0]])
+
+
+SIZES_COMPUTED = {
+    "a difference": _padded,
+    "a minimum": lambda x, y: x[:, : tf.minimum(tf.shape(x)[1], 4)],
+    "a quotient": lambda x, y: tf.repeat(y, tf.shape(x)[1] // tf.shape(y)[1], axis=1),
+    "a remainder": lambda x, y: x[:, tf.shape(x)[1] % 3 :],
+}
+
+
+@pytest.mark.parametrize("name", SIZES_COMPUTED)
+def test_what_is_computed_from_sizes_is_no_constant(name, rng):
+    function = SIZES_COMPUTED[name]
+    x, y = keras.Input((None, 3)), keras.Input((None, 3))
+    joined = layers.Lambda(lambda both: function(*both), output_shape=(None, 3))([x, y])
+    model = randomized(keras.Model([x, y], layers.Dense(2)(layers.GlobalMaxPooling1D()(joined))))
+    graph = trace(model)
+    for long, short in ((4, 2), (9, 9), (3, 1), (12, 3), (1, 1), (20, 2)):
+        same_values(graph, model, [rng.normal(size=(2, long, 3)), rng.normal(size=(2, short, 3))])

@@ -6,8 +6,19 @@ import tensorflow as tf
 from revgraph.read.savedmodel.nodes import runner
 from revgraph.read.savedmodel.weights import Weight, in_dtype
 
-UNKNOWN_SIZES = (7, 12, 100_003, 250_000)
-"""Sizes that stand for one not known in advance."""
+CASES = (
+    lambda place: 1,
+    lambda place: 2 + place % 4,
+    lambda place: 7 + place,
+    lambda place: 12 + 2 * place,
+    lambda place: 100_003 + 3 * place,
+    lambda place: 250_000 + 7 * place,
+)
+"""Sizes that stand for one not known in advance, each a function of a number that tells its slot and axis.
+
+Small and large ones, all alike and all different: what is the same for all of them, such as a difference or a minimum,
+does not depend on sizes.
+"""
 
 SHAPES = frozenset({"Rank", "Shape", "ShapeN", "Size"})
 """Operations that give the shape of a tensor."""
@@ -23,7 +34,7 @@ LARGEST = 100
 
 
 class Shapes:
-    """The values of the slots that are computed from shapes alone, for each of the `UNKNOWN_SIZES`.
+    """The values of the slots that are computed from shapes alone, for each of the `CASES`.
 
     Args:
         specs: Shape and dtype of each slot.
@@ -38,21 +49,25 @@ class Shapes:
         self._values.update(zip(slots, values, strict=True))
 
     def values(self, slot) -> list | None:
-        """The value of a slot for each of the `UNKNOWN_SIZES`; None where it is not known."""
+        """The value of a slot for each of the `CASES`; None where it is not known."""
         return self._values.get(slot)
 
     def of(self, node) -> list | None:
-        """For each output of a node its value for each of the `UNKNOWN_SIZES`; None where that is not to be known."""
+        """For each output of a node its value for each of the `CASES`; None where that is not to be known."""
         if node.type in SHAPES:
             return self._shapes(node)
         if node.type not in SHAPE_ARITHMETIC:
             return None
         cases = []
-        for i in range(len(UNKNOWN_SIZES)):
+        for i in range(len(CASES)):
             given = [a.value if isinstance(a, Weight) else self._values.get(a, [None] * 9)[i] for a in node.arguments]
             if any(value is None or np.size(value) > LARGEST for value in given):
                 return None
-            cases.append(constants(node.operation, given))
+            try:
+                cases.append(constants(node.operation, given))
+            except tf.errors.InvalidArgumentError:
+                # Not every size is possible.
+                return None
         return [list(values) for values in zip(*cases, strict=True)]
 
     def _shapes(self, node):
@@ -66,12 +81,9 @@ class Shapes:
         return [list(v) for v in zip(*([np.asarray(r, dtype) for r in results(c)] for c in per_case), strict=True)]
 
     def _examples(self, value):
-        """The shape of a value with each of the `UNKNOWN_SIZES`, made different from axis to axis."""
+        """The shape of a value in each of the `CASES`."""
         shape, slot = (value.shape, 0) if isinstance(value, Weight) else (self.specs[value].shape, value)
-        return [
-            tuple(size + 17 * slot + 5 * axis if n is None else n for axis, n in enumerate(shape))
-            for size in UNKNOWN_SIZES
-        ]
+        return [tuple(case(17 * slot + 5 * axis) if n is None else n for axis, n in enumerate(shape)) for case in CASES]
 
     def integers(self, value):
         """The entries of an integer tensor, None for those not known in advance; None where none is."""
