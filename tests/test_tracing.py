@@ -422,7 +422,7 @@ SIZES_COMPUTED = {
     "a difference": _padded,
     "a minimum": lambda x, y: x[:, : tf.minimum(tf.shape(x)[1], 4)],
     "a quotient": lambda x, y: tf.repeat(y, tf.shape(x)[1] // tf.shape(y)[1], axis=1),
-    "a remainder": lambda x, y: x[:, tf.shape(x)[1] % 3 :],
+    "a remainder": lambda x, y: tf.roll(x, tf.shape(x)[1] % 3, axis=1),
 }
 
 
