@@ -181,12 +181,13 @@ def _named(spec, index):
 
 
 def _code(layer, call):
-    """What runs as a layer's `call`: its own Python, or a form of it that is easier to read."""
-    if isinstance(layer, layers.TimeDistributed):
+    """What runs as a layer's `call`: its own Python, or, of a few of Keras's, a form of it that is easier to read."""
+    own = type(layer).call
+    if own is layers.TimeDistributed.call:
         return functools.partial(_distributed, layer)
-    if isinstance(layer, layers.UpSampling2D) and layer.interpolation != "nearest":
+    if own is layers.UpSampling2D.call and layer.interpolation != "nearest":
         return lambda inputs: tf.cast(routing.upsampled(layer, inputs), inputs.dtype)
-    if type(layer).__name__ in POOLING:
+    if type(layer).__name__ in POOLING and private.is_of_keras(type(layer)):
         return functools.partial(_in_float32, call)
     return getattr(call, "python_function", call)
 
