@@ -1,7 +1,5 @@
 """`AnalyzerBySize`: an analyzer of a model whose code needs sizes that only data have."""
 
-import collections
-
 import keras
 import numpy as np
 import tensorflow as tf
@@ -10,6 +8,7 @@ from revgraph.analyzers.analyzer import Analyzer
 from revgraph.analyzers.inputs import flat_inputs, is_stream
 from revgraph.graph.tables import Table
 from revgraph.read import Sized
+from revgraph.reverse.recent import Recent
 from revgraph.saving import archives
 
 SIZES = 8
@@ -33,7 +32,7 @@ class AnalyzerBySize(Analyzer):
         self.make = make
         self.model = model
         self.usual = usual
-        self._analyzers = collections.OrderedDict()
+        self._analyzers = Recent(SIZES)
 
     def __getattr__(self, name):
         if name.startswith("__") or self.__dict__.get("_analyzers") is None:
@@ -56,15 +55,12 @@ class AnalyzerBySize(Analyzer):
 
     def _sized(self, X):
         shapes = [(tuple(np.shape(x)[1:]), _dtype(x)) for x in keras.tree.flatten(X)]
-        key = (tuple(shapes), type(X).__name__)
-        if key not in self._analyzers:
-            analyzer = self.make(Sized(self.model, X))
-            analyzer.name = self.name
-            self._analyzers[key] = analyzer
-        self._analyzers.move_to_end(key)
-        while len(self._analyzers) > SIZES:
-            self._analyzers.popitem(last=False)
-        return self._analyzers[key]
+        return self._analyzers.value((tuple(shapes), type(X).__name__), lambda: self._made(X))
+
+    def _made(self, X):
+        analyzer = self.make(Sized(self.model, X))
+        analyzer.name = self.name
+        return analyzer
 
     def analyze(self, X, *args, **kwargs):
         """See `ReverseAnalyzer.analyze`."""
@@ -97,6 +93,9 @@ class AnalyzerBySize(Analyzer):
     @property
     def bound(self):
         return self._last().bound
+
+    def config(self):
+        return self._last().config()
 
     def summary(self):
         return self._last().summary()
