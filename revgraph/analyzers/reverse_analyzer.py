@@ -97,7 +97,8 @@ class ReverseAnalyzer(Analyzer):
             print(self.summary())
 
     def _graph(self, dtype=None):
-        graph = trace(self.model, self.composite.classes, dtype)
+        graph = trace(self.model if dtype is None else self._read, self.composite.classes, dtype)
+        self._read = graph
         self.traced = split_activations(graph)
         stripped = strip_output_activation(self.traced)
         # Said of the model once, and not again of its twin in float64.

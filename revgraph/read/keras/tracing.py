@@ -52,7 +52,6 @@ def trace(model, keep=(), dtype=None) -> Graph:
     """
     if isinstance(model, Graph):
         return model if dtype in (None, model.dtype) or model.again is None else model.again(dtype)
-    source = model
     if isinstance(model, Sized):
         model, example = model.model, model.example
     else:
@@ -69,9 +68,7 @@ def trace(model, keep=(), dtype=None) -> Graph:
         # Whatever the model's own code raises on tensors without values means the same.
         unknown = example is None and any(None in spec.shape[1:] for spec in keras.tree.flatten(arguments))
         raise (SizesUnknown if unknown else ValueError)(_failure(model, error)) from error
-    keep = tuple(keep)
-    graph = _graph(model, recording, arguments, keep, dtype or widest_dtype(model))
-    return dataclasses.replace(graph, again=lambda dtype: trace(source, keep, dtype))
+    return _graph(model, recording, arguments, tuple(keep), dtype or widest_dtype(model))
 
 
 def _failure(model, error) -> str:
@@ -117,9 +114,9 @@ def _graph(model, recording, arguments, keep, dtype) -> Graph:
     held = {slot for call in calls if isinstance(call.layer, layers.Layer) for slot in (*call.inputs, *call.outputs)}
     graph = find_indices(_named(simplify(graph, held), recording))
     written = set(graph.input_slots).union(*(site.outputs for site in graph.sites))
-    return graph.rewrite(
-        graph.sites, calls=tuple(c for c in calls if written.issuperset(c.inputs) and written.issuperset(c.outputs))
-    )
+    calls = tuple(c for c in calls if written.issuperset(c.inputs) and written.issuperset(c.outputs))
+    # The code of the model is not run again for another dtype.
+    return dataclasses.replace(graph, calls=calls, again=lambda dtype: _graph(model, recording, arguments, keep, dtype))
 
 
 def _named(graph, recording) -> Graph:
