@@ -92,7 +92,12 @@ RECURRENT = {
 }
 
 
-@pytest.mark.parametrize("name", RECURRENT)
+def at_length(names, default):
+    """Parameters of a test: some by default, the others under `slow`."""
+    return [name if name in default else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
+@pytest.mark.parametrize("name", at_length(RECURRENT, {"lstm", "gru", "simple", "bidirectional"}))
 def test_recurrent_layers(name, exported):
     model = network(RECURRENT[name])
     graph = exported(model)
@@ -100,7 +105,7 @@ def test_recurrent_layers(name, exported):
     check_gradients(graph, model, data((BATCH, STEPS, FEATURES)))
 
 
-@pytest.mark.parametrize("layer", [layers.LSTM, layers.GRU])
+@pytest.mark.parametrize("layer", [layers.LSTM, pytest.param(layers.GRU, marks=pytest.mark.slow)])
 def test_masked_steps(layer, exported):
     x = data((BATCH, STEPS, FEATURES))
     x[:2, 3:], x[2, :2] = 0, 0
@@ -255,7 +260,9 @@ def graph_of(function, spec=None):
     return read_function(concrete), concrete
 
 
-@pytest.mark.parametrize("name", OWN)
+@pytest.mark.parametrize(
+    "name", at_length(OWN, {"while", "until a value", "scan", "keras scan", "nested", "several writes"})
+)
 def test_loops_of_ones_own(name):
     graph, function = graph_of(lambda x: tf.ensure_shape(OWN[name](x), (None, FEATURES)) @ END)
     assert len(loops(graph)) == 1 and handles(graph) == []
