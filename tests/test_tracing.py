@@ -435,3 +435,14 @@ def test_what_is_computed_from_sizes_is_no_constant(name, rng):
     graph = trace(model)
     for long, short in ((4, 2), (9, 9), (3, 1), (12, 3), (1, 1), (20, 2)):
         same_values(graph, model, [rng.normal(size=(2, long, 3)), rng.normal(size=(2, short, 3))])
+
+
+def test_bins_are_constants():
+    """Sorting numbers into bins has no gradient, not even one that is zero, in TensorFlow."""
+    x = keras.Input((1,))
+    rows = layers.Flatten()(layers.Embedding(4, 3)(layers.Discretization(bin_boundaries=[0.0, 1.0, 2.0])(x)))
+    model = randomized(keras.Model(x, layers.Dense(2)(layers.Concatenate()([rows, x]))))
+    data = np.array([[0.5], [1.5]])
+    report = create_analyzer("lrp.z", model).conservation(data, 1)
+    np.testing.assert_allclose(report.input, data[:, 0] * model.layers[-1].kernel.numpy()[-1, 1], rtol=1e-6)
+    np.testing.assert_allclose(report.start, report.input + report.bias + report.constants, rtol=1e-6)

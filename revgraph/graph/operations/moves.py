@@ -57,6 +57,10 @@ class ZeroPad(Routing):
 class Inert(Routing):
     """What is made of shapes and comparisons alone. It is a constant, and absorbs its share."""
 
+    def __call__(self, inputs, weights):
+        # Some comparisons, such as sorting into bins, have no gradient in TensorFlow, not even one that is zero.
+        return super().__call__([tf.stop_gradient(x) if x.dtype.is_floating else x for x in inputs], weights)
+
 
 class Renumbering(Routing):
     """Gives another number to each id: `ids + 1`, `where(ids < 0, ids + n, ids)`.
