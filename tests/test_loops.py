@@ -394,3 +394,18 @@ def test_a_list_that_is_handled_in_another_way_is_one_site():
     graph, concrete = graph_of(function)
     check_gradients(graph, concrete, data((BATCH, STEPS, FEATURES)))
     assert not revgraph.check(graph, "lrp.epsilon").supported
+
+
+def test_ids_that_are_looked_up_in_a_loop_are_refused():
+    """Their relevance would be lost in it. In front of the loop they are looked up as ever."""
+    table = tf.constant(np.random.default_rng(0).normal(size=(5, FEATURES)))
+    spec = tf.TensorSpec((None, STEPS), tf.int32, "ids")
+
+    def inside(ids):
+        rows = tf.map_fn(lambda i: tf.gather(table, i), tf.transpose(ids), fn_output_signature=tf.float64)
+        return tf.ensure_shape(tf.reduce_sum(rows, 0), (None, FEATURES)) @ END
+
+    graph, _ = graph_of(inside, spec)
+    for method in ("gradient", "input_t_gradient", "lrp.epsilon"):
+        with pytest.raises(revgraph.NotAnalyzeableModelException, match="loop"):
+            create_analyzer(method, graph)

@@ -22,6 +22,7 @@ import numpy as np
 import tensorflow as tf
 
 from revgraph.graph.analysis import is_padding
+from revgraph.graph.loops import Loop
 from revgraph.graph.operations import Routing, Truncation
 from revgraph.reverse_rules.engine import Absorbed, Pullback, Rule
 from revgraph.reverse_rules.folding import folded, lost
@@ -292,6 +293,9 @@ class Jacobian(Rule):
             return self
         if facts.moves_integers(site):
             return MovedIntegers(tuple(i for i, slot in enumerate(site.inputs) if slot in facts.from_integers))
+        # A loop may look them up in each of its turns.
+        if isinstance(site.operation, Loop):
+            return None
         # Beside floating numbers integers say what becomes of those. Alone they have relevance, which would be lost.
         alone = not any("float" in facts.graph.specs[slot].dtype for slot in site.inputs)
         lost_on_the_way = isinstance(site.operation, Routing) and any(
