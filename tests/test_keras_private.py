@@ -84,9 +84,7 @@ def test_where_tensors_come_from():
     operation, node, index = private.origin(first)
     assert operation is dense and index == 0
     assert private.tensors_read(node) == [x] or private.tensors_read(node)[0] is x
-    assert not private.is_input(node)
     assert type(private.origin(second)[0]).__name__ == "Relu"
-    assert private.is_input(private.origin(x)[1])
     assert private.origin(keras.KerasTensor((None, 3))) is None
 
 

@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from revgraph.analyzers.analyzer import Analyzer
 from revgraph.analyzers.inputs import flat_inputs, is_stream
+from revgraph.composites import NotAnalyzeableModelException
 from revgraph.graph.tables import Table
 from revgraph.read import Sized
 from revgraph.reverse.recent import Recent
@@ -45,12 +46,14 @@ class AnalyzerBySize(Analyzer):
             return self._sized(X)
         try:
             flat_inputs(X, self.usual.graph)
-        except ValueError:
-            # The usual analyzer says better what is wrong with inputs that the model does not take in any size.
+        except ValueError as wrong:
             try:
                 return self._sized(X)
-            except Exception:
-                return self.usual
+            except NotAnalyzeableModelException:
+                raise
+            except ValueError:
+                # The model does not take such inputs in any size.
+                raise wrong from None
         return self.usual
 
     def _sized(self, X):

@@ -73,11 +73,6 @@ def _has_activation_argument(site, facts):
     return isinstance(site.operation, Activation) and hasattr(site.layer, "activation")
 
 
-def _is_whole(operation):
-    """Whether an operation computes whatever is inside it: a loop, and what cannot be looked into."""
-    return isinstance(operation, Opaque | Loop)
-
-
 BEHIND_RESHAPES = Matcher(_behind_reshapes, "first linear layer")
 PASSED = Matcher(_has_activation_argument, "activations")
 FUSED = Matcher(

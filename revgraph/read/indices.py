@@ -7,6 +7,7 @@ import tensorflow as tf
 from revgraph.graph.analysis import leads_to_lookups, slots_of_indices
 from revgraph.graph.graph import Graph, Spec
 from revgraph.graph.operations import Embedding, Inert, Routing, Truncation
+from revgraph.read.savedmodel.nodes import TensorFlowOperation
 
 INTEGERS = "int32"
 
@@ -57,12 +58,15 @@ def _truncations(graph) -> Graph:
         (first, *_), floats = (*site.inputs, None), [s for s in site.inputs if "float" in graph.specs[s].dtype]
         if isinstance(site.operation, Routing) and site.operation.copies and entries.issuperset(floats):
             entries.update(site.outputs)
-        is_cast = getattr(site.operation, "label", "").lower() == "cast" and floats == [first]
-        if is_cast and first in entries and looked_up.issuperset(site.outputs):
+        if _is_cast(site.operation) and floats == [first] and first in entries and looked_up.issuperset(site.outputs):
             operation = Truncation(_cast(graph.specs[site.outputs[0]].dtype), "Cast", copies=True, fixed=True)
             site = dataclasses.replace(site, operation=operation)
         sites.append(site)
     return graph.rewrite(sites)
+
+
+def _is_cast(operation):
+    return isinstance(operation, TensorFlowOperation) and operation.operation.type == "Cast"
 
 
 def _cast(dtype):

@@ -86,11 +86,6 @@ def tensors_read(node) -> list[KerasTensor]:
     return node.arguments.keras_tensors
 
 
-def is_input(node) -> bool:
-    """Whether a node stands for an input of a model."""
-    return node.is_input or isinstance(node.operation, keras.layers.InputLayer)
-
-
 @contextlib.contextmanager
 def nodes_restored(operations):
     """Takes the nodes off again that calls inside the block add to layers and operations."""

@@ -73,7 +73,6 @@ class Recording:
     """
 
     def __init__(self, model, arguments):
-        self.model = model
         self.calls: list[Recorded] = []
         self._stack: list[Recorded] = []
         self._paths: dict[str, int] = {}

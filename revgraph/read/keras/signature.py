@@ -56,7 +56,11 @@ def arguments_of(model, example=None) -> tuple:
         arguments = keras.tree.map_structure(
             lambda spec: _spec([None] * spec.shape.rank, spec.dtype, spec.name), arguments
         )
-    sizes = iter([np.shape(x) for x in keras.tree.flatten(example)])
+    sizes = [np.shape(x) for x in keras.tree.flatten(example)]
+    count = len(keras.tree.flatten(arguments))
+    if len(sizes) != count:
+        raise ValueError(f"The model {model.name!r} takes {count} inputs. Received {len(sizes)}.")
+    sizes = iter(sizes)
     return keras.tree.map_structure(lambda spec: _sized(spec, next(sizes)), arguments)
 
 

@@ -68,6 +68,11 @@ class Template:
         return self.named(function).get(name, default)
 
 
+def is_symbolic(value) -> bool:
+    """Whether a value is a tensor of a TensorFlow graph, which has no numbers yet."""
+    return tf.is_tensor(value) and not hasattr(value, "numpy")
+
+
 def template_of(args, kwargs, dtype) -> tuple[Template, tuple]:
     """The template of a call, and the tensors that its slots stand for.
 
@@ -78,7 +83,7 @@ def template_of(args, kwargs, dtype) -> tuple[Template, tuple]:
     read = []
 
     def slot(a):
-        if not tf.is_tensor(a) or hasattr(a, "numpy"):
+        if not is_symbolic(a):
             return a
         read.append(a)
         return Slot(len(read) - 1, a.dtype.name)

@@ -5,7 +5,6 @@ import functools
 import re
 
 import keras
-import tensorflow as tf
 from keras import layers
 
 from revgraph.graph.graph import Call, Graph
@@ -15,7 +14,7 @@ from revgraph.read.keras import private
 from revgraph.read.keras.layers import MASKED, layer_operation, sees_mask
 from revgraph.read.keras.recording import Recording
 from revgraph.read.keras.signature import Sized, SizesUnknown, arguments_of, names_of, widest_dtype
-from revgraph.read.keras.template import template_of
+from revgraph.read.keras.template import is_symbolic, template_of
 from revgraph.read.keras.untouched import untouched
 from revgraph.read.savedmodel import private as graphs
 from revgraph.read.savedmodel.builder import Builder
@@ -135,9 +134,9 @@ def _wholes(recording, keep, dtype) -> dict:
     graphs = {}
     for call in recording.calls:
         kwargs = call.kwargs if sees_mask(call.layer) else {k: v for k, v in call.kwargs.items() if k != "mask"}
-        tensors = [t for t in keras.tree.flatten((call.args, kwargs)) if _is_symbolic(t)]
+        tensors = [t for t in keras.tree.flatten((call.args, kwargs)) if is_symbolic(t)]
         outputs = call.outputs if call.before is None or isinstance(call.layer, keep) else call.before
-        if not call.is_layer or not call.path or not all(map(_is_symbolic, outputs)) or not tensors:
+        if not call.is_layer or not call.path or not all(map(is_symbolic, outputs)) or not tensors:
             continue
         graph = outputs[0].graph
         # A call that hands on what it is given does nothing.
@@ -185,10 +184,6 @@ def _without_a_trace(layer):
     return call
 
 
-def _is_symbolic(tensor):
-    return tf.is_tensor(tensor) and not hasattr(tensor, "numpy")
-
-
 def _dependent(graph) -> set[str]:
     """The names of the tensors of a graph that depend on its inputs, those for captured variables aside."""
     captured = {t.name for t in graphs.internal_captures(graph)}
@@ -203,9 +198,9 @@ def _calls(recording, builder) -> tuple[Call, ...]:
     """The calls in the order in which they ended, as far as their tensors are part of the graph."""
     found = []
     for call in sorted(recording.calls, key=lambda call: call.done):
-        tensors = [t for t in keras.tree.flatten((call.args, call.kwargs)) if _is_symbolic(t)]
+        tensors = [t for t in keras.tree.flatten((call.args, call.kwargs)) if is_symbolic(t)]
         read = [builder.values.get((id(t.graph), t.name)) for t in tensors]
-        written = [builder.values.get((id(t.graph), t.name)) if _is_symbolic(t) else None for t in call.outputs]
+        written = [builder.values.get((id(t.graph), t.name)) if is_symbolic(t) else None for t in call.outputs]
         read = [slot for slot in read if slot is not None and not isinstance(slot, Weight)]
         # Masks say what becomes of the others.
         read = [slot for slot in read if builder.specs[slot].dtype != "bool"]

@@ -62,7 +62,8 @@ def bias_before_reshape(graph: Graph, held=frozenset()) -> Graph:
     changed = {}
     for shift in graph.sites:
         reshape = producers.get(shift.inputs[0]) if _is_shift(shift.operation) else None
-        if reshape is None or reshape.operation.label != "Reshape" or not alone(reshape) or len(reshape.inputs) != 1:
+        moves = reshape is not None and isinstance(reshape.operation, Routing) and reshape.operation.name == "Reshape"
+        if not moves or not alone(reshape) or len(reshape.inputs) != 1:
             continue
         linear = producers.get(reshape.inputs[0])
         if linear is None or not isinstance(linear.operation, Dense) or not alone(linear):
