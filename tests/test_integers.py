@@ -6,6 +6,7 @@ It does so in memory and in what `model.export` writes.
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers, ops
 
 import revgraph
@@ -277,3 +278,21 @@ def test_sums_of_integers_are_those_of_floating_numbers(name, method):
     randomized(models[0])
     found, expected = (revgraph.create_analyzer(method, m).record(x).analyze(0) for m in models)
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("method", ["gradient", "lrp.z", "input_t_gradient"])
+def test_integers_that_are_repeated_to_a_shape_known_later(method):
+    """The shape is made of integers, too, and says where the others go."""
+    x, h = np.array([[1, 2, 0], [3, 1, 1]]), np.random.default_rng(0).normal(size=(2, 4, 3))
+    models, head = [], layers.Dense(2)
+    for dtype in ("int32", "float64"):
+        i, signal = keras.Input((3,), dtype=dtype, name="i"), keras.Input((None, 3), name="h")
+        repeat = layers.Lambda(
+            lambda both: tf.cast(tf.broadcast_to(both[0][:, None], tf.shape(both[1])), "float64") + both[1],
+            output_shape=(None, 3),
+        )
+        models.append(keras.Model({"i": i, "h": signal}, head(ops.mean(repeat([i, signal]), axis=1))))
+    randomized(models[0])
+    found, expected = (revgraph.create_analyzer(method, m).record({"i": x, "h": h}).analyze(0) for m in models)
+    np.testing.assert_allclose(found["i"], expected["i"], rtol=1e-9, atol=1e-12)
+    assert np.abs(expected["i"]).max() > 0.01

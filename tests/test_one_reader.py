@@ -271,3 +271,15 @@ FLOAT32_ONLY = {"image"}
 def test_in_memory_as_exported_in_float64(name, tmp_path, rng):
     x = rng.normal(size=(2, 4, 3))
     compare(network(MODELS[name]), tmp_path / "model", x, 1e-10, has_gradient=name not in NO_GRADIENT)
+
+
+@pytest.mark.parametrize("form", ["in memory", "exported"])
+def test_the_ledger_of_a_float32_model_is_in_float64(form, tmp_path, rng):
+    model, x = network(MODELS["own layers"]), rng.normal(size=(2, 4, 3)).astype("float32")
+    model.export(tmp_path / "model", verbose=False)
+    graph = revgraph.read.trace(model) if form == "in memory" else revgraph.load_model(tmp_path / "model")
+    precise = revgraph.read.trace(graph, dtype="float64")
+    assert (graph.dtype, precise.dtype, precise(x).dtype) == ("float32", "float64", tf.float64)
+    np.testing.assert_allclose(precise(x), graph(x), rtol=1e-4, atol=1e-5)
+    report = create_analyzer("lrp.epsilon", graph).conservation(x, 1)
+    assert np.abs(report.other).max() < 1e-12

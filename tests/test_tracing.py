@@ -446,3 +446,21 @@ def test_bins_are_constants():
     report = create_analyzer("lrp.z", model).conservation(data, 1)
     np.testing.assert_allclose(report.input, data[:, 0] * model.layers[-1].kernel.numpy()[-1, 1], rtol=1e-6)
     np.testing.assert_allclose(report.start, report.input + report.bias + report.constants, rtol=1e-6)
+
+
+class AsInTraining(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.dense, self.norm, self.drop = layers.Dense(4), layers.BatchNormalization(name="norm"), layers.Dropout(0.9)
+
+    def call(self, x):
+        return self.drop(self.norm(self.dense(x), training=True), training=True)
+
+
+def test_a_layer_called_as_in_training_is_explained_as_in_inference(rng):
+    model, x = AsInTraining(), rng.normal(size=(3, 4))
+    model(x)
+    randomized(model)
+    with pytest.warns(UserWarning, match="'norm' is called with training=True"):
+        graph = trace(model)
+    np.testing.assert_allclose(graph(x), model.norm(model.dense(x), training=False), rtol=1e-11)
