@@ -97,7 +97,7 @@ def check(model, name, signature=None, safe_mode=True, custom_objects=None, exam
         signature: For the path of a SavedModel, the name of the signature.
         safe_mode: For the path of a model, False runs the Python code of its Lambda layers.
         custom_objects: For the path of a model, dict from name to the model's own classes and functions.
-        example: Inputs, of which only the sizes count, for a model whose code needs sizes that the model does not say.
+        example: Inputs for a model whose code needs sizes that the model does not say. Only their sizes count.
         **kwargs: Arguments of the analyzer, as `revgraph.create_analyzer` takes them.
 
     Returns:

@@ -95,7 +95,7 @@ class Loop(Operation):
         states, (index, element), ... = body(*states, *constants)
 
     Weights inside are live, and are read once for all turns. Handles of variables and lists are in no slot. A list that
-    is read is a constant, stacked along its first axis, of which `Element` sites of the body take elements. A list that
+    is read is a constant, stacked along its first axis. `Element` sites of the body take elements of it. A list that
     is written is an output, stacked in the same way.
 
     The site reads, in this order, the first states, what each list starts from, and the constants, but for those that

@@ -74,7 +74,7 @@ def _cast(dtype):
 
 
 def _only_looked_up(graph) -> set[int]:
-    """The floating slots of which all readers look entries up, compare them, or move them to such slots."""
+    """The floating slots whose readers all look entries up, compare them, or move them to such slots."""
     readers, found = graph.consumers(), set()
     for slot in sorted(graph.specs, reverse=True):
         if slot in graph.output_slots or "float" not in graph.specs[slot].dtype or not readers[slot]:

@@ -55,7 +55,7 @@ def _extended(layer, classes):
 
 
 def has_view(layer) -> bool:
-    """Whether there is a view of a layer, which may still not know what to make of its arguments."""
+    """Whether a layer has a view. The view may still not know what to make of the arguments of a call."""
     return _extended(layer, VIEWS) is not None
 
 

@@ -38,7 +38,7 @@ class Recorded:
         path: Where it stands.
         args, kwargs: What its `call` was given, without `training`.
         outputs: The tensors that it returned, flat.
-        before: The same in front of its activation, where that is a function of which the name says nothing.
+        before: The tensors in front of its activation, where the name of that function says nothing; None elsewhere.
         masked: Whether a mask is attached to a tensor that it was given.
         done: Its number in the order in which calls ended.
     """
@@ -192,7 +192,7 @@ def _code(layer, call):
 
 
 def _in_float32(call, inputs):
-    """Pooling, of which TensorFlow has no kernel for float64 in three dimensions; it is explained in any dtype."""
+    """Pooling in float32 where it has three dimensions, because TensorFlow has no kernel for float64 there."""
     if len(inputs.shape) < 5:
         return call(inputs)
     return tf.cast(call(tf.cast(inputs, "float32")), inputs.dtype)

@@ -27,8 +27,8 @@ from revgraph.read.savedmodel.wholes import Whole
 def trace(model, keep=(), dtype=None) -> Graph:
     """Flattens a Keras model into a graph of call sites.
 
-    The model's `call` runs once, in a TensorFlow graph. A call of a layer of which revgraph has a view, such as Dense,
-    is one site. All other code is read from the operations that TensorFlow made of it, as in a SavedModel. The model is
+    The model's `call` runs once, in a TensorFlow graph. Layers such as Dense have a view, and a call of one is one
+    site. All other code is read from the operations that TensorFlow made of it, as in a SavedModel. The model is
     left as it was.
 
     Args:
@@ -130,7 +130,7 @@ def _named(graph, recording) -> Graph:
 
 
 def _wholes(recording, keep, dtype) -> dict:
-    """The calls that are one site: those of layers of which there is a view, and those to keep."""
+    """The calls that are one site: those of layers that have a view, and those of layers to keep."""
     graphs = {}
     for call in recording.calls:
         kwargs = call.kwargs if sees_mask(call.layer) else {k: v for k, v in call.kwargs.items() if k != "mask"}

@@ -27,8 +27,8 @@ class Weight:
     """A tensor that does not depend on the model's inputs.
 
     Args:
-        source: Reads it at the moment of the call, floating values in the asked-for dtype; or the expression of which
-            it is a result.
+        source: Reads it at the moment of the call, floating values in the asked-for dtype; or the expression that
+            computes it.
         shape: Its shape.
         value: The value of one that never changes; None where variables take part.
         made_by: Types of the operations that made it.
@@ -51,7 +51,7 @@ class Weight:
             source = weight.source
             return results[source][weight.index] if isinstance(source, Expression) else source(dtype)
 
-        # Each after those that it is computed from. Python would not follow a long way down by itself.
+        # Each after its arguments. A stack, because recursion in Python ends at a thousand calls.
         stack = [self.source] if isinstance(self.source, Expression) else []
         while stack:
             arguments = [a.source for a in stack[-1].arguments]

@@ -1,4 +1,4 @@
-"""Operations that are one site: the calls of layers of which there is a view."""
+"""Operations that are one site: the calls of layers that have a view."""
 
 import dataclasses
 from typing import Any
