@@ -204,7 +204,7 @@ def test_illegal_batch_size(analyzer, x, size):
     ("selection", "error", "message"),
     [
         (4, ValueError, r"out of range: there are 4 neurons, 0 to 3. Received: 4"),
-        (-1, ValueError, r"out of range.*Received: -1"),
+        (-5, ValueError, r"out of range.*Received: -5"),
         ([0, 1, 4], ValueError, "out of range"),
         ([0, 1], ValueError, "2 entries for 3 samples: pass one index, or one per sample"),
         (1.5, TypeError, r"neuron_selection takes .*Received: 1.5 of type float"),

@@ -73,6 +73,35 @@ def test_a_contrast_is_the_difference(model, x):
         close(contrast, analyzer.analyze(x, 3) - analyzer.analyze(x, 1))
 
 
+@pytest.mark.parametrize(
+    ("negative", "positive"),
+    [
+        (-1, 4),
+        (-5, 0),
+        ([-1, 0, -2, 3], [4, 0, 3, 3]),
+        (np.array([[-1, 0], [1, -5], [2, 2], [-3, -4]]), np.array([[4, 0], [1, 0], [2, 2], [2, 1]])),
+        ((-2,), (3,)),
+        (slice(-2, None), slice(3, 5)),
+    ],
+    ids=str,
+)
+def test_negative_numbers_count_from_the_end(negative, positive, model, x):
+    recorded = make("lrp.epsilon", model).record(x)
+    np.testing.assert_array_equal(recorded.analyze(negative), recorded.analyze(positive))
+
+
+def test_negative_numbers_where_the_size_is_free_and_at_inner_layers(float64, rng):
+    inputs = keras.Input((None, 2))
+    steps = layers.Conv1D(1, 3, name="conv")(inputs)
+    analyzer = make("gradient", keras.Model(inputs, layers.Reshape((-1,))(steps)))
+    x = rng.normal(size=(2, 7, 2))
+    close(analyzer.analyze(x, -1), analyzer.analyze(x, 4))
+    close(analyzer.analyze(x, [-1, -5]), analyzer.analyze(x, [4, 0]))
+    close(analyzer.analyze(x, (-2, 0), layer="conv"), analyzer.analyze(x, (3, -1), layer="conv"))
+    with pytest.raises(ValueError, match="out of range"):
+        analyzer.analyze(x, -6)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_several_targets_in_one_call(name, model, x):
     analyzer = make(name, model)
@@ -191,7 +220,10 @@ def test_a_segmentation_mask(float64, rng):
     ("selection", "error", "text"),
     [
         (5, ValueError, "out of range: there are 5 neurons, 0 to 4"),
-        (-1, ValueError, "out of range"),
+        (-6, ValueError, "out of range.*Negative numbers count from the end, -5 to -1"),
+        ([0, 1, -6, 2], ValueError, "out of range"),
+        ((-6,), ValueError, "out of range on axis 1: -6 for size 5"),
+        (slice(5, 9), ValueError, "selects nothing on axis 1, whose size is 5"),
         ([1, 2], ValueError, "2 entries for 4 samples"),
         ((1, 2), ValueError, r"each of the 1 axes after the batch: the shape is \(batch, 5\)"),
         ((7,), ValueError, "out of range on axis 1: 7 for size 5"),

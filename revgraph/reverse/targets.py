@@ -218,10 +218,14 @@ def _check_tuple(selection, shape):
         )
     for axis, (chosen, size) in enumerate(zip(selection, shape, strict=True)):
         if isinstance(chosen, slice):
+            if size is not None and not range(*chosen.indices(size)):
+                raise ValueError(
+                    f"neuron_selection selects nothing on axis {axis + 1}, whose size is {size}. Received: {chosen!r}."
+                )
             continue
         if not isinstance(chosen, int | np.integer) or isinstance(chosen, bool):
             raise TypeError(f"A tuple given as neuron_selection holds ints and slices. Received: {selection!r}.")
-        if chosen < 0 or (size is not None and chosen >= size):
+        if size is not None and not -size <= chosen < size:
             raise ValueError(
                 f"neuron_selection is out of range on axis {axis + 1}: {chosen!r} for size {size}. The shape is "
                 f"{_text(('batch', *shape))}."
@@ -260,10 +264,15 @@ def _checked_index(chosen, selection, batch, shape):
             f"neuron_selection has {len(chosen)} entries for {batch} samples: pass one index, or one per sample."
         )
     (size,) = shape
-    if chosen.size and (chosen.min() < 0 or (size is not None and chosen.max() >= size)):
-        there = "" if size is None else f" there are {size} neurons, 0 to {size - 1}."
-        raise ValueError(f"neuron_selection is out of range:{there} Received: {selection!r}.")
-    return chosen.astype(np.int32)
+    if size is None:
+        return chosen
+    if chosen.size and not -size <= chosen.min() <= chosen.max() < size:
+        raise ValueError(
+            f"neuron_selection is out of range: there are {size} neurons, 0 to {size - 1}. Received: {selection!r}. "
+            f"Negative numbers count from the end, -{size} to -1."
+        )
+    # Negative numbers are codes from here on, such as that of the largest neuron.
+    return np.where(chosen < 0, chosen + size, chosen).astype(np.int32)
 
 
 def _text(shape):
