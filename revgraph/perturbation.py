@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from revgraph.analyzers.analyzer import Analyzer
+from revgraph.graph.arguments import check_count, check_number
 from revgraph.graph.tables import Table, Tabular
 
 
@@ -62,6 +63,7 @@ class Perturbation:
         if len(tuple(region_shape)) != 2 or min(region_shape) < 1:
             raise ValueError(f"region_shape is a height and a width, positive ints. Received: {region_shape!r}.")
         self.perturbation_function = perturbation_function
+        check_number("num_perturbed_regions", num_perturbed_regions, least=0)
         self.num_perturbed_regions = num_perturbed_regions
         self.region_shape = tuple(region_shape)
         self.reduce_function = reduce_function
@@ -162,6 +164,8 @@ class PerturbationAnalysis:
         self.analyzer = analyzer
         self.model = model
         self.perturbation = perturbation
+        check_count("steps", steps)
+        check_count("regions_per_step", regions_per_step)
         self.steps = steps
         self.regions_per_step = regions_per_step
         self.recompute_analysis = recompute_analysis
@@ -315,8 +319,7 @@ def pixel_flipping(
     x = np.asarray(x)
     if order not in ORDERS:
         raise ValueError(f"order is one of {', '.join(map(repr, ORDERS))}. Received: {order!r}.")
-    if not isinstance(steps, int | np.integer) or steps < 1:
-        raise ValueError(f"steps must be a positive int. Received: {steps!r}.")
+    check_count("steps", steps)
     first = _outputs(model, x, batch_size)
     if first.ndim != 2:
         raise ValueError(f"pixel_flipping follows outputs of shape (batch, classes). Received: {first.shape}.")

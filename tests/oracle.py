@@ -125,10 +125,6 @@ def flat_rule(W, b, x, R, epsilon=1e-7):
     return share(contributions(1.0 * (W != 0), np.ones_like(x)), 0, R, epsilon)
 
 
-def norm(W, b, x, R, epsilon=1e-7):
-    return share(contributions(W, x), 0, R, epsilon)
-
-
 # iNNvestigate 2.1.2.
 
 

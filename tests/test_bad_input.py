@@ -1,5 +1,7 @@
 """Bad input: every mistake gets an error that says what was received and what to do."""
 
+import inspect
+import re
 import warnings
 
 import keras
@@ -9,9 +11,11 @@ import tensorflow as tf
 from keras import layers, ops
 
 import revgraph
-from revgraph import NotAnalyzeableModelException, create_analyzer
+from revgraph import NotAnalyzeableModelException, composites, create_analyzer
 from revgraph.reverse_rules import Epsilon, Jacobian
 from tests.models import inputs_of, make, randomized
+
+TINY = keras.Sequential([keras.Input((4,)), layers.Dense(3, activation="relu"), layers.Dense(2)])
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +45,13 @@ def test_unknown_analyzer(model):
         create_analyzer("shap", model)
     with pytest.raises(KeyError, match="No analyzer is named None"):
         create_analyzer(None, model)
+
+
+def test_name_and_model_in_the_wrong_order(model):
+    with pytest.raises(TypeError, match=r"name first and the model second: create_analyzer\('lrp.z', model\)"):
+        create_analyzer(model, "lrp.z")
+    with pytest.raises(TypeError, match=r"Expected a rule.*function that makes a composite: epsilon_plus\(...\)"):
+        create_analyzer("lrp", model, rule=composites.epsilon_plus)
 
 
 @pytest.mark.parametrize(
@@ -77,6 +88,49 @@ def test_unknown_analyzer(model):
 def test_illegal_arguments(model, name, options, error, message):
     with pytest.raises(error, match=message):
         create_analyzer(name, model, **options)
+
+
+def numbers_of(method):
+    """The arguments of a method whose default is a number, and numbers that have none."""
+    classes = [method.make, *getattr(method.make, "__mro__", ()), *getattr(method.options, "__mro__", ())]
+    makers = [maker.__init__ if inspect.isclass(maker) else maker for maker in classes if maker is not object]
+    parameters = [p for maker in makers for p in inspect.signature(maker).parameters.values()]
+    given = {p.name for p in parameters if type(p.default) in (int, float)} | {"alpha", "beta", "seed"}
+    return sorted(given.intersection(method.arguments()) - {"reference_inputs"})
+
+
+ARGUMENTS = [(name, number) for name, method in revgraph.ANALYZERS.items() for number in numbers_of(method)]
+
+
+def test_every_kind_of_number_is_among_the_arguments():
+    assert {number for _, number in ARGUMENTS} >= {
+        "alpha", "augment_by_n", "beta", "epsilon", "exponent", "gamma", "max_growth", "noise_scale", "seed", "stddev",
+        "steps",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("wrong", ["0.1", np.nan, [0.5], -np.inf], ids=str)
+@pytest.mark.parametrize(("name", "argument"), ARGUMENTS)
+def test_the_message_names_the_argument_that_is_no_number(name, argument, wrong):
+    options = {"until_layer_idx": 0} if name.endswith("until_idx") else {}
+    with pytest.raises(ValueError, match=rf"\b{argument}\b.*Received: .*{re.escape(repr(wrong))}"):
+        create_analyzer(name, TINY, **{**options, argument: wrong})
+
+
+@pytest.mark.parametrize("bounds", [("0", 1), (0, "1"), (np.nan, 1), (0, [1, "2"]), (0, object()), (False, True)])
+@pytest.mark.parametrize("name", ["deep_taylor.bounded", "lrp.epsilon_gamma_box"])
+def test_bounds_that_are_no_numbers(name, bounds):
+    with pytest.raises(ValueError, match=r"low and high must be numbers, or arrays of them.*Received: low="):
+        create_analyzer(name, TINY, low=bounds[0], high=bounds[1])
+    with pytest.raises(ValueError, match=r"input_bounds is a pair \(low, high\) of numbers.*Received"):
+        create_analyzer("lrp.z", TINY, input_bounds=bounds)
+
+
+@pytest.mark.parametrize("wrong", [0, -1, 1.5, True])
+@pytest.mark.parametrize(("name", "argument"), [("integrated_gradients", "steps"), ("smoothgrad", "augment_by_n")])
+def test_the_message_names_the_count(name, argument, wrong):
+    with pytest.raises(ValueError, match=rf"^{argument} must be a positive int. Received: {wrong!r}"):
+        create_analyzer(name, TINY, **{argument: wrong})
 
 
 # Which model.

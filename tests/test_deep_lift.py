@@ -219,3 +219,61 @@ def test_what_depends_on_values_is_refused(function):
     inputs = layers.Input((4,))
     with pytest.raises(revgraph.NotAnalyzeableModelException):
         revgraph.create_analyzer("deep_lift", keras.Model(inputs, layers.Dense(2)(function(inputs))))
+
+
+def attention(h, **options):
+    tokens = layers.Reshape((2, 2))(h)
+    return layers.Flatten()(layers.MultiHeadAttention(2, 2)(tokens, tokens, **options))
+
+
+ACCEPTED = {
+    "softmax": ops.softmax,
+    "log softmax": ops.log_softmax,
+    "product of three": lambda h: h[:, :1] * h[:, 1:2] * h[:, 2:3],
+    "gate": lambda h: h[:, :2] * ops.sigmoid(h[:, 2:]),
+    "quotient": lambda h: h[:, :2] / (1 + h[:, 2:] ** 2),
+    "quotient that broadcasts": lambda h: h / (2 + ops.tanh(h[:, 1:2])),
+    "quotient that changes sign": lambda h: h[:, :2] / h[:, 2:],
+    "matrix product": lambda h: layers.Flatten()(ops.matmul(layers.Reshape((2, 2))(h), layers.Reshape((2, 2))(h))),
+    "three in an einsum": lambda h: ops.einsum("bi,bi,bj->bj", h, ops.tanh(h), h),
+    "attention": attention,
+    "attention to the past": lambda h: attention(h, use_causal_mask=True),
+    "unrolled LSTM": lambda h: layers.LSTM(2, unroll=True)(layers.Reshape((2, 2))(h)),
+    "largest": lambda h: ops.max(h, axis=1, keepdims=True),
+    "least of two": lambda h: ops.minimum(h[:, :2], h[:, 2:]),
+    "max pooling": lambda h: layers.Flatten()(layers.MaxPooling1D(2)(layers.Reshape((4, 1))(h))),
+    "variance": lambda h: ops.var(h, axis=1, keepdims=True),
+    "steps": lambda h: ops.round(h) * h,
+    "clipped": lambda h: ops.clip(h, -0.3, 0.4),
+    "exponential": lambda h: ops.exp(0.3 * h),
+    "length": lambda h: ops.norm(h, axis=1, keepdims=True),
+    "Fourier": lambda h: ops.fft((h, ops.zeros_like(h)))[0],
+    "GELU": ops.gelu,
+    "PReLU": lambda h: layers.PReLU()(h),
+}
+"""Functions of four numbers that depend on values."""
+
+
+@pytest.mark.parametrize("name", ACCEPTED)
+def test_whatever_is_accepted_sums_to_the_difference(name, rng):
+    """Entries that agree with the reference, too, where differences are zero."""
+    inputs = layers.Input((4,))
+    model = randomize(keras.Model(inputs, layers.Dense(2)(ACCEPTED[name](layers.Dense(4)(inputs)))), rng)
+    x, reference = 2 * rng.normal(size=(5, 4)), rng.normal(size=4)
+    x[1], x[2, :2] = reference, reference[:2]
+    analyzer = revgraph.create_analyzer("deep_lift", model, reference_inputs=reference)
+    difference = model(x).numpy() - model(reference[None]).numpy()
+    recorded = analyzer.record(x)
+    for neuron in range(2):
+        contributions = recorded.analyze(neuron)
+        scale = max(1, np.abs(contributions).max())
+        np.testing.assert_allclose(contributions.sum(axis=1), difference[:, neuron], rtol=0, atol=1e-9 * scale)
+        assert not contributions[1].any()
+
+
+def test_a_quotient_by_hand():
+    # 6 / 3 - 1 / 2 = 1.5 = (6 - 1) * (1 / 3 + 1 / 2) / 2 + (1 / 3 - 1 / 2) * (6 + 1) / 2 = 25 / 12 - 7 / 12.
+    a, b = layers.Input((1,)), layers.Input((1,))
+    analyzer = revgraph.create_analyzer("deep_lift", keras.Model([a, b], a / b), reference_inputs=[1, 2])
+    first, second = analyzer.record([np.array([[6.0]]), np.array([[3.0]])]).analyze()
+    np.testing.assert_allclose([first, second], [[[25 / 12]], [[-7 / 12]]])

@@ -55,7 +55,7 @@ def with_weights(model, rng):
 @pytest.mark.parametrize("name", [*LRP, "input_t_gradient", "gradient", "deep_lift"])
 @pytest.mark.parametrize("move", MOVES)
 def test_ids_that_are_moved_have_the_relevance_of_their_embeddings(move, name, rng, read):
-    """It is that of the same network on the embeddings, summed over each."""
+    """It is that of the same network on the embeddings, summed over each; of gradients the norm."""
     look_up = layers.Embedding(7, 4)
     ids = keras.Input((3,), dtype="int32")
     model = with_weights(keras.Model(ids, layers.Dense(2)(MOVES[move](ids, look_up))), rng)
@@ -77,7 +77,8 @@ def test_ids_that_are_moved_have_the_relevance_of_their_embeddings(move, name, r
         # The reference of an id is another id, that of the twin is zero.
         reference = model.get_weights()[0][np.zeros_like(x)]
         expected = revgraph.create_analyzer(name, twin, reference_inputs=reference).analyze(embedded, 1)
-    np.testing.assert_allclose(found, expected.sum(-1), rtol=1e-9, atol=1e-12)
+    reduced = np.linalg.norm(expected, axis=-1) if name == "gradient" else expected.sum(-1)
+    np.testing.assert_allclose(found, reduced, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", [*LRP, "input_t_gradient", "gradient", "deep_lift"])
@@ -206,7 +207,7 @@ def test_ids_that_get_other_numbers(how, rng, tmp_path):
     for name, expected in [
         ("lrp.z", (rows * slopes).sum(-1)),
         ("input_t_gradient", (rows * slopes).sum(-1)),
-        ("gradient", np.ones((2, 1)) * slopes.sum(-1)),
+        ("gradient", np.ones((2, 1)) * np.linalg.norm(slopes, axis=-1)),
     ]:
         found = revgraph.create_analyzer(name, graph).analyze(x, 1)
         np.testing.assert_allclose(found, expected[:, ::-1] if "moved" in how else expected, rtol=1e-5)
@@ -219,7 +220,7 @@ def test_one_hot_is_an_embedding(name, rng, tmp_path):
     kernel = model.get_weights()[0].reshape(3, 5, 2)[..., 1]
     x = np.int32([[0, 4, 2], [3, 3, 1]])
     found = revgraph.create_analyzer(name, exported(model, tmp_path / "model")).analyze(x, 1)
-    expected = kernel[np.arange(3), x] if name == "lrp.z" else np.broadcast_to(kernel.sum(-1), (2, 3))
+    expected = kernel[np.arange(3), x] if name == "lrp.z" else np.broadcast_to(np.linalg.norm(kernel, axis=-1), (2, 3))
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 

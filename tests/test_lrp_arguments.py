@@ -188,7 +188,7 @@ def test_beta_smoothing():
     np.testing.assert_allclose(found, [[5 * 3 / (1 + np.exp(-2))]])
     default = revgraph.create_analyzer("beta_smooth", model).analyze(np.array([[0.5]]))
     np.testing.assert_allclose(default, [[5 * 3 / (1 + np.exp(-5))]])
-    with pytest.raises(ValueError, match="beta must be a positive number"):
+    with pytest.raises(ValueError, match="beta must be a number > 0"):
         revgraph.create_analyzer("beta_smooth", model, beta=0)
 
 

@@ -1,18 +1,27 @@
 """`Analyzer`: explains a model's predictions. What all analyzers have in common."""
 
 import inspect
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
+import keras
 import numpy as np
 
-from revgraph.analyzers.inputs import batches, packed
+from revgraph.analyzers.inputs import Batch, batches, packed
 from revgraph.composites import Bound
 from revgraph.graph import Graph
 from revgraph.graph.tables import Table, Tabular
+from revgraph.graph.types import PathLike, Relevance, Selection, Tensors
 from revgraph.read import trace
 from revgraph.reverse.ledger import Conservation
 from revgraph.saving import archives
 from revgraph.saving.configured import Configured
+
+if TYPE_CHECKING:
+    from revgraph.analyzers.recorded import RecordedPass
+
+Kind = TypeVar("Kind", bound="Analyzer")
 
 MODES = ("max_activation", "index", "all")
 
@@ -35,16 +44,18 @@ class Analyzer(Configured, Tabular):
     """
 
     name = "analyzer"
-    model_path = None
-    seed = None
-    selects = False
+    model_path: str | None = None
+    seed: int | None = None
+    selects: ClassVar[bool] = False
+    _given: inspect.BoundArguments | None
 
-    def __init_subclass__(cls, **kwargs):
+    def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         _, *parameters = inspect.signature(cls.__init__).parameters.values()
-        cls.__signature__ = inspect.Signature(parameters)
+        # Because of `__new__`, Python would show the signature (*args, **kwargs).
+        cls.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
 
-    def __new__(cls, *args, **kwargs):
+    def __new__(cls: type[Kind], *args: Any, **kwargs: Any) -> Kind:
         analyzer = super().__new__(cls)
         try:
             analyzer._given = inspect.signature(cls).bind(*args, **kwargs)
@@ -53,12 +64,12 @@ class Analyzer(Configured, Tabular):
             analyzer._given = None
         return analyzer
 
-    def __copy__(self):
+    def __copy__(self: Kind) -> Kind:
         twin = object.__new__(type(self))
         twin.__dict__.update(self.__dict__)
         return twin
 
-    def __reduce_ex__(self, protocol):
+    def __reduce_ex__(self, protocol: Any) -> Any:
         raise TypeError(
             f"{self!r} cannot be pickled or copied deeply, because it holds compiled functions: write it to a file "
             f"with analyzer.save(path), which revgraph.load_analyzer reads, or as a SavedModel with "
@@ -67,11 +78,11 @@ class Analyzer(Configured, Tabular):
 
     def __init__(
         self,
-        model,
-        neuron_selection_mode="max_activation",
-        disable_model_checks=False,
-        allow_lambda_layers=False,
-    ):
+        model: keras.Model | Graph,
+        neuron_selection_mode: str = "max_activation",
+        disable_model_checks: bool = False,
+        allow_lambda_layers: bool = False,
+    ) -> None:
         if neuron_selection_mode not in MODES:
             raise ValueError(
                 f"neuron_selection_mode is one of {', '.join(map(repr, MODES))}. Received: {neuron_selection_mode!r}."
@@ -95,17 +106,17 @@ class Analyzer(Configured, Tabular):
         """The rule of each site; nothing for analyzers that do not walk backwards."""
         return ()
 
-    def config(self) -> dict:
+    def config(self) -> dict[str, Any]:
         """What makes an equal analyzer, as keyword arguments of its class."""
-        given = dict(self._given.arguments)
+        given = dict(self._given.arguments) if self._given else {}
         options = given.pop("options", {})
         return {**given, **options}
 
-    def arguments(self) -> dict:
+    def arguments(self) -> dict[str, Any]:
         """The same as `config`."""
         return self.config()
 
-    def save(self, path, overwrite=False):
+    def save(self, path: PathLike, overwrite: bool = False) -> None:
         """Writes the analyzer, its model included, to one file, which `revgraph.load_analyzer` reads.
 
         Args:
@@ -118,7 +129,14 @@ class Analyzer(Configured, Tabular):
         """
         archives.save(self, path, overwrite)
 
-    def analyze(self, X, neuron_selection=None, batch_size=None, verbose=0):
+    def analyze(
+        self,
+        X: Tensors,
+        neuron_selection: Selection = None,
+        batch_size: int | None = None,
+        verbose: int = 0,
+        **options: Any,
+    ) -> Relevance:
         """Computes the relevance of every entry of the inputs.
 
         Args:
@@ -128,6 +146,7 @@ class Analyzer(Configured, Tabular):
             neuron_selection: What to explain; see `ReverseAnalyzer.analyze`.
             batch_size: Samples computed at once; all of an array by default.
             verbose: 1 shows a progress bar.
+            **options: What analyzers that walk backwards take beside; see `ReverseAnalyzer.analyze`.
 
         Returns:
             Array of X's shape, or for several inputs arrays in the structure of the model's inputs; float32, or float64
@@ -135,13 +154,22 @@ class Analyzer(Configured, Tabular):
 
         Raises:
             ValueError: Wrong shape, number of inputs, or selection.
-            TypeError: Not numbers, or not a selection.
+            TypeError: Not numbers, not a selection, or an option that this analyzer does not take.
         """
+        if options:
+            raise TypeError(f"analyze of {self.name!r} does not take {next(iter(options))!r}.")
         self.selected(neuron_selection)
         results = [self._explain(inputs) for inputs, _, _ in self.batches(X, batch_size, verbose)]
         return self._packed([np.concatenate(parts) for parts in zip(*results, strict=True)])
 
-    def conservation(self, X, neuron_selection=None, batch_size=None, verbose=0, **start) -> Conservation:
+    def conservation(
+        self,
+        X: Tensors,
+        neuron_selection: Selection = None,
+        batch_size: int | None = None,
+        verbose: int = 0,
+        **start: Any,
+    ) -> Conservation:
         """Where relevance went; for analyzers that keep account of it.
 
         Args:
@@ -170,7 +198,7 @@ class Analyzer(Configured, Tabular):
         """
         raise Unsupported(f"{self.name!r} has no summary, because it binds no rules: it does not walk backwards.")
 
-    def export(self, path, version=None, overwrite=False) -> Path:
+    def export(self, path: PathLike, version: int | None = None, overwrite: bool = False) -> Path:
         """Writes a SavedModel that runs without revgraph; see `revgraph.saving.export.export`.
 
         Raises:
@@ -178,7 +206,7 @@ class Analyzer(Configured, Tabular):
         """
         raise Unsupported(f"{self.name!r} cannot be exported: it does not run as one TensorFlow function.")
 
-    def record(self, X):
+    def record(self, X: Tensors) -> "RecordedPass":
         """Runs the model forward once, for several starts without another forward pass; see `ReverseAnalyzer.record`.
 
         Raises:
@@ -186,14 +214,14 @@ class Analyzer(Configured, Tabular):
         """
         raise Unsupported(f"{self.name!r} cannot be recorded: it has no backward pass that could start again.")
 
-    def _explain(self, inputs) -> list[np.ndarray]:
+    def _explain(self, inputs: list[Any]) -> list[np.ndarray]:
         """Relevance of one batch, flat, whatever is selected."""
         raise NotImplementedError
 
     def _packed(self, flat):
         return packed(flat, self.graph)
 
-    def selected(self, selection):
+    def selected(self, selection: Selection) -> Selection:
         """The selection, or the analyzer's own where none is given."""
         if selection is not None:
             return selection
@@ -203,11 +231,11 @@ class Analyzer(Configured, Tabular):
             )
         return "all" if self.neuron_selection_mode == "all" else None
 
-    def batches(self, x, batch_size=None, verbose=0):
+    def batches(self, x: Tensors, batch_size: int | None = None, verbose: int = 0) -> Iterator[Batch]:
         """Batches of flat inputs; see `revgraph.analyzers.inputs.batches`."""
         return batches(x, self.graph, batch_size, verbose)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"<{self.name} of {self.graph.name!r}: {len(self.graph.sites)} sites>"
 
     def table(self) -> Table:
@@ -217,7 +245,7 @@ class Analyzer(Configured, Tabular):
 
 def outside() -> int:
     """The stack level of the caller outside revgraph, for warnings."""
-    level, frame = 1, inspect.currentframe().f_back
+    level, frame = 0, inspect.currentframe()
     while frame is not None and frame.f_globals.get("__name__", "").startswith("revgraph"):
         level, frame = level + 1, frame.f_back
     return level

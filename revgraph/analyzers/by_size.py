@@ -1,46 +1,81 @@
 """`AnalyzerBySize`: an analyzer of a model whose code needs sizes that only data have."""
 
+from collections.abc import Callable
+from typing import Any
+
 import keras
 import numpy as np
 import tensorflow as tf
 
 from revgraph.analyzers.analyzer import Analyzer
 from revgraph.analyzers.inputs import flat_inputs, is_stream
+from revgraph.analyzers.recorded import RecordedPass
 from revgraph.composites import NotAnalyzeableModelException
-from revgraph.graph.tables import Table
+from revgraph.graph.tables import Table, Tabular
+from revgraph.graph.types import Relevance, Tensors
 from revgraph.read import Sized
+from revgraph.reverse.ledger import Conservation
 from revgraph.reverse.recent import Recent
-from revgraph.saving import archives
 
 SIZES = 8
 """How many sizes are kept: each has a graph and compiled functions of its own."""
 
 
-class AnalyzerBySize(Analyzer):
-    """Makes an analyzer for every size of the inputs, when inputs of that size come.
+class SizesNotKnown(AttributeError, ValueError):
+    """What an analyzer cannot say before it has seen data.
+
+    It is an AttributeError, too, so that `hasattr` and notebooks take it for a missing attribute.
+    """
+
+
+class AnalyzerBySize(Tabular):
+    """Makes an analyzer for every size of the inputs, when inputs of that size come, and stands for it.
 
     `create_analyzer` returns one for a subclassed model, which takes other sizes than those on which it was built, and
     where the Python code of a model has to know the size of an axis that the model does not say. The batch does not
-    count.
+    count. What it does not answer itself is answered by the analyzer for the inputs that came last, whose class it
+    has for `isinstance`.
 
     Args:
         make: Makes the analyzer of a model.
+        kind: The class of these analyzers.
         model: The model.
         usual: The analyzer for the sizes that the model says; None where it does not say enough.
     """
 
-    def __init__(self, make, model, usual=None):
+    name: str
+    model_path: str | None
+
+    def __init__(
+        self,
+        make: Callable[[Any], Analyzer],
+        kind: type[Analyzer],
+        model: keras.Model,
+        usual: Analyzer | None = None,
+    ) -> None:
+        self.kind = kind
         self.make = make
         self.model = model
         self.usual = usual
         self._analyzers = Recent(SIZES)
 
-    def __getattr__(self, name):
-        if name.startswith("__") or self.__dict__.get("_analyzers") is None:
+    @property  # type: ignore[misc]
+    def __class__(self) -> type[Analyzer]:  # type: ignore[override]
+        return self.__dict__.get("kind", AnalyzerBySize)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or "_analyzers" not in self.__dict__:
             raise AttributeError(name)
         return getattr(self._last(), name)
 
-    def at(self, X) -> Analyzer:
+    def __copy__(self) -> "AnalyzerBySize":
+        twin = object.__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        return twin
+
+    __reduce_ex__ = Analyzer.__reduce_ex__
+
+    def at(self, X: Tensors) -> Analyzer:
         """The analyzer for inputs of the size of X."""
         if self.usual is None:
             return self._sized(X)
@@ -56,6 +91,37 @@ class AnalyzerBySize(Analyzer):
                 raise wrong from None
         return self.usual
 
+    def analyze(self, X: Tensors, *args: Any, **options: Any) -> Relevance:
+        """See `ReverseAnalyzer.analyze`."""
+        if is_stream(X) and self.usual is not None:
+            return self.usual.analyze(X, *args, **options)
+        if not is_stream(X):
+            return self.at(X).analyze(X, *args, **options)
+        batches = map(X.__getitem__, range(len(X))) if isinstance(X, keras.utils.PyDataset) else X
+        parts = [batch[0] if isinstance(batch, tuple) else batch for batch in batches]
+        results = [self.at(part).analyze(part, *args, **options) for part in parts]
+        if not results:
+            raise ValueError("Nothing to explain: the dataset is empty.")
+        return keras.tree.map_structure(lambda *r: np.concatenate(r), *results)
+
+    def conservation(self, X: Tensors, *args: Any, **options: Any) -> Conservation:
+        """See `ReverseAnalyzer.conservation`."""
+        return self.at(X).conservation(X, *args, **options)
+
+    def record(self, X: Tensors) -> RecordedPass:
+        """See `ReverseAnalyzer.record`."""
+        return self.at(X).record(X)
+
+    def table(self) -> Table:
+        """What the analyzer walks over."""
+        known = self._analyzers or self.usual
+        return self._last().table() if known else Table(("site",), [], title=repr(self)[1:-1])
+
+    def __repr__(self) -> str:
+        if self.usual is not None:
+            return repr(self.usual)
+        return f"<{self.name} of {self.model.name!r}, traced at the sizes of the data>"
+
     def _sized(self, X):
         shapes = [(tuple(np.shape(x)[1:]), _dtype(x)) for x in keras.tree.flatten(X)]
         return self._analyzers.value((tuple(shapes), type(X).__name__), lambda: self._made(X))
@@ -65,68 +131,15 @@ class AnalyzerBySize(Analyzer):
         analyzer.name = self.name
         return analyzer
 
-    def analyze(self, X, *args, **kwargs):
-        """See `ReverseAnalyzer.analyze`."""
-        if is_stream(X) and self.usual is not None:
-            return self.usual.analyze(X, *args, **kwargs)
-        if not is_stream(X):
-            return self.at(X).analyze(X, *args, **kwargs)
-        batches = map(X.__getitem__, range(len(X))) if isinstance(X, keras.utils.PyDataset) else X
-        parts = [batch[0] if isinstance(batch, tuple) else batch for batch in batches]
-        results = [self.at(part).analyze(part, *args, **kwargs) for part in parts]
-        if not results:
-            raise ValueError("Nothing to explain: the dataset is empty.")
-        return keras.tree.map_structure(lambda *r: np.concatenate(r), *results)
-
-    def conservation(self, X, *args, **kwargs):
-        return self.at(X).conservation(X, *args, **kwargs)
-
-    def record(self, X):
-        return self.at(X).record(X)
-
-    @property
-    def graph(self):
-        """The graph for the inputs that came last."""
-        return self._last().graph
-
-    @property
-    def innermost(self):
-        return self._last().innermost
-
-    @property
-    def bound(self):
-        return self._last().bound
-
-    def config(self):
-        return self._last().config()
-
-    def summary(self):
-        return self._last().summary()
-
-    def table(self):
-        known = self._analyzers or self.usual
-        return self._last().table() if known else Table(("site",), [], title=repr(self)[1:-1])
-
-    def export(self, path, version=None, overwrite=False):
-        return self._last().export(path, version, overwrite)
-
-    def save(self, path, overwrite=False):
-        archives.save(self._last(), path, overwrite)
-
     def _last(self) -> Analyzer:
-        if not self._analyzers:
-            if self.usual is not None:
-                return self.usual
-            raise ValueError(
+        if self._analyzers:
+            return next(reversed(self._analyzers.values()))
+        if self.usual is None:
+            raise SizesNotKnown(
                 f"The sizes of the inputs of {self.model.name!r} are not known yet. Call `analyze` on data first."
             )
-        return next(reversed(self._analyzers.values()))
-
-    def __repr__(self):
-        if self.usual is not None:
-            return repr(self.usual)
-        return f"<{self.name} of {self.model.name!r}, traced at the sizes of the data>"
+        return self.usual
 
 
-def _dtype(x) -> str:
+def _dtype(x):
     return x.dtype.name if isinstance(x, tf.Tensor | np.ndarray) else np.asarray(x).dtype.name

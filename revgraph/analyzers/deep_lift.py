@@ -1,17 +1,34 @@
 """DeepLIFT: contributions of differences from a reference input."""
 
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
 import numpy as np
 import tensorflow as tf
 
-from revgraph.analyzers.inputs import flat_inputs, refuse_mixed_ids
+from revgraph.analyzers.inputs import Batch, flat_inputs, refuse_mixed_ids
+from revgraph.analyzers.recorded import RecordedPass
 from revgraph.analyzers.reference import flat_references
 from revgraph.analyzers.reverse_analyzer import ReverseAnalyzer
 from revgraph.canonize import prune
 from revgraph.canonize.pairs import WithReference, is_linear, with_reference
 from revgraph.composites import Composite, Matcher
-from revgraph.graph.operations import Activation, Embedding, Normalize, Product, Routing
+from revgraph.graph import Graph
+from revgraph.graph.operations import (
+    Activation,
+    Contraction,
+    Embedding,
+    Normalize,
+    Operation,
+    Product,
+    Quotient,
+    Routing,
+)
+from revgraph.graph.types import Tensors
 from revgraph.reverse.ledger import completeness
-from revgraph.reverse.walk import Walk
+from revgraph.reverse.reverse_graph import ReverseGraph
+from revgraph.reverse.walk import Question, Walk
 from revgraph.reverse_rules import Jacobian, per_sample
 from revgraph.reverse_rules.deep_lift import (
     EmbeddingDifference,
@@ -19,11 +36,12 @@ from revgraph.reverse_rules.deep_lift import (
     RescaleChoice,
     RescaleNormalization,
     RescaleProduct,
+    RescaleQuotient,
     TimesDifference,
 )
 
 
-def beside(kind, text, word="") -> Matcher:
+def beside(kind: type[Operation], text: str, word: str = "") -> Matcher:
     """Matches sites that see a reference by the kind of their operation, and a word in its name."""
 
     def test(site, facts):
@@ -41,6 +59,8 @@ DEEP_LIFT = Composite(
     (beside(Routing, "maxima", "max"), RescaleChoice(tf.maximum)),
     (beside(Routing, "minima", "min"), RescaleChoice(tf.minimum)),
     (beside(Product, "products"), RescaleProduct()),
+    (beside(Contraction, "contractions"), RescaleProduct()),
+    (beside(Quotient, "quotients"), RescaleQuotient()),
     (beside(Normalize, "normalizations"), RescaleNormalization()),
     (beside(Embedding, "embeddings"), EmbeddingDifference()),
     defaults=(),
@@ -67,7 +87,7 @@ class DeepLIFT(ReverseAnalyzer):
 
     name = "deep_lift"
 
-    def __init__(self, model, reference_inputs=0, **options):
+    def __init__(self, model: keras.Model | Graph, reference_inputs: Tensors = 0, **options: Any) -> None:
         self.reference_inputs = reference_inputs
         super().__init__(model, DEEP_LIFT, **options)
         refuse_mixed_ids(self.name, self.graph)
@@ -85,7 +105,7 @@ class DeepLIFT(ReverseAnalyzer):
             beside, walk.reverse, question, walk.own, walk.finish, keep=walk.keep, jit_compile=walk.jit_compile
         )
 
-    def batches(self, x, batch_size, verbose):
+    def batches(self, x: Tensors, batch_size: int | None = None, verbose: int = 0) -> Iterator[Batch]:
         for inputs, samples, count in super().batches(x, batch_size, verbose):
             yield inputs + self._references(inputs, samples, count), samples, count
 
@@ -95,7 +115,7 @@ class DeepLIFT(ReverseAnalyzer):
     def _packed(self, flat):
         return super()._packed(flat[: len(self.graph.input_slots)])
 
-    def record(self, X):
+    def record(self, X: Tensors) -> RecordedPass:
         inputs = flat_inputs(X, self.graph)
         return self._recorded(inputs + self._references(inputs))
 
@@ -115,7 +135,15 @@ class DifferenceWalk(Walk):
         reverse, question, own, finish, **options: See `Walk`.
     """
 
-    def __init__(self, beside, reverse, question, own, finish, **options):
+    def __init__(
+        self,
+        beside: dict[int, int],
+        reverse: ReverseGraph,
+        question: Question,
+        own: Callable[..., tf.Tensor],
+        finish: Callable[..., tf.Tensor],
+        **options: Any,
+    ) -> None:
         super().__init__(reverse, question, own, finish, **options)
         self.beside = beside
 

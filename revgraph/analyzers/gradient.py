@@ -2,7 +2,9 @@
 
 import functools
 import warnings
+from typing import Any, ClassVar
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -10,8 +12,19 @@ from revgraph.analyzers.analyzer import Analyzer, outside
 from revgraph.analyzers.inputs import refuse_mixed_ids
 from revgraph.analyzers.reverse_analyzer import ReverseAnalyzer
 from revgraph.canonize import prune
-from revgraph.composites import DECONVNET, GRADIENT, GUIDED_BACKPROP, INPUT_TIMES_GRADIENT, beta_smooth
+from revgraph.composites import (
+    DECONVNET,
+    EMBEDDING,
+    GRADIENT,
+    GUIDED_BACKPROP,
+    INPUT_TIMES_GRADIENT,
+    Composite,
+    beta_smooth,
+)
+from revgraph.graph import Graph
 from revgraph.graph.analysis import slots_of_indices
+from revgraph.graph.arguments import check_number, check_seed
+from revgraph.reverse_rules import NormOverEmbedding, Rule, SumOverEmbedding
 
 POSTPROCESSES = {None: tf.identity, "abs": tf.abs, "square": tf.square}
 
@@ -23,19 +36,34 @@ class Gradient(ReverseAnalyzer):
         model: A built Keras model.
         postprocess: None, `"abs"` or `"square"`, applied to the gradient.
         convention: `"paper"` or `"innvestigate"`; they agree.
-        **options: See `Analyzer`.
+        reduce: What a token gets of the gradient of its embedding: the `"norm"`, the default, which says how sensitive
+            the output is to the token, or the `"sum"` over the embedding. Behind a normalization the sum is zero but
+            for rounding. `input_t_gradient` multiplies by the embedding, and always takes the sum.
+        **options: See `ReverseAnalyzer`.
     """
 
     name = "gradient"
     composite = GRADIENT
+    reductions: ClassVar[dict[str, Rule]] = {"norm": NormOverEmbedding(), "sum": SumOverEmbedding()}
     changes_relus = False
 
-    def __init__(self, model, postprocess=None, convention="paper", **options):
-        if postprocess not in POSTPROCESSES:
+    def __init__(
+        self,
+        model: keras.Model | Graph,
+        postprocess: str | None = None,
+        convention: str = "paper",
+        reduce: str | None = None,
+        **options: Any,
+    ) -> None:
+        if not isinstance(postprocess, str | None) or postprocess not in POSTPROCESSES:
             raise ValueError(f'postprocess is None, "abs" or "square". Received: {postprocess!r}.')
+        self.reduce = next(iter(self.reductions)) if reduce is None else reduce
+        if not isinstance(self.reduce, str) or self.reduce not in self.reductions:
+            raise ValueError(f"reduce is {' or '.join(map(repr, self.reductions))}. Received: {reduce!r}.")
         self.postprocess = postprocess
         self.convention = checked_convention(convention)
-        super().__init__(model, self.composite, **options)
+        tokens = (EMBEDDING, self.reductions[self.reduce])
+        super().__init__(model, Composite(tokens, self.composite, name=self.composite.name), **options)
         if self.changes_relus and not any(site.operation.traits.relu for site in self.graph.sites):
             warnings.warn(
                 f"{self.graph.name!r} has no ReLU, and ReLUs are all that {self.name} changes: it equals the gradient.",
@@ -57,8 +85,15 @@ class InputTimesGradient(Gradient):
 
     name = "input_t_gradient"
     composite = INPUT_TIMES_GRADIENT
+    reductions: ClassVar[dict[str, Rule]] = {"sum": SumOverEmbedding(times_row=True)}
 
-    def __init__(self, model, postprocess=None, convention="paper", **options):
+    def __init__(
+        self,
+        model: keras.Model | Graph,
+        postprocess: str | None = None,
+        convention: str = "paper",
+        **options: Any,
+    ) -> None:
         super().__init__(model, postprocess, convention, **options)
         refuse_mixed_ids(self.name, self.graph)
 
@@ -102,7 +137,14 @@ class BetaSmooth(Gradient):
     name = "beta_smooth"
     changes_relus = True
 
-    def __init__(self, model, beta=10.0, postprocess=None, convention="paper", **options):
+    def __init__(
+        self,
+        model: keras.Model | Graph,
+        beta: float = 10.0,
+        postprocess: str | None = None,
+        convention: str = "paper",
+        **options: Any,
+    ) -> None:
         self.composite = beta_smooth(beta)
         super().__init__(model, postprocess, convention, **options)
 
@@ -128,9 +170,9 @@ class Random(Analyzer):
 
     name = "random"
 
-    def __init__(self, model, stddev=1, seed=None, **options):
-        if not stddev >= 0:
-            raise ValueError(f"stddev must be a number >= 0. Received: {stddev!r}.")
+    def __init__(self, model: keras.Model | Graph, stddev: float = 1, seed: int | None = None, **options: Any) -> None:
+        check_number("stddev", stddev, least=0)
+        check_seed(seed)
         super().__init__(model, **options)
         self.stddev = stddev
         self.seed = seed
@@ -140,7 +182,7 @@ class Random(Analyzer):
         return [self._generator.normal(0, self.stddev, np.shape(x)).astype(self.graph.dtype) for x in inputs]
 
 
-def checked_convention(convention):
+def checked_convention(convention: str) -> str:
     """The convention, if it is one."""
     if convention not in ("paper", "innvestigate"):
         raise ValueError(f'convention is "paper" or "innvestigate". Received: {convention!r}.')

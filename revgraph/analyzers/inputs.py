@@ -2,16 +2,22 @@
 
 import warnings
 from collections.abc import Iterator
+from typing import Any, TypeAlias
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from revgraph.graph.analysis import inputs_with_indices
+from revgraph.graph.arguments import check_count
 from revgraph.graph.graph import Graph
+from revgraph.graph.types import Relevance, Tensors
+
+Batch: TypeAlias = tuple[list[Any], slice, int]
+"""Flat inputs, which of the samples they are, and how many samples there are."""
 
 
-def flat_inputs(x, graph: Graph) -> list:
+def flat_inputs(x: Tensors, graph: Graph) -> list[Any]:
     """The arrays of the model's inputs in flat order, checked.
 
     Args:
@@ -46,7 +52,7 @@ def flat_inputs(x, graph: Graph) -> list:
     return arrays
 
 
-def packed(flat, graph: Graph):
+def packed(flat: list[np.ndarray], graph: Graph) -> Relevance:
     """Arrays of the model's inputs in the structure in which the model takes them.
 
     One input in a list is an array, as it is for `predict`: who has one input need not say so.
@@ -61,12 +67,12 @@ def packed(flat, graph: Graph):
     return keras.tree.pack_sequence_as(structure, flat)
 
 
-def is_stream(x) -> bool:
+def is_stream(x: object) -> bool:
     """Whether x gives batches one by one: a dataset, a `PyDataset` or a generator."""
     return isinstance(x, tf.data.Dataset | keras.utils.PyDataset | Iterator)
 
 
-def batches(x, graph: Graph, batch_size=None, verbose=0):
+def batches(x: Tensors, graph: Graph, batch_size: int | None = None, verbose: int = 0) -> Iterator[Batch]:
     """Batches of what `analyze` takes.
 
     Args:
@@ -79,8 +85,8 @@ def batches(x, graph: Graph, batch_size=None, verbose=0):
         Iterator over checked flat inputs, which samples they are, and of how many. Each batch of a stream stands by
         itself, and is cut if it has more than `batch_size` samples.
     """
-    if batch_size is not None and (not isinstance(batch_size, int | np.integer) or batch_size < 1):
-        raise ValueError(f"batch_size must be a positive int. Received: {batch_size!r}.")
+    if batch_size is not None:
+        check_count("batch_size", batch_size)
     if is_stream(x):
         return _stream(x, graph, batch_size, verbose)
     return _slices(flat_inputs(x, graph), batch_size, verbose)
@@ -196,7 +202,7 @@ def _warn_not_finite(array, name):
     )
 
 
-def refuse_mixed_ids(name, graph: Graph):
+def refuse_mixed_ids(name: str, graph: Graph) -> None:
     """Refuses a model with ids among the numbers of an input, for methods that multiply by inputs or change them.
 
     Args:

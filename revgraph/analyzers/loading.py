@@ -1,8 +1,12 @@
 """`load_analyzer`: analyzers from the files that `Analyzer.save` writes."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from revgraph.analyzers import deep_lift, gradient, lrp, patterns, wrappers
 from revgraph.analyzers.analyzer import Analyzer
 from revgraph.analyzers.reverse_analyzer import ReverseAnalyzer
+from revgraph.graph.types import PathLike
 from revgraph.saving import archives
 
 CLASSES = (
@@ -29,7 +33,7 @@ CLASSES = (
 """The classes of analyzers that a file may name."""
 
 
-def load_analyzer(path, custom_objects=None, safe_mode=True) -> Analyzer:
+def load_analyzer(path: PathLike, custom_objects: Mapping[str, Any] | None = None, safe_mode: bool = True) -> Analyzer:
     """Reads an analyzer that `Analyzer.save` wrote.
 
     Args:

@@ -2,6 +2,8 @@
 
 import inspect
 import warnings
+from collections.abc import Sequence
+from typing import Any, ClassVar, TypeAlias, cast
 
 import keras
 import numpy as np
@@ -13,9 +15,11 @@ from revgraph.analyzers.gradient import checked_convention
 from revgraph.analyzers.reverse_analyzer import ReverseAnalyzer
 from revgraph.canonize import average_pooling_to_conv, canonize, fold_batchnorm, split_activations
 from revgraph.composites import Composite, Matcher, everywhere
+from revgraph.graph import Graph
 from revgraph.graph.analysis import is_linear_layer
 from revgraph.graph.loops import Loop
 from revgraph.graph.operations import Activation, BatchNorm, Opaque, Scale
+from revgraph.graph.types import Bounds
 from revgraph.read import trace
 from revgraph.reverse.dangers import warn_of_vanishing
 from revgraph.reverse_rules import (
@@ -103,6 +107,13 @@ INNVESTIGATE_DEEP_TAYLOR = (
 """How deep Taylor of iNNvestigate treats what has no kernel."""
 
 
+RuleLike: TypeAlias = Rule | type[Rule] | str
+"""A rule, a class of rules, or the name of one."""
+
+Rules: TypeAlias = RuleLike | Composite | Sequence[RuleLike | tuple[Any, RuleLike]]
+"""What `LRP` takes as its rule."""
+
+
 class LRP(ReverseAnalyzer):
     """Layer-wise relevance propagation.  [Bach et al., 2015]
 
@@ -120,7 +131,7 @@ class LRP(ReverseAnalyzer):
             to their positive parts, `"equal"`, or `"identity"`, all to the shortcut.
         gate: How products share it out: all to the `"signal"`, and none to the gates [Arras et al., 2017], or
             `"uniform"` [Achtibat et al., 2024].
-        **options: See `Analyzer`.
+        **options: See `ReverseAnalyzer`.
 
     Example:
 
@@ -128,21 +139,21 @@ class LRP(ReverseAnalyzer):
     """
 
     name = "lrp"
-    innvestigate = INNVESTIGATE
+    innvestigate: ClassVar[tuple[tuple[Any, Rule], ...]] = INNVESTIGATE
 
     def __init__(
         self,
-        model,
-        rule=None,
-        input_layer_rule=None,
-        until_layer_idx=None,
-        until_layer_rule=None,
-        bn_layer_rule=None,
-        convention="paper",
-        add="proportional",
-        gate="signal",
-        **options,
-    ):
+        model: keras.Model | Graph,
+        rule: Rules | None = None,
+        input_layer_rule: RuleLike | Bounds | None = None,
+        until_layer_idx: int | None = None,
+        until_layer_rule: RuleLike | None = None,
+        bn_layer_rule: RuleLike | None = None,
+        convention: str = "paper",
+        add: str = "proportional",
+        gate: str = "signal",
+        **options: Any,
+    ) -> None:
         if rule is None:
             raise TypeError(
                 'The analyzer "lrp" needs a rule: a Rule, a name such as "Epsilon", a list, or a Composite.'
@@ -150,16 +161,16 @@ class LRP(ReverseAnalyzer):
         self.convention = checked_convention(convention)
         self.bn_layer_rule = None if bn_layer_rule is None else as_rule(bn_layer_rule)
         composite = as_composite(rule, model)
-        extra = []
+        extra: list[tuple[Any, Rule]] = []
         if input_layer_rule is not None:
             extra.append((composites.FIRST, _input_rule(input_layer_rule)))
-        if (until_layer_idx is None) != (until_layer_rule is None):
+        if until_layer_idx is not None and until_layer_rule is not None:
+            extra.append((_until(model, until_layer_idx), as_rule(until_layer_rule)))
+        elif until_layer_idx is not None or until_layer_rule is not None:
             raise TypeError(
                 f"until_layer_idx and until_layer_rule go together. Received: until_layer_idx={until_layer_idx!r}, "
                 f"until_layer_rule={until_layer_rule!r}."
             )
-        if until_layer_idx is not None:
-            extra.append((_until(model, until_layer_idx), as_rule(until_layer_rule)))
         if self.bn_layer_rule is not None:
             extra.append((BatchNorm, self.bn_layer_rule))
         extra.extend(composites.merging(add, gate))
@@ -182,7 +193,7 @@ class LRP(ReverseAnalyzer):
         return warn_of_vanishing(magnitudes, stacklevel=outside() + 1)
 
 
-def as_rule(rule) -> Rule:
+def as_rule(rule: RuleLike) -> Rule:
     """A rule from a `Rule`, a class of rules, or a name."""
     if isinstance(rule, Rule):
         return rule
@@ -192,15 +203,16 @@ def as_rule(rule) -> Rule:
         if rule in RULES:
             return RULES[rule]
         raise KeyError(f"No rule is named {rule!r}. The rules are {', '.join(RULES)}.")
-    raise TypeError(f"Expected a rule, such as revgraph.reverse_rules.Epsilon(), or its name. Received: {rule!r}.")
+    hint = f" It is a function that makes a composite: {rule.__name__}(...)." if inspect.isfunction(rule) else ""
+    raise TypeError(f"Expected a rule, such as revgraph.rules.Epsilon(), or its name. Received: {rule!r}.{hint}")
 
 
-def as_composite(rule, model) -> Composite:
+def as_composite(rule: Rules, model: keras.Model | Graph) -> Composite:
     """A composite from whatever `LRP` takes as its rule."""
     if isinstance(rule, Composite):
         return rule
     if not isinstance(rule, list | tuple):
-        return everywhere(as_rule(rule))
+        return everywhere(as_rule(cast(RuleLike, rule)))
     if not rule:
         raise ValueError("The list of rules is empty.")
     if all(isinstance(entry, list | tuple) and len(entry) == 2 for entry in rule):
@@ -267,7 +279,7 @@ class DeepTaylor(LRP):
     name = "deep_taylor"
     innvestigate = INNVESTIGATE_DEEP_TAYLOR
 
-    def __init__(self, model, **options):
+    def __init__(self, model: keras.Model | Graph, **options: Any) -> None:
         super().__init__(model, rule=ZPlus(bias=False), **options)
 
     def _own_start(self, y):
@@ -296,5 +308,5 @@ class BoundedDeepTaylor(DeepTaylor):
 
     name = "deep_taylor.bounded"
 
-    def __init__(self, model, low=None, high=None, **options):
-        super().__init__(model, input_layer_rule=(low, high), **options)
+    def __init__(self, model: keras.Model | Graph, low: Any = None, high: Any = None, **options: Any) -> None:
+        super().__init__(model, input_layer_rule=ZBox(low, high), **options)

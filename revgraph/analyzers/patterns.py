@@ -1,5 +1,8 @@
 """PatternNet and PatternAttribution, and the estimators of their patterns."""
 
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -7,7 +10,9 @@ import tensorflow as tf
 from revgraph import composites
 from revgraph.analyzers.reverse_analyzer import ReverseAnalyzer
 from revgraph.composites import Composite, Matcher, NotAnalyzeableModelException
+from revgraph.graph import Graph
 from revgraph.graph.analysis import is_linear_layer
+from revgraph.graph.types import Tensors
 from revgraph.reverse_rules import Jacobian, SumOverEmbedding
 from revgraph.reverse_rules.pattern import Pattern
 
@@ -44,19 +49,25 @@ class PatternNet(ReverseAnalyzer):
     """
 
     name = "pattern.net"
-    times_weights = False
+    times_weights: ClassVar[bool] = False
 
-    def __init__(self, model, patterns=None, pattern_type=None, **options):
+    def __init__(
+        self,
+        model: keras.Model | Graph,
+        patterns: Sequence[np.ndarray] | None = None,
+        pattern_type: str | None = None,
+        **options: Any,
+    ) -> None:
         pattern_type = "relu" if pattern_type is None else pattern_type
-        if pattern_type not in ESTIMATORS:
+        if not isinstance(pattern_type, str) or pattern_type not in ESTIMATORS:
             raise ValueError(f"pattern_type is one of {', '.join(map(repr, ESTIMATORS))}. Received: {pattern_type!r}.")
         self.pattern_type = pattern_type
-        self.patterns = None
+        self.patterns: list[np.ndarray] | None = None
         super().__init__(model, composites.GRADIENT, **options)
         if patterns is not None:
             self._set(patterns)
 
-    def config(self):
+    def config(self) -> dict[str, Any]:
         return {**super().config(), "patterns": self.patterns}
 
     def _linear_sites(self):
@@ -64,6 +75,10 @@ class PatternNet(ReverseAnalyzer):
 
     def _set(self, patterns):
         """Binds each linear layer to its pattern."""
+        if not isinstance(patterns, list | tuple):
+            raise ValueError(
+                f"patterns must be a list of arrays, one for each linear layer. Received: {type(patterns).__name__}."
+            )
         patterns, sites = [np.asarray(pattern) for pattern in patterns], self._linear_sites()
         shapes = [tuple(site.operation.read("float32")["kernel"].shape) for site in sites]
         if [pattern.shape for pattern in patterns] != shapes:
@@ -78,7 +93,7 @@ class PatternNet(ReverseAnalyzer):
         self.composite = Composite(*entries, *rest, defaults=(), name=self.name)
         self._walks.clear()
 
-    def fit(self, X, batch_size=32, verbose=0):
+    def fit(self, X: Tensors, batch_size: int = 32, verbose: int = 0) -> "PatternNet":
         """Estimates the patterns from data, in one pass.
 
         Args:
@@ -100,13 +115,13 @@ class PatternNet(ReverseAnalyzer):
                     f"No pattern can be estimated for {site.path!r}: its kernel does not end in the output's channels."
                 )
         program = tf.function(self._moments, autograph=False)
-        total = None
+        total: list[list[np.ndarray]] = []
         for inputs, _, _ in self.batches(X, batch_size, verbose):
             inputs = [self.graph.cast(slot, x) for slot, x in zip(self.graph.input_slots, inputs, strict=True)]
             moments = [[np.asarray(m, "float64") for m in of_site] for of_site in program(inputs)]
             if not all(np.isfinite(m).all() for of_site in moments for m in of_site):
                 raise ValueError("The data to fit on lead to values that are not finite: look for NaN or inf in them.")
-            total = moments if total is None else keras.tree.map_structure(np.add, total, moments)
+            total = moments if not total else keras.tree.map_structure(np.add, total, moments)
         self._set([_pattern(site.operation, *m) for site, m in zip(sites, total, strict=True)])
         return self
 
@@ -135,7 +150,7 @@ class PatternNet(ReverseAnalyzer):
         return super()._questions(*args)
 
 
-def _at(path) -> Matcher:
+def _at(path: str) -> Matcher:
     return Matcher(lambda site, facts: site.path == path, path)
 
 

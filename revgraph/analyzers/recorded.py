@@ -1,7 +1,13 @@
 """A recorded forward pass, on which relevance can start again and again."""
 
+from typing import TYPE_CHECKING, Any
+
+from revgraph.graph.types import Relevance, Selection
 from revgraph.reverse.targets import make_targets
 from revgraph.reverse.walk import Walk
+
+if TYPE_CHECKING:
+    from revgraph.analyzers.reverse_analyzer import ReverseAnalyzer
 
 
 class RecordedPass:
@@ -13,13 +19,13 @@ class RecordedPass:
         inputs: Flat inputs, as tensors.
     """
 
-    def __init__(self, analyzer, walk: Walk, inputs):
+    def __init__(self, analyzer: "ReverseAnalyzer", walk: Walk, inputs: list[Any]) -> None:
         self._analyzer = analyzer
         self._walk = walk
         self._inputs = inputs
         self._forward = walk.reverse.forward(inputs, frozen=True)
 
-    def analyze(self, neuron_selection=None, initial_relevance=None):
+    def analyze(self, neuron_selection: Selection = None, initial_relevance: Any = None) -> Relevance:
         """Relevance of the recorded inputs; see `ReverseAnalyzer.analyze`."""
         graph, starts = self._walk.graph, self._walk.question.starts
         selection = self._analyzer.selected(neuron_selection)

@@ -1,11 +1,16 @@
 """Reference inputs: what an input is compared with."""
 
+from typing import Any
+
 import numpy as np
 
 from revgraph.graph.graph import Graph
+from revgraph.graph.types import Tensors
 
 
-def flat_references(reference, inputs, graph: Graph, samples=slice(None), count=None) -> list[np.ndarray]:
+def flat_references(
+    reference: Tensors, inputs: list[Any], graph: Graph, samples: slice = slice(None), count: int | None = None
+) -> list[np.ndarray]:
     """One array per input of the model, of the input's shape.
 
     Args:

@@ -5,7 +5,10 @@ import difflib
 import functools
 import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypeAlias, cast, overload
+
+import keras
 
 from revgraph import composites
 from revgraph.analyzers import gradient, wrappers
@@ -14,7 +17,9 @@ from revgraph.analyzers.by_size import AnalyzerBySize
 from revgraph.analyzers.deep_lift import DeepLIFT
 from revgraph.analyzers.lrp import LRP, BoundedDeepTaylor, DeepTaylor
 from revgraph.analyzers.patterns import PatternAttribution, PatternNet
+from revgraph.graph import Graph
 from revgraph.graph.tables import Table, Tabular
+from revgraph.graph.types import PathLike
 from revgraph.read import SizesUnknown, has_any_size
 from revgraph.read.files import check_not_given, load_model
 from revgraph.reverse_rules import AlphaBeta, BRule, Epsilon, ERule, Flat, Gamma, Pass, WSquare, Z, ZPlus, ZPlusFast
@@ -38,14 +43,19 @@ class Method:
     sets: tuple[str, ...] = ("rule",)
     options: type[Analyzer] | None = None
 
+    @property
+    def kind(self) -> type[Analyzer]:
+        """The class of the analyzer that it makes."""
+        return self.make if isinstance(self.make, type) else LRP
+
     def arguments(self) -> tuple[str, ...]:
         """Names of the arguments that it takes beside the model."""
         is_class = inspect.isclass(self.make)
-        classes = (self.options or (self.make if is_class else LRP)).__mro__
+        classes = (self.options or self.kind).__mro__
         makers = [cls.__dict__["__init__"] for cls in classes if "__init__" in cls.__dict__ and cls is not object]
         if self.options or not is_class:
             makers.insert(0, self.make.__init__ if is_class else self.make)
-        names = []
+        names: list[str] = []
         for maker in makers:
             parameters = inspect.signature(maker).parameters.values()
             names += [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
@@ -54,7 +64,7 @@ class Method:
         return tuple(name for name in dict.fromkeys(names) if name not in ("self", "model", "composite", *self.sets))
 
 
-class Methods(Tabular, dict):
+class Methods(Tabular, dict[str, Method]):
     """Name -> `Method`; prints as a table."""
 
     def table(self) -> Table:
@@ -62,7 +72,7 @@ class Methods(Tabular, dict):
         rows = [(name, method.computes, method.paper) for name, method in self.items()]
         return Table(("name", "computes", "paper"), rows, title=f"{len(self)} analyzers")
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"<{len(self)} analyzers: {', '.join(self)}>"
 
 
@@ -221,7 +231,45 @@ ANALYZERS = Methods(
 """Every analyzer: name -> what it is. Print it to see the table."""
 
 
-def create_analyzer(name, model, signature=None, safe_mode=True, custom_objects=None, **kwargs) -> Analyzer:
+LRPName = Literal[
+    "lrp", "lrp.z", "lrp.z_IB", "lrp.epsilon", "lrp.epsilon_IB", "lrp.gamma", "lrp.e_rule", "lrp.b_rule",
+    "lrp.w_square", "lrp.flat", "lrp.alpha_beta", "lrp.alpha_2_beta_1", "lrp.alpha_2_beta_1_IB", "lrp.alpha_1_beta_0",
+    "lrp.alpha_1_beta_0_IB", "lrp.z_plus", "lrp.z_plus_fast", "lrp.sequential_preset_a", "lrp.sequential_preset_b",
+    "lrp.sequential_preset_a_flat", "lrp.sequential_preset_b_flat", "lrp.sequential_preset_b_flat_until_idx",
+    "lrp.epsilon_plus", "lrp.epsilon_plus_flat", "lrp.epsilon_alpha2_beta1", "lrp.epsilon_alpha2_beta1_flat",
+    "lrp.epsilon_gamma_box", "excitation_backprop", "deep_taylor", "deep_taylor.bounded",
+]  # fmt: skip
+GradientName = Literal[
+    "gradient", "gradient.baseline", "input_t_gradient", "deconvnet", "guided_backprop", "beta_smooth"
+]
+AverageName = Literal["integrated_gradients", "smoothgrad"]
+PatternName = Literal["pattern.net", "pattern.attribution"]
+
+Model: TypeAlias = keras.Model | Graph | PathLike
+"""What `create_analyzer` takes as the model."""
+
+
+# Which class `create_analyzer` returns for which name, so that editors and type checkers know its methods.
+@overload
+def create_analyzer(name: LRPName, model: Model, **kwargs: Any) -> LRP: ...
+@overload
+def create_analyzer(name: GradientName, model: Model, **kwargs: Any) -> gradient.Gradient: ...
+@overload
+def create_analyzer(name: AverageName, model: Model, **kwargs: Any) -> wrappers.AugmentReduceBase: ...
+@overload
+def create_analyzer(name: PatternName, model: Model, **kwargs: Any) -> PatternNet: ...
+@overload
+def create_analyzer(name: Literal["deep_lift"], model: Model, **kwargs: Any) -> DeepLIFT: ...
+@overload
+def create_analyzer(name: str, model: Model, **kwargs: Any) -> Analyzer: ...
+def create_analyzer(
+    name: str,
+    model: Model,
+    signature: str | None = None,
+    safe_mode: bool = True,
+    custom_objects: Mapping[str, Any] | None = None,
+    **kwargs: Any,
+) -> Analyzer:
     """Makes the analyzer of that name.
 
     Args:
@@ -233,7 +281,7 @@ def create_analyzer(name, model, signature=None, safe_mode=True, custom_objects=
         **kwargs: Arguments of the analyzer: `ANALYZERS[name].arguments()`.
 
     Returns:
-        An `Analyzer`.
+        An `Analyzer` of the class that `ANALYZERS[name].kind` says: an `LRP` for the names that begin with `lrp`.
 
     Raises:
         KeyError: No analyzer has that name; the nearest and all names are listed.
@@ -247,15 +295,20 @@ def create_analyzer(name, model, signature=None, safe_mode=True, custom_objects=
         analyzer = revgraph.create_analyzer("lrp.alpha_1_beta_0", model)
         relevance = analyzer.analyze(x)
     """
-    if name not in ANALYZERS:
+    if not isinstance(name, str) and isinstance(model, str):
+        raise TypeError(
+            f"create_analyzer takes the name first and the model second: create_analyzer({model!r}, model). "
+            f"Received a {type(name).__name__} first."
+        )
+    if not isinstance(name, str) or name not in ANALYZERS:
         near = difflib.get_close_matches(str(name), ANALYZERS, n=3, cutoff=0.5)
         hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
         raise KeyError(f"No analyzer is named {name!r}.{hint} The analyzers are: {', '.join(ANALYZERS)}.")
     method = ANALYZERS[name]
     _check_arguments(name, method.arguments(), kwargs)
-    path = None
+    path: str | None = None
     if isinstance(model, str | os.PathLike):
-        path, model = os.fspath(model), load_model(model, signature, safe_mode, custom_objects)
+        path, model = str(os.fspath(model)), load_model(model, signature, safe_mode, custom_objects)
     else:
         check_not_given(signature, custom_objects)
     make = functools.partial(method.make, **kwargs)
@@ -264,7 +317,8 @@ def create_analyzer(name, model, signature=None, safe_mode=True, custom_objects=
     except SizesUnknown:
         usual = None
     if usual is None or has_any_size(model):
-        analyzer = AnalyzerBySize(make, model, usual)
+        # It stands for analyzers of this class.
+        analyzer = cast(Analyzer, AnalyzerBySize(make, method.kind, model, usual))
     for each in (analyzer, usual or analyzer):
         each.name, each.model_path = name, path
     return analyzer

@@ -2,7 +2,11 @@
 
 import copy
 import functools
+import math
 import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -12,11 +16,14 @@ from revgraph.analyzers.analyzer import Analyzer, outside
 from revgraph.analyzers.inputs import flat_inputs
 from revgraph.analyzers.recorded import RecordedPass
 from revgraph.canonize import canonize, prune, split_activations, strip_output_activation
-from revgraph.composites import Composite
+from revgraph.composites import Bound, Composite
+from revgraph.graph import Graph
 from revgraph.graph.analysis import Facts
+from revgraph.graph.arguments import check_number
 from revgraph.graph.bounds import checked_bounds
 from revgraph.graph.operations import Activation, Opaque
 from revgraph.graph.tables import Table
+from revgraph.graph.types import Bounds, PathLike, Relevance, Selection, Tensors
 from revgraph.read import trace
 from revgraph.reverse.dangers import GROWTH, warn_of_growth
 from revgraph.reverse.ledger import Conservation, merge
@@ -56,37 +63,41 @@ class ReverseAnalyzer(Analyzer):
     """
 
     selects = True
+    traced: Graph
+    """The model's graph before canonization, with activations as sites of their own."""
 
     def __init__(
         self,
-        model,
+        model: keras.Model | Graph,
         composite: Composite,
-        reverse_verbose=False,
-        reverse_clip_values=False,
-        reverse_project_bottleneck_layers=False,
-        reverse_check_min_max_values=False,
-        reverse_check_finite=False,
-        reverse_keep_tensors=False,
-        input_bounds=None,
-        freeze=False,
-        jit_compile=False,
-        literal=False,
-        max_growth=GROWTH,
-        **options,
-    ):
+        reverse_verbose: bool = False,
+        reverse_clip_values: Literal[False] | Bounds = False,
+        reverse_project_bottleneck_layers: bool | Bounds = False,
+        reverse_check_min_max_values: bool = False,
+        reverse_check_finite: bool = False,
+        reverse_keep_tensors: bool = False,
+        input_bounds: Bounds | None = None,
+        freeze: bool = False,
+        jit_compile: bool = False,
+        literal: bool = False,
+        max_growth: float = GROWTH,
+        **options: Any,
+    ) -> None:
         self.input_bounds = None if input_bounds is None else checked_bounds(input_bounds)
+        if max_growth != math.inf:
+            check_number("max_growth", max_growth, above=0)
         self.composite = composite
         self.freeze = freeze
         self.jit_compile = jit_compile
         self.literal = literal
         self.max_growth = max_growth
-        self._warned = set()
+        self._warned: set[str] = set()
         self.reverse_clip_values = reverse_clip_values
         self.reverse_project_bottleneck_layers = reverse_project_bottleneck_layers
         self.reverse_check_min_max_values = reverse_check_min_max_values
         self.reverse_check_finite = reverse_check_finite
         self.reverse_keep_tensors = reverse_keep_tensors
-        self.reversed_tensors = None
+        self.reversed_tensors: dict[str, Any] | None = None
         super().__init__(model, **options)
         self._walks = Recent()
         self._refused = self._outputs_that_start_nothing()
@@ -97,8 +108,8 @@ class ReverseAnalyzer(Analyzer):
             print(self.summary())
 
     def _graph(self, dtype=None):
-        graph = trace(self.model if dtype is None else self._read, self.composite.classes, dtype)
-        self._read = graph
+        graph: Graph = trace(self.model if dtype is None else self._read, self.composite.classes, dtype)
+        self._read: Graph = graph
         self.traced = split_activations(graph)
         stripped = strip_output_activation(self.traced)
         # Said of the model once, and not again of its twin in float64.
@@ -138,11 +149,11 @@ class ReverseAnalyzer(Analyzer):
         """What is returned for an input, from the relevance that arrived there."""
         return relevance
 
-    def walk(self, question) -> Walk:
+    def walk(self, question: Question) -> Walk:
         """The walk that answers a question, made when first asked for."""
         return self._walks.value(question, lambda: self._answering(question))
 
-    def _answering(self, question) -> Walk:
+    def _answering(self, question: Question) -> Walk:
         graph = self.graph
         if question != Question(self.graph.output_slots):
             names = dict(zip(graph.output_slots, graph.output_names, strict=True))
@@ -174,7 +185,7 @@ class ReverseAnalyzer(Analyzer):
         }
         return {name: reason for name, reason in reasons.items() if reason is not None}
 
-    def selected(self, selection):
+    def selected(self, selection: Selection) -> Selection:
         self._check_explainable(selection if isinstance(selection, dict) else ())
         return super().selected(selection)
 
@@ -183,32 +194,33 @@ class ReverseAnalyzer(Analyzer):
             if name in self._refused:
                 raise ValueError(f"The output {name!r} cannot be explained: {self._refused[name]}.")
 
-    def _new_walk(self, graph, question) -> Walk:
+    def _new_walk(self, graph: Graph, question: Question) -> Walk:
         """A walk over a canonized graph."""
         keep = self.reverse_keep_tensors or self.reverse_check_finite or self.reverse_check_min_max_values
         reverse = self._reverse_graph(graph, question)
         return Walk(reverse, question, self._own_start, self._finish, self.max_growth, keep, self.jit_compile)
 
-    def _reverse_graph(self, graph, question) -> ReverseGraph:
+    def _reverse_graph(self, graph: Graph, question: Question) -> ReverseGraph:
         adjust = Adjustment(graph, self.reverse_clip_values, self.reverse_project_bottleneck_layers)
         bound = self.composite.bind(graph, self.input_bounds)
         return ReverseGraph(graph, bound, question.starts, adjust, fast=not self.literal, frozen=self.freeze)
 
-    def analyze(
+    # `Analyzer.analyze` takes any option, so that whatever `create_analyzer` returns can be asked. These are all.
+    def analyze(  # type: ignore[override]
         self,
-        X,
-        neuron_selection=None,
-        batch_size=None,
-        verbose=0,
+        X: Tensors,
+        neuron_selection: Selection = None,
+        batch_size: int | None = None,
+        verbose: int = 0,
         *,
-        initial_relevance=None,
-        layer=None,
-        attribute_to_neuron_input=False,
-        pre_activation=False,
-        return_layers=None,
-        layers_at="input",
-        return_convergence_delta=False,
-    ):
+        initial_relevance: Any = None,
+        layer: str | keras.Layer | None = None,
+        attribute_to_neuron_input: bool = False,
+        pre_activation: bool = False,
+        return_layers: str | keras.Layer | Sequence[str | keras.Layer] | None = None,
+        layers_at: str = "input",
+        return_convergence_delta: bool = False,
+    ) -> Relevance:
         """Computes the relevance of every entry of the inputs.
 
         Args:
@@ -258,7 +270,9 @@ class ReverseAnalyzer(Analyzer):
         ]
         return self.answer(results, asked, return_layers is not None, return_convergence_delta)
 
-    def answer(self, results, asked, with_layers, with_delta):
+    def answer(
+        self, results: list[Any], asked: dict[str, tuple[int, ...]], with_layers: bool, with_delta: bool
+    ) -> Relevance:
         """The value of `analyze` from the results of all batches."""
         self._watch(results)
         joined = keras.tree.map_structure(lambda *parts: np.concatenate([p.numpy() for p in parts]), *results)
@@ -283,7 +297,7 @@ class ReverseAnalyzer(Analyzer):
         if sums and "magnitudes" not in self._warned and self._warns_of(np.concatenate(sums)):
             self._warned.add("magnitudes")
 
-    def _warns_of(self, magnitudes) -> bool:
+    def _warns_of(self, magnitudes: np.ndarray) -> bool:
         """Warns of what sum |R| at the start and at the inputs, (samples, 2), shows; returns whether it did."""
         return False
 
@@ -313,7 +327,9 @@ class ReverseAnalyzer(Analyzer):
                 chosen = [t.on(y) for t, y in zip(chosen, walk.outputs(inputs), strict=True)]
             yield inputs, chosen
 
-    def starts(self, layer, at_input, pre_activation) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    def starts(
+        self, layer: str | keras.Layer | None, at_input: bool, pre_activation: bool
+    ) -> tuple[tuple[str, ...], tuple[int, ...]]:
         """Names and slots at which relevance starts."""
         if layer is None:
             if at_input or pre_activation:
@@ -337,7 +353,7 @@ class ReverseAnalyzer(Analyzer):
             raise ValueError(f"Relevance cannot start at {call.path!r}: {reason}.")
         return (call.path,), slots
 
-    def _asked(self, return_layers, at) -> dict[str, tuple[int, ...]]:
+    def _asked(self, return_layers: Any, at: str) -> dict[str, tuple[int, ...]]:
         """Slots whose relevance is returned, by the name under which it was asked for."""
         if at not in ("input", "output"):
             raise ValueError(f'layers_at is "input" or "output". Received: {at!r}.')
@@ -354,11 +370,11 @@ class ReverseAnalyzer(Analyzer):
         names = [return_layers] if isinstance(return_layers, str) else list(return_layers)
         return {_name(name): slots(self.traced.find(name)) for name in names}
 
-    def export(self, path, version=None, overwrite=False):
+    def export(self, path: PathLike, version: int | None = None, overwrite: bool = False) -> Path:
         """Writes a SavedModel that runs without revgraph; see `revgraph.saving.export.export`."""
         return export(self.walk(self.question), self.traced, path, version, overwrite)
 
-    def record(self, X) -> RecordedPass:
+    def record(self, X: Tensors) -> RecordedPass:
         """Runs the model forward once, for several starts without another forward pass.
 
         Args:
@@ -378,7 +394,14 @@ class ReverseAnalyzer(Analyzer):
         walk = self.walk(self.question)
         return RecordedPass(self, walk, [tf.convert_to_tensor(x) for x in inputs])
 
-    def conservation(self, X, neuron_selection=None, batch_size=None, verbose=0, **start) -> Conservation:
+    def conservation(
+        self,
+        X: Tensors,
+        neuron_selection: Selection = None,
+        batch_size: int | None = None,
+        verbose: int = 0,
+        **start: Any,
+    ) -> Conservation:
         """Where relevance went: found at the inputs, absorbed by biases, constants, rules and stabilisers, or lost.
 
         It is computed in float64, so that what is shown as lost is lost by a rule and not by rounding. A
@@ -417,7 +440,7 @@ class ReverseAnalyzer(Analyzer):
         return ask(self)
 
     @property
-    def bound(self):
+    def bound(self) -> tuple[Bound, ...]:
         return self.walk(self.question).reverse.bound
 
     def summary(self) -> Table:

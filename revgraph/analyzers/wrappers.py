@@ -1,8 +1,9 @@
 """Analyzers around an analyzer: averages over noisy inputs, integrals along a path."""
 
-import dataclasses
 import functools
 import threading
+from collections.abc import Iterable
+from typing import Any
 
 import keras
 import numpy as np
@@ -12,10 +13,13 @@ from revgraph.analyzers.analyzer import Analyzer
 from revgraph.analyzers.gradient import Gradient, checked_convention
 from revgraph.analyzers.inputs import flat_inputs, is_stream, packed, refuse_mixed_ids
 from revgraph.analyzers.reference import flat_references
-from revgraph.reverse.ledger import completeness
-from revgraph.reverse.targets import make_targets, start
-from revgraph.reverse.walk import Question
-from revgraph.reverse_rules import per_sample
+from revgraph.analyzers.selected import outputs_at_start, selected_values
+from revgraph.composites import Bound
+from revgraph.graph import Graph
+from revgraph.graph.arguments import check_count, check_number, check_seed
+from revgraph.graph.tables import Table
+from revgraph.graph.types import Relevance, Selection, Tensors
+from revgraph.reverse.ledger import Conservation, completeness
 
 AT_ONCE = 64
 """Samples explained at once, where `batch_size` does not say so and the batch itself is smaller."""
@@ -36,11 +40,10 @@ class AugmentReduceBase(Analyzer):
 
     name = "augment_reduce"
 
-    def __init__(self, subanalyzer, augment_by_n=2, neuron_selection_mode=None):
+    def __init__(self, subanalyzer: Analyzer, augment_by_n: int = 2, neuron_selection_mode: str | None = None) -> None:
         if not isinstance(subanalyzer, Analyzer):
             raise TypeError(f"{type(self).__name__} wraps an analyzer of revgraph. Received: {subanalyzer!r}.")
-        if not isinstance(augment_by_n, int | np.integer) or augment_by_n < 1:
-            raise ValueError(f"The number of variants must be a positive int. Received: {augment_by_n!r}.")
+        check_count("augment_by_n", augment_by_n)
         self.subanalyzer = subanalyzer
         self.augment_by_n = int(augment_by_n)
         super().__init__(subanalyzer.model, neuron_selection_mode or subanalyzer.neuron_selection_mode)
@@ -48,7 +51,7 @@ class AugmentReduceBase(Analyzer):
     def _graph(self):
         return self.subanalyzer.graph
 
-    def augment(self, inputs, step) -> list:
+    def augment(self, inputs: list[np.ndarray], step: int) -> list[np.ndarray]:
         """The variant number `step` of the inputs.
 
         Args:
@@ -57,7 +60,7 @@ class AugmentReduceBase(Analyzer):
         """
         return inputs
 
-    def reduce(self, mean, inputs) -> list:
+    def reduce(self, mean: list[np.ndarray], inputs: list[np.ndarray]) -> list[np.ndarray]:
         """What is returned, from the mean relevance over all variants.
 
         Args:
@@ -65,7 +68,14 @@ class AugmentReduceBase(Analyzer):
         """
         return mean
 
-    def analyze(self, X, neuron_selection=None, batch_size=None, verbose=0, **options):
+    def analyze(
+        self,
+        X: Tensors,
+        neuron_selection: Selection = None,
+        batch_size: int | None = None,
+        verbose: int = 0,
+        **options: Any,
+    ) -> Relevance:
         """Computes the relevance of every entry of the inputs.
 
         Args:
@@ -79,7 +89,7 @@ class AugmentReduceBase(Analyzer):
         self._begin()
         if is_stream(X):
             # Cut to `batch_size` where variants are explained, because a selection is one for the batch as it is.
-            given = (inputs for inputs, _, _ in self.batches(X, None, verbose))
+            given: Iterable[list[Any]] = (inputs for inputs, _, _ in self.batches(X, None, verbose))
             verbose = 0
         else:
             given = [flat_inputs(X, self.graph)]
@@ -127,55 +137,24 @@ class AugmentReduceBase(Analyzer):
             return selection
         if not _is_largest(selection) or not self.innermost.selects:
             return selection
-        outputs = list(outputs_at_start(self.subanalyzer, inputs, batch_size, options).values())
-        if len(outputs) != 1:
+        starts = list(outputs_at_start(self.subanalyzer, inputs, batch_size, options).values())
+        if len(starts) != 1:
             return selection
-        (y,), initial = outputs, options.get("initial_relevance")
+        (y,), initial = starts, options.get("initial_relevance")
         is_start_itself = selection is None and not callable(initial) and np.ndim(initial) == y.ndim
         return selection if is_start_itself else _argmax(y)
 
     @property
-    def innermost(self):
+    def innermost(self) -> Analyzer:
         return self.subanalyzer.innermost
 
     @property
-    def bound(self):
+    def bound(self) -> tuple[Bound, ...]:
         return self.subanalyzer.bound
 
-    def summary(self):
+    def summary(self) -> Table:
         """Which site got which rule in the wrapped analyzer."""
         return self.subanalyzer.summary()
-
-
-def outputs_at_start(analyzer, inputs, batch_size, options) -> dict[str, np.ndarray]:
-    """The tensors at which an analyzer's relevance starts, by name."""
-    analyzer = analyzer.innermost
-    where = (options.get(name) for name in ("layer", "attribute_to_neuron_input", "pre_activation"))
-    names, starts = analyzer.starts(*where)
-    walk = analyzer.walk(Question(starts))
-    given = analyzer.batches(packed(inputs, analyzer.graph), batch_size, 0)
-    outputs = [walk.outputs(part) for part, _, _ in given]
-    return {name: np.concatenate(parts) for name, *parts in zip(names, *outputs, strict=True)}
-
-
-def selected_values(analyzer, inputs, selection, batch_size, options) -> np.ndarray:
-    """The value of what is selected, (batch,), or (batch, targets) for several targets."""
-    outputs = outputs_at_start(analyzer, inputs, batch_size, options)
-    shapes = [y.shape[1:] for y in outputs.values()]
-    initial = options.get("initial_relevance")
-    targets = make_targets(selection, initial, len(inputs[0]), list(outputs), shapes)
-    return sum(_value(target, y) for target, y in zip(targets, outputs.values(), strict=True))
-
-
-def _value(target, y):
-    if target.contrast is not None:
-        return np.asarray(target.contrast(tf.constant(y)))
-    target = target.on(y)
-    if target.index is not None and target.index.ndim == 2:
-        columns = (dataclasses.replace(target, index=column) for column in target.index.T)
-        return np.stack([_value(column, y) for column in columns], axis=1)
-    chosen = start(tf.constant(y), target.tensors(y.dtype), tf.ones_like(y))
-    return per_sample(chosen * y).numpy()
 
 
 def _is_largest(selection):
@@ -223,9 +202,16 @@ class GaussianSmoother(AugmentReduceBase):
 
     name = "gaussian_smoother"
 
-    def __init__(self, subanalyzer, augment_by_n=64, noise_scale=1, seed=None, neuron_selection_mode=None):
-        if isinstance(noise_scale, str) or not noise_scale >= 0:
-            raise ValueError(f"noise_scale must be a number >= 0. Received: {noise_scale!r}.")
+    def __init__(
+        self,
+        subanalyzer: Analyzer,
+        augment_by_n: int = 64,
+        noise_scale: float = 1,
+        seed: int | None = None,
+        neuron_selection_mode: str | None = None,
+    ) -> None:
+        check_number("noise_scale", noise_scale, least=0)
+        check_seed(seed)
         super().__init__(subanalyzer, augment_by_n, neuron_selection_mode)
         _check_floating(self)
         self.noise_scale = noise_scale
@@ -236,7 +222,7 @@ class GaussianSmoother(AugmentReduceBase):
     def _begin(self):
         self._noise.generator = np.random.default_rng(self.seed)
 
-    def augment(self, inputs, step):
+    def augment(self, inputs: list[np.ndarray], step: int) -> list[np.ndarray]:
         return [x + self._noise.generator.normal(0, self.noise_scale, x.shape).astype(x.dtype) for x in inputs]
 
 
@@ -262,24 +248,39 @@ class PathIntegrator(AugmentReduceBase):
 
     name = "path_integrator"
 
-    def __init__(self, subanalyzer, steps=64, reference_inputs=0, convention="paper", neuron_selection_mode=None):
+    def __init__(
+        self,
+        subanalyzer: Analyzer,
+        steps: int = 64,
+        reference_inputs: Tensors = 0,
+        convention: str = "paper",
+        neuron_selection_mode: str | None = None,
+    ) -> None:
         self.convention = checked_convention(convention)
+        check_count("steps", steps)
         super().__init__(subanalyzer, steps, neuron_selection_mode)
         _check_floating(self)
         self.reference_inputs = reference_inputs
 
-    def augment(self, inputs, step):
+    def augment(self, inputs: list[np.ndarray], step: int) -> list[np.ndarray]:
         t = (step + (0.5 if self.convention == "paper" else 0.0)) / self.augment_by_n
         references = flat_references(self.reference_inputs, inputs, self.graph)
         return [r + x.dtype.type(t) * (x - r) for x, r in zip(inputs, references, strict=True)]
 
-    def reduce(self, mean, inputs):
+    def reduce(self, mean: list[np.ndarray], inputs: list[np.ndarray]) -> list[np.ndarray]:
         references = flat_references(self.reference_inputs, inputs, self.graph)
         differences = [x - r for x, r in zip(inputs, references, strict=True)]
         # With several targets, means have an axis more behind the batch.
         return [m * (d if m.ndim == d.ndim else np.expand_dims(d, 1)) for m, d in zip(mean, differences, strict=True)]
 
-    def conservation(self, X, neuron_selection=None, batch_size=None, verbose=0, **start):
+    def conservation(
+        self,
+        X: Tensors,
+        neuron_selection: Selection = None,
+        batch_size: int | None = None,
+        verbose: int = 0,
+        **start: Any,
+    ) -> Conservation:
         """Completeness: how far contributions are from adding up to the output's difference from the reference's.
 
         Args:
@@ -349,7 +350,15 @@ class SmoothGrad(GaussianSmoother):
 
     name = "smoothgrad"
 
-    def __init__(self, model, augment_by_n=64, noise_scale=1, seed=None, postprocess=None, **options):
+    def __init__(
+        self,
+        model: keras.Model | Graph,
+        augment_by_n: int = 64,
+        noise_scale: float = 1,
+        seed: int | None = None,
+        postprocess: str | None = None,
+        **options: Any,
+    ) -> None:
         super().__init__(Gradient(model, postprocess, **options), augment_by_n, noise_scale, seed)
 
 
@@ -370,6 +379,14 @@ class IntegratedGradients(PathIntegrator):
 
     name = "integrated_gradients"
 
-    def __init__(self, model, steps=64, reference_inputs=0, postprocess=None, convention="paper", **options):
+    def __init__(
+        self,
+        model: keras.Model | Graph,
+        steps: int = 64,
+        reference_inputs: Tensors = 0,
+        postprocess: str | None = None,
+        convention: str = "paper",
+        **options: Any,
+    ) -> None:
         gradient = Gradient(model, postprocess, convention, **options)
         super().__init__(gradient, steps, reference_inputs, convention)

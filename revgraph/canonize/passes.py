@@ -11,6 +11,7 @@ import keras
 from revgraph.canonize.folding import fold_batchnorm, fold_padding
 from revgraph.canonize.products import join_products
 from revgraph.graph.graph import Graph, Site, Spec
+from revgraph.graph.log import timed
 from revgraph.graph.operations import (
     AveragePool,
     ChannelDiagonalConv,
@@ -49,8 +50,9 @@ def canonize(model, keep=()) -> Graph:
         np.testing.assert_allclose(graph(x), model(x), rtol=1e-4)
     """
     graph = trace(model)
-    for rewrite in PASSES:
-        graph = rewrite(graph, frozenset(keep))
+    with timed("canonize", graph):
+        for rewrite in PASSES:
+            graph = rewrite(graph, frozenset(keep))
     return graph
 
 

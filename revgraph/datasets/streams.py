@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from revgraph.analyzers.inputs import flat_inputs
 from revgraph.graph import Graph
+from revgraph.graph.arguments import check_count
 
 BATCH_SIZE = 32
 """Samples computed at once, where neither the user nor the dataset says."""
@@ -101,8 +102,8 @@ def source(dataset, graph: Graph, batch_size=None, labels=None) -> Source:
         batch_size: Samples computed at once; by default the batches as they come, 32 samples of what has no batches.
         labels: Labels of arrays, (samples, ...).
     """
-    if batch_size is not None and (not isinstance(batch_size, int | np.integer) or batch_size < 1):
-        raise ValueError(f"batch_size must be a positive int. Received: {batch_size!r}.")
+    if batch_size is not None:
+        check_count("batch_size", batch_size)
     if isinstance(dataset, list) and len(graph.input_slots) == 1 and not _is_array(dataset[:1]):
         dataset = np.asarray(dataset)
     if isinstance(dataset, dict | list | tuple) or _is_array(dataset):

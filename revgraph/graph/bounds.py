@@ -81,6 +81,12 @@ def checked_bounds(bounds) -> tuple:
     Raises:
         ValueError: They are not.
     """
-    if not isinstance(bounds, tuple | list) or len(bounds) != 2 or not np.all(np.asarray(bounds[0]) <= bounds[1]):
-        raise ValueError(f"input_bounds is a pair (low, high) with low <= high. Received: {bounds!r}.")
+    if not isinstance(bounds, tuple | list) or len(bounds) != 2 or not are_bounds(*bounds):
+        raise ValueError(f"input_bounds is a pair (low, high) of numbers with low <= high. Received: {bounds!r}.")
     return tuple(bounds)
+
+
+def are_bounds(low, high) -> bool:
+    """Whether both are numbers or arrays of numbers, and low <= high everywhere."""
+    low, high = np.asarray(low), np.asarray(high)
+    return low.dtype.kind in "fiu" and high.dtype.kind in "fiu" and bool(np.all(low <= high))

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from revgraph.graph.graph import Graph
+from revgraph.graph.log import timed
 from revgraph.reverse import targets
 from revgraph.reverse.dangers import GROWTH, growths, magnitudes
 from revgraph.reverse.ledger import Conservation, merge
@@ -125,7 +126,8 @@ class Walk:
 
         def compiled():
             program = tf.function(getattr(self, f"_trace_{what}"), autograph=False, jit_compile=self.jit_compile)
-            return program.get_concrete_function(*arguments)
+            with timed("compile", self.graph):
+                return program.get_concrete_function(*arguments)
 
         return self._compiled.value(key, compiled)
 

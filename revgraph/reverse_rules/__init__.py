@@ -27,6 +27,7 @@ from revgraph.reverse_rules.rules import (
     GuidedBackprop,
     Jacobian,
     Norm,
+    NormOverEmbedding,
     Padding,
     Pass,
     ReLUBetaSmooth,
@@ -42,8 +43,8 @@ from revgraph.reverse_rules.terms import Part, Term, identity, neg, on, ones, po
 
 __all__ = [
     "Absorbed", "AlphaBeta", "BRule", "Bilinear", "DeconvNet", "ERule", "Epsilon", "Equal", "Flat", "Gamma", "Gate",
-    "GuidedBackprop", "IdentityBranch", "Jacobian", "Norm", "Only", "Padding", "Part", "Pass", "Pullback",
-    "ReLUBetaSmooth", "ReplacementLayer", "Rule", "SafeDivide", "Saturation", "SiteCall", "SumOverEmbedding",
-    "Term", "Unreached", "WSquare", "Z", "ZBox", "ZPlus", "ZPlusFast", "identity", "neg", "on", "ones",
-    "per_sample", "pos",
+    "GuidedBackprop", "IdentityBranch", "Jacobian", "Norm", "NormOverEmbedding", "Only", "Padding", "Part", "Pass",
+    "Pullback", "ReLUBetaSmooth", "ReplacementLayer", "Rule", "SafeDivide", "Saturation", "SiteCall",
+    "SumOverEmbedding", "Term", "Unreached", "WSquare", "Z", "ZBox", "ZPlus", "ZPlusFast", "identity", "neg", "on",
+    "ones", "per_sample", "pos",
 ]  # fmt: skip

@@ -81,10 +81,10 @@ class RescaleChoice(Rule):
 
 @dataclasses.dataclass(frozen=True)
 class RescaleProduct(Rule):
-    """For products: the gradient averaged over the straight path from the reference, exactly.  [LUNDBERG2017]
+    """For products and contractions: the gradient averaged over the straight path from the reference.  [LUNDBERG2017]
 
     For two factors m_a = (b + b_ref) / 2 m_y. For n factors the gradient is a polynomial of degree n - 1 along the
-    path, which Gauss-Legendre quadrature integrates.
+    path, which Gauss-Legendre quadrature integrates exactly.
     """
 
     def record(self, call):
@@ -96,6 +96,24 @@ class RescaleProduct(Rule):
         def pull(m, _):
             parts = [gradient(m * (w / 2), tf.zeros_like(m)) for gradient, w in zip(gradients, weights, strict=True)]
             return _with_none([sum(p[i] for p in parts) for i in range(len(xs))])
+
+        return call.outputs, Pullback(pull)
+
+
+@dataclasses.dataclass(frozen=True)
+class RescaleQuotient(Rule):
+    """For y = a / b, as the product of a and 1 / b, whose difference goes to b.
+
+    m_a = (1 / b + 1 / b_ref) / 2 m_y and m_b = -(a + a_ref) / (2 b b_ref) m_y.
+    """
+
+    def record(self, call):
+        (a, b), (a_ref, b_ref) = _halves(call.inputs)
+
+        def pull(m, _):
+            m_a = m * (1 / b + 1 / b_ref) / 2
+            m_b = -m * (a + a_ref) / (2 * b * b_ref)
+            return _with_none([folded(m_a, a), folded(m_b, b)])
 
         return call.outputs, Pullback(pull)
 

@@ -16,6 +16,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from revgraph.graph.arguments import check_number
 from revgraph.graph.operations import Operation, ordered_sum
 from revgraph.reverse_rules.terms import Part
 
@@ -56,8 +57,7 @@ class Rule:
     epsilon: float = dataclasses.field(default=1e-7, kw_only=True)
 
     def __post_init__(self):
-        if not self.epsilon >= 0:
-            raise ValueError(f"{type(self).__name__}: epsilon must be a number >= 0. Received: {self.epsilon!r}.")
+        check_number(f"{type(self).__name__}: epsilon", self.epsilon, least=0)
 
     def __str__(self):
         given = (f for f in dataclasses.fields(self) if repr(getattr(self, f.name)) != repr(f.default))

@@ -22,6 +22,8 @@ import numpy as np
 import tensorflow as tf
 
 from revgraph.graph.analysis import is_padding
+from revgraph.graph.arguments import check_number
+from revgraph.graph.bounds import are_bounds
 from revgraph.graph.loops import Loop
 from revgraph.graph.operations import Routing, Truncation
 from revgraph.reverse_rules.engine import Absorbed, Pullback, Rule
@@ -127,6 +129,9 @@ class AlphaBeta(Rule):
 def _infer_alpha_beta(rule):
     """Fills in the one of alpha and beta that was not given; 2 and 1 if neither was."""
     alpha, beta = rule.alpha, rule.beta
+    for name, value in (("alpha", alpha), ("beta", beta)):
+        if value is not None:
+            check_number(f"{type(rule).__name__}: {name}", value)
     if alpha is None:
         alpha = 2.0 if beta is None else beta + 1.0
     if beta is None:
@@ -177,8 +182,7 @@ class Gamma(Rule):
 
     def __post_init__(self):
         super().__post_init__()
-        if not self.gamma >= 0:
-            raise ValueError(f"Gamma: gamma must be a number >= 0. Received: {self.gamma!r}.")
+        check_number("Gamma: gamma", self.gamma, least=0)
 
     def parts(self):
         more, less = Signed(1.0 + self.gamma, 1.0), Signed(1.0, 1.0 + self.gamma)
@@ -209,8 +213,11 @@ class ZBox(Rule):
         super().__post_init__()
         if (self.low is None) != (self.high is None):
             raise ValueError(f"ZBox: give both bounds or neither. Received: low={self.low!r}, high={self.high!r}.")
-        if self.low is not None and not np.all(np.asarray(self.low) <= np.asarray(self.high)):
-            raise ValueError(f"ZBox: low must not exceed high. Received: low={self.low!r}, high={self.high!r}.")
+        if self.low is not None and not are_bounds(self.low, self.high):
+            raise ValueError(
+                f"ZBox: low and high must be numbers, or arrays of them, and low must not exceed high. Received: "
+                f"low={self.low!r}, high={self.high!r}."
+            )
 
     def bounds(self, dtype):
         """(low, high) as tensors."""
@@ -253,10 +260,14 @@ class Flat(Rule):
 
 @dataclasses.dataclass(frozen=True)
 class Norm(Rule):
-    """For sums and average pooling: R_j = sum_k x_j / (sum_i x_i) R_k, in proportion to the summands."""
+    """In proportion to the summands: R_j = sum_k x_j / (sum_i x_i) R_k, for sums and average pooling.
+
+    On a layer with weights the summands are x_j w_jk, and the sum is the layer's output, bias included. It is zennit's
+    rule of the same name, and equals `Epsilon`.
+    """
 
     def parts(self):
-        return (Part((Term(identity, on(bias=False)),)),)
+        return (Part((Term(),)),)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -365,6 +376,21 @@ class SumOverEmbedding(Rule):
 
 
 @dataclasses.dataclass(frozen=True)
+class NormOverEmbedding(Rule):
+    """The sensitivity to a token is the length of the gradient of its embedding: R_j = sqrt(sum_d R_jd^2).
+
+    The sum over an embedding says nothing where a normalization follows, because it is zero there but for rounding. A
+    token that is looked up several times gets the sum of the lengths.  [Li et al., NAACL 2016]
+    """
+
+    def reaches(self, index, dtype="float32"):
+        return True
+
+    def record(self, call):
+        return call.outputs, Pullback(lambda r: (tf.norm(r, axis=-1),))
+
+
+@dataclasses.dataclass(frozen=True)
 class DeconvNet(Rule):
     """Deconvnet's ReLU: R_j = max(R_j, 0).  [Zeiler and Fergus, ECCV 2014]"""
 
@@ -392,8 +418,7 @@ class ReLUBetaSmooth(Rule):
 
     def __post_init__(self):
         super().__post_init__()
-        if not self.beta > 0:
-            raise ValueError(f"ReLUBetaSmooth: beta must be a positive number. Received: {self.beta!r}.")
+        check_number("ReLUBetaSmooth: beta", self.beta, above=0)
 
     def record(self, call):
         slope = tf.math.sigmoid(self.beta * call.inputs[0])

@@ -10,6 +10,7 @@ import functools
 
 import tensorflow as tf
 
+from revgraph.graph.arguments import check_number
 from revgraph.reverse_rules.engine import Rule
 from revgraph.reverse_rules.rules import once_if_alone
 from revgraph.reverse_rules.terms import Part, Term, identity, neg, on, pos
@@ -31,6 +32,7 @@ class ERule(Rule):
 
     def __post_init__(self):
         super().__post_init__()
+        check_number("ERule: exponent", self.exponent)
         if not (self.exponent >= 1 and int(self.exponent) == self.exponent):
             raise ValueError(
                 f"ERule: exponent must be a whole number from 1, because x^p of a negative x is not a number "
@@ -66,8 +68,7 @@ class BRule(Rule):
 
     def __post_init__(self):
         super().__post_init__()
-        if isinstance(self.beta, str) or not -float("inf") < self.beta < float("inf"):
-            raise ValueError(f"BRule: beta must be a number. Received: {self.beta!r}.")
+        check_number("BRule: beta", self.beta)
 
     def parts(self):
         gain = Part((Term(pos, on(pos, bias=False)), Term(neg, on(neg, bias=False))), 1.0 + self.beta)

@@ -57,7 +57,7 @@ def provenance(analyzer: Configured, model_path=None) -> dict:
 def _parameters(analyzer):
     """The arguments of an analyzer but its model, those not given by their defaults."""
     defaults = {
-        p.name: p.default for p in inspect.signature(type(analyzer)).parameters.values() if p.default is not p.empty
+        p.name: p.default for p in inspect.signature(analyzer.__class__).parameters.values() if p.default is not p.empty
     }
     return {name: value for name, value in {**defaults, **analyzer.config()}.items() if name != "model"}
 

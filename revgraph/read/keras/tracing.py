@@ -8,6 +8,7 @@ import keras
 from keras import layers
 
 from revgraph.graph.graph import Call, Graph
+from revgraph.graph.log import timed
 from revgraph.graph.operations import Activation, Fused, Opaque
 from revgraph.read.indices import find_indices
 from revgraph.read.keras import private
@@ -60,14 +61,15 @@ def trace(model, keep=(), dtype=None) -> Graph:
             f"Expected a Keras model (keras.Sequential, functional or subclassed keras.Model). "
             f"Received: {model!r} of type {type(model).__module__}.{type(model).__name__}."
         )
-    arguments = arguments_of(model, example)
-    try:
-        recording = Recording(model, arguments)
-    except Exception as error:
-        # Whatever the model's own code raises on tensors without values means the same.
-        unknown = example is None and any(None in spec.shape[1:] for spec in keras.tree.flatten(arguments))
-        raise (SizesUnknown if unknown else ValueError)(_failure(model, error)) from error
-    return _graph(model, recording, arguments, tuple(keep), dtype or widest_dtype(model))
+    with timed("trace", model):
+        arguments = arguments_of(model, example)
+        try:
+            recording = Recording(model, arguments)
+        except Exception as error:
+            # Whatever the model's own code raises on tensors without values means the same.
+            unknown = example is None and any(None in spec.shape[1:] for spec in keras.tree.flatten(arguments))
+            raise (SizesUnknown if unknown else ValueError)(_failure(model, error)) from error
+        return _graph(model, recording, arguments, tuple(keep), dtype or widest_dtype(model))
 
 
 def _failure(model, error) -> str:
