@@ -12,7 +12,7 @@ from revgraph.composites import Composite, Matcher
 from revgraph.graph.operations import Activation, Embedding, Normalize, Product, Routing
 from revgraph.reverse.ledger import completeness
 from revgraph.reverse.walk import Walk
-from revgraph.reverse_rules import Jacobian, per_sample
+from revgraph.reverse_rules import Jacobian
 from revgraph.reverse_rules.deep_lift import (
     EmbeddingDifference,
     Rescale,
@@ -21,6 +21,7 @@ from revgraph.reverse_rules.deep_lift import (
     RescaleProduct,
     TimesDifference,
 )
+from revgraph.reverse_rules.folding import per_sample
 
 
 def beside(kind, text, word="") -> Matcher:

@@ -15,7 +15,7 @@ from revgraph.analyzers.reference import flat_references
 from revgraph.reverse.ledger import completeness
 from revgraph.reverse.targets import make_targets, start
 from revgraph.reverse.walk import Question
-from revgraph.reverse_rules import per_sample
+from revgraph.reverse_rules.folding import per_sample
 
 AT_ONCE = 64
 """Samples explained at once, where `batch_size` does not say so and the batch itself is smaller."""
