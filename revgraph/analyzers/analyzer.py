@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from revgraph.analyzers.inputs import batches, packed
-from revgraph.composites import Bound
+from revgraph.composites.composite import Bound
 from revgraph.graph import Graph
 from revgraph.graph.tables import Table, Tabular
 from revgraph.read import trace

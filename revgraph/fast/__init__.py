@@ -14,7 +14,7 @@ site, and `Speed.in_turn` the order in which sites that make kernels are pulled.
 
 import dataclasses
 
-from revgraph.composites import Bound
+from revgraph.composites.composite import Bound
 from revgraph.fast import execute
 from revgraph.fast.memory import InTurn, Remade
 from revgraph.fast.plan import REWRITES, plan_of

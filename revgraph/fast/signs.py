@@ -7,7 +7,7 @@ operation stands on the operation: `Routing.keeps_sign` and `copies`, `Affine.ke
 
 import dataclasses
 
-from revgraph.composites import Bound
+from revgraph.composites.composite import Bound
 from revgraph.graph.graph import Graph, Site
 from revgraph.graph.operations import Affine, ChannelDiagonalConv, Contraction, Operation, Product, Quotient, Routing
 from revgraph.reverse_rules.engine import Rule
