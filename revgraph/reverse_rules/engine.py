@@ -248,7 +248,9 @@ class Recorded:
         inputs: The inputs x. Integers among them are not watched.
     """
 
-    def __init__(self, function: Callable[[Sequence[tf.Tensor]], Iterable[tf.Tensor]], inputs: Iterable[tf.Tensor]):
+    def __init__(
+        self, function: Callable[[Sequence[tf.Tensor]], Iterable[tf.Tensor]], inputs: Iterable[tf.Tensor]
+    ) -> None:
         self.inputs = tuple(inputs)
         self._watched = [x for x in self.inputs if x.dtype.is_floating]
         with tf.GradientTape(watch_accessed_variables=False, persistent=True) as self._tape:
