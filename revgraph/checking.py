@@ -5,7 +5,8 @@ import os
 import warnings
 
 from revgraph.analyzers import Analyzer, create_analyzer
-from revgraph.composites import NotAnalyzeableModelException, remedy
+from revgraph.composites import NotAnalyzeableModelException
+from revgraph.composites.composite import remedy
 from revgraph.graph.tables import Table, Tabular
 from revgraph.read import Sized, SizesUnknown, trace
 from revgraph.read.files import check_not_given, load_model

@@ -13,7 +13,7 @@ from revgraph.graph.tables import Table, Tabular
 from revgraph.read import trace
 from revgraph.read.keras.private import is_of_keras
 from revgraph.reverse.ledger import FIELDS
-from revgraph.reverse_rules import ReplacementLayer, Rule
+from revgraph.reverse_rules.engine import ReplacementLayer, Rule
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -27,9 +27,9 @@ from revgraph.reverse_rules import (
     Only,
     Padding,
     Pass,
-    ReplacementLayer,
     Saturation,
 )
+from revgraph.reverse_rules.engine import ReplacementLayer
 from tests.models import randomized
 
 pytestmark = pytest.mark.usefixtures("float64")

@@ -10,7 +10,7 @@ from keras import layers
 
 import revgraph
 from revgraph import ANALYZERS, create_analyzer
-from revgraph.composites import is_linear_layer
+from revgraph.graph.analysis import is_linear_layer
 from revgraph.reverse.reverse_graph import ReverseGraph
 from revgraph.reverse_rules import AlphaBeta, Epsilon, Flat, Gamma, WSquare, Z, ZBox, ZPlus, ZPlusFast
 from tests.models import ZOO, cnn, inputs_of, make, mlp, randomized

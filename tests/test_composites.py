@@ -10,6 +10,7 @@ from keras import layers, ops
 from revgraph import Composite, NotAnalyzeableModelException, composites, create_analyzer
 from revgraph.canonize import canonize
 from revgraph.composites import LINEAR, keras_op, position
+from revgraph.graph.analysis import is_linear_layer
 from revgraph.reverse_rules import (
     AlphaBeta,
     Epsilon,
@@ -38,7 +39,7 @@ def rules(model, *entries, **options):
 def linear_rules(model, *entries):
     graph = canonize(model)
     bound = Composite(*entries, (LINEAR, Epsilon())).bind(graph)
-    return {b.site.path: b.rule for b in bound if composites.is_linear_layer(b.site.operation)}
+    return {b.site.path: b.rule for b in bound if is_linear_layer(b.site.operation)}
 
 
 def test_the_first_match_wins():

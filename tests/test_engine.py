@@ -22,9 +22,7 @@ from revgraph.reverse_rules import (
     Norm,
     Part,
     Pass,
-    ReplacementLayer,
     Rule,
-    SafeDivide,
     SumOverEmbedding,
     Term,
     WSquare,
@@ -38,6 +36,7 @@ from revgraph.reverse_rules import (
     ones,
     pos,
 )
+from revgraph.reverse_rules.engine import ReplacementLayer, SafeDivide
 from revgraph.reverse_rules.innvestigate import as_innvestigate
 from tests import oracle
 from tests.models import randomized

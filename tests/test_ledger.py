@@ -12,7 +12,8 @@ from keras import layers, ops
 import revgraph
 from revgraph.analyzers import GaussianSmoother, PathIntegrator
 from revgraph.reverse.ledger import ABSORBED, FIELDS
-from revgraph.reverse_rules import Absorbed, Epsilon, Pullback, Rule, ZPlus, per_sample
+from revgraph.reverse_rules import Absorbed, Epsilon, Pullback, Rule, ZPlus
+from revgraph.reverse_rules.folding import per_sample
 from tests import models
 
 LRP = [name for name in revgraph.ANALYZERS if name.startswith(("lrp", "deep_taylor", "excitation"))]

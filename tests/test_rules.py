@@ -16,13 +16,13 @@ from revgraph.reverse_rules import (
     Flat,
     Gamma,
     Norm,
-    ReplacementLayer,
     WSquare,
     Z,
     ZBox,
     ZPlus,
     ZPlusFast,
 )
+from revgraph.reverse_rules.engine import ReplacementLayer
 from revgraph.reverse_rules.innvestigate import as_innvestigate
 from tests import oracle
 

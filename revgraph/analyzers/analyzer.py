@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from revgraph.analyzers.inputs import Batch, batches, packed
-from revgraph.composites import Bound
+from revgraph.composites.composite import Bound
 from revgraph.graph import Graph
 from revgraph.graph.tables import Table, Tabular
 from revgraph.graph.types import PathLike, Relevance, Selection, Tensors

@@ -29,7 +29,7 @@ from revgraph.graph.types import Tensors
 from revgraph.reverse.ledger import completeness
 from revgraph.reverse.reverse_graph import ReverseGraph
 from revgraph.reverse.walk import Question, Walk
-from revgraph.reverse_rules import Jacobian, per_sample
+from revgraph.reverse_rules import Jacobian
 from revgraph.reverse_rules.deep_lift import (
     EmbeddingDifference,
     Rescale,
@@ -39,6 +39,7 @@ from revgraph.reverse_rules.deep_lift import (
     RescaleQuotient,
     TimesDifference,
 )
+from revgraph.reverse_rules.folding import per_sample
 
 
 def beside(kind: type[Operation], text: str, word: str = "") -> Matcher:

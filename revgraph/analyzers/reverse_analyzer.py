@@ -16,7 +16,8 @@ from revgraph.analyzers.analyzer import Analyzer, outside
 from revgraph.analyzers.inputs import flat_inputs
 from revgraph.analyzers.recorded import RecordedPass
 from revgraph.canonize import canonize, prune, split_activations, strip_output_activation
-from revgraph.composites import Bound, Composite
+from revgraph.composites import Composite
+from revgraph.composites.composite import Bound
 from revgraph.graph import Graph
 from revgraph.graph.analysis import Facts
 from revgraph.graph.arguments import check_number

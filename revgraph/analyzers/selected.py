@@ -12,7 +12,7 @@ from revgraph.analyzers.reverse_analyzer import ReverseAnalyzer
 from revgraph.graph.types import Selection
 from revgraph.reverse.targets import make_targets, start
 from revgraph.reverse.walk import Question
-from revgraph.reverse_rules import per_sample
+from revgraph.reverse_rules.folding import per_sample
 
 
 def outputs_at_start(

@@ -14,7 +14,7 @@ from revgraph.analyzers.gradient import Gradient, checked_convention
 from revgraph.analyzers.inputs import flat_inputs, is_stream, packed, refuse_mixed_ids
 from revgraph.analyzers.reference import flat_references
 from revgraph.analyzers.selected import outputs_at_start, selected_values
-from revgraph.composites import Bound
+from revgraph.composites.composite import Bound
 from revgraph.graph import Graph
 from revgraph.graph.arguments import check_count, check_number, check_seed
 from revgraph.graph.tables import Table

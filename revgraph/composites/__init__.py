@@ -1,6 +1,6 @@
-"""Composites: which rule for which site. The first entry that matches wins."""
+"""Composites, which assign rules to sites; the matchers in their entries; and presets, which are composites by name."""
 
-from revgraph.composites.composite import Bound, Composite, NotAnalyzeableModelException, remedy
+from revgraph.composites.composite import Composite, NotAnalyzeableModelException
 from revgraph.composites.matchers import (
     ACTIVATION,
     ANY,
@@ -23,7 +23,6 @@ from revgraph.composites.matchers import (
     SCALE,
     STEP,
     SUM,
-    ClassMatcher,
     Matcher,
     both,
     keras_op,
@@ -47,16 +46,13 @@ from revgraph.composites.presets import (
     excitation_backprop,
     sequential_preset,
 )
-from revgraph.composites.structure import PRODUCT_SHARES, STRUCTURE, SUM_SHARES, merging
-from revgraph.graph.analysis import is_linear_layer
+from revgraph.composites.structure import STRUCTURE, merging
 
 __all__ = [
     "ACTIVATION",
     "ANY",
-    "Bound",
     "CONTRACTION",
     "CONVOLUTION",
-    "ClassMatcher",
     "Composite",
     "DECONVNET",
     "DENSE",
@@ -74,7 +70,6 @@ __all__ = [
     "PADDING",
     "POOLING",
     "PRODUCT",
-    "PRODUCT_SHARES",
     "QUOTIENT",
     "RELU",
     "ROUTING",
@@ -83,7 +78,6 @@ __all__ = [
     "STEP",
     "STRUCTURE",
     "SUM",
-    "SUM_SHARES",
     "beta_smooth",
     "both",
     "epsilon_alpha2_beta1",
@@ -93,13 +87,11 @@ __all__ = [
     "epsilon_plus_flat",
     "everywhere",
     "excitation_backprop",
-    "is_linear_layer",
     "keras_op",
     "matcher",
     "merging",
     "name",
     "operations",
     "position",
-    "remedy",
     "sequential_preset",
 ]

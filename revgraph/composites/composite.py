@@ -1,22 +1,35 @@
-"""Composites: which rule for which site. The first entry that matches wins."""
+"""Composites, which assign a rule to every site of a graph.
+
+A *site* is one call of a layer or operation in the graph of a model. A *composite* is a list of entries (match, rule).
+A site gets the rule of the first entry that matches it.
+"""
 
 import dataclasses
 import difflib
 import fnmatch
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
-from revgraph.composites.matchers import ClassMatcher, matcher
+from revgraph.composites.matchers import ClassMatcher, Entry, matcher
 from revgraph.composites.structure import STRUCTURE
+from revgraph.graph import Graph, Site
 from revgraph.graph.analysis import Facts
-from revgraph.graph.bounds import Bounds
-from revgraph.graph.graph import Graph, Site
+from revgraph.graph.bounds import CarriedBounds
 from revgraph.graph.operations import Opaque
 from revgraph.graph.tables import Table, Tabular
+from revgraph.graph.types import Bounds
 from revgraph.reverse_rules import Rule, Unreached, ZBox
 
 
 @dataclasses.dataclass(frozen=True)
 class Bound:
-    """A site, its rule, and the entry that gave it; no rule where no entry matches."""
+    """A site and the rule that it gets.
+
+    Args:
+        site: The site.
+        rule: Its rule; None where no entry matches.
+        reason: The entry from which the rule comes, as text.
+    """
 
     site: Site
     rule: Rule | None
@@ -24,14 +37,17 @@ class Bound:
 
 
 class Composite(Tabular):
-    """Assigns a rule to every site of a graph: the first matching entry wins.
+    """Assigns a rule to every site of a graph. The first entry that matches a site gives it its rule.
 
     Args:
-        *entries: Pairs of what to match and a `Rule`. See `matcher` for what may be matched. A composite stands for its
-            entries.
-        defaults: Entries tried after these. By default those of the last composite among the entries, or `STRUCTURE`,
-            which has a rule for everything that has no weights.
-        name: Name for printing.
+        *entries: Pairs (match, rule). `matcher` says what a match may be. A composite among the entries stands for all
+            of its own entries.
+        defaults: Entries that are tried after these. By default they are those of the last composite among the entries,
+            or else `STRUCTURE`, which has a rule for everything that has no weights.
+        name: The name that is printed.
+
+    Raises:
+        TypeError: An entry is neither such a pair nor a composite.
 
     Example:
 
@@ -44,12 +60,17 @@ class Composite(Tabular):
         analyzer = revgraph.create_analyzer("lrp", model, rule=composite)
     """
 
-    def __init__(self, *entries, defaults=None, name="composite"):
+    def __init__(
+        self,
+        *entries: "Composite | Sequence[Any]",
+        defaults: Iterable[Sequence[Any]] | None = None,
+        name: str = "composite",
+    ) -> None:
         self.name = name
-        self.entries = tuple(pair for entry in entries for pair in self._pairs(entry))
+        self.entries: tuple[Entry, ...] = tuple(pair for entry in entries for pair in self._pairs(entry))
         if defaults is None:
             composites = [entry for entry in entries if isinstance(entry, Composite)]
-            self.defaults = composites[-1].defaults if composites else STRUCTURE
+            self.defaults: tuple[Entry, ...] = composites[-1].defaults if composites else STRUCTURE
         else:
             self.defaults = tuple(self._entry(entry) for entry in defaults)
 
@@ -73,44 +94,47 @@ class Composite(Tabular):
 
     @property
     def classes(self) -> tuple[type, ...]:
-        """Layer classes that entries name."""
+        """The layer classes that entries name."""
         return tuple(c for match, _ in self.entries if isinstance(match, ClassMatcher) for c in match.classes)
 
-    def map(self, change) -> "Composite":
-        """A composite whose rules are `change(rule)`."""
+    def map(self, change: Callable[[Rule], Rule]) -> "Composite":
+        """A composite with the same matches, whose rules are `change(rule)`."""
         entries = [(match, change(rule)) for match, rule in self.entries]
         return Composite(*entries, defaults=[(m, change(r)) for m, r in self.defaults], name=self.name)
 
-    def bind(self, graph: Graph, input_bounds=None) -> tuple[Bound, ...]:
-        """The rule of each site; `Unreached` for those to which no relevance comes.
+    def bind(self, graph: Graph, input_bounds: Bounds | None = None) -> tuple[Bound, ...]:
+        """Gives every site of a graph its rule.
 
         Args:
             graph: The graph.
-            input_bounds: Bounds (low, high) of the model's inputs, for those `ZBox` rules that have none of their own.
+            input_bounds: Bounds (low, high) of the model's inputs. A `ZBox` without bounds of its own uses them.
+
+        Returns:
+            Each site with its rule, in the order of the sites. A site to which no relevance comes gets `Unreached`.
 
         Raises:
-            NotAnalyzeableModelException: A site that no entry matches.
-            ValueError: A `ZBox` without bounds, where none are declared for the input either.
+            NotAnalyzeableModelException: No entry matches a site.
+            ValueError: A `ZBox` has no bounds, and the input has none either.
         """
         facts = Facts(graph)
-        reached, bound = set(graph.output_slots), []
+        reached, backwards = set(graph.output_slots), []
         for site in reversed(graph.sites):
             if reached.isdisjoint(site.outputs):
-                bound.append(Bound(site, Unreached(), "no relevance comes here"))
+                backwards.append(Bound(site, Unreached(), "no relevance comes here"))
                 continue
             entry = self._bind(site, facts, input_bounds)
-            bound.append(entry)
+            backwards.append(entry)
             if entry.rule is None:
                 reached.update(site.inputs)
                 continue
             reached.update(slot for i, slot in enumerate(site.inputs) if entry.rule.reaches(i, graph.specs[slot].dtype))
-        bound = tuple(reversed(bound))
+        bound = tuple(reversed(backwards))
         if any(entry.rule is None for entry in bound):
             raise NotAnalyzeableModelException(self._without_rule(bound), bound)
         return bound
 
     def _without_rule(self, bound):
-        """What to say of the sites that no entry matches."""
+        """The message about sites that no entry matches."""
         first, *others = (entry.site for entry in bound if entry.rule is None)
         also = f" So it is for {', '.join(repr(site.path) for site in others)}." if others else ""
         return (
@@ -125,23 +149,23 @@ class Composite(Tabular):
         return Bound(site, None, "no entry matches")
 
     def unused_names(self, graph: Graph) -> list[str]:
-        """What to say of entries whose name no site of a graph has, one line each."""
+        """Messages about entries that match by a name that no site of a graph has, one for each."""
         facts, said = Facts(graph), []
         for match, rule in self.entries:
             if match.recipe[:1] == ("name",) and not any(match(site, facts) for site in graph.sites):
                 said.append(f"The entry {match} matches no site: {rule} is not used.{_instead(match.recipe[1], graph)}")
         return said
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"<Composite {self.name!r}: {len(self.entries)} entries>"
 
     def table(self) -> Table:
-        """The entries in the order in which they are tried, the defaults after the composite's own."""
+        """The entries in the order in which they are tried, with the defaults at the end."""
         return Table(("match", "rule"), (*self.entries, *self.defaults), title=repr(self)[1:-1])
 
 
 def _instead(pattern, graph):
-    """Where a layer that no site has may be found in a graph."""
+    """A hint at what was meant by a pattern that matches no site."""
     for site in graph.sites:
         if any(fnmatch.fnmatchcase(path, pattern) for path in site.merged):
             return f" It is folded into {site.path!r}."
@@ -150,33 +174,34 @@ def _instead(pattern, graph):
 
 
 def _boxed(rule, site, graph, input_bounds):
-    """The rule; a `ZBox` without bounds of its own gets those of the input, carried to its site."""
+    """The rule itself, or for a `ZBox` without bounds one that has those of the input, carried to its site."""
     if not isinstance(rule, ZBox) or rule.low is not None:
         return rule
     if input_bounds is None:
         raise ValueError(
-            f"The rule ZBox at {site.path!r} needs the bounds of its input. Give them to the analyzer, as low=..., "
-            f"high=... (numbers, or arrays such as one value per channel); or declare those of the model's input, and "
-            f"they are carried through Rescaling and Normalization: input_bounds=(0, 255)."
+            f"The rule ZBox at {site.path!r} needs the bounds of its input. Give them to the rule, as ZBox(low, high), "
+            f"or to the analyzer, as low=..., high=... (numbers, or arrays such as one value per channel). Or declare "
+            f"those of the model's input, as input_bounds=(0, 255). They are carried through Rescaling and "
+            f"Normalization."
         )
-    return dataclasses.replace(rule, carried=Bounds(graph, site.inputs[0], *input_bounds))
+    return dataclasses.replace(rule, carried=CarriedBounds(graph, site.inputs[0], *input_bounds))
 
 
 class NotAnalyzeableModelException(ValueError):
-    """The model has a part that the analyzer has no rule for.
+    """The model has a part for which the analyzer has no rule.
 
     Args:
-        message: What is wrong.
-        bound: The rule of each site, None where there is none, if that is what is wrong.
+        message: What is wrong, and how to go on.
+        bound: Each site with its rule, which is None at the sites without one. Empty where something else is wrong.
     """
 
-    def __init__(self, message, bound=()):
+    def __init__(self, message: str, bound: tuple[Bound, ...] = ()) -> None:
         super().__init__(message)
         self.bound = bound
 
 
-def remedy(site) -> str:
-    """What to do about a site that has no rule."""
+def remedy(site: Site) -> str:
+    """What the user can do about a site that has no rule."""
     if site.operation.advice is not None:
         return site.operation.advice
     return (

@@ -1,14 +1,20 @@
-"""Matchers: which sites an entry of a composite is for."""
+"""Matchers, which say to which sites an entry of a composite applies.
+
+Constants match by what a site computes, whatever its layer is called: `DENSE`, `CONVOLUTION`, `POOLING`, ... `LINEAR`
+matches dense layers and convolutions, `FIRST` the linear layers that see the input, `ANY` everything. Functions make
+matchers: `name`, `position`, `keras_op`, `operations`. `first & second` matches what both match.
+"""
 
 import dataclasses
 import fnmatch
 import inspect
 from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import keras
 
+from revgraph.graph import Site
 from revgraph.graph.analysis import Facts, is_linear_layer, is_padding
-from revgraph.graph.graph import Site
 from revgraph.graph.operations import (
     Activation,
     ChannelDiagonalConv,
@@ -27,6 +33,7 @@ from revgraph.graph.operations import (
     Scale,
     Sum,
 )
+from revgraph.reverse_rules import Rule
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,27 +41,39 @@ class Matcher:
     """Says whether an entry of a composite applies to a site.
 
     Args:
-        test: Function `(site, facts) -> bool`, with `facts` of revgraph.graph.analysis.
+        test: Function `(site, facts) -> bool`. `facts` has what is known of the graph, see `revgraph.graph.analysis`.
         text: How the matcher is printed.
-        recipe: The function of this module that makes it, and that function's arguments; by this it is saved.
+        recipe: Name of the function of this module that makes the matcher, and its arguments. A matcher is saved as
+            its recipe. Empty for a matcher that cannot be saved.
+
+    Example:
+
+        in_first_block = Matcher(lambda site, facts: site.path.startswith("block1/"), "first block")
     """
 
     test: Callable[[Site, Facts], bool]
     text: str
-    recipe: tuple = ()
+    recipe: tuple[Any, ...] = ()
 
-    def __call__(self, site, facts):
+    def __call__(self, site: Site, facts: Facts) -> bool:
         return bool(self.test(site, facts))
 
-    def __str__(self):
+    def __str__(self) -> str:
         return self.text
 
-    def __and__(self, other):
+    def __and__(self, other: "Match") -> "Matcher":
         return both(self, matcher(other))
 
 
+Match: TypeAlias = Matcher | str | type | tuple[type, ...] | Callable[[Any], bool]
+"""What an entry of a composite may match; see `matcher`."""
+
+Entry: TypeAlias = tuple[Matcher, Rule]
+"""An entry of a composite."""
+
+
 def both(first: Matcher, second: Matcher) -> Matcher:
-    """Matches what two matchers match; also written `first & second`."""
+    """Matches the sites that two matchers match. `first & second` is the same."""
 
     def test(site, facts):
         return first(site, facts) and second(site, facts)
@@ -62,10 +81,16 @@ def both(first: Matcher, second: Matcher) -> Matcher:
     return Matcher(test, f"{first} and {second}", ("both", first, second))
 
 
-def operations(*kinds: type[Operation], text=None) -> Matcher:
-    """Matches sites by the kind of what they compute."""
-    text = text or " | ".join(kind.__name__ for kind in kinds)
-    return Matcher(lambda site, facts: isinstance(site.operation, kinds), text)
+def operations(*kinds: type[Operation], text: str | None = None) -> Matcher:
+    """Matches sites by the class of their operation.
+
+    Args:
+        *kinds: Classes of `revgraph.graph.operations`.
+        text: How the matcher is printed. By default, the names of the classes.
+    """
+    return Matcher(
+        lambda site, facts: isinstance(site.operation, kinds), text or " | ".join(kind.__name__ for kind in kinds)
+    )
 
 
 DENSE = operations(Dense, Einsum, text="dense layers")
@@ -91,10 +116,14 @@ FIRST = Matcher(lambda site, facts: site in facts.first_linear, "first linear la
 ANY = Matcher(lambda site, facts: True, "everything")
 
 
-def name(pattern) -> Matcher:
-    """Matches the layer's name or the site's path with a pattern such as `block1_*`.
+def name(pattern: str) -> Matcher:
+    """Matches by the layer's name or the site's path, with a pattern such as `block1_*`.
 
-    What matches a layer does not match the activation inside it, which has a path of its own: `dense/relu`.
+    A pattern that matches a layer does not match the activation inside it, which has its own path, such as
+    `dense/relu`.
+
+    Args:
+        pattern: A pattern of `fnmatch`, where `*` stands for any text.
     """
 
     def matches(text):
@@ -107,8 +136,13 @@ def name(pattern) -> Matcher:
     return Matcher(test, f"{pattern!r}", ("name", pattern))
 
 
-def position(start, stop=None) -> Matcher:
-    """Matches linear layers by their place in the order of execution, from 0; negative places count from the end."""
+def position(start: int, stop: int | None = None) -> Matcher:
+    """Matches linear layers by their place in the order of execution.
+
+    Args:
+        start: The first place that matches, from 0. Negative places count from the end.
+        stop: The place behind the last one that matches. None matches one place only.
+    """
 
     def test(site, facts):
         return site in (facts.linear[start:][:1] if stop is None else facts.linear[start:stop])
@@ -117,9 +151,13 @@ def position(start, stop=None) -> Matcher:
     return Matcher(test, text, ("position", start, stop))
 
 
-def keras_op(operation) -> Matcher:
-    """Matches raw calls of a `keras.ops` function, given as the function or its name: `keras_op("relu")`."""
-    wanted = getattr(operation, "__name__", operation)
+def keras_op(operation: str | Callable[..., Any]) -> Matcher:
+    """Matches calls of a function of `keras.ops` outside of layers.
+
+    Args:
+        operation: The function or its name, as in `keras_op("relu")`.
+    """
+    wanted = operation if isinstance(operation, str) else operation.__name__
 
     def test(site, facts):
         if site.layer is None or isinstance(site.layer, keras.layers.Layer):
@@ -129,12 +167,12 @@ def keras_op(operation) -> Matcher:
     return Matcher(test, f"keras.ops.{wanted}", ("keras_op", wanted))
 
 
-def matcher(match) -> Matcher:
-    """A matcher from whatever an entry of a composite may name.
+def matcher(match: Match) -> Matcher:
+    """The matcher for what an entry of a composite names.
 
     Args:
-        match: A `Matcher`; a layer class or tuple of classes; a string, matched as a pattern against names and paths;
-            or a function of the Keras layer that returns a bool.
+        match: A `Matcher`; a class of layers or of operations, or a tuple of classes; a string, which is a pattern for
+            names and paths; or a function of the Keras layer that returns a bool.
 
     Raises:
         TypeError: It is none of these.
@@ -143,7 +181,7 @@ def matcher(match) -> Matcher:
         return match
     if isinstance(match, str):
         return name(match)
-    classes = match if isinstance(match, tuple) else (match,)
+    classes: tuple[Any, ...] = match if isinstance(match, tuple) else (match,)
     if classes and all(inspect.isclass(cls) for cls in classes):
         if all(issubclass(cls, Operation) for cls in classes):
             return operations(*classes)
@@ -164,13 +202,17 @@ def matcher(match) -> Matcher:
 
 @dataclasses.dataclass(frozen=True)
 class ClassMatcher(Matcher):
-    """Matches by layer class; remembers the classes, which tracing then keeps whole."""
+    """Matches by layer class.
+
+    Args:
+        classes: The classes. When a model is read, layers of these classes become one site each.
+    """
 
     classes: tuple[type, ...] = ()
 
 
 def _is_own(site):
-    """Whether the site is the layer itself, not the activation that was split off it."""
+    """Whether the site is the layer itself, and not the activation that was split off from it."""
     fused = hasattr(site.layer, "activation") and not isinstance(site.layer, keras.layers.Activation)
     return not (isinstance(site.operation, Activation) and fused)
 

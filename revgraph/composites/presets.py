@@ -1,4 +1,14 @@
-"""Composites with a name of their own."""
+"""Presets, which are composites that have a name.
+
+The presets `epsilon_*` follow a guideline of [MONTAVON2019]: epsilon for the dense layers near the output, z+,
+alpha-beta or gamma for convolutions, and flat or the box rule for the first layer. Their names are those of zennit.
+`revgraph.reverse_rules.rules` explains the rules. Arguments `epsilon` are stabilisers.
+
+References:
+    [MONTAVON2019] Montavon et al.: Layer-Wise Relevance Propagation: An Overview. In: Explainable AI, LNCS 11700, 2019.
+    [ZHANG2018] Zhang et al.: Top-Down Neural Attention by Excitation Backprop. International Journal of Computer
+        Vision 126(10), 2018.
+"""
 
 from typing import Any
 
@@ -18,6 +28,7 @@ from revgraph.composites.matchers import (
     SATURATION,
     SCALE,
     SUM,
+    Entry,
 )
 from revgraph.composites.structure import STRUCTURE
 from revgraph.reverse_rules import (
@@ -40,27 +51,45 @@ from revgraph.reverse_rules import (
 )
 
 GRADIENT = Composite((EMBEDDING, SumOverEmbedding()), (ANY, Jacobian()), name="gradient")
+"""The gradient. At every site relevance goes back through the transposed Jacobian."""
+
 INPUT_TIMES_GRADIENT = Composite(
     (EMBEDDING, SumOverEmbedding(times_row=True)), (ANY, Jacobian()), name="input_t_gradient"
 )
+"""The gradient, with that of an embedding multiplied by the embedding. The analyzer multiplies by the input."""
+
 DECONVNET = Composite((EMBEDDING, SumOverEmbedding()), (RELU, DeconvNet()), (ANY, Jacobian()), name="deconvnet")
+"""Deconvnet: the gradient, but ReLUs let positive relevance pass, and drop negative relevance."""
+
 GUIDED_BACKPROP = Composite(
     (EMBEDDING, SumOverEmbedding()), (RELU, GuidedBackprop()), (ANY, Jacobian()), name="guided_backprop"
 )
+"""Guided backpropagation: the gradient, but ReLUs drop negative relevance."""
 
 
-def beta_smooth(beta=10.0) -> Composite:
-    """The gradient with smoothed ReLUs."""
+def beta_smooth(beta: float = 10.0) -> Composite:
+    """The gradient of the network with smoothed ReLUs.
+
+    Args:
+        beta: Sharpness of the smoothed ReLU, see `ReLUBetaSmooth`.
+    """
     return Composite(
         (EMBEDDING, SumOverEmbedding()), (RELU, ReLUBetaSmooth(beta)), (ANY, Jacobian()), name="beta_smooth"
     )
 
 
 def everywhere(rule: Rule) -> Composite:
-    """One rule for every linear layer.
+    """One rule for every linear layer, which means every dense layer and convolution.
 
-    Scale and shift take part in Z and Epsilon, through which other rules pass; Flat, WSquare and ZBox apply to average
-    pooling as they are, where other rules share out in proportion.
+    Some rules get other sites, too:
+
+    * `Z` and `Epsilon` also apply to scale and shift, normalizations, linear maps and interpolations. Other rules let
+      relevance pass there unchanged.
+    * `Flat`, `WSquare` and `ZBox` also apply to average pooling. For other rules the entries of a window share in
+      proportion to their values.
+
+    Args:
+        rule: The rule.
     """
     if isinstance(rule, Z | Epsilon):
         defaults = (*_affine(rule), *STRUCTURE)
@@ -70,7 +99,7 @@ def everywhere(rule: Rule) -> Composite:
 
 
 def _affine(rule):
-    """Entries by which everything affine, or affine in pieces, gets Z or Epsilon, or what conserves as precisely."""
+    """Entries for everything that is affine, or affine in pieces: the rule, or one that conserves as precisely."""
     tight = min(rule.epsilon, Epsilon().epsilon)
     return (
         (SUM, Epsilon(tight)),
@@ -82,28 +111,35 @@ def _affine(rule):
     )
 
 
-def epsilon_plus(epsilon=1e-6) -> Composite:
-    """Convolutions z+, dense layers epsilon."""
+def epsilon_plus(epsilon: float = 1e-6) -> Composite:
+    """z+ for convolutions, epsilon for dense layers."""
     return Composite((CONVOLUTION, ZPlus()), (DENSE, Epsilon(epsilon)), name="epsilon_plus")
 
 
-def epsilon_plus_flat(epsilon=1e-6) -> Composite:
-    """Convolutions z+, dense layers epsilon, the first linear layer flat."""
+def epsilon_plus_flat(epsilon: float = 1e-6) -> Composite:
+    """z+ for convolutions, epsilon for dense layers, flat for the first linear layer."""
     return Composite((FIRST, Flat()), *epsilon_plus(epsilon).entries, name="epsilon_plus_flat")
 
 
-def epsilon_alpha2_beta1(epsilon=1e-6) -> Composite:
-    """Convolutions alpha 2 beta 1, dense layers epsilon."""
+def epsilon_alpha2_beta1(epsilon: float = 1e-6) -> Composite:
+    """alpha 2 beta 1 for convolutions, epsilon for dense layers."""
     return Composite((CONVOLUTION, AlphaBeta(2, 1)), (DENSE, Epsilon(epsilon)), name="epsilon_alpha2_beta1")
 
 
-def epsilon_alpha2_beta1_flat(epsilon=1e-6) -> Composite:
-    """Convolutions alpha 2 beta 1, dense layers epsilon, the first linear layer flat."""
+def epsilon_alpha2_beta1_flat(epsilon: float = 1e-6) -> Composite:
+    """alpha 2 beta 1 for convolutions, epsilon for dense layers, flat for the first linear layer."""
     return Composite((FIRST, Flat()), *epsilon_alpha2_beta1(epsilon).entries, name="epsilon_alpha2_beta1_flat")
 
 
-def epsilon_gamma_box(low=None, high=None, gamma=0.25, epsilon=1e-6) -> Composite:
-    """Convolutions gamma, dense layers epsilon, the first convolution z^B with the bounds of the input."""
+def epsilon_gamma_box(low: Any = None, high: Any = None, gamma: float = 0.25, epsilon: float = 1e-6) -> Composite:
+    """gamma for convolutions, epsilon for dense layers, the box rule for the first layer if it is a convolution.
+
+    Args:
+        low, high: Bounds of what the first layer reads: numbers, or arrays such as one value per channel. None takes
+            those that were declared for the model's input (`input_bounds`).
+        gamma: How much `Gamma` favours positive contributions.
+        epsilon: The stabiliser of dense layers.
+    """
     return Composite(
         (FIRST & CONVOLUTION, ZBox(low, high)),
         (CONVOLUTION, Gamma(gamma)),
@@ -113,13 +149,23 @@ def epsilon_gamma_box(low=None, high=None, gamma=0.25, epsilon=1e-6) -> Composit
 
 
 def excitation_backprop() -> Composite:
-    """z+ without bias on every linear layer."""
+    """Excitation backprop: z+ without bias on every linear layer.  [ZHANG2018]
+
+    The paper has no bias in its denominators, and so all relevance goes to the inputs. zennit's preset of this name
+    keeps the bias, which then absorbs its share. `everywhere(ZPlus())` computes that.
+    """
     return Composite((LINEAR, ZPlus(bias=False)), name="excitation_backprop")
 
 
-def sequential_preset(alpha, beta, epsilon=0.1, first: Any = None) -> Composite:
-    """Dense layers epsilon, convolutions alpha-beta; `first` is the first layer's own rule, if any."""
-    entries = [(CONVOLUTION, AlphaBeta(alpha, beta)), (DENSE, Epsilon(epsilon))]
+def sequential_preset(alpha: float, beta: float, epsilon: float = 0.1, first: Rule | None = None) -> Composite:
+    """iNNvestigate's preset: alpha-beta for convolutions, epsilon for dense layers.
+
+    Args:
+        alpha, beta: Weights of the positive and of the negative contributions, alpha - beta = 1.
+        epsilon: The stabiliser of dense layers.
+        first: The rule of the first linear layer. None for none of its own.
+    """
+    entries: list[Entry] = [(CONVOLUTION, AlphaBeta(alpha, beta)), (DENSE, Epsilon(epsilon))]
     if first is not None:
         entries.insert(0, (FIRST, first))
     return Composite(*entries, name="sequential_preset")

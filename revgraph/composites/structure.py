@@ -1,4 +1,4 @@
-"""Rules for everything that has no kernel."""
+"""Rules for everything that has no kernel: activations, sums, products, moves, normalizations."""
 
 from revgraph.composites.matchers import (
     ACTIVATION,
@@ -14,6 +14,7 @@ from revgraph.composites.matchers import (
     SCALE,
     STEP,
     SUM,
+    Entry,
 )
 from revgraph.reverse_rules import (
     Bilinear,
@@ -31,7 +32,7 @@ from revgraph.reverse_rules import (
     ZPlus,
 )
 
-STRUCTURE = (
+STRUCTURE: tuple[Entry, ...] = (
     (EMBEDDING, SumOverEmbedding()),
     (PADDING, Padding()),
     (ROUTING, Jacobian()),
@@ -46,32 +47,33 @@ STRUCTURE = (
     (CONTRACTION, Gate()),
     (QUOTIENT, Only(0)),
 )
-"""Rules for everything that has no kernel, tried after a composite's own entries."""
+"""Rules for everything that has no kernel. They are tried after a composite's own entries."""
 
-SUM_SHARES = {
+SUM_SHARES: dict[str, tuple[Entry, ...]] = {
     "proportional": (),
     "z_plus": ((SUM, ZPlus()),),
     "equal": ((SUM, Equal()),),
     "identity": ((SUM, IdentityBranch()),),
 }
-"""How a sum shares relevance out: in proportion to its summands, to their positive parts, equally, to the shortcut."""
+"""How the summands of a sum share relevance: in proportion to their values or to their positive parts, equally, or all
+to the shortcut of a residual block. `STRUCTURE` has the rule for what is empty here."""
 
-PRODUCT_SHARES = {
+PRODUCT_SHARES: dict[str, tuple[Entry, ...]] = {
     "signal": (),
     "uniform": ((PRODUCT, Equal()), (CONTRACTION, Bilinear())),
 }
-"""How products share relevance out: all to the signal, or equally."""
+"""How the factors of a product share relevance: all to the signal, none to its gates; or equally."""
 
 
-def merging(add="proportional", gate="signal") -> tuple:
-    """Entries for the operations that merge tensors, to be tried before a composite's own.
+def merging(add: str = "proportional", gate: str = "signal") -> tuple[Entry, ...]:
+    """Entries for sums and products of tensors. Put them before the other entries of a composite.
 
     Args:
-        add: A key of `SUM_SHARES`.
-        gate: A key of `PRODUCT_SHARES`.
+        add: How the summands of a sum share relevance: `"proportional"`, `"z_plus"`, `"equal"` or `"identity"`.
+        gate: How the factors of a product share relevance: `"signal"` or `"uniform"`.
 
     Raises:
-        ValueError: It is none.
+        ValueError: It is none of these.
     """
     for name, value, choices in (("add", add, SUM_SHARES), ("gate", gate, PRODUCT_SHARES)):
         if value not in choices:

@@ -2,38 +2,44 @@
 
 import functools
 import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeAlias
 
 import tensorflow as tf
 
+from revgraph.graph.operations import Affine
+from revgraph.graph.types import Weights
 from revgraph.reverse_rules.engine import Pullback, Recorded
 
+Block: TypeAlias = tuple[tuple[tf.Tensor, ...], dict[str, tf.Tensor]]
+"""The inputs and the weights of a block of input channels."""
+
 BLOCK = 8 * 2**20
-"""Bytes of a block of a large kernel. Smaller ones take less time to compute and more to trace."""
+"""Size of a block of a large kernel in bytes. Smaller blocks take less time to compute and more to trace."""
 
 LANES = 2
-"""Blocks at work at the same time: TensorFlow multiplies a single sample by a kernel on one core."""
+"""How many blocks are computed at a time. Several, because TensorFlow multiplies one sample by a kernel on one core."""
 
 LARGE = 2**20
-"""Entries of a sample or of a kernel above which a site's kernels work one after the other: each keeps all cores busy
-by itself, and TensorFlow's convolutions take up to ten times the memory of what they work on."""
-
+"""Where a sample or a kernel has more entries than this, the kernels of a site are used one after the other. Each keeps
+all cores busy alone, and TensorFlow's convolutions take up to ten times the memory of their inputs."""
 
 CHEAP = 128
-"""Multiplications per entry of an output up to which it is computed again on the backward walk rather than kept."""
+"""An output of at most this many multiplications per entry is computed again on the backward walk instead of kept."""
 
 
-def is_large(shape) -> bool:
+def is_large(shape: tf.TensorShape) -> bool:
     """Whether a tensor of this shape has more than `LARGE` entries."""
     return shape.is_fully_defined() and math.prod(shape) > LARGE
 
 
-def blocks_of(operation, inputs, kernels) -> list:
-    """Blocks of the input channels whose kernels are modified one after the other; none where the kernel is small."""
+def blocks_of(operation: Affine, inputs: Sequence[tf.Tensor], kernels: Weights) -> list[Block]:
+    """Blocks of the input channels, whose kernels are modified one after the other. None where the kernel is small."""
     return operation.blocks(inputs, kernels, BLOCK)
 
 
-def waiting(t, others) -> tf.Tensor:
-    """A tensor, once others are there."""
+def waiting(t: tf.Tensor, others: Sequence[tf.Tensor]) -> tf.Tensor:
+    """A tensor that is not used before other tensors are computed."""
     if tf.executing_eagerly() or not others:
         return t
     with tf.control_dependencies(others):
@@ -41,15 +47,20 @@ def waiting(t, others) -> tf.Tensor:
 
 
 class RecordedLater:
-    """An operation called under a tape when outputs or gradients are first asked for.
+    """An operation that is called under a tape when its output or its gradient is first asked for.
 
     Args:
-        function: inputs -> outputs.
-        inputs: x, a tuple of tensors.
-        outputs: The outputs, where they are there already.
+        function: Computes the outputs from the inputs.
+        inputs: The inputs x.
+        outputs: The outputs, where they are computed already.
     """
 
-    def __init__(self, function, inputs, outputs=None):
+    def __init__(
+        self,
+        function: Callable[[Sequence[tf.Tensor]], Iterable[tf.Tensor]],
+        inputs: Iterable[tf.Tensor],
+        outputs: tuple[tf.Tensor, ...] | None = None,
+    ) -> None:
         self.inputs = tuple(inputs)
         self._function = function
         self._outputs = outputs
@@ -63,22 +74,27 @@ class RecordedLater:
     def _taped(self):
         return Recorded(self._function, self.inputs)
 
-    def transposed(self, relevance):
-        """(dz/dx)^T R, one tensor per input; None for inputs that are indices."""
+    def transposed(self, relevance: tf.Tensor) -> tuple[tf.Tensor | None, ...]:
+        """(dz/dx)^T R, one tensor per input; None for inputs that are integers."""
         with tf.control_dependencies([relevance]):
             return self._taped.transposed(relevance)
 
 
 class RecordedBlocks:
-    """The same, the kernel being modified and used block by block, forward and backward.
+    """A call like `RecordedLater`, whose kernel is modified and used block by block on both walks.
 
     Args:
-        inputs: x, the only input.
+        inputs: x, a tuple of one tensor.
         blocks: Inputs and kernels of each block of the input channels.
-        tape: Calls the operation on the inputs and kernels of a block, under a tape.
+        tape: Calls the operation on the inputs and kernels of one block, under a tape.
     """
 
-    def __init__(self, inputs, blocks, tape):
+    def __init__(
+        self,
+        inputs: Iterable[tf.Tensor],
+        blocks: Sequence[Block],
+        tape: Callable[[Sequence[tf.Tensor], Weights], RecordedLater],
+    ) -> None:
         self.inputs = tuple(inputs)
         self._blocks = blocks
         self._tape = tape
@@ -88,12 +104,12 @@ class RecordedBlocks:
         """The only output."""
         return tf.reduce_sum(tf.stack(self._from_blocks(lambda block: block.z, self.inputs[0])), axis=0)
 
-    def transposed(self, relevance):
+    def transposed(self, relevance: tf.Tensor) -> tuple[tf.Tensor | None, ...]:
         """(dz/dx)^T R, a tuple of one tensor."""
         return (tf.concat(self._from_blocks(lambda block: block.transposed(relevance)[0], relevance), axis=-1),)
 
     def _from_blocks(self, result, start):
-        """The result of each block, `LANES` of them being worked on at a time, once `start` is there."""
+        """The result of each block. `LANES` of them are computed at a time, after `start`."""
         results = [start] * LANES
         for block in self._blocks:
             with tf.control_dependencies([results[-LANES]]):
@@ -102,39 +118,39 @@ class RecordedBlocks:
 
 
 class Remade:
-    """Tensors that are computed again on the backward walk rather than kept.
+    """The tensors of a walk that are computed again on the backward walk instead of kept.
 
-    Whoever needs one there asks for it, the site that makes it as well as those that read it.
+    The site that computes such a tensor asks for it here, and so do the sites that read it.
     """
 
-    def __init__(self):
-        self._makers = {}
+    def __init__(self) -> None:
+        self._makers: dict[object, Callable[[tf.Tensor], tf.Tensor]] = {}
 
-    def note(self, tensor, again):
-        """Remembers that `again(relevance)` computes a tensor again, when that relevance is there."""
+    def note(self, tensor: tf.Tensor, again: Callable[[tf.Tensor], tf.Tensor]) -> None:
+        """Notes a tensor that is computed again. `again(relevance)` computes it after that relevance."""
         self._makers[tensor.ref()] = again
 
-    def __call__(self, tensor, relevance) -> tf.Tensor:
-        """A tensor of the forward walk, when this relevance is there."""
+    def __call__(self, tensor: tf.Tensor, relevance: tf.Tensor) -> tf.Tensor:
+        """A tensor of the forward walk, for use on the backward walk after this relevance is computed."""
         again = self._makers.get(tensor.ref())
         return waiting(tensor, [relevance]) if again is None else again(relevance)
 
 
 class MakesKernels(Pullback):
-    """A pullback that makes kernels, which take memory while it works."""
+    """A pullback that computes kernels of its own, which take memory while it works."""
 
 
 class InTurn:
-    """Pulls sites that make kernels one after the other, also where they do not depend on each other.
+    """Calls pullbacks. Those that make kernels wait for each other, even where they do not depend on each other.
 
-    The kernels of one are gone before the next one makes its own. One object serves one backward walk.
+    So the kernels of one are gone before the next one makes its own. One object serves one backward walk.
     """
 
-    def __init__(self):
-        self._before = []
+    def __init__(self) -> None:
+        self._before: list[tf.Tensor] = []
 
-    def __call__(self, pullback, relevance):
-        """What a pullback gives for the relevance of the outputs of its site."""
+    def __call__(self, pullback: Pullback, relevance: Iterable[tf.Tensor]) -> tuple[tf.Tensor | None, ...]:
+        """The relevance of the inputs of a site, from that of its outputs."""
         if not isinstance(pullback, MakesKernels):
             return pullback(*relevance)
         taken = pullback(*(waiting(r, self._before) for r in relevance))

@@ -1,55 +1,75 @@
-"""What is recorded for the terms of a rule: a plan, and rewrites that make it cheaper by what is known of the call.
+"""Plans of what to compute for the terms of a rule, and rewrites that make plans cheaper.
 
-A plan starts as the rule writes it. Each function of `REWRITES` takes a plan and what is known, and gives a plan of the
-same relevance that costs less. Any of them can be left out.
+The first plan is the one that the rule writes. Each function of `REWRITES` takes a plan and what is known of the call.
+It returns a plan that costs less and gives the same relevance. Any rewrite can be left out.
 """
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
+from typing import TypeAlias
 
 import tensorflow as tf
 
 from revgraph.fast.signs import Known
-from revgraph.reverse_rules.terms import Signed, Term, identity, neg, on, pos, where_negative, where_positive
+from revgraph.reverse_rules.terms import (
+    GateFunction,
+    Modifier,
+    Part,
+    Signed,
+    Term,
+    identity,
+    neg,
+    on,
+    pos,
+    where_negative,
+    where_positive,
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PlannedTerm:
-    """What a term is made of.
+    """How a term is computed.
 
     Args:
         term: The term.
-        pieces: Triples (factor, modifier of the inputs, modifier of the weights): calls of the linear part, the sum of
-            which gives z_t less its bias.
+        pieces: Triples (factor, modifier of the inputs, modifier of the weights). Each is a call of the linear part.
+            z_t without its bias is the sum of the calls times their factors.
         sign: The sign of s_t z_t, 1 or -1, wherever relevance is let in; None where that is not known.
-        half: `pos` or `neg` where z_t is made of the site's own z and z^+ or z^-; the pieces then only serve the way
-            back. None where z_t is made of the pieces.
+        half: `pos` or `neg` where z_t is computed from the site's own z and from z^+ or z^-. The pieces are then only
+            used on the backward walk. None where z_t is computed from the pieces.
     """
 
     term: Term
-    pieces: tuple[tuple[float, Callable, on], ...]
+    pieces: tuple[tuple[float, Modifier, on], ...]
     sign: int | None = None
     half: Signed | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PlannedPart:
-    """What is recorded for a part: its weight, its gate, and its terms."""
+    """How a part is computed.
+
+    Args:
+        weight: The weight of the part.
+        gate: Its gate, or None.
+        terms: Its terms.
+    """
 
     weight: float
-    gate: Callable | None
+    gate: GateFunction | None
     terms: tuple[PlannedTerm, ...]
 
 
-Plan = tuple[PlannedPart, ...]
+Plan: TypeAlias = tuple[PlannedPart, ...]
+"""How the parts of a rule are computed."""
 
-BY_SIGN = (None, where_positive, where_negative)
-"""The gates that are known: no gate, and the two that ask z for its sign."""
+BY_SIGN: tuple[GateFunction | None, ...] = (None, where_positive, where_negative)
+"""The gates that rewrites understand: no gate, and the two that depend on the sign of z alone."""
 
 
-def literal(parts) -> Plan:
-    """The plan that records what a rule writes."""
+def literal(parts: Iterable[Part]) -> Plan:
+    """The plan that computes every term as the rule writes it."""
     return tuple(
         PlannedPart(
             part.weight,
@@ -60,13 +80,13 @@ def literal(parts) -> Plan:
     )
 
 
-def plan_of(parts, known: Known, without=()) -> Plan:
+def plan_of(parts: Iterable[Part], known: Known, without: Collection[str] = ()) -> Plan:
     """The plan for the parts of a rule.
 
     Args:
         parts: The parts.
         known: What is known of the call.
-        without: Names of rewrites to leave out.
+        without: Names of rewrites that are left out.
     """
     plan = literal(parts)
     for rewrite in REWRITES:
@@ -76,7 +96,7 @@ def plan_of(parts, known: Known, without=()) -> Plan:
 
 
 def growth(plan: Plan, known: Known) -> float:
-    """The most by which sum |R| can grow under a plan; infinity where that is not known."""
+    """The largest factor by which sum |R| can grow under a plan; infinity where it is not known."""
     return sum(abs(part.weight) * _growth(part, known) for part in plan)
 
 
@@ -92,7 +112,7 @@ def _growth(part, known):
 
 def open_gates(plan: Plan, known: Known) -> Plan:
     """Where relevance arrives at positive outputs only, one gate lets all of it in, and the other one none."""
-    # Gates of one's own may look at the denominators of all parts, by their places.
+    # Other gates may use the denominators of all parts, by their places. So no part may be dropped.
     if not known.positive or any(part.gate not in BY_SIGN for part in plan):
         return plan
     parts = [part for part in plan if part.gate is not where_negative]
@@ -120,15 +140,15 @@ def drop_zero_terms(plan: Plan, known: Known) -> Plan:
 
 
 def note_signs(plan: Plan, known: Known) -> Plan:
-    """Where z_t has one sign the stabiliser is a constant, not a choice."""
+    """Where the sign of z_t is known, so is that of the stabiliser, and needs not be computed for each entry."""
     return _each_term(plan, lambda part, t: dataclasses.replace(t, sign=known.sign(t.term)))
 
 
 def share_halves(plan: Plan, known: Known) -> Plan:
-    """Three kernels or more that are combinations of W^+ and W^-, W among them, are made of the calls with the two."""
+    """Three or more calls with combinations of W^+ and W^-, such as W, are computed from the calls with these two."""
     if not known.additive:
         return plan
-    kernels = {identity: {identity}}
+    kernels: dict[Modifier, set[Signed | None]] = {identity: {identity}}
     for part in plan:
         for t in part.terms:
             kernels.setdefault(t.term.inputs, set()).add(t.term.weights.signed(known.kernels))
@@ -146,14 +166,14 @@ def share_halves(plan: Plan, known: Known) -> Plan:
 
 
 def take_sides(plan: Plan, known: Known) -> Plan:
-    """Where a gate asks z for its sign, and z_t favours that side, z and one of its halves give z_t.
+    """Where the sign of z is known, and z_t favours that sign, z_t is computed from z and from z^+ or z^-.
 
-    For z = z^+ + z^- >= 0 and z_t = p z^+ + n z^- with p > n >= 0 both sums
+    For z = z^+ + z^- >= 0 and z_t = p z^+ + n z^- with p > n >= 0 it is
 
         z_t = n z + (p - n) z^+ = p z + (p - n) |z^-|
 
-    are of two numbers that are not negative; likewise on the other side. Nothing cancels. The kernel p W^+ + n W^- is
-    then only used on the way back.
+    Both are sums of two numbers that are not negative, and so nothing cancels. For z < 0 it is the same with signs
+    exchanged. The kernel p W^+ + n W^- is then only used on the backward walk.
     """
     sides = {t: known.side(t.term, part.gate) for part in plan if len(part.terms) == 1 for t in part.terms}
     rest = {t.term.weights.signed(known.kernels) for part in plan for t in part.terms if sides.get(t) is None}
@@ -172,9 +192,9 @@ def take_sides(plan: Plan, known: Known) -> Plan:
     return _each_term(plan, sided)
 
 
-def _each_term(plan, change) -> Plan:
+def _each_term(plan: Plan, change: Callable[[PlannedPart, PlannedTerm], PlannedTerm]) -> Plan:
     return tuple(dataclasses.replace(part, terms=tuple(change(part, term) for term in part.terms)) for part in plan)
 
 
 REWRITES = (open_gates, drop_zero_terms, note_signs, share_halves, take_sides)
-"""The rewrites, in their order."""
+"""The rewrites, in the order in which they are applied."""

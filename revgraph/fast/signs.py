@@ -1,26 +1,32 @@
-"""What is known of signs before anything is computed. Unknown means no.
+"""What is known of signs before anything is computed. What is not known counts as a no.
 
-Three questions are answered here: which tensors have no negative entry (`nonnegative_slots`), where relevance can
-arrive at all (`where_relevance_arrives`), and which sign a term of a rule has (`Known`). What is known of a single
-operation stands on the operation: `Routing.keeps_sign` and `copies`, `Affine.keeps_signs`, `traits` of activations.
+Three questions are answered here:
+
+* Which tensors have no negative entry? (`nonnegative_slots`)
+* Where can relevance arrive at all? (`where_relevance_arrives`)
+* Which sign does a term of a rule have? (`Known`)
+
+What is known of a single operation is an attribute of the operation: `Routing.keeps_sign` and `copies`,
+`Affine.keeps_signs`, and `traits` of activations.
 """
 
 import dataclasses
+from collections.abc import Collection
 
-from revgraph.composites import Bound
-from revgraph.graph.graph import Graph, Site
-from revgraph.graph.operations import Affine, ChannelDiagonalConv, Contraction, Operation, Product, Quotient, Routing
+from revgraph.composites.composite import Bound
+from revgraph.graph import Graph, Site
+from revgraph.graph.operations import Affine, ChannelDiagonalConv, Contraction, Product, Quotient, Routing
 from revgraph.reverse_rules.engine import Rule
 from revgraph.reverse_rules.rules import Jacobian, Pass
-from revgraph.reverse_rules.terms import identity, neg, pos, where_negative, where_positive
+from revgraph.reverse_rules.terms import GateFunction, Term, identity, neg, pos, where_negative, where_positive
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Known:
-    """What is known of a call without making it.
+    """What is known of a call of an affine operation before it is made.
 
     Args:
-        operation: The affine operation.
+        operation: The operation.
         kernels: Names of its kernels.
         biased: Whether it has a bias.
         nonnegative: Whether its inputs are known to have no negative entry.
@@ -28,7 +34,7 @@ class Known:
         nonzero: Whether relevance is known to arrive only where the output is not zero.
     """
 
-    operation: Operation
+    operation: Affine
     kernels: tuple[str, ...]
     biased: bool
     nonnegative: bool = False
@@ -38,17 +44,17 @@ class Known:
     @property
     def additive(self) -> bool:
         """Whether the operation is linear in its kernel, and so the sum of its calls with W^+ and with W^-."""
-        return isinstance(self.operation, Affine) and len(self.kernels) == 1
+        return len(self.kernels) == 1
 
-    def has_bias(self, term) -> bool:
+    def has_bias(self, term: Term) -> bool:
         """Whether a term uses a bias."""
         return self.biased and term.weights.keeps("bias")
 
-    def sign(self, term) -> int | None:
-        """The sign of s_t z_t, where input, kernel and bias have but one; None otherwise."""
-        if not (isinstance(self.operation, Affine) and self.operation.keeps_signs):
+    def sign(self, term: Term) -> int | None:
+        """The sign of s_t z_t, which is known where input, kernel and bias have one sign each; None otherwise."""
+        if not self.operation.keeps_signs:
             return None
-        signs = {pos: 1, neg: -1}
+        signs: dict[object, int] = {pos: 1, neg: -1}
         x = signs.get(term.inputs, 1 if term.inputs == identity and self.nonnegative else None)
         kernel = signs.get(term.weights.signed(self.kernels))
         if x is None or kernel is None:
@@ -57,8 +63,11 @@ class Known:
             return None
         return int(x * kernel * term.sign)
 
-    def side(self, term, gate) -> int | None:
-        """The sign that z_t has wherever relevance is let in, because the gate asks z for it and z_t favours it."""
+    def side(self, term: Term, gate: GateFunction | None) -> int | None:
+        """The sign that z_t has wherever the gate lets relevance in; None where it is not known.
+
+        It is the sign of the site's output z, where the gate asks for that sign, and z_t favours contributions of it.
+        """
         if not (self.nonnegative and self.additive and self.operation.keeps_signs):
             return None
         modifier = term.weights.signed([*self.kernels, "bias"] if self.biased else self.kernels)
@@ -69,8 +78,13 @@ class Known:
         return -1 if gate is where_negative and modifier.negative > modifier.positive >= 0 else None
 
 
-def nonnegative_slots(graph: Graph, inputs=()) -> frozenset[int]:
-    """Slots whose tensors provably have no negative entry, given those inputs that have none."""
+def nonnegative_slots(graph: Graph, inputs: Collection[int] = ()) -> frozenset[int]:
+    """The slots whose tensors are known to have no negative entry.
+
+    Args:
+        graph: The graph.
+        inputs: Input slots without negative entries.
+    """
     known = {*inputs, *(slot for slot, spec in graph.specs.items() if spec.dtype == "bool")}
     for site in graph.sites:
         operation, from_known = site.operation, all(slot in known for slot in site.inputs)
@@ -83,26 +97,28 @@ def nonnegative_slots(graph: Graph, inputs=()) -> frozenset[int]:
     return frozenset(known)
 
 
-def where_relevance_arrives(graph: Graph, bound: tuple[Bound, ...], starts) -> tuple[frozenset[Site], frozenset[Site]]:
-    """The sites whose relevance arrives only where their output is positive, and only where it is not zero.
+def where_relevance_arrives(
+    graph: Graph, bound: tuple[Bound, ...], starts: Collection[int]
+) -> tuple[frozenset[Site], frozenset[Site]]:
+    """The sites at which relevance arrives only where the output is positive, and only where it is not zero.
 
-    Rules that multiply by the input give no relevance to zeros. A rectifier has zeros where its input is not positive,
-    so what it hands on to the site before it is zero there.
+    Rules that multiply by the input give no relevance to entries that are zero. The output of a rectifier, such as a
+    ReLU, is zero where its input is not positive. So the relevance that it hands to its input is zero there.
 
     Args:
         graph: The graph.
         bound: The rule of each of its sites.
-        starts: Slots at which relevance starts, of which nothing is known.
+        starts: Slots at which relevance starts. It may start at any entry.
 
     Returns:
-        Both sets of sites.
+        The sites where it arrives only at positive outputs, and those where it arrives only at outputs other than zero.
     """
     readers = graph.consumers()
     rules = {b.site: b.rule for b in bound}
     unknown = set(starts)
 
     def gives_nothing_to_zeros(site):
-        """Whether all that a site hands on to its inputs is zero where they are."""
+        """Whether the relevance that a site hands to its inputs is zero where the inputs are zero."""
         rule, operation = rules[site], site.operation
         if isinstance(operation, Routing) and isinstance(rule, Jacobian):
             return operation.copies and all(quiet[slot] for slot in site.outputs)
@@ -110,7 +126,7 @@ def where_relevance_arrives(graph: Graph, bound: tuple[Bound, ...], starts) -> t
             return quiet[site.outputs[0]]
         return multiplies_by_input(rule)
 
-    quiet = {}
+    quiet: dict[int, bool] = {}
     for slot in _backwards(graph):
         quiet[slot] = slot not in unknown and all(gives_nothing_to_zeros(site) for site in readers[slot])
 
@@ -133,8 +149,8 @@ def _backwards(graph):
     yield from graph.input_slots
 
 
-def multiplies_by_input(rule: Rule) -> bool:
-    """Whether a rule's relevance is a multiple of the input, entry by entry."""
-    if type(rule).record is not Rule.record:
+def multiplies_by_input(rule: Rule | None) -> bool:
+    """Whether the relevance that a rule computes is a multiple of the input, entry by entry."""
+    if rule is None or type(rule).record is not Rule.record:
         return False
     return all(term.inputs in (identity, pos, neg) for part in rule.parts() for term in part.terms)

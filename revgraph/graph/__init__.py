@@ -1,4 +1,4 @@
-"""The language: models as immutable graphs of call sites."""
+"""Models as immutable graphs. A site of a graph is one call of a layer or operation."""
 
 from revgraph.graph.graph import Call, Graph, Site, Spec
 

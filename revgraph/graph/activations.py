@@ -1,22 +1,23 @@
-"""What is known of activations, by name: one table, in which a name that is missing stands for nothing known."""
+"""What is known of activation functions, in one table by name. Of a name that is not in the table nothing is known."""
 
 import dataclasses
+from collections.abc import Mapping
 
 
 @dataclasses.dataclass(frozen=True)
 class Traits:
-    """What is known of a function of one tensor. Each trait is False unless somebody vouches for it.
+    """What is known of a function of one tensor. A trait is False where nothing is known.
 
     Args:
-        pointwise: Every entry of the output depends on the entry of the input at the same place alone.
+        pointwise: Every entry of the output depends only on the entry of the input at the same place.
         nonnegative: Its values are never negative.
         rectifier: It is zero wherever its input is not positive.
         relu: Deconvnet and guided backpropagation treat it as a ReLU.
-        saturates: It is piecewise linear, and constant where its input is large or small.
-        step: Its derivative is zero wherever there is one, or is defined to be zero.
-        gate: It squashes into an interval that starts at zero. What it is multiplied with passes a gate.
-        squash: It squashes into an interval around zero, as gates of some networks do.
-        self_gate: It is its input times a gate of its input.
+        saturates: It is piecewise linear, and constant where its input is large, or small, or both.
+        step: Its derivative is zero, or is defined to be zero.
+        gate: It maps to an interval that starts at zero. In a product it is a gate for the other factor.
+        squash: It maps to an interval around zero. In some networks such a function is a gate.
+        self_gate: It is its input times a gate of its input, like SiLU.
         probability: It turns logits into probabilities, or into their logarithms.
     """
 
@@ -46,7 +47,7 @@ _SATURATES = _pointwise(saturates=True)
 _STEP = _pointwise(step=True)
 _SELF_GATE = _pointwise(self_gate=True)
 
-TRAITS = {
+TRAITS: Mapping[str, Traits] = {
     "relu": _pointwise(nonnegative=True, rectifier=True, relu=True),
     "relu6": _pointwise(nonnegative=True, rectifier=True, relu=True, saturates=True, gate=True),
     "bounded_relu": _pointwise(nonnegative=True, rectifier=True, relu=True, saturates=True),
@@ -86,4 +87,4 @@ TRAITS = {
     "ceil": _STEP,
     "stop_gradient": _STEP,
 }
-"""Name of an activation, as the readers give it -> what is known of it."""
+"""What is known of each activation, by the name that the readers of models give it."""

@@ -2,8 +2,9 @@
 
 import functools
 import heapq
+from collections.abc import Iterable, Mapping, Sequence
 
-from revgraph.graph.graph import Graph, Site
+from revgraph.graph.graph import Graph, Site, Spec
 from revgraph.graph.operations import (
     Activation,
     Convolutional,
@@ -21,22 +22,22 @@ from revgraph.graph.operations import (
 )
 
 GATE_TRAITS = ("gate", "squash", "self_gate")
-"""Traits by which a factor of a product is known as a gate, those that tell most first."""
+"""Traits of activations by which a factor of a product is known as a gate. The surest come first."""
 
 
 def is_linear_layer(operation: Operation) -> bool:
-    """Whether an operation is a linear layer proper, with a kernel that mixes or filters its inputs."""
+    """Whether an operation is a linear layer, which means a dense layer or a convolution."""
     return isinstance(operation, Dense | Einsum | Convolutional)
 
 
 def is_padding(operation: Operation) -> bool:
-    """Whether an operation puts zeros beside its entries, or in the place of some, and leaves the rest as they are."""
+    """Whether an operation pads with zeros, or masks entries with zeros, and leaves the other entries as they are."""
     return isinstance(operation, ZeroPad) or (isinstance(operation, Routing) and operation.name == "Masking")
 
 
 def first_linear_sites(graph: Graph) -> frozenset[Site]:
-    """The linear layers that see an input through nothing but reshapes, padding, scaling and normalization."""
-    reach, first = set(graph.input_slots), set()
+    """The linear layers that read an input, directly or behind reshapes, padding, scaling and normalization."""
+    reach, first = set(graph.input_slots), set[Site]()
     for site in graph.sites:
         if not reach.intersection(site.inputs):
             continue
@@ -48,9 +49,13 @@ def first_linear_sites(graph: Graph) -> frozenset[Site]:
 
 
 class Facts:
-    """What matchers of a composite may ask about a graph; worked out once, when first asked."""
+    """What is known of a graph. Matchers and rules use it. Each fact is computed when it is first asked for.
 
-    def __init__(self, graph: Graph):
+    Args:
+        graph: The graph.
+    """
+
+    def __init__(self, graph: Graph) -> None:
         self.graph = graph
 
     @functools.cached_property
@@ -60,7 +65,7 @@ class Facts:
 
     @functools.cached_property
     def first_linear(self) -> frozenset[Site]:
-        """The linear layers that see an input through nothing but reshapes, padding, scaling and normalization."""
+        """The linear layers that read an input, directly or behind reshapes, padding, scaling and normalization."""
         return first_linear_sites(self.graph)
 
     @functools.cached_property
@@ -70,13 +75,13 @@ class Facts:
 
     @functools.cached_property
     def integers(self) -> frozenset[int]:
-        """The slots of integers that are entries of an input, in whatever place; others are computed."""
+        """The slots of integers that are entries of an input, such as token ids, perhaps moved to other places."""
         found = {slot for slot in self.graph.input_slots if "int" in self.graph.specs[slot].dtype}
-        shapes = set()
+        shapes: set[int] = set()
         for site in self.graph.sites:
             if isinstance(site.operation, Inert):
                 shapes.update(site.outputs)
-            # An operation beside its reference writes two of each.
+            # An operation that runs beside its reference has the operation proper inside.
             integers = [s for s in site.inputs if "int" in self.graph.specs[s].dtype and s not in shapes]
             operation = getattr(site.operation, "operation", site.operation)
             moves = isinstance(operation, Routing) and operation.copies and not isinstance(operation, Inert)
@@ -86,29 +91,29 @@ class Facts:
 
     @functools.cached_property
     def from_integers(self) -> frozenset[int]:
-        """The slots of integers that are entries of an input, or are computed from those."""
+        """The slots of integers that are entries of an input, or are computed from such integers."""
         found = set(self.integers)
         for site in self.graph.sites:
             if not found.isdisjoint(site.inputs) and not isinstance(site.operation, Inert):
                 found.update(slot for slot in site.outputs if "int" in self.graph.specs[slot].dtype)
         return frozenset(found)
 
-    def of_samples(self, slots) -> tuple[int, ...]:
-        """Those slots whose entries may have relevance; shapes, counters and truth values have none."""
+    def of_samples(self, slots: Iterable[int]) -> tuple[int, ...]:
+        """Those of the slots whose entries may have relevance. Shapes, counters and truth values have none."""
         specs = self.graph.specs
         return tuple(s for s in slots if specs[s].shape and ("float" in specs[s].dtype or s in self.integers))
 
     def moves_integers(self, site: Site) -> bool:
-        """Whether a site only moves integers of the input, or makes floating numbers of them."""
+        """Whether a site only moves integers of the input, or casts them to floating numbers."""
         operation, specs = site.operation, self.graph.specs
-        # Other integers are made of shapes.
+        # Other integers are computed from shapes.
         integers = [slot for slot in site.inputs if slot in self.from_integers]
         if not (isinstance(operation, Routing) and self.integers.issuperset(integers)):
             return False
-        # What mixes integers gives the relevance of floating numbers to them, but is no place to look up another.
+        # Mixed integers are fine as floating numbers. As integers they may be ids of something else.
         if not (operation.copies or all("float" in specs[slot].dtype for slot in site.outputs)):
             return False
-        # Several integers may say where to move each other, and integers may say where to move constants.
+        # Of several integers, one may say where to move the other. Integers may also say where to move constants.
         moved = operation.fixed or len(integers) == 1
         stay = not operation.fills or all("int" in specs[slot].dtype for slot in site.outputs)
         return moved and stay and not any("float" in specs[slot].dtype for slot in site.inputs)
@@ -118,27 +123,41 @@ class Facts:
         return {site: i for i, site in enumerate(self.graph.sites)}
 
     def signals(self, site: Site) -> tuple[int, ...]:
-        """Which factors of a product are signals, the others being gates; all where none is known to be a gate.
+        """Which factors of a product are signals. The others are gates. Where no gate is found, all are signals.
 
-        A gate is a factor that comes from a sigmoid, a softmax or the like; or else from a tanh; or else from a SiLU
-        or another function that gates itself; or else one that is broadcast. Moves, masks, scale and shift may follow.
+        A gate comes from a sigmoid, a softmax or the like. Where no factor does, it comes from a tanh or the like;
+        where none does that, from a SiLU or another function that gates itself; where none does that, it is a factor
+        that is broadcast. Moves, masks, scale and shift may stand between.
+
+        Args:
+            site: A `Product` or a `Contraction`.
+
+        Returns:
+            Positions of the signals among the inputs of the site.
         """
         return signals(site, self.producers, self.graph.specs)
 
     def identity_branch(self, site: Site) -> int | None:
-        """Which summand of a residual sum came past the layers of the block; None where that cannot be told.
+        """Which summand of a residual sum is the shortcut.
 
-        Of the branches that lead from a common tensor to the sum it is the one with the fewest linear layers: the
-        shortcut, whether it is the tensor itself or a projection of it.
+        The summands come on branches from one common tensor. The shortcut is the branch with the fewest linear layers.
+        It has none where it is the common tensor itself, and few where it is a projection of that tensor.
+
+        Args:
+            site: The sum.
+
+        Returns:
+            Position of the shortcut among the inputs of the site. None where several branches are equally short.
         """
         depths = self._branch_depths(site)
         shortest = [i for i, depth in enumerate(depths) if depth == min(depths)]
         return shortest[0] if len(shortest) == 1 else None
 
     def _branch_depths(self, site):
-        """For each input of a site the number of linear layers on its branch alone, back to where all have met."""
+        """For each input of a site, how many linear layers are on its branch alone, back to where all branches meet."""
         everyone = (1 << len(site.inputs)) - 1
-        readers, queue = {}, []
+        readers: dict[int, int] = {}
+        queue: list[tuple[int, int]] = []
 
         def reach(slot, branches):
             if slot not in readers:
@@ -160,11 +179,11 @@ class Facts:
         return depths
 
 
-def signals(site: Site, producers, specs) -> tuple[int, ...]:
+def signals(site: Site, producers: Mapping[int, Site], specs: Mapping[int, Spec]) -> tuple[int, ...]:
     """Which factors of a product are signals; see `Facts.signals`."""
-    found = range(len(site.inputs))
+    found = list(range(len(site.inputs)))
     elementwise = isinstance(site.operation, Product)
-    # Attention weights are gates. Other functions do not make a gate of a matrix.
+    # In a product of matrices only attention weights are gates. They come from a softmax or the like.
     for trait in GATE_TRAITS if elementwise else GATE_TRAITS[:1]:
         found = [i for i in found if not _is_gate(site.inputs[i], trait, producers, specs)] or found
     if elementwise:
@@ -172,8 +191,8 @@ def signals(site: Site, producers, specs) -> tuple[int, ...]:
     return tuple(found)
 
 
-def _is_gate(slot, trait, producers, specs) -> bool:
-    """Whether a factor comes from an activation of that trait, seen through moves, masks, scale and shift."""
+def _is_gate(slot, trait, producers, specs):
+    """Whether a factor comes from an activation of that trait, behind moves, masks, scale and shift."""
     while slot in producers:
         site = producers[slot]
         operation = site.operation
@@ -192,16 +211,20 @@ def _is_gate(slot, trait, producers, specs) -> bool:
     return False
 
 
-def is_self_gated(site: Site, producers) -> bool:
-    """Whether a product is a signal times a gate of that signal, such as x * sigmoid(x): an activation spelt out."""
+def is_self_gated(site: Site, producers: Mapping[int, Site]) -> bool:
+    """Whether a product is a signal times a gate of that signal, such as x * sigmoid(x)."""
     return bool(self_gates(site.inputs, producers))
 
 
-def self_gates(factors, producers) -> dict[int, int]:
+def self_gates(factors: Sequence[int], producers: Mapping[int, Site]) -> dict[int, int]:
     """The factors of a product that are gates of another factor, entry by entry.
 
+    Args:
+        factors: Slots of the factors.
+        producers: The site that writes each slot.
+
     Returns:
-        Position of each such gate -> position of the factor from which it is computed.
+        For the position of each such gate, the position of the factor from which it is computed.
     """
     found = {}
     for i, gate in enumerate(factors):
@@ -212,8 +235,8 @@ def self_gates(factors, producers) -> dict[int, int]:
     return found
 
 
-def _scaled(slot, producers) -> frozenset[int]:
-    """A slot, and the slots of which it is a multiple or a shift."""
+def _scaled(slot, producers):
+    """A slot, and the slots from which scale and shift compute it."""
     slots = {slot}
     while slot in producers and isinstance(producers[slot].operation, Scale):
         (slot,) = producers[slot].inputs
@@ -221,8 +244,8 @@ def _scaled(slot, producers) -> frozenset[int]:
     return frozenset(slots)
 
 
-def _sources_of_gate(slot, producers) -> frozenset[int]:
-    """The slots of which a gate is a function entry by entry; none where the factor does not squash."""
+def _sources_of_gate(slot, producers):
+    """The slots from which a gate is computed entry by entry. None where the factor is no gate."""
     while slot in producers and isinstance(producers[slot].operation, Scale):
         (slot,) = producers[slot].inputs
     if slot not in producers or not isinstance(producers[slot].operation, Activation):
@@ -233,10 +256,10 @@ def _sources_of_gate(slot, producers) -> frozenset[int]:
     return _pointwise_sources(producers[slot].inputs[0], producers, {})
 
 
-def _pointwise_sources(slot, producers, known) -> frozenset[int]:
-    """The slots of which a slot is a function entry by entry, itself included."""
+def _pointwise_sources(slot, producers, known):
+    """The slots from which a slot is computed entry by entry, itself included."""
     if slot not in known:
-        site, sources = producers.get(slot), frozenset()
+        site, sources = producers.get(slot), frozenset[int]()
         if site is not None and (isinstance(site.operation, Scale | Sum | Product) or site.operation.traits.pointwise):
             sources = frozenset.intersection(*(_pointwise_sources(below, producers, known) for below in site.inputs))
         known[slot] = sources | {slot}
@@ -244,16 +267,16 @@ def _pointwise_sources(slot, producers, known) -> frozenset[int]:
 
 
 def _is_broadcast(spec, output):
-    """Whether a factor has one entry where the product has many."""
+    """Whether a factor has one entry along an axis where the product has many. The batch axis does not count."""
     shape = (1,) * (len(output.shape) - len(spec.shape)) + tuple(spec.shape)
     return any(n == 1 and m != 1 for n, m in list(zip(shape, output.shape, strict=True))[1:])
 
 
 def slots_of_indices(graph: Graph) -> frozenset[int]:
     """The slots of integers that are looked up in a table, at once or after they were moved."""
-    found = set()
+    found: set[int] = set()
     for site in reversed(graph.sites):
-        # An operation beside its reference reads and writes two of each.
+        # An operation that runs beside its reference has the operation proper inside.
         operation = getattr(site.operation, "operation", site.operation)
         moved = isinstance(operation, Routing) and not found.isdisjoint(site.outputs)
         if isinstance(operation, Embedding) or moved:
@@ -261,9 +284,15 @@ def slots_of_indices(graph: Graph) -> frozenset[int]:
     return frozenset(found)
 
 
-def leads_to_lookups(slot, graph: Graph, readers=None) -> bool:
-    """Whether entries of a slot are looked up in a table, at once or after they were moved or made integers."""
-    readers, seen, stack = readers or graph.consumers(), set(), [slot]
+def leads_to_lookups(slot: int, graph: Graph, readers: Mapping[int, Sequence[Site]] | None = None) -> bool:
+    """Whether entries of a slot are looked up in a table, at once or after they were moved or cast to integers.
+
+    Args:
+        slot: The slot.
+        graph: The graph.
+        readers: The sites that read each slot, `graph.consumers()`, where the caller has them.
+    """
+    readers, seen, stack = readers or graph.consumers(), set[int](), [slot]
     while stack:
         slot = stack.pop()
         for site in readers[slot]:
@@ -276,7 +305,7 @@ def leads_to_lookups(slot, graph: Graph, readers=None) -> bool:
 
 
 def inputs_with_indices(graph: Graph) -> list[str]:
-    """The names of floating inputs in which ids, which are looked up in a table, stand beside other numbers."""
+    """The names of floating inputs that contain ids, which the model looks up in a table."""
     return [
         name
         for name, slot in zip(graph.input_names, graph.input_slots, strict=True)

@@ -1,19 +1,22 @@
-"""Bounds of the input, carried to the layer that needs them."""
+"""The bounds of the model's input, carried to the layer that needs them."""
+
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from revgraph.graph.analysis import is_padding
-from revgraph.graph.graph import Graph
-from revgraph.graph.operations import ChannelDiagonalConv, Routing, Scale, ZeroPad
+from revgraph.graph.graph import Graph, Site
+from revgraph.graph.operations import ChannelDiagonalConv, Operation, Routing, Scale, ZeroPad
+from revgraph.graph.types import Bounds
 
 
-class Bounds:
-    """The bounds of a slot, given those of the input from which it is computed.
+class CarriedBounds:
+    """The bounds of a slot, computed from those of the input.
 
-    Between the two may stand scale and shift, which map bounds entry by entry, averages, and what moves entries:
-    padding and masks bring in zeros, the rest moves bounds with the entries. They are worked out from the live weights
-    at each call.
+    Bounds can be carried through scale and shift, averages, and operations that move entries. Padding and masks add
+    zero to what lies between the bounds. Weights are read at each call, so the bounds follow weights that are assigned
+    later.
 
     Args:
         graph: The graph.
@@ -22,27 +25,27 @@ class Bounds:
             channel.
 
     Raises:
-        ValueError: The slot is not reached from an input through these alone.
+        ValueError: Another operation stands between the input and the slot.
     """
 
-    def __init__(self, graph: Graph, slot, low, high):
-        self.sites = []
+    def __init__(self, graph: Graph, slot: int, low: Any, high: Any) -> None:
+        self.sites: list[Site] = []
         self.declared = low, high
         producers = graph.producers()
         while slot in producers:
             site = producers[slot]
             if len(site.inputs) != 1 or not _carries_bounds(site.operation):
                 raise ValueError(
-                    f"The bounds of the input cannot be carried through {site.path!r} ({site.operation.label}): give "
-                    f"those of the layer itself, as low=... and high=... ."
+                    f"The bounds of the input cannot be carried through {site.path!r} ({site.operation.label}). Give "
+                    f"those of the layer itself, as ZBox(low, high)."
                 )
             self.sites.insert(0, site)
             slot = site.inputs[0]
         self.graph = graph
         self.rank = len(graph.specs[slot].shape)
 
-    def __call__(self, dtype) -> tuple[tf.Tensor, tf.Tensor]:
-        """(low, high), which broadcast against the slot."""
+    def __call__(self, dtype: str | tf.DType) -> tuple[tf.Tensor, tf.Tensor]:
+        """(low, high) as tensors that broadcast against the slot."""
         low, high = (self._with_batch_axis(tf.cast(b, dtype)) for b in self.declared)
         for site in self.sites:
             low, high = self._through(site, low, high)
@@ -64,10 +67,10 @@ class Bounds:
         return tf.minimum(a, b), tf.maximum(a, b)
 
 
-def _carries_bounds(operation):
-    """Whether the bounds of what an operation gives are what it gives for the bounds.
+def _carries_bounds(operation: Operation) -> bool:
+    """Whether an operation maps the bounds of its input to the bounds of its output.
 
-    It is so where larger entries give larger ones, and where each entry is scaled and shifted by itself.
+    This holds where larger inputs give larger outputs, and where every entry is scaled and shifted apart.
     """
     if isinstance(operation, Routing):
         increasing = operation.fixed and (operation.copies or operation.keeps_sign)
@@ -75,18 +78,19 @@ def _carries_bounds(operation):
     return isinstance(operation, Scale | ChannelDiagonalConv)
 
 
-def checked_bounds(bounds) -> tuple:
-    """Declared bounds of the input, if they are a pair (low, high) with low <= high.
+def checked_bounds(bounds: Any) -> Bounds:
+    """The bounds that a user declared for the input, checked.
 
     Raises:
-        ValueError: They are not.
+        ValueError: They are not a pair (low, high) with low <= high.
     """
     if not isinstance(bounds, tuple | list) or len(bounds) != 2 or not are_bounds(*bounds):
         raise ValueError(f"input_bounds is a pair (low, high) of numbers with low <= high. Received: {bounds!r}.")
-    return tuple(bounds)
+    low, high = bounds
+    return low, high
 
 
-def are_bounds(low, high) -> bool:
+def are_bounds(low: Any, high: Any) -> bool:
     """Whether both are numbers or arrays of numbers, and low <= high everywhere."""
     low, high = np.asarray(low), np.asarray(high)
     return low.dtype.kind in "fiu" and high.dtype.kind in "fiu" and bool(np.all(low <= high))

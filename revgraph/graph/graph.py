@@ -1,8 +1,12 @@
-"""The graph: sites that read and write integer slots, in the order of execution."""
+"""The graph of a model: its sites, in the order of execution.
+
+A *site* is one call of one operation, so a layer that is called twice is two sites. A *slot* is the place of one
+tensor, and has a number. Sites read slots and write slots.
+"""
 
 import dataclasses
 import difflib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -10,11 +14,17 @@ import tensorflow as tf
 
 from revgraph.graph.operations import Operation
 from revgraph.graph.tables import Table, Tabular
+from revgraph.graph.types import Tensors, Weights
 
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-    """Shape, batch axis first, and dtype of the tensor in a slot."""
+    """Shape and dtype of the tensor in a slot.
+
+    Args:
+        shape: The size of each axis, the batch axis first. None where a size is not known.
+        dtype: The dtype, such as `"float32"`.
+    """
 
     shape: tuple[int | None, ...]
     dtype: str
@@ -25,11 +35,12 @@ class Site:
     """One call of one operation.
 
     Args:
-        path: Where the call stands, such as `backbone/block1/conv`; a second call of it is `backbone/block1/conv#2`.
-        operation: What is computed.
-        inputs: Slots it reads.
-        outputs: Slots it writes.
-        layer: The Keras layer or operation that it comes from.
+        path: The names of the layer and of the models around it, such as `backbone/block1/conv`. The second call of the
+            same layer is `backbone/block1/conv#2`.
+        operation: What the site computes.
+        inputs: Slots that it reads.
+        outputs: Slots that it writes.
+        layer: The Keras layer or operation from which it comes.
         merged: Paths of the sites that canonization folded into this one.
     """
 
@@ -43,7 +54,14 @@ class Site:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Call:
-    """A call of a layer in the user's model, with the slots of its inputs and outputs."""
+    """A call of a layer in the user's model.
+
+    Args:
+        path: As in `Site`.
+        layer: The layer.
+        inputs: Slots of its inputs.
+        outputs: Slots of its outputs.
+    """
 
     path: str
     layer: Any
@@ -53,19 +71,19 @@ class Call:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Graph(Tabular):
-    """A model as a flat, immutable list of sites.
+    """A model as a flat, immutable list of sites. It can be called like the model.
 
     Args:
         name: Name of the model.
         sites: Sites in the order of execution.
         specs: Shape and dtype of each slot.
-        inputs: The model's inputs: slots in the structure in which the model takes them.
-        outputs: The model's outputs: slots in the structure in which the model returns them.
+        inputs: Slots of the model's inputs, nested as the model takes them.
+        outputs: Slots of the model's outputs, nested as the model returns them.
         input_names: Name of each input, in flat order.
         output_names: Name of each output, in flat order.
-        calls: Every layer call of the model, nested models included, for finding layers by name.
+        calls: Every call of a layer in the model, nested models included. Layers are found by name here.
         dtype: The floating dtype in which the graph computes, `"float32"` or `"float64"`.
-        again: Reads the same model in another dtype; None for a graph that was rewritten.
+        again: Function that reads the same model in another dtype. None for a graph that was rewritten.
     """
 
     name: str
@@ -81,28 +99,38 @@ class Graph(Tabular):
 
     @property
     def input_slots(self) -> tuple[int, ...]:
+        """Slots of the inputs, in flat order."""
         return tuple(keras.tree.flatten(self.inputs))
 
     @property
     def output_slots(self) -> tuple[int, ...]:
+        """Slots of the outputs, in flat order."""
         return tuple(keras.tree.flatten(self.outputs))
 
-    def cast(self, slot, value):
-        """Converts an input to the dtype in which the graph computes; indices stay integers."""
+    def cast(self, slot: int, value: Any) -> tf.Tensor:
+        """Converts the value of an input to the dtype in which the graph computes. Integers stay integers."""
         floating = self.specs[slot].dtype.startswith(("float", "bfloat"))
         return tf.cast(value, self.dtype if floating else self.specs[slot].dtype)
 
-    def run(self, inputs: Iterable) -> dict[int, tf.Tensor]:
-        """Computes the tensor of every slot from the flat inputs."""
+    def run(self, inputs: Iterable[Any]) -> dict[int, tf.Tensor]:
+        """Computes the tensor of every slot from the inputs, which are in flat order."""
         values = {slot: self.cast(slot, x) for slot, x in zip(self.input_slots, inputs, strict=True)}
         return self.compute(values, lambda i, site, arguments: site.operation.weights(self.dtype, arguments))
 
-    def compute(self, values, weights) -> dict[int, tf.Tensor]:
-        """Computes the tensor of every slot from those of the inputs, by slot.
+    def compute(
+        self,
+        values: Mapping[int, tf.Tensor],
+        weights: Callable[[int, Site, Sequence[tf.Tensor]], Weights],
+    ) -> dict[int, tf.Tensor]:
+        """Computes the tensor of every slot.
 
         Args:
-            values: The tensors of the inputs.
-            weights: Function of a site's place, the site and its arguments that gives its weights.
+            values: The tensors of the input slots.
+            weights: Function that gives the weights of a site. It takes the site's place among the sites, the site, and
+                the input tensors of the site.
+
+        Returns:
+            The tensor of each slot.
         """
         values = dict(values)
         for i, site in enumerate(self.sites):
@@ -111,24 +139,24 @@ class Graph(Tabular):
             values.update(zip(site.outputs, outputs, strict=True))
         return values
 
-    def __call__(self, inputs):
+    def __call__(self, inputs: Tensors) -> Tensors:
         """Runs the graph forward, as the model runs in inference.
 
         Args:
-            inputs: Array or tensor, or the structure of them that the model takes.
+            inputs: Array or tensor `(batch, ...)`, or several, nested as the model takes them.
 
         Returns:
-            Tensors in the structure in which the model returns its outputs.
+            The outputs, nested as the model returns them.
         """
         values = self.run(keras.tree.flatten(inputs))
         return keras.tree.map_structure(lambda slot: values[slot], self.outputs)
 
-    def rewrite(self, sites, **changes) -> "Graph":
-        """A graph with other sites, and other fields as named."""
+    def rewrite(self, sites: Iterable[Site], **changes: Any) -> "Graph":
+        """A copy of the graph with other sites, and with other values for the fields that are named."""
         return dataclasses.replace(self, sites=tuple(sites), again=None, **changes)
 
     def with_slot(self, spec: Spec) -> tuple["Graph", int]:
-        """A graph that has one more slot, and that slot."""
+        """A copy of the graph that has one slot more, and the number of that slot."""
         slot = max(self.specs) + 1
         return dataclasses.replace(self, specs={**self.specs, slot: spec}), slot
 
@@ -138,20 +166,21 @@ class Graph(Tabular):
 
     def consumers(self) -> dict[int, list[Site]]:
         """The sites that read each slot."""
-        readers = {slot: [] for slot in self.specs}
+        readers: dict[int, list[Site]] = {slot: [] for slot in self.specs}
         for site in self.sites:
             for slot in dict.fromkeys(site.inputs):
                 readers[slot].append(site)
         return readers
 
-    def find(self, name) -> Call:
-        """The call of the layer with this name or path.
+    def find(self, name: Any) -> Call:
+        """The call of a layer.
 
         Args:
-            name: Name of a layer, path of a call, or the layer object itself.
+            name: Name of the layer, path of the call, or the layer itself.
 
         Raises:
-            KeyError: No such layer (the nearest names are listed), or more than one call (their paths are listed).
+            KeyError: The model has no such layer, or calls it more than once. The message lists names or paths that
+                exist.
         """
         if not isinstance(name, str):
             matches = [call for call in self.calls if call.layer is name]
@@ -162,18 +191,18 @@ class Graph(Tabular):
         if len(matches) == 1:
             return matches[0]
         if matches:
-            paths = ", ".join(repr(call.path) for call in matches)
-            raise KeyError(f"Layer {name!r} is called {len(matches)} times; name one of the calls: {paths}.")
+            several = ", ".join(repr(call.path) for call in matches)
+            raise KeyError(f"Layer {name!r} is called {len(matches)} times; name one of the calls: {several}.")
         paths = [call.path for call in self.calls]
         names = list(dict.fromkeys([*paths, *(p.rsplit("/", 1)[-1] for p in paths)]))
         near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.4) or names[:10]
         raise KeyError(f"The model {self.name!r} has no layer {name!r}. Did you mean {', '.join(map(repr, near))}?")
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"<Graph {self.name!r}: {len(self.sites)} sites, {self.dtype}>"
 
     def table(self) -> Table:
-        """The sites, what they compute, the shapes of their outputs, and what was folded into them."""
+        """One row per site: what it computes, the shapes of its outputs, and what was folded into it."""
         rows = [(s.path, s.operation.label, self._shapes(s.outputs), ", ".join(s.merged)) for s in self.sites]
         return Table(("site", "operation", "output", "merged"), rows, title=repr(self)[1:-1])
 

@@ -1,24 +1,26 @@
-"""Loops: an operation with graphs inside, one for a turn and one that says whether there is another turn."""
+"""Loops: operations with two graphs inside, one for a turn, and one that says whether another turn follows."""
 
 import dataclasses
+from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
 from revgraph.graph.graph import Graph
 from revgraph.graph.operations import Operation, Routing, Source
+from revgraph.graph.types import Weights
 
 
 @dataclasses.dataclass(frozen=True)
 class Written:
-    """A list of tensors that a loop writes, and that it gives stacked along a new first axis.
+    """A list of tensors that a loop writes. The loop returns it stacked along a new first axis.
 
     Args:
-        shape: Shape of an element, None for sizes that are not known.
+        shape: Shape of an element. None for sizes that are not known.
         dtype: Dtype of an element.
-        reserved: The loop is given the number of elements, and the list starts without any. Otherwise the loop is given
+        reserved: Whether the list starts empty. The loop is then given the number of elements. Otherwise it is given
             the elements with which the list starts, stacked.
         writes: How many elements each turn writes.
-        grows: A turn may write behind the end.
+        grows: Whether a turn may write behind the end.
     """
 
     shape: tuple[int | None, ...]
@@ -27,22 +29,26 @@ class Written:
     writes: int
     grows: bool
 
-    def start(self, given) -> tf.Tensor:
-        """TensorFlow's own list, as it is before the first turn."""
+    def start(self, given: tf.Tensor) -> tf.Tensor:
+        """The list before the first turn, as a list of TensorFlow.
+
+        Args:
+            given: The number of elements where `reserved`, else the elements, stacked.
+        """
         if not self.reserved:
             return as_list(given)
         return tf.raw_ops.TensorListReserve(
             element_shape=self._sizes, num_elements=given, element_dtype=tf.as_dtype(self.dtype)
         )
 
-    def write(self, items, index, element) -> tf.Tensor:
-        """The list with an element in a place."""
+    def write(self, items: tf.Tensor, index: tf.Tensor, element: tf.Tensor) -> tf.Tensor:
+        """The list with an element written to a place."""
         return tf.raw_ops.TensorListSetItem(
             input_handle=items, index=index, item=element, resize_if_index_out_of_bounds=self.grows
         )
 
-    def stack(self, items) -> tf.Tensor:
-        """The elements in one tensor."""
+    def stack(self, items: tf.Tensor) -> tf.Tensor:
+        """The elements of the list, stacked."""
         return tf.raw_ops.TensorListStack(
             input_handle=items, element_shape=self._sizes, element_dtype=tf.as_dtype(self.dtype)
         )
@@ -52,18 +58,24 @@ class Written:
         return tf.constant([-1 if n is None else n for n in self.shape], tf.int32)
 
 
-def as_list(stacked) -> tf.Tensor:
-    """TensorFlow's own list of the entries along the first axis; a list as it is.
+def as_list(stacked: tf.Tensor) -> tf.Tensor:
+    """A list of TensorFlow of the entries along the first axis. What is such a list already is returned as it is.
 
-    TensorFlow adds up the gradient of a list element by element, and that of a stacked tensor as a whole in each turn.
+    The gradient of a list takes less time than that of a stacked tensor. TensorFlow adds the former element by element,
+    and the latter as a whole in each turn.
     """
     if stacked.dtype == tf.variant:
         return stacked
     return tf.raw_ops.TensorListFromTensor(tensor=stacked, element_shape=tf.shape(stacked)[1:])
 
 
-def element(shape, dtype):
-    """A function of a list, stacked or TensorFlow's own, and an index that gives an element of this shape and dtype."""
+def element(shape: Sequence[int | None], dtype: str | tf.DType) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+    """A function of a list and an index that returns an element. The list may be stacked or one of TensorFlow.
+
+    Args:
+        shape: Shape of the element. None for sizes that are not known.
+        dtype: Dtype of the element.
+    """
     sizes = [-1 if n is None else n for n in shape]
 
     def function(items, index):
@@ -76,49 +88,53 @@ def element(shape, dtype):
     return function
 
 
-def place(items, item, index):
+def place(items: tf.Tensor, item: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
     """A stacked list with another element in one place."""
     return tf.tensor_scatter_nd_update(items, [[index]], item[tf.newaxis])
 
 
 class Element(Routing):
-    """One element of a list: its inputs are the list, stacked along the first axis, and an index."""
+    """One element of a list. Its inputs are the list, stacked along the first axis, and an index."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Loop(Operation):
-    """Turns of a graph, as `tf.while_loop` and recurrent layers take them.
+    """A graph that is run again and again, as in `tf.while_loop` and recurrent layers.
 
-    The body takes *states*, which each turn makes anew, and *constants*, which are the same in every turn. It gives the
-    next states and, for each list that is written, the index and the element of each write:
+    One run of the body is a *turn*. The body takes *states*, which every turn computes anew, and *constants*, which are
+    the same in every turn. It returns the next states. For each list that the loop writes, it also returns the index
+    and the element of every write:
 
         states, (index, element), ... = body(*states, *constants)
 
-    Weights inside are live, and are read once for all turns. Handles of variables and lists are in no slot. A list that
-    is read is a constant, stacked along its first axis. `Element` sites of the body take elements of it. A list that
-    is written is an output, stacked in the same way.
+    Weights inside are read once for all turns, when the loop is called. No slot holds a variable or a list of
+    TensorFlow. A list that the loop reads is a constant, stacked along its first axis. `Element` sites in the body read
+    elements of it. A list that the loop writes is an output, stacked in the same way.
 
-    The site reads, in this order, the first states, what each list starts from, and the constants, but for those that
-    `sources` has. It writes the last states, then the lists.
+    The site reads, in this order, the first states, the start of each list, and the constants. Those that `sources`
+    reads are left out. It writes the last states, and then the lists.
 
-    A rule for loops has what it needs here. Its forward walk runs the turns in a `tf.while_loop` which counts them and
-    keeps, for each turn, the states before it, and nothing else: the body is run again on the way back. Its pullback
-    runs as many turns from the last one back. A turn puts the relevance of its elements, which it takes from the
-    relevance of the lists by their indices, to that of the states in `signals`, and walks back over the body's sites.
-    What arrives at the states is the relevance of the turn before. What arrives at a constant is added up over the
-    turns; what arrives at an `Element` site is put to the relevance of the list at the index that the turn read. A
-    written element that a later turn overwrites has no relevance. Relevance of first states that are in `sources` is
-    that of constants.
+    There is no rule for loops yet. A rule can be built on this operation in two walks. The forward walk runs the turns
+    in a `tf.while_loop`. It counts them, and keeps the states before each turn and nothing else, because the body is
+    run again on the backward walk. The pullback runs the turns in reverse order:
+
+    * A turn takes the relevance of the elements that it wrote from the relevance of the lists, at their indices. An
+      element that a later turn overwrites has no relevance. The turn adds the relevance of the states in `signals`, and
+      walks back over the sites of the body.
+    * Relevance that arrives at the states is that of the turn before.
+    * Relevance that arrives at a constant is summed over the turns.
+    * Relevance that arrives at an `Element` site is added to that of the list, at the index that the turn read.
+    * Relevance that arrives at first states which `sources` reads is that of constants.
 
     Args:
-        condition: Says from the states and the constants whether there is another turn.
+        condition: Says whether another turn follows, from the states and the constants.
         body: One turn.
         states: How many states there are.
         lists: The lists that are written.
-        read_lists: Which constants are lists that are read.
-        sources: For each first state, start of a list, and constant, what reads it where it depends on no input; None
-            where it is an input of the site.
-        signals: The states that carry relevance. The others are counters, shapes and constants.
+        read_lists: Positions of the constants that are lists which the loop reads.
+        sources: One entry for each first state, start of a list, and constant. It reads the tensor, if that depends on
+            no input. It is None where the tensor is an input of the site.
+        signals: Positions of the states that carry relevance. The others are counters, shapes and constants.
     """
 
     condition: Graph
@@ -130,12 +146,12 @@ class Loop(Operation):
     signals: frozenset[int]
 
     @property
-    def label(self):
+    def label(self) -> str:
         return f"Loop of {self.sites_count} sites"
 
     @property
     def sites_count(self) -> int:
-        """How many sites a turn has, those of loops inside included."""
+        """How many sites a turn has, those of inner loops included."""
         return sum(getattr(site.operation, "sites_count", 1) for site in self.body.sites)
 
     @property
@@ -146,8 +162,8 @@ class Loop(Operation):
     def advice(self) -> str:
         return ADVICE
 
-    def read(self, dtype):
-        """The weights of the sites inside and what is given by sources, by their place."""
+    def read(self, dtype: str | tf.DType) -> dict[str, tf.Tensor]:
+        """Reads what `sources` read, as `"given:<place>"`, and the weights of sites, as `"<place>:<name>"`."""
         sites = [*self.condition.sites, *self.body.sites]
         given = {f"given:{i}": source(dtype) for i, source in enumerate(self.sources) if source is not None}
         inside = {
@@ -158,9 +174,9 @@ class Loop(Operation):
         }
         return given | inside
 
-    def __call__(self, inputs, weights):
-        inputs = iter(inputs)
-        given = [next(inputs) if source is None else weights[f"given:{i}"] for i, source in enumerate(self.sources)]
+    def __call__(self, inputs: Sequence[tf.Tensor], weights: Weights) -> tuple[tf.Tensor, ...]:
+        remaining = iter(inputs)
+        given = [next(remaining) if source is None else weights[f"given:{i}"] for i, source in enumerate(self.sources)]
         count = self.outputs_count
         lists = zip(self.lists, given[self.states : count], strict=True)
         starts = [*given[: self.states], *(written.start(t) for written, t in lists)]
@@ -199,13 +215,13 @@ class Loop(Operation):
 
 
 def _depends_on_inputs(site):
-    """Whether a site's weights depend on what it is called on."""
+    """Whether the weights of a site depend on the inputs of the call."""
     return type(site.operation).weights is not Operation.weights
 
 
 def _grouped(weights):
     """The weights of each site inside, by its place."""
-    groups = {}
+    groups: dict[str, dict[str, tf.Tensor]] = {}
     for name, weight in weights.items():
         place, _, own = name.partition(":")
         groups.setdefault(place, {})[own] = weight

@@ -1,16 +1,28 @@
-"""Multiplication by constants and addition of constants, and tensors that are repeated to meet larger ones."""
+"""Operations that multiply by constants and add constants, and the broadcasting that comes with them."""
+
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import tensorflow as tf
 
-from revgraph.graph.operations import Scale, constant, reading
+from revgraph.graph.operations import Scale, Source, constant, reading
+
+Shape: TypeAlias = Sequence[int | None]
+"""The size of each axis; None where it is not known."""
 
 
-def scaling(output, kernel=None, bias=None, kernel_shape=(), bias_shape=()) -> Scale:
-    """Multiplication and addition of constants: vectors along the axis along which they vary, where that is one.
+def scaling(
+    output: Shape,
+    kernel: Source | None = None,
+    bias: Source | None = None,
+    kernel_shape: Shape = (),
+    bias_shape: Shape = (),
+) -> Scale:
+    """The operation x * kernel + bias with constants. Constants that vary along one axis only are made vectors.
 
     Args:
         output: Shape of the output.
-        kernel, bias: Sources of the factor and of the summand, if any.
+        kernel, bias: Sources of the factor and of the summand. None where there is none.
         kernel_shape, bias_shape: Their shapes, which broadcast against the output.
     """
     varying = _varying(kernel_shape, output) | _varying(bias_shape, output)
@@ -24,13 +36,13 @@ def scaling(output, kernel=None, bias=None, kernel_shape=(), bias_shape=()) -> S
 
 
 def _varying(shape, output):
-    """The axes of the output along which a constant of this shape has several entries."""
+    """The axes of the output along which a constant of this shape has more than one entry."""
     offset = len(output) - len(shape)
     return {offset + i for i, n in enumerate(shape) if n != 1}
 
 
-def broadcasts(shape, other) -> bool:
-    """Whether a tensor of this shape becomes larger when it meets another."""
+def broadcasts(shape: Shape, other: Shape) -> bool:
+    """Whether a tensor of this shape is repeated when it is added to one of the other shape."""
     if len(other) > len(shape):
         return True
     return any(n == 1 and m != 1 for n, m in zip(shape[len(shape) - len(other) :], other, strict=True))
@@ -45,8 +57,8 @@ def _vector(source, shape, output, axis):
     return lambda dtype: tf.reshape(source(dtype), shape)
 
 
-def broadcast_to(shape):
-    """A function that broadcasts to a shape. What is unknown of it is the size that the tensor has there already."""
+def broadcast_to(shape: Shape) -> Callable[[tf.Tensor], tf.Tensor]:
+    """A function that broadcasts a tensor to a shape. Where a size is None the tensor keeps its own."""
 
     def function(x):
         own = [None] * (len(shape) - x.shape.rank) + tf.unstack(tf.shape(x))

@@ -3,6 +3,8 @@
 import html
 import io
 import numbers
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from rich.box import SIMPLE_HEAD, Box
 from rich.console import Console
@@ -10,25 +12,31 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 PLAIN = Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
-"""A rule of dashes under the header, and nothing else: prints on every terminal, whatever its encoding."""
+"""A line of dashes under the header, and no other lines. It prints on every terminal, whatever its encoding."""
 
 OPEN_ROWS = 25
-"""Tables of more rows start folded in a notebook."""
+"""A table of more rows is folded when a notebook shows it first."""
 
 
 class Table(str):
-    """A table, which is its own text: print it, search it, compare it.
+    """A table as text, a string that can be printed, searched and compared.
 
-    Notebooks show it as a table that folds, and `rich.print` with lines drawn.
+    A notebook shows it as a table that can be folded, and `rich.print` as a table with lines.
 
     Args:
-        header: Names of the columns. Columns without any entry are left out.
-        rows: Cells of any type. Numbers are shown with 4 significant digits and aligned at the right.
+        header: Names of the columns. A column without any entry is left out, unless it is the first.
+        rows: The cells of each row, of any type. Numbers are shown with 4 significant digits, aligned at the right.
         title: A line above the table.
         footer: A line below it.
     """
 
-    def __new__(cls, header, rows, title=None, footer=None):
+    _title: str | None
+    _footer: str | None
+    _columns: tuple[list[str], list[list[str]], list[bool]]
+
+    def __new__(
+        cls, header: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None, footer: str | None = None
+    ) -> "Table":
         rows = [tuple(row) for row in rows]
         kept = [i for i in range(len(header)) if i == 0 or not rows or any(_text(row[i]) for row in rows)]
         numeric = [all(row[i] == "" or isinstance(row[i], numbers.Real) for row in rows) and bool(rows) for i in kept]
@@ -40,16 +48,16 @@ class Table(str):
         table._columns = [header[i] for i in kept], cells, numeric
         return table
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return str(self)
 
-    def __rich__(self):
+    def __rich__(self) -> RichTable:
         return _grid(
             *self._columns, box=SIMPLE_HEAD, title=self._title, title_justify="left", title_style="bold",
             caption=self._footer, caption_justify="left",
         )  # fmt: skip
 
-    def _repr_html_(self):
+    def _repr_html_(self) -> str:
         header, rows, numeric = self._columns
 
         def line(tag, cells):
@@ -64,24 +72,31 @@ class Table(str):
         return folding(self._title or f"{len(rows)} rows", f"{table}</table>{footer}", opened=len(rows) <= OPEN_ROWS)
 
 
-def folding(title, content, opened=False) -> str:
-    """HTML that folds under its title. The title is text, the content HTML."""
+def folding(title: str, content: str, opened: bool = False) -> str:
+    """HTML that can be folded under its title.
+
+    Args:
+        title: The title, as text.
+        content: What is folded, as HTML.
+        opened: Whether it is open at first.
+    """
     return f"<details{' open' if opened else ''}><summary>{html.escape(title)}</summary>{content}</details>"
 
 
 class Tabular:
-    """Mixed into what shows itself as a table: as text, in rich and in notebooks."""
+    """Mixed into a class whose instances are shown as a table: as text, by rich and in notebooks."""
 
     def table(self) -> Table:
+        """The table that is shown."""
         raise NotImplementedError
 
-    def __str__(self):
+    def __str__(self) -> str:
         return self.table()
 
-    def __rich__(self):
+    def __rich__(self) -> RichTable:
         return self.table().__rich__()
 
-    def _repr_html_(self):
+    def _repr_html_(self) -> str:
         return self.table()._repr_html_()
 
 
@@ -100,6 +115,6 @@ def _grid(header, rows, numeric, **look):
 
 def _printed(grid):
     lines = io.StringIO()
-    # A table is never folded to the width of whatever terminal there is.
+    # Lines are as long as the table needs, whatever the width of the terminal.
     Console(file=lines, width=10_000, color_system=None, force_terminal=False, force_jupyter=False).print(grid)
     return "\n".join(line.rstrip() for line in lines.getvalue().rstrip("\n").split("\n"))

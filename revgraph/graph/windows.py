@@ -1,17 +1,26 @@
-"""How many elements each window of an average pooling covers; padding does not count.
+"""How many entries each window of an average pooling covers, and poolings that TensorFlow lacks.
 
-Each function gives a function of the pooling's input, whose result broadcasts against the pooling's output.
+The functions `of_...` return a function of the pooling's input. Its result says how many entries each window covers,
+padding left out, and broadcasts against the pooling's output.
 """
 
 import math
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import tensorflow as tf
 from keras import ops
 
 from revgraph.graph.operations import along
 
+Count: TypeAlias = Callable[[tf.Tensor], tf.Tensor | int]
+"""How many entries each window covers, as a function of the pooling's input."""
 
-def of_pooling(size, strides, padding, data_format):
+Pooling: TypeAlias = Callable[[tf.Tensor], tf.Tensor]
+"""A pooling, as a function of its input."""
+
+
+def of_pooling(size: Sequence[int], strides: Sequence[int], padding: str, data_format: str) -> Count:
     """Windows of one size."""
 
     def count(x):
@@ -29,8 +38,8 @@ def _covered(length, size, stride):
     return tf.minimum(start + size, length) - tf.maximum(start, 0)
 
 
-def of_adaptive_pooling(windows, data_format):
-    """Windows as many as asked for: the i-th goes from floor(i length / windows) to ceil((i + 1) length / windows)."""
+def of_adaptive_pooling(windows: Sequence[int], data_format: str) -> Count:
+    """A given number of windows. Window i goes from floor(i length / windows) to ceil((i + 1) length / windows)."""
 
     def covered(axis, length):
         i = tf.range(windows[axis])
@@ -40,14 +49,14 @@ def of_adaptive_pooling(windows, data_format):
 
 
 def _count(x, data_format, covered):
-    """The product over the spatial axes of what windows cover along each."""
+    """The product of how many entries windows cover along each spatial axis."""
     rank, shape = x.shape.rank, tf.shape(x)
     first = 1 if data_format == "channels_last" else 2
     counts = [along(covered(i, shape[first + i]), first + i, rank) for i in range(rank - 2)]
     return math.prod(counts[1:], start=counts[0])
 
 
-def of_mean(axes):
+def of_mean(axes: Sequence[int] | None) -> Count:
     """A mean over these axes; None for all."""
 
     def count(x):
@@ -57,7 +66,7 @@ def of_mean(axes):
     return count
 
 
-def of_global_pooling(data_format):
+def of_global_pooling(data_format: str) -> Count:
     """A mean over all spatial axes."""
 
     def count(x):
@@ -67,8 +76,8 @@ def of_global_pooling(data_format):
     return count
 
 
-def of_mask(rank):
-    """A mean over the steps that a mask (batch, steps) leaves, for an output of that rank."""
+def of_mask(rank: int) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+    """A mean over the steps that a mask `(batch, steps)` leaves, for an output of that rank."""
 
     def count(x, mask):
         steps = tf.reduce_sum(tf.cast(mask, x.dtype), axis=1)
@@ -77,17 +86,23 @@ def of_mask(rank):
     return count
 
 
-def pooling_3d(pool, direct, size, strides, padding, data_format):
-    """Three-dimensional pooling as pooling in two dimensions: of height and width, then of depth.
+def pooling_3d(
+    pool: Callable[..., tf.Tensor],
+    direct: Pooling,
+    size: Sequence[int],
+    strides: Sequence[int],
+    padding: str,
+    data_format: str,
+) -> Pooling:
+    """Three-dimensional pooling, done as two poolings in two dimensions: of height and width, then of depth.
 
-    TensorFlow's own kernel does not do for two reasons. It does not exist for float64 on CPUs. And the gradient of its
-    maximum counts every one of several equal maxima in full, so that relevance would be multiplied; in two dimensions
-    one of them gets all.
+    TensorFlow's own kernel has two flaws. It does not exist for float64 on CPUs. And the gradient of its maximum counts
+    each of several equal maxima in full, which would multiply relevance. In two dimensions one of them gets all.
 
     Args:
         pool: `keras.ops.max_pool` or `keras.ops.average_pool`.
-        direct: The pooling as TensorFlow does it, which is used for averages in dtypes other than float64.
-        size, strides, padding, data_format: Its geometry.
+        direct: The pooling as TensorFlow does it. It is used for averages in dtypes other than float64.
+        size, strides, padding, data_format: As in Keras.
     """
 
     def plane(x):
@@ -99,14 +114,14 @@ def pooling_3d(pool, direct, size, strides, padding, data_format):
     return _in_two_dimensions(plane, depth, data_format, direct if pool is ops.average_pool else None)
 
 
-def adaptive_pooling(pool, direct, size, data_format):
-    """Adaptive pooling, that in three dimensions as pooling in two for the same reasons as `pooling_3d`.
+def adaptive_pooling(pool: Callable[..., tf.Tensor], direct: Pooling, size: Sequence[int], data_format: str) -> Pooling:
+    """Adaptive pooling. In three dimensions it is done as two poolings, for the reasons that `pooling_3d` has.
 
     Args:
         pool: `keras.ops.adaptive_max_pool` or `keras.ops.adaptive_average_pool`.
         direct: The pooling as TensorFlow does it.
         size: How many windows there are along each axis.
-        data_format: Where the channels are.
+        data_format: `"channels_last"` or `"channels_first"`.
     """
 
     def plane(x):
@@ -120,7 +135,7 @@ def adaptive_pooling(pool, direct, size, data_format):
 
 
 def _in_two_dimensions(plane, depth, data_format, direct):
-    """Pools height and width with `plane`, then depth, the first of two axes, with `depth`; or all at once."""
+    """A pooling of volumes: height and width with `plane`, then depth with `depth`; or all at once with `direct`."""
 
     def pooling(x):
         if direct is not None and x.dtype != tf.float64:
@@ -137,16 +152,18 @@ def _in_two_dimensions(plane, depth, data_format, direct):
     return pooling
 
 
-def sizes(x) -> list:
-    """The sizes of a tensor as numbers where they are known, as tensors where not."""
+def sizes(x: tf.Tensor) -> list[int | tf.Tensor]:
+    """The size of each axis of a tensor: a number where it is known, else a tensor."""
     return [tf.shape(x)[i] if n is None else n for i, n in enumerate(x.shape)]
 
 
-def resized_by_area(x, rows, columns):
-    """An image whose entries are means of areas: one matrix per axis, because TensorFlow has no gradient of its own.
+def resized_by_area(x: tf.Tensor, rows: int | tf.Tensor, columns: int | tf.Tensor) -> tf.Tensor:
+    """Images whose entries are means over areas of x.
+
+    One matrix per axis computes them, because TensorFlow's own operation has no gradient.
 
     Args:
-        x: Images, (batch, height, width, channels).
+        x: Images `(batch, height, width, channels)`.
         rows, columns: Their new height and width.
     """
     down, across = _areas(tf.shape(x)[1], rows, x.dtype), _areas(tf.shape(x)[2], columns, x.dtype)
@@ -154,7 +171,7 @@ def resized_by_area(x, rows, columns):
 
 
 def _areas(length, size, dtype):
-    """The share of each of `length` entries in each of `size` areas."""
+    """A matrix `(size, length)`: the share of each of `length` entries in each of `size` areas."""
     step = tf.cast(length, dtype) / tf.cast(size, dtype)
     low = tf.cast(tf.range(size), dtype)[:, None] * step
     entry = tf.cast(tf.range(length), dtype)

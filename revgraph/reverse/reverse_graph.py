@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import tensorflow as tf
 
-from revgraph.composites import Bound
+from revgraph.composites.composite import Bound
 from revgraph.fast import Speed
 from revgraph.graph.graph import Graph
 from revgraph.graph.operations import ordered_sum
 from revgraph.reverse.ledger import Conservation, Entry, balanced, why_it_does_not_add_up
-from revgraph.reverse_rules import Pullback, ReplacementLayer
+from revgraph.reverse_rules.engine import Pullback, ReplacementLayer
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

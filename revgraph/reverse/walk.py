@@ -14,7 +14,8 @@ from revgraph.reverse.dangers import GROWTH, growths, magnitudes
 from revgraph.reverse.ledger import Conservation, merge
 from revgraph.reverse.recent import Recent
 from revgraph.reverse.reverse_graph import Forward, ReverseGraph
-from revgraph.reverse_rules import Unreached, per_sample
+from revgraph.reverse_rules import Unreached
+from revgraph.reverse_rules.folding import per_sample
 
 
 @dataclasses.dataclass(frozen=True)

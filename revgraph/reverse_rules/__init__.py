@@ -1,23 +1,12 @@
-"""The rules by which relevance walks back through one site, and the engine that computes them."""
+"""The rules by which relevance goes back through one site of a graph, and what your own rule is made of.
 
-from revgraph.reverse_rules.engine import (
-    Absorbed,
-    Pullback,
-    ReplacementLayer,
-    Rule,
-    SafeDivide,
-    SiteCall,
-    per_sample,
-)
-from revgraph.reverse_rules.merging import (
-    Bilinear,
-    Equal,
-    Gate,
-    IdentityBranch,
-    Only,
-    Saturation,
-    Unreached,
-)
+`rules.py` explains the rules and their notation. Import what is not listed here, such as the engine's internals, from
+its own module.
+"""
+
+from revgraph.reverse_rules.embedding import NormOverEmbedding, SumOverEmbedding
+from revgraph.reverse_rules.engine import Absorbed, Pullback, Rule, SiteCall
+from revgraph.reverse_rules.merging import Bilinear, Equal, Gate, IdentityBranch, Only, Saturation, Unreached
 from revgraph.reverse_rules.rules import (
     AlphaBeta,
     DeconvNet,
@@ -27,11 +16,9 @@ from revgraph.reverse_rules.rules import (
     GuidedBackprop,
     Jacobian,
     Norm,
-    NormOverEmbedding,
     Padding,
     Pass,
     ReLUBetaSmooth,
-    SumOverEmbedding,
     WSquare,
     Z,
     ZBox,
@@ -44,7 +31,6 @@ from revgraph.reverse_rules.terms import Part, Term, identity, neg, on, ones, po
 __all__ = [
     "Absorbed", "AlphaBeta", "BRule", "Bilinear", "DeconvNet", "ERule", "Epsilon", "Equal", "Flat", "Gamma", "Gate",
     "GuidedBackprop", "IdentityBranch", "Jacobian", "Norm", "NormOverEmbedding", "Only", "Padding", "Part", "Pass",
-    "Pullback", "ReLUBetaSmooth", "ReplacementLayer", "Rule", "SafeDivide", "Saturation", "SiteCall",
-    "SumOverEmbedding", "Term", "Unreached", "WSquare", "Z", "ZBox", "ZPlus", "ZPlusFast", "identity", "neg", "on",
-    "ones", "per_sample", "pos",
+    "Pullback", "ReLUBetaSmooth", "Rule", "Saturation", "SiteCall", "SumOverEmbedding", "Term", "Unreached", "WSquare",
+    "Z", "ZBox", "ZPlus", "ZPlusFast", "identity", "neg", "on", "ones", "pos",
 ]  # fmt: skip

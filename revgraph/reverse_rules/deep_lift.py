@@ -1,7 +1,14 @@
-"""The rules of DeepLIFT: multipliers m = contribution / difference from the reference, chained like gradients.
+"""The rules of DeepLIFT, which explains how an output differs from its value at a reference input.
 
-Each rule is bound to an operation that reads inputs and reference inputs, in this order, and writes outputs and
-reference outputs. Relevance here is the multiplier of a tensor, until `TimesDifference` makes it the contribution.
+Each entry x_j of a tensor has a reference value x_ref,j, which is what the network computes for the reference input.
+Its *multiplier* is m_j = contribution / (x_j - x_ref,j). Multipliers are chained backwards like gradients.
+
+A rule here belongs to an operation that runs beside its reference: it reads inputs and then reference inputs, and it
+writes outputs and then reference outputs. What the engine calls relevance is the multiplier of a tensor. At the input
+`TimesDifference` makes it the contribution.
+
+Notation: x and y are the input and the output, x_ref and y_ref their reference values, and m_x and m_y their
+multipliers. D stands for a difference from the reference, Dx = x - x_ref.
 
 References:
     [SHRIKUMAR2017] Shrikumar et al.: Learning Important Features Through Propagating Activation Differences. ICML 2017.
@@ -10,16 +17,19 @@ References:
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from revgraph.graph.analysis import slots_of_indices
-from revgraph.reverse_rules.engine import Pullback, Rule
+from revgraph.graph import Site
+from revgraph.graph.analysis import Facts, slots_of_indices
+from revgraph.graph.operations import Normalize
+from revgraph.reverse_rules.engine import OutputsAndPullback, Pullback, Rule, SiteCall
 from revgraph.reverse_rules.folding import folded
 
 NEAR = 1e-6
-"""Differences below this count as none: the limit of the rescale rule, the gradient, is used."""
+"""Differences below this count as zero. There the gradient is used, which is the limit of the rescale rule."""
 
 
 def _halves(tensors):
@@ -28,15 +38,15 @@ def _halves(tensors):
 
 
 def _with_none(multipliers):
-    """Multipliers of the inputs; nothing goes to the reference inputs."""
+    """The multipliers of the inputs, then None for each reference input."""
     return (*multipliers, *(None for _ in multipliers))
 
 
 @dataclasses.dataclass(frozen=True)
 class Rescale(Rule):
-    """m_x = (y - y_ref) / (x - x_ref) m_y, entry by entry.  [SHRIKUMAR2017, section 3.5.1]"""
+    """The rescale rule for activations: m_x = (y - y_ref) / (x - x_ref) m_y.  [SHRIKUMAR2017, section 3.5.1]"""
 
-    def record(self, call):
+    def record(self, call: SiteCall) -> OutputsAndPullback:
         (x, x_ref), (y, y_ref) = call.inputs, call.outputs
 
         def pull(m, _):
@@ -50,18 +60,18 @@ class Rescale(Rule):
 
 @dataclasses.dataclass(frozen=True)
 class RescaleChoice(Rule):
-    """For maxima and minima: y - y_ref goes to the entries that were chosen, in the input and in the reference.
+    """For maxima and minima: y - y_ref goes to the entry that was chosen in the input, and to that in the reference.
 
-    With c = max(y, y_ref), c - y_ref goes to where y was chosen, and y - c to where y_ref was; each is divided by the
-    difference that it finds there. Minima likewise.
+    With c = max(y, y_ref), the entry that gave y gets c - y_ref, and the entry that gave y_ref gets y - c. Both are
+    divided by the difference x - x_ref of the entry, which makes them multipliers. Minima have c = min(y, y_ref).
 
     Args:
         choose: `tf.maximum` or `tf.minimum`.
     """
 
-    choose: Callable = tf.maximum
+    choose: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] = tf.maximum
 
-    def record(self, call):
+    def record(self, call: SiteCall) -> OutputsAndPullback:
         xs, x_refs = _halves(call.inputs)
         y, y_ref = call.outputs
         slope = call.record(call.inputs, call.weights).transposed
@@ -81,13 +91,14 @@ class RescaleChoice(Rule):
 
 @dataclasses.dataclass(frozen=True)
 class RescaleProduct(Rule):
-    """For products and contractions: the gradient averaged over the straight path from the reference.  [LUNDBERG2017]
+    """For products and contractions: the mean of the gradient along the straight path.  [LUNDBERG2017]
 
-    For two factors m_a = (b + b_ref) / 2 m_y. For n factors the gradient is a polynomial of degree n - 1 along the
-    path, which Gauss-Legendre quadrature integrates exactly.
+    The path leads from the reference to the input. For two factors a and b the mean is m_a = (b + b_ref) / 2 m_y. For n
+    factors the gradient is a polynomial of degree n - 1 along the path, which Gauss-Legendre quadrature integrates
+    exactly.
     """
 
-    def record(self, call):
+    def record(self, call: SiteCall) -> OutputsAndPullback:
         xs, refs = _halves(call.inputs)
         nodes, weights = np.polynomial.legendre.leggauss((len(xs) + 1) // 2)
         points = [tuple(r + (t + 1) / 2 * (x - r) for x, r in zip(xs, refs, strict=True)) for t in nodes]
@@ -122,13 +133,16 @@ class RescaleQuotient(Rule):
 class RescaleNormalization(Rule):
     r"""For normalizations of a sample by its own statistics: y = c f(c) w + b, with c = x - mean(x).
 
-    A product shares its difference out as `RescaleProduct` does, Dy = w (Dc (f + f_ref) / 2 + Df (c + c_ref) / 2). The
-    factor f is a function of one number, a mean of squares, whose difference is its gradient half-way between c_ref and
-    c times Dc, exactly. So Df is shared out in proportion to these products.
+    The product c f is treated as in `RescaleProduct`: Dy = w (Dc (f + f_ref) / 2 + Df (c + c_ref) / 2). The factor f
+    depends on one number alone, a mean of squares. The difference of a mean of squares is exactly its gradient half-way
+    between c_ref and c, times Dc. So the entries of c share Df in proportion to these products.
     """
 
-    def record(self, call):
-        (x, x_ref), operation = call.inputs, call.operation.operation
+    def record(self, call: SiteCall) -> OutputsAndPullback:
+        x, x_ref = call.inputs
+        # A `WithReference` of revgraph.canonize, which rules may not import.
+        beside_reference: Any = call.operation
+        operation: Normalize = beside_reference.operation
         kernel = call.weights.get("kernel", tf.ones((), x.dtype))
 
         def centre(x):
@@ -143,7 +157,7 @@ class RescaleNormalization(Rule):
             with tf.GradientTape(persistent=True) as tape:
                 tape.watch((x, half_way))
                 centred, factor = centre(x), operation.factor(half_way)
-                # Linear in the tangent, so that its gradient is the derivative of the factor along Dc.
+                # The slope is linear in the tangent. So its gradient is the derivative of the factor along Dc.
                 tangent = tf.zeros_like(factor)
                 tape.watch(tangent)
                 slope = tape.gradient(factor, half_way, tangent)
@@ -157,29 +171,29 @@ class RescaleNormalization(Rule):
 
 @dataclasses.dataclass(frozen=True)
 class EmbeddingDifference(Rule):
-    """The contribution of a token: sum_d m_d (e_d - e_ref,d) over its embedding."""
+    """The contribution of a token: sum_d m_d (e_d - e_ref,d) over its embedding vector e."""
 
-    def reaches(self, index, dtype="float32"):
+    def reaches(self, index: int, dtype: str = "float32") -> bool:
         return True
 
-    def record(self, call):
+    def record(self, call: SiteCall) -> OutputsAndPullback:
         e, e_ref = call.outputs
         return call.outputs, Pullback(lambda m, _: (tf.reduce_sum(m * (e - e_ref), axis=-1), None))
 
 
 @dataclasses.dataclass(frozen=True)
 class TimesDifference(Rule):
-    """The contribution m (x - x_ref) of an input; inputs that are indices have theirs already.
+    """The contribution of an input, m (x - x_ref). Token ids have theirs already, from `EmbeddingDifference`.
 
     Args:
-        indices: Whether the input is one of indices.
+        indices: Whether the input consists of ids that are looked up in a table.
     """
 
     indices: bool = False
 
-    def at(self, site, facts):
+    def at(self, site: Site, facts: Facts) -> Rule:
         return TimesDifference(site.outputs[0] in slots_of_indices(facts.graph))
 
-    def record(self, call):
+    def record(self, call: SiteCall) -> OutputsAndPullback:
         x, x_ref = (tf.cast(x, call.dtype) for x in call.inputs)
         return call.outputs, Pullback(lambda m, _: (m if self.indices else m * (x - x_ref), None))

@@ -1,10 +1,25 @@
-"""Sums of relevance: over copies of an entry, and over a site."""
+"""Sums of relevance: over the copies of an entry, over a sample, over a site."""
+
+from collections.abc import Iterable
 
 import tensorflow as tf
 
 
-def folded(relevance, x):
-    """Relevance of a result summed over the axes along which x was broadcast."""
+def per_sample(t: tf.Tensor) -> tf.Tensor:
+    """The sum of each sample: a tensor `(batch, ...)` summed over every axis but the first."""
+    return tf.reduce_sum(t, axis=tuple(range(1, len(t.shape))))
+
+
+def folded(relevance: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
+    """The relevance of an input that was broadcast: the sum over all copies of each entry.
+
+    Args:
+        relevance: The relevance of the broadcast tensor.
+        x: The input before it was broadcast.
+
+    Returns:
+        A tensor of the shape of x.
+    """
     relevance = tf.convert_to_tensor(relevance)
     if not (x.shape[1:].is_fully_defined() and relevance.shape[1:].is_fully_defined()):
         axes, _ = tf.raw_ops.BroadcastGradientArgs(s0=tf.shape(x), s1=tf.shape(relevance))
@@ -16,7 +31,7 @@ def folded(relevance, x):
     return tf.squeeze(relevance, list(range(extra))) if extra else relevance
 
 
-def lost(given, taken) -> tf.Tensor:
+def lost(given: Iterable[tf.Tensor], taken: Iterable[tf.Tensor | None]) -> tf.Tensor:
     """How much of the relevance of a site's outputs its inputs did not get, per sample.
 
     Args:
@@ -24,14 +39,15 @@ def lost(given, taken) -> tf.Tensor:
         taken: Relevance of each input; None for indices.
 
     Returns:
-        Tensor of shape (batch,). Where a site makes steps samples, or samples steps, the smaller of the two counts.
+        A tensor of shape `(batch,)`. Where a site turns the steps of a sequence into samples, or samples into steps,
+        `batch` is the smaller of the two numbers of samples.
     """
-    given, taken = list(given), [r for r in taken if r is not None]
-    batch = tf.reduce_min([tf.shape(r)[0] for r in (*given, *taken)])
-    total = [sum(_sums(r, batch) for r in side) for side in (given, taken)]
-    return total[0] - total[1]
+    outputs, inputs = list(given), [r for r in taken if r is not None]
+    batch = tf.reduce_min([tf.shape(r)[0] for r in (*outputs, *inputs)])
+    out, into = (sum(_sums(r, batch) for r in side) for side in (outputs, inputs))
+    return out - into
 
 
 def _sums(t, batch):
-    """Sums of the parts of a tensor, of which each sample has one after the other."""
+    """The sum of each of `batch` equal parts of a tensor, split along its first axis."""
     return tf.reduce_sum(tf.reshape(t, (batch, -1)), axis=1)

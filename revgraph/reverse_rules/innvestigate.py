@@ -1,11 +1,13 @@
 """The rules as iNNvestigate 2.1.2 computes them, for comparing with old results.
 
-Differences: divisions are stabilised at exact zeros only, and alpha-beta has the full bias in both denominators.
+They differ from those in `rules.py` in two ways. Divisions are stabilised only where the denominator is exactly zero.
+And alpha-beta has the whole bias in both denominators, not its positive part in one and its negative part in the other.
 """
 
 import dataclasses
 
-from revgraph.reverse_rules.engine import SafeDivide
+from revgraph.reverse_rules.alpha_beta import alpha_and_beta
+from revgraph.reverse_rules.engine import Rule, SafeDivide
 from revgraph.reverse_rules.rules import AlphaBeta, Flat, Norm, WSquare, Z, ZBox, ZPlus, ZPlusFast
 from revgraph.reverse_rules.terms import Part, Term, identity, neg, on, pos
 
@@ -16,42 +18,46 @@ class _ZerosOnly:
     """Mixed into a rule: divides as iNNvestigate does."""
 
     @property
-    def divide(self):
+    def divide(self) -> SafeDivide:
         return _DIVIDE
 
 
 class InnvestigateZ(_ZerosOnly, Z):
-    """Z, with exact zeros stabilised only."""
+    """`Z`, stabilised only at exact zeros."""
 
 
 class InnvestigateZPlusFast(_ZerosOnly, ZPlusFast):
-    """ZPlusFast, with exact zeros stabilised only."""
+    """`ZPlusFast`, stabilised only at exact zeros."""
 
 
 class InnvestigateZBox(_ZerosOnly, ZBox):
-    """ZBox, with exact zeros stabilised only."""
+    """`ZBox`, stabilised only at exact zeros."""
 
 
 class InnvestigateWSquare(_ZerosOnly, WSquare):
-    """WSquare, with exact zeros stabilised only."""
+    """`WSquare`, stabilised only at exact zeros."""
 
 
 class InnvestigateFlat(_ZerosOnly, Flat):
-    """Flat, with exact zeros stabilised only."""
+    """`Flat`, stabilised only at exact zeros."""
 
 
 class InnvestigateAlphaBeta(_ZerosOnly, AlphaBeta):
-    """alpha (x^+ W^+ + x^- W^-) / (... + b) - beta (x^+ W^- + x^- W^+) / (... + b), b unsplit in both."""
+    """`AlphaBeta` with the whole bias b in both denominators, stabilised only at exact zeros.
 
-    def parts(self):
+    alpha (x^+ W^+ + x^- W^-) / (... + b) - beta (x^+ W^- + x^- W^+) / (... + b)
+    """
+
+    def parts(self) -> tuple[Part, ...]:
+        alpha, beta = alpha_and_beta(self.alpha, self.beta)
         bias = identity if self.bias else False
-        gain = Part((Term(pos, on(pos, bias=bias)), Term(neg, on(neg, bias=False))), self.alpha)
-        loss = Part((Term(pos, on(neg, bias=bias)), Term(neg, on(pos, bias=False))), -self.beta)
-        return (gain, loss) if self.beta else (gain,)
+        gain = Part((Term(pos, on(pos, bias=bias)), Term(neg, on(neg, bias=False))), alpha)
+        loss = Part((Term(pos, on(neg, bias=bias)), Term(neg, on(pos, bias=False))), -beta)
+        return (gain, loss) if beta else (gain,)
 
 
-def as_innvestigate(rule):
-    """The rule that computes what iNNvestigate 2.1.2 computes under the same name; others stay as they are."""
+def as_innvestigate(rule: Rule) -> Rule:
+    """The rule that computes what iNNvestigate 2.1.2 computes under the same name; other rules stay as they are."""
     if isinstance(rule, ZPlus):
         return InnvestigateAlphaBeta(1.0, 0.0, bias=False)
     if isinstance(rule, Norm):

@@ -1,5 +1,9 @@
 """Rules for operations that merge several tensors: sums, products, gates.
 
+A *signal* is a tensor that carries what the network has found. A *gate* is a tensor that says how much of a signal may
+pass, such as a sigmoid or the weights of an attention. Notation: z is the output and R its relevance; R_i is the
+relevance of input tensor i; n is how many input tensors there are.
+
 References:
     [ARRAS2017] Arras et al.: Explaining Recurrent Neural Network Predictions in Sentiment Analysis. WASSA, 2017.
     [ARRAS2019] Arras et al.: Explaining and Interpreting LSTMs. In: Explainable AI, LNCS 11700, 2019.
@@ -13,28 +17,30 @@ import math
 
 import tensorflow as tf
 
+from revgraph.graph import Site
+from revgraph.graph.analysis import Facts
 from revgraph.graph.operations import Contraction
-from revgraph.reverse_rules.engine import Absorbed, Pullback, Rule, per_sample
-from revgraph.reverse_rules.folding import folded
+from revgraph.reverse_rules.engine import Absorbed, OutputsAndPullback, Pullback, Rule, SiteCall
+from revgraph.reverse_rules.folding import folded, per_sample
 from revgraph.reverse_rules.rules import Epsilon
 
 
 @dataclasses.dataclass(frozen=True)
 class Only(Rule):
-    """All relevance to one input: R_i = R, and none to the others.  [ARRAS2017]
+    """All relevance goes to one input, R_i = R, and none to the others.  [ARRAS2017]
 
-    For the signal of a gate, for a dividend, and for one summand of a sum.
+    Use it for the signal of a product with a gate, for a dividend, or for one summand of a sum.
 
     Args:
-        index: Which input, from 0.
+        index: Position of that input, from 0.
     """
 
     index: int = 0
 
-    def reaches(self, index, dtype="float32"):
+    def reaches(self, index: int, dtype: str = "float32") -> bool:
         return index == self.index
 
-    def record(self, call):
+    def record(self, call: SiteCall) -> OutputsAndPullback:
         def pull(relevance):
             return [folded(relevance, x) if self.reaches(i) else None for i, x in enumerate(call.inputs)]
 
@@ -43,18 +49,18 @@ class Only(Rule):
 
 @dataclasses.dataclass(frozen=True)
 class Equal(Rule):
-    """The same relevance to each of n inputs: R_i = R / n; for products the uniform rule.  [ACHTIBAT2024, eq. 12]
+    """Each of n inputs gets the same relevance, R_i = R / n.  [ACHTIBAT2024, eq. 12: the uniform rule for products]
 
     Args:
-        indices: Which inputs share, from 0; None for all.
+        indices: Positions of the inputs that share, from 0; None for all.
     """
 
     indices: tuple[int, ...] | None = None
 
-    def reaches(self, index, dtype="float32"):
+    def reaches(self, index: int, dtype: str = "float32") -> bool:
         return super().reaches(index, dtype) and (self.indices is None or index in self.indices)
 
-    def record(self, call):
+    def record(self, call: SiteCall) -> OutputsAndPullback:
         count = len(call.inputs if self.indices is None else self.indices)
 
         def pull(relevance):
@@ -65,25 +71,27 @@ class Equal(Rule):
 
 @dataclasses.dataclass(frozen=True)
 class Bilinear(Rule):
-    """For z_ij = sum_k a_ik b_kj: R_ik = 1/2 sum_j a_ik b_kj / z_ij R_ij, and likewise for b.  [ACHTIBAT2024, eq. 13]
+    """For products of matrices, z_ij = sum_k a_ik b_kj: both operands share in proportion.  [ACHTIBAT2024, eq. 13]
 
-    Three operands get a third each, and so on.
+        R_ik = 1/2 sum_j a_ik b_kj / z_ij R_ij,  and likewise for b
+
+    Three operands get a third each, and so on. The denominator is stabilised by `epsilon`.
 
     Args:
-        signal: The operand that gets all relevance, or several that share it, while the others count as constants, as
-            attention weights do in [ALI2022]; None for all operands.
+        signal: Position of the operand that gets all relevance, or positions of several that share it. The others count
+            as constants, as attention weights do in [ALI2022]. None for all operands.
     """
 
     signal: int | tuple[int, ...] | None = None
 
     @property
-    def _signals(self):
+    def _signals(self) -> tuple[int, ...] | None:
         return (self.signal,) if isinstance(self.signal, int) else self.signal
 
-    def reaches(self, index, dtype="float32"):
+    def reaches(self, index: int, dtype: str = "float32") -> bool:
         return self._signals is None or index in self._signals
 
-    def record(self, call):
+    def record(self, call: SiteCall) -> OutputsAndPullback:
         (z,) = call.outputs
         weight = 1.0 / len(self._signals or call.inputs)
 
@@ -102,13 +110,13 @@ class Bilinear(Rule):
 
 @dataclasses.dataclass(frozen=True)
 class Gate(Rule):
-    """For products of signals and gates: all relevance to the signals, in equal shares.  [ARRAS2017, ARRAS2019]
+    """For products of signals and gates: the signals share all relevance equally.  [ARRAS2017, ARRAS2019]
 
-    Squeeze-and-excite, swish, gated linear units, attention weights. Which factors are signals is read off the graph,
-    see `revgraph.graph.analysis.Facts.signals`; where no factor is known to be a gate, all are [ACHTIBAT2024].
+    Use it for squeeze-and-excite, swish, gated linear units and attention. `revgraph.graph.analysis.Facts.signals`
+    finds the signals in the graph. Where no factor is known to be a gate, all factors are signals [ACHTIBAT2024].
     """
 
-    def at(self, site, facts):
+    def at(self, site: Site, facts: Facts) -> Rule:
         signals = facts.signals(site)
         some = None if len(signals) == len(site.inputs) else signals
         one = signals[0] if len(signals) == 1 else some
@@ -119,31 +127,31 @@ class Gate(Rule):
 
 @dataclasses.dataclass(frozen=True)
 class IdentityBranch(Rule):
-    """For residual sums: all relevance to the shortcut, none to the branch with the layers.
+    """For residual sums: all relevance goes to the shortcut, and none to the branch with the layers.
 
-    Which summand is the shortcut is read off the graph, see `revgraph.graph.analysis.Facts.identity_branch`; sums
-    without one are shared out in proportion.
+    `revgraph.graph.analysis.Facts.identity_branch` finds the shortcut in the graph. Where a sum has none, its summands
+    share in proportion to their values, as under `Epsilon`.
     """
 
-    def at(self, site, facts):
+    def at(self, site: Site, facts: Facts) -> Rule:
         shortcut = facts.identity_branch(site)
         return Epsilon(self.epsilon) if shortcut is None else Only(shortcut)
 
 
 @dataclasses.dataclass(frozen=True)
 class Saturation(Rule):
-    """LRP-0 for activations such as ReLU6 and sign: R_j = R_k where f'(x_j) is not 0, and 0 elsewhere.
+    """For activations with a bound, such as ReLU6, and for steps: R_j = R_j where the slope f'(x_j) is not 0, else 0.
 
     Where the slope is 0, as at the bound of a ReLU6 and everywhere in a step function, the output does not depend on
-    the input. It is a constant, and absorbs its relevance.
+    the input. It counts as a constant, and absorbs its relevance.
     """
 
-    def record(self, call):
+    def record(self, call: SiteCall) -> OutputsAndPullback:
         (x,), (y,) = call.inputs, call.outputs
 
         def split(relevance):
-            """Relevance of the entries that have a slope, and of those that are constants."""
-            # A table may make the input larger: of every entry of the output the slope is asked for by itself.
+            """The relevance of entries that have a slope, and that of entries that count as constants."""
+            # A table of constants may broadcast the input. Each entry of the output needs its own slope.
             wide = call.record((tf.broadcast_to(x, tf.shape(y)),), call.weights)
             (slope,) = wide.transposed(tf.ones_like(relevance))
             nothing = tf.zeros_like(relevance)
@@ -160,10 +168,10 @@ class Saturation(Rule):
 
 @dataclasses.dataclass(frozen=True)
 class Unreached(Rule):
-    """For sites to which no relevance comes: gates, masks, divisors."""
+    """For sites to which no relevance comes, such as those that compute gates, masks and divisors."""
 
-    def reaches(self, index, dtype="float32"):
+    def reaches(self, index: int, dtype: str = "float32") -> bool:
         return False
 
-    def record(self, call):
+    def record(self, call: SiteCall) -> OutputsAndPullback:
         return call.outputs, Pullback(lambda *relevance: (None,) * len(call.inputs))

@@ -1,4 +1,7 @@
-"""The rules of PatternNet and PatternAttribution: the way back leads through patterns in place of weights.
+"""The rules of PatternNet and PatternAttribution, which go back along patterns instead of weights.
+
+A pattern is the direction in the inputs of a neuron along which its signal varies. It is estimated from data, and has
+the shape of the neuron's weights.
 
 Reference:
     [KINDERMANS2018] Kindermans et al.: Learning how to explain neural networks: PatternNet and PatternAttribution.
@@ -6,10 +9,11 @@ Reference:
 """
 
 import dataclasses
+from typing import Any
 
 import tensorflow as tf
 
-from revgraph.reverse_rules.engine import Pullback, Rule
+from revgraph.reverse_rules.engine import OutputsAndPullback, Pullback, Rule, SiteCall
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -18,13 +22,13 @@ class Pattern(Rule):
 
     Args:
         pattern: a, an array of the kernel's shape.
-        times_weights: PatternAttribution in place of PatternNet.
+        times_weights: False for PatternNet, True for PatternAttribution.
     """
 
-    pattern: object
+    pattern: Any
     times_weights: bool = False
 
-    def record(self, call):
+    def record(self, call: SiteCall) -> OutputsAndPullback:
         kernel = call.weights["kernel"]
         pattern = tf.cast(self.pattern, kernel.dtype)
         recorded = call.record(call.inputs, {"kernel": pattern * kernel if self.times_weights else pattern})

@@ -1,7 +1,24 @@
-"""The rules of Layer-wise Relevance Propagation, each as its formula.
+"""The rules of Layer-wise Relevance Propagation (LRP), each as its formula.
 
-Notation: x input, W weights, b bias, z = W x + b, R relevance, ^+ and ^- positive and negative parts; j runs over
-inputs, k over outputs.
+LRP explains one output of a network. The output's value is its *relevance*. Layer by layer, from the output to the
+input, the relevance of a layer's outputs is shared out among its inputs, until every entry of the input, such as a
+pixel, has its share. A *rule* says how one layer shares. Each class below is one rule.
+
+Notation for one layer, with j and i for its inputs and k for its outputs:
+
+* x_j is an input, w_jk the weight from input j to output k, and b_k the bias of output k.
+* x_j w_jk is the *contribution* of input j to output k. A positive one raises the output, a negative one lowers it.
+* z_k = sum_j x_j w_jk + b_k is the output, before the activation function.
+* R_k is the relevance of output k, which is known. R_j is that of input j, which the rule computes.
+* t^+ = max(t, 0) and t^- = min(t, 0) are the positive and the negative part of a number.
+* z_k^+ = sum_j (x_j w_jk)^+ + b_k^+ is the sum of what is positive in z_k, and z_k^- the sum of what is negative.
+
+A denominator may be close to zero. So every division is *stabilised*, which means that a small epsilon of the sign of
+the denominator is added to it. It is 1e-7 if nothing else is said, and is left out of the formulas of all rules but
+`Epsilon`. Each rule takes it as a keyword, `epsilon=`.
+
+A bias that stands in the denominator gets a share like an input. This share is *absorbed*: it stays at the layer, and
+the inputs get less than the outputs had. Where a rule leaves the bias out, all relevance goes to the inputs.
 
 References:
     [BACH2015] Bach et al.: On Pixel-Wise Explanations for Non-Linear Classifier Decisions by Layer-Wise Relevance
@@ -21,13 +38,16 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from revgraph.graph.analysis import is_padding
+from revgraph.graph import Site
+from revgraph.graph.analysis import Facts, is_padding
 from revgraph.graph.arguments import check_number
 from revgraph.graph.bounds import are_bounds
-from revgraph.graph.loops import Loop
 from revgraph.graph.operations import Routing, Truncation
-from revgraph.reverse_rules.engine import Absorbed, Pullback, Rule
+from revgraph.graph.types import Bounds
+from revgraph.reverse_rules.alpha_beta import alpha_and_beta, once_if_alone
+from revgraph.reverse_rules.engine import Absorbed, OutputsAndPullback, Pullback, Rule, SiteCall
 from revgraph.reverse_rules.folding import folded, lost
+from revgraph.reverse_rules.integers import rule_of_integers
 from revgraph.reverse_rules.terms import (
     Part,
     Signed,
@@ -42,71 +62,95 @@ from revgraph.reverse_rules.terms import (
 )
 
 
-def _bias(included):
-    """Keyword of `on` that leaves the bias out."""
-    return {} if included else {"bias": False}
-
-
 @dataclasses.dataclass(frozen=True)
 class Z(Rule):
-    """LRP-0: R_j = sum_k x_j w_jk / z_k R_k.  [BACH2015, eq. 56]
+    """LRP-0: each input gets relevance in proportion to its contribution.  [BACH2015, eq. 56]
+
+        R_j = sum_k x_j w_jk / z_k R_k
+
+    Negative contributions get relevance of the opposite sign. Where contributions cancel, z_k is small and relevance
+    becomes large and noisy. In a network of ReLUs the result is input times gradient. Use it as a reference.
 
     Args:
-        bias: Whether the bias takes part in z and so absorbs its share.
+        bias: Whether the bias stands in z_k, and absorbs its share.
     """
 
     bias: bool = True
 
-    def parts(self):
-        return (Part((Term(identity, on(**_bias(self.bias))),)),)
+    def parts(self) -> tuple[Part, ...]:
+        return (Part((Term(identity, on(bias=self.bias)),)),)
 
 
 @dataclasses.dataclass(frozen=True)
 class Epsilon(Rule):
-    """LRP-epsilon: R_j = sum_k x_j w_jk / (z_k + epsilon sgn(z_k)) R_k.  [BACH2015, eq. 58]
+    """LRP-epsilon: LRP-0 with a stabiliser, which takes relevance from small outputs.  [BACH2015, eq. 58]
+
+        R_j = sum_k x_j w_jk / (z_k + epsilon sgn(z_k)) R_k
+
+    Use it for dense layers. The larger epsilon, the less noise and the less relevance arrives. Negative contributions
+    are treated as in `Z`.
 
     Args:
-        epsilon: Stabiliser, non-negative.
-        bias: Whether the bias takes part in z and so absorbs its share.
+        epsilon: The stabiliser, non-negative, in the unit of z_k. Outputs that are small against it count little.
+        bias: Whether the bias stands in z_k, and absorbs its share.
     """
 
     epsilon: float = 1e-7
     bias: bool = True
 
-    def parts(self):
-        return (Part((Term(identity, on(**_bias(self.bias))),)),)
+    def parts(self) -> tuple[Part, ...]:
+        return (Part((Term(identity, on(bias=self.bias)),)),)
 
 
 @dataclasses.dataclass(frozen=True)
 class ZPlus(Rule):
-    """z+: R_j = sum_k (x_j w_jk)^+ / (sum_i (x_i w_ik)^+ + b_k^+) R_k, for inputs of any sign.  [MONTAVON2017]
+    """z+: positive contributions share the relevance, negative ones get none.  [MONTAVON2017]
+
+        R_j = sum_k (x_j w_jk)^+ / z_k^+ R_k
+
+    Use it for convolutions: relevance keeps its sign and never explodes, and the result is smooth. Inputs may have any
+    sign. A negative weight counts where its input is negative, too. An output without positive contributions drops its
+    relevance.
 
     Args:
-        bias: Whether the positive part of the bias takes part.
+        bias: Whether b_k^+ stands in z_k^+, and absorbs its share. Deep Taylor decomposition leaves it out.
     """
 
     bias: bool = True
 
-    def parts(self):
-        return (Part((Term(pos, on(pos, **_bias(self.bias))), Term(neg, on(neg, bias=False)))),)
+    def parts(self) -> tuple[Part, ...]:
+        return (Part((Term(pos, on(pos, bias=self.bias)), Term(neg, on(neg, bias=False)))),)
 
 
 @dataclasses.dataclass(frozen=True)
 class ZPlusFast(Rule):
-    """z+ for inputs that are not negative: R_j = sum_k x_j w_jk^+ / sum_i x_i w_ik^+ R_k.  [MONTAVON2017]"""
+    """z+ for inputs that are not negative: only positive weights count, and never the bias.  [MONTAVON2017]
 
-    def parts(self):
+        R_j = sum_k x_j w_jk^+ / (sum_i x_i w_ik^+) R_k
+
+    Behind a ReLU it equals `ZPlus(bias=False)`. Do not use it for inputs with negative entries.
+    """
+
+    def parts(self) -> tuple[Part, ...]:
         return (Part((Term(identity, on(pos, bias=False)),)),)
 
 
 @dataclasses.dataclass(frozen=True)
 class AlphaBeta(Rule):
-    r"""R_j = sum_k (alpha (x_j w_jk)^+ / z_k^+ - beta (x_j w_jk)^- / z_k^-) R_k.  [BACH2015, eq. 60]
+    """alpha-beta: positive and negative contributions are shared out apart, and weighted.  [BACH2015, eq. 60]
+
+        R_j = sum_k (alpha (x_j w_jk)^+ / z_k^+ - beta (x_j w_jk)^- / z_k^-) R_k,  alpha - beta = 1
+
+    Use it for convolutions, to see what speaks against the output, too. Negative contributions get relevance of the
+    opposite sign, weighted by beta. With alpha 1 and beta 0 the rule is `ZPlus`. Without alpha and beta they are 2
+    and 1. If only one is given, the other follows from alpha - beta = 1.
 
     Args:
-        alpha, beta: Weights of gain and loss, alpha - beta = 1; either may be left to be inferred.
-        bias: Whether b^+ is part of z^+ and b^- of z^-.
-        rare_neurons: A unit that has only one of the two parts passes its relevance through that part once.
+        alpha: Weight of the positive contributions, at least 1.
+        beta: Weight of the negative contributions, at least 0.
+        bias: Whether b_k^+ stands in z_k^+ and b_k^- in z_k^-. Each absorbs its share.
+        rare_neurons: An output that has only positive or only negative contributions hands alpha or -beta times its
+            relevance on. True makes that once its relevance.
     """
 
     alpha: float | None = None
@@ -114,102 +158,78 @@ class AlphaBeta(Rule):
     bias: bool = True
     rare_neurons: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
-        _infer_alpha_beta(self)
+        alpha, beta = alpha_and_beta(self.alpha, self.beta, type(self).__name__)
+        object.__setattr__(self, "alpha", alpha)
+        object.__setattr__(self, "beta", beta)
 
-    def parts(self):
-        gain = Part((Term(pos, on(pos, **_bias(self.bias))), Term(neg, on(neg, bias=False))), self.alpha)
-        loss = Part((Term(pos, on(neg, **_bias(self.bias))), Term(neg, on(pos, bias=False))), -self.beta)
-        if not self.beta:
+    def parts(self) -> tuple[Part, ...]:
+        alpha, beta = alpha_and_beta(self.alpha, self.beta)
+        gain = Part((Term(pos, on(pos, bias=self.bias)), Term(neg, on(neg, bias=False))), alpha)
+        loss = Part((Term(pos, on(neg, bias=self.bias)), Term(neg, on(pos, bias=False))), -beta)
+        if not beta:
             return (gain,)
         return once_if_alone(gain, loss) if self.rare_neurons else (gain, loss)
 
 
-def _infer_alpha_beta(rule):
-    """Fills in the one of alpha and beta that was not given; 2 and 1 if neither was."""
-    alpha, beta = rule.alpha, rule.beta
-    for name, value in (("alpha", alpha), ("beta", beta)):
-        if value is not None:
-            check_number(f"{type(rule).__name__}: {name}", value)
-    if alpha is None:
-        alpha = 2.0 if beta is None else beta + 1.0
-    if beta is None:
-        beta = alpha - 1.0
-    if not (abs(alpha - beta - 1) <= 1e-6 and alpha >= 1 and beta >= 0):
-        raise ValueError(
-            f"{type(rule).__name__}: alpha - beta must be 1 with alpha >= 1 and beta >= 0, so that relevance is "
-            f"conserved. Received: alpha={rule.alpha}, beta={rule.beta}."
-        )
-    object.__setattr__(rule, "alpha", float(alpha))
-    object.__setattr__(rule, "beta", float(beta))
-
-
-def once_if_alone(gain, loss):
-    """Gates by which, where one part is absent, the other has weight 1, and the absent one none."""
-
-    def gated(part, own, other):
-        def gate(z, zs):
-            absent, alone = (zs[own] == 0) & (zs[other] != 0), (zs[own] != 0) & (zs[other] == 0)
-            share = tf.where(alone, tf.constant(1.0 / part.weight, z.dtype), tf.ones_like(z))
-            return tf.where(absent, tf.zeros_like(z), share)
-
-        return dataclasses.replace(part, gate=gate)
-
-    return gated(gain, 0, 1), gated(loss, 1, 0)
-
-
 @dataclasses.dataclass(frozen=True)
 class Gamma(Rule):
-    """LRP-gamma: favours positive contributions by the factor 1 + gamma.  [MONTAVON2019], generalised in [ANDEOL2021]
+    """LRP-gamma: positive contributions count 1 + gamma times.  [MONTAVON2019], for any sign [ANDEOL2021]
 
-    The generalised form takes inputs and outputs of any sign. Where z_k >= 0,
+    Where z_k >= 0:
 
-        R_j = sum_k (x_j w_jk + gamma (x_j w_jk)^+) / (sum_i x_i w_ik + gamma (x_i w_ik)^+ + b_k + gamma b_k^+) R_k,
+        R_j = sum_k (x_j w_jk + gamma (x_j w_jk)^+) / (z_k + gamma z_k^+) R_k
 
-    and where z_k < 0 the negative contributions are favoured instead. The simple form is
-    x_j (w_jk + gamma w_jk^+) / sum_i x_i (w_ik + gamma w_ik^+) + b_k, for inputs that are not negative.
+    Where z_k < 0, + becomes -: negative contributions count 1 + gamma times. Use it for convolutions. It stands between
+    `Z` (gamma 0) and `ZPlus` (gamma large): negative contributions still get relevance of the opposite sign, but less.
 
     Args:
-        gamma: Non-negative.
-        generalized: Which form.
-        bias: Whether the bias takes part.
+        gamma: How much what has the sign of the output is favoured, non-negative.
+        generalized: False for the form of [MONTAVON2019], for inputs that are not negative: the weights become
+            w_jk + gamma w_jk^+, and the bias stays b_k.
+        bias: Whether the bias stands in the denominator, and absorbs its share.
     """
 
     gamma: float = 0.25
     generalized: bool = True
     bias: bool = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         check_number("Gamma: gamma", self.gamma, least=0)
 
-    def parts(self):
+    def parts(self) -> tuple[Part, ...]:
         more, less = Signed(1.0 + self.gamma, 1.0), Signed(1.0, 1.0 + self.gamma)
-        bias = _bias(self.bias)
         if not self.generalized:
-            return (Part((Term(identity, on(more, **(bias or {"bias": identity}))),)),)
+            return (Part((Term(identity, on(more, bias=identity if self.bias else False)),)),)
         return (
-            Part((Term(pos, on(more, **bias)), Term(neg, on(less, bias=False))), gate=where_positive),
-            Part((Term(pos, on(less, **bias)), Term(neg, on(more, bias=False))), gate=where_negative),
+            Part((Term(pos, on(more, bias=self.bias)), Term(neg, on(less, bias=False))), gate=where_positive),
+            Part((Term(pos, on(less, bias=self.bias)), Term(neg, on(more, bias=False))), gate=where_negative),
         )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ZBox(Rule):
-    """z^B, for inputs in a box: R_j = sum_k (x_j w_jk - l_j w_jk^+ - h_j w_jk^-) / sum_i (...) R_k.  [MONTAVON2017]
+    """z^B, the box rule: inputs share by how far they are from their bounds l_j <= x_j <= h_j.  [MONTAVON2017]
+
+        R_j = sum_k (x_j w_jk - l_j w_jk^+ - h_j w_jk^-) / sum_i (x_i w_ik - l_i w_ik^+ - h_i w_ik^-) R_k
+
+    Use it for the first layer, where inputs are bounded, such as pixels. A positive weight counts by the distance from
+    the lower bound, a negative one by that from the upper bound, and so relevance keeps its sign. The bias is
+    left out.
 
     Args:
-        low, high: Bounds of the input: numbers, or arrays that broadcast against it, such as one value per channel.
-            None takes the bounds that were declared for the model's input (`input_bounds`), carried to this layer.
-        carried: Function of a dtype that gives those; a composite fills it in.
+        low, high: Bounds of what the layer reads: numbers, or arrays that broadcast against it, such as one value per
+            channel. None takes the bounds that were declared for the model's input (`input_bounds`), carried to here.
+        carried: Set by the composite: a function that gives the carried bounds in a dtype.
     """
 
     low: Any = None
     high: Any = None
-    carried: Callable | None = None
+    carried: Callable[[tf.DType], Bounds] | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if (self.low is None) != (self.high is None):
             raise ValueError(f"ZBox: give both bounds or neither. Received: low={self.low!r}, high={self.high!r}.")
@@ -219,66 +239,73 @@ class ZBox(Rule):
                 f"low={self.low!r}, high={self.high!r}."
             )
 
-    def bounds(self, dtype):
-        """(low, high) as tensors."""
+    def bounds(self, dtype: tf.DType) -> Bounds:
+        """(low, high) as tensors of a dtype."""
         if self.carried is not None:
             return self.carried(dtype)
         if self.low is None:
-            raise ValueError("ZBox has no bounds: give low and high.")
+            raise ValueError("ZBox has no bounds. Give them, as in ZBox(low=0, high=1).")
         return tf.cast(np.asarray(self.low), dtype), tf.cast(np.asarray(self.high), dtype)
 
-    def parts(self):
+    def parts(self) -> tuple[Part, ...]:
         def bound(which):
             return lambda x: tf.broadcast_to(self.bounds(x.dtype)[which], tf.shape(x))
 
-        return (
-            Part(
-                (
-                    Term(identity, on(bias=False)),
-                    Term(bound(0), on(pos, bias=False), sign=-1.0),
-                    Term(bound(1), on(neg, bias=False), sign=-1.0),
-                )
-            ),
-        )
+        at_input = Term(identity, on(bias=False))
+        at_low = Term(bound(0), on(pos, bias=False), sign=-1.0)
+        return (Part((at_input, at_low, Term(bound(1), on(neg, bias=False), sign=-1.0))),)
 
 
 @dataclasses.dataclass(frozen=True)
 class WSquare(Rule):
-    """w^2: R_j = sum_k w_jk^2 / sum_i w_ik^2 R_k.  [MONTAVON2017]"""
+    """w^2: inputs share by their squared weights, whatever their values are.  [MONTAVON2017]
 
-    def parts(self):
+        R_j = sum_k w_jk^2 / (sum_i w_ik^2) R_k
+
+    Use it for the first layer, where inputs have no bounds. A negative weight counts like a positive one. The bias is
+    left out.
+    """
+
+    def parts(self) -> tuple[Part, ...]:
         return (Part((Term(ones, on(tf.square, bias=False)),)),)
 
 
 @dataclasses.dataclass(frozen=True)
 class Flat(Rule):
-    """Equal shares along every connection that exists: R_j = sum_k 1 / (sum_i 1) R_k.  [LAPUSCHKIN2019]"""
+    """Flat: all inputs that are connected to an output get the same share.  [LAPUSCHKIN2019]
 
-    def parts(self):
+        R_j = sum_k 1 / (sum_i 1) R_k
+
+    Use it for the first layer, to see the result at the resolution of the layers above. Weights and bias
+    are left out.
+    """
+
+    def parts(self) -> tuple[Part, ...]:
         return (Part((Term(ones, on(ones, bias=False)),)),)
 
 
 @dataclasses.dataclass(frozen=True)
 class Norm(Rule):
-    """In proportion to the summands: R_j = sum_k x_j / (sum_i x_i) R_k, for sums and average pooling.
+    """Each summand gets relevance in proportion to its value, for sums and average pooling.
 
-    On a layer with weights the summands are x_j w_jk, and the sum is the layer's output, bias included. It is zennit's
-    rule of the same name, and equals `Epsilon`.
+        R_j = sum_k x_j / (sum_i x_i) R_k
+
+    A negative summand gets relevance of the opposite sign. On a layer with weights the summands are x_j w_jk, and the
+    sum is the layer's output, bias included: there it equals `Epsilon`, as zennit's rule of the same name does.
     """
 
-    def parts(self):
+    def parts(self) -> tuple[Part, ...]:
         return (Part((Term(),)),)
 
 
 @dataclasses.dataclass(frozen=True)
 class Pass(Rule):
-    """R_j = R_j: relevance passes unchanged, as through activations.  [BACH2015]
+    """For activation functions: relevance passes unchanged, R_j = R_j.  [BACH2015]
 
-    Where the operation makes its input larger, as adding a table does, the relevance of all copies of an entry is
-    summed.
+    An input that is broadcast, such as a number to which a table is added, gets the sum over its copies.
     """
 
-    def record(self, call):
+    def record(self, call: SiteCall) -> OutputsAndPullback:
         def pull(*relevance):
             return [folded(r, x) for r, x in zip(relevance, call.inputs, strict=True)]
 
@@ -287,139 +314,69 @@ class Pass(Rule):
 
 @dataclasses.dataclass(frozen=True)
 class Jacobian(Rule):
-    """R_j = sum_k dz_k/dx_j R_k: the transposed Jacobian.
+    """The transposed Jacobian, which is the chain rule of gradients: R_j = sum_k dz_k/dx_j R_k.
 
-    For selections of entries (reshape, padding, concatenation, max pooling: winner takes all) it routes relevance
-    back to where the entries came from, all of it but what constants among the entries get. For every site it is the
-    chain rule, which makes a gradient.
+    Use it where entries are only moved: reshape, concatenation, max pooling. Each entry gets the relevance of the
+    places to which it was moved; in max pooling the winner takes all. Constants that were put in, such as padding,
+    absorb their share. At every site of a network this rule makes the gradient.
     """
 
-    def at(self, site, facts):
-        """`MovedIntegers` for integers of the input; None, no rule, where it is not known how these are moved."""
-        if isinstance(site.operation, Truncation):
-            return Pass()
-        if getattr(site.operation, "refusal", None):
-            return None
-        if facts.from_integers.isdisjoint(site.inputs):
-            return self
-        if facts.moves_integers(site):
-            return MovedIntegers(tuple(i for i, slot in enumerate(site.inputs) if slot in facts.from_integers))
-        # A loop may look them up in each of its turns.
-        if isinstance(site.operation, Loop):
-            return None
-        # Beside floating numbers integers say what becomes of those. Alone they have relevance, which would be lost.
-        alone = not any("float" in facts.graph.specs[slot].dtype for slot in site.inputs)
-        lost_on_the_way = isinstance(site.operation, Routing) and any(
-            "int" in facts.graph.specs[slot].dtype for slot in site.outputs
-        )
-        return None if alone or lost_on_the_way else self
+    def at(self, site: Site, facts: Facts) -> Rule | None:
+        return Pass() if isinstance(site.operation, Truncation) else rule_of_integers(self, site, facts)
 
-    def record(self, call):
+    def record(self, call: SiteCall) -> OutputsAndPullback:
         def absorbed(*relevance):
             return Absorbed(constants=lost(relevance, call.transposed(*relevance)))
 
         operation = call.operation
         moves = any(x.dtype.is_floating for x in call.inputs)
-        # Integers that are computed from the input are steps, and so constants.
+        # Integers that are computed from the input say where entries go, and count as constants.
         fills = isinstance(operation, Routing) and (operation.fills or is_padding(operation) or not moves)
         return call.outputs, Pullback(call.transposed, absorbed, growth=1.0) if fills else Pullback(call.transposed)
 
 
 @dataclasses.dataclass(frozen=True)
-class MovedIntegers(Rule):
-    """R_j = sum of R_k over the places k to which entry j is moved, for integers such as token ids and pixels.
-
-    Integers have no gradient. Where entries are only moved, it is that of the same moves of floating numbers.
-
-    Args:
-        moved: The positions of the inputs whose entries are moved. Other integers say where to.
-    """
-
-    moved: tuple[int, ...] = (0,)
-
-    def reaches(self, index, dtype="float32"):
-        return index in self.moved
-
-    def record(self, call):
-        def pull(*relevance):
-            floating = [tf.cast(x, call.dtype) if i in self.moved else x for i, x in enumerate(call.inputs)]
-            return call.record(floating, call.weights).transposed(*relevance)
-
-        return call.outputs, Pullback(pull, lambda *given: Absorbed(constants=lost(given, pull(*given))))
-
-
-@dataclasses.dataclass(frozen=True)
 class Padding(Jacobian):
-    """R_j = R_k where entry k is entry j of the input; what was put in is a constant, and absorbs its share.
+    """For padding and masks: each entry gets its relevance back, and the zeros that were put in absorb theirs.
 
-    A padded zero gets relevance where it is the largest of a max pooling's window, or under rules that do not multiply
+    A zero gets relevance where it is the largest entry of a max pooling's window, or under rules that do not multiply
     by the input.
     """
 
 
 @dataclasses.dataclass(frozen=True)
-class SumOverEmbedding(Rule):
-    """The relevance of a token is the sum over its embedding: R_j = sum_d R_jd.
-
-    Args:
-        times_row: Multiply by the embedding first, R_j = sum_d e_jd R_jd: input times gradient of a token.
-    """
-
-    times_row: bool = False
-
-    def reaches(self, index, dtype="float32"):
-        return True
-
-    def record(self, call):
-        (row,) = call.outputs
-        return call.outputs, Pullback(lambda r: (tf.reduce_sum(row * r if self.times_row else r, axis=-1),))
-
-
-@dataclasses.dataclass(frozen=True)
-class NormOverEmbedding(Rule):
-    """The sensitivity to a token is the length of the gradient of its embedding: R_j = sqrt(sum_d R_jd^2).
-
-    The sum over an embedding says nothing where a normalization follows, because it is zero there but for rounding. A
-    token that is looked up several times gets the sum of the lengths.  [Li et al., NAACL 2016]
-    """
-
-    def reaches(self, index, dtype="float32"):
-        return True
-
-    def record(self, call):
-        return call.outputs, Pullback(lambda r: (tf.norm(r, axis=-1),))
-
-
-@dataclasses.dataclass(frozen=True)
 class DeconvNet(Rule):
-    """Deconvnet's ReLU: R_j = max(R_j, 0).  [Zeiler and Fergus, ECCV 2014]"""
+    """Deconvnet's rule for ReLUs: negative relevance is dropped, R_j = max(R_j, 0).  [Zeiler and Fergus, ECCV 2014]"""
 
-    def record(self, call):
+    def record(self, call: SiteCall) -> OutputsAndPullback:
         return call.outputs, Pullback(lambda relevance: (pos(relevance),))
 
 
 @dataclasses.dataclass(frozen=True)
 class GuidedBackprop(Rule):
-    """Guided backpropagation's ReLU: R_j = max(f'(x_j) R_j, 0).  [Springenberg et al., ICLR workshop 2015]"""
+    """Guided backpropagation's rule for ReLUs: R_j = max(f'(x_j) R_j, 0).  [Springenberg et al., ICLR workshop 2015]
 
-    def record(self, call):
+    Relevance passes where it is positive and the ReLU's input is, too.
+    """
+
+    def record(self, call: SiteCall) -> OutputsAndPullback:
         return call.outputs, Pullback(lambda relevance: tuple(pos(r) for r in call.transposed(relevance)))
 
 
 @dataclasses.dataclass(frozen=True)
 class ReLUBetaSmooth(Rule):
-    """The gradient of a smoothed ReLU: R_j = sigmoid(beta x_j) R_j.  [Dombrowski et al., NeurIPS 2019]
+    """The gradient of a ReLU whose kink is smoothed: R_j = sigmoid(beta x_j) R_j.  [Dombrowski et al., NeurIPS 2019]
 
     Args:
-        beta: Sharpness, positive; the larger, the closer to the ReLU's own gradient.
+        beta: Sharpness, positive. The larger it is, the closer the result is to the ReLU's own gradient.
     """
 
     beta: float = 10.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         check_number("ReLUBetaSmooth: beta", self.beta, above=0)
 
-    def record(self, call):
+    def record(self, call: SiteCall) -> OutputsAndPullback:
         slope = tf.math.sigmoid(self.beta * call.inputs[0])
         return call.outputs, Pullback(lambda relevance: (slope * relevance,))

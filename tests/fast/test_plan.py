@@ -16,7 +16,6 @@ from revgraph.reverse_rules import (
     Epsilon,
     Gamma,
     Part,
-    ReplacementLayer,
     Rule,
     Term,
     ZPlus,
@@ -25,6 +24,7 @@ from revgraph.reverse_rules import (
     on,
     pos,
 )
+from revgraph.reverse_rules.engine import ReplacementLayer
 from revgraph.reverse_rules.terms import Signed, where_negative, where_positive
 from tests.test_engine import RULES, SITES, site_of
 
@@ -269,7 +269,7 @@ def test_growth_that_a_plan_bounds(rule, facts, expected):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_division_by_a_known_sign(sign, dtype):
     from revgraph.fast.execute import _divided
-    from revgraph.reverse_rules import SafeDivide
+    from revgraph.reverse_rules.engine import SafeDivide
 
     class Known:
         z = tf.constant([sign or 2.0, 3.0 * (sign or -1.0)], dtype)

@@ -1,7 +1,8 @@
-"""What a site computes: operations as values that read the model's live variables.
+"""Operations, which are what sites compute.
 
-An operation is called as `operation(inputs, weights)` with tuples of tensors and a dict of named weights, so that a
-rule can call it on modified inputs and on modified weights. `operation.read(dtype)` gives the weights as they are now.
+An operation is called as `operation(inputs, weights)`, with a sequence of tensors and a dict of named weights. So a
+rule can call it on modified inputs and on modified weights. `operation.read(dtype)` reads the weights from the model as
+they are now.
 """
 
 from revgraph.graph.operations.affine import BatchNorm, ChannelDiagonalConv, LinearMap, Normalize, Scale, Sum

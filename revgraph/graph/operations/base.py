@@ -3,22 +3,24 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 import tensorflow as tf
 
-from revgraph.graph.activations import UNKNOWN
+from revgraph.graph.activations import UNKNOWN, Traits
+from revgraph.graph.types import Weights
 
-Source = Callable[[tf.DType], tf.Tensor]
-"""Reads one weight, in the asked-for dtype, at the moment of the call."""
+Source: TypeAlias = Callable[[str | tf.DType], tf.Tensor]
+"""Reads one weight from the model, in the given dtype, at the moment of the call."""
 
-Reader = Callable[[tf.DType], dict[str, tf.Tensor]]
+Reader: TypeAlias = Callable[[str | tf.DType], dict[str, tf.Tensor]]
 """Reads all weights of an operation by name."""
 
 
-def live(read) -> Source:
-    """A source that calls `read()` anew each time, so that weights assigned later are seen."""
+def live(read: Callable[[], Any]) -> Source:
+    """A source that calls `read()` at every use, so that weights that are assigned later are seen."""
 
     def source(dtype):
         value = read()
@@ -27,141 +29,154 @@ def live(read) -> Source:
     return source
 
 
-def constant(value) -> Source:
+def constant(value: Any) -> Source:
     """A source of a value that never changes."""
     return lambda dtype: as_tensor(value, dtype)
 
 
-def as_tensor(value, dtype) -> tf.Tensor:
-    """A value as a tensor of a dtype."""
-    # TensorFlow on its own would make Python numbers float32 first.
+def as_tensor(value: Any, dtype: str | tf.DType) -> tf.Tensor:
+    """A number, an array, a variable or a tensor as a tensor of a dtype."""
+    # TensorFlow would first make Python numbers float32.
     return tf.cast(value if tf.is_tensor(value) else np.asarray(value), dtype)
 
 
 def reading(sources: Mapping[str, Source]) -> Reader:
-    """A reader of weights from one source each."""
+    """A reader of weights, made of one source for each."""
     return lambda dtype: {name: source(dtype) for name, source in sources.items()}
 
 
-def ordered_sum(terms) -> tf.Tensor:
-    """The sum of the terms, added up in their order."""
+def ordered_sum(terms: Iterable[tf.Tensor]) -> tf.Tensor:
+    """The sum of the terms, added in their order."""
     first, *rest = terms
     if not rest:
         return first
     return functools.reduce(plus, rest[1:], first + rest[0])
 
 
-def plus(a, b) -> tf.Tensor:
-    """a + b, when more is to be added.
+def plus(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
+    """a + b, for sums of three terms or more.
 
-    TensorFlow makes one AddN of three additions or more, which adds in the order in which memory happens to be free:
-    results would differ in the last bit from run to run. It leaves subtractions alone.
+    TensorFlow replaces two additions in a row by one AddN, which adds in the order in which memory happens to be free.
+    Results would then differ in the last bit from run to run. It leaves subtractions alone.
     """
     return a - (-1.0) * b
 
 
 class Operation:
-    """What one site computes."""
+    """What one site computes: a function of input tensors and named weights."""
 
-    outputs_count = 1
+    @property
+    def outputs_count(self) -> int:
+        """How many tensors it returns."""
+        return 1
 
-    traits = UNKNOWN
-    """What is known of it as a function of one tensor; see `revgraph.graph.activations`."""
+    @property
+    def traits(self) -> Traits:
+        """What is known of it as a function of one tensor."""
+        return UNKNOWN
 
-    advice: str | None = None
-    """What to do where it has no rule, if that is not what is to be done about any other operation."""
+    @property
+    def advice(self) -> str | None:
+        """What the user can do where the operation has no rule. None stands for the general advice."""
+        return None
 
-    bias_is_table = False
-    """Whether what is added is a table of constants, such as positions, rather than the bias of a layer."""
+    @property
+    def bias_is_table(self) -> bool:
+        """Whether the bias is a table of constants, such as positions, rather than the bias of a layer."""
+        return False
 
     @property
     def label(self) -> str:
         """The name under which printed graphs and error messages show this operation."""
         return type(self).__name__
 
-    def read(self, dtype) -> dict[str, tf.Tensor]:
-        """Reads the weights from the model, in `dtype`."""
+    def read(self, dtype: str | tf.DType) -> dict[str, tf.Tensor]:
+        """Reads the weights from the model as they are now, in a dtype."""
         return {}
 
-    def weights(self, dtype, inputs) -> dict[str, tf.Tensor]:
-        """The weights of a call on these inputs, on whose shape they may depend."""
+    def weights(self, dtype: str | tf.DType, inputs: Sequence[tf.Tensor]) -> dict[str, tf.Tensor]:
+        """The weights for a call on these inputs. For a few operations they depend on the shape of the inputs."""
         return self.read(dtype)
 
-    def __call__(self, inputs, weights) -> tuple[tf.Tensor, ...]:
+    def __call__(self, inputs: Sequence[tf.Tensor], weights: Weights) -> tuple[tf.Tensor, ...]:
+        """Computes the outputs."""
         raise NotImplementedError
 
-    def split(self, weights) -> tuple[dict[str, tf.Tensor], tf.Tensor | None]:
-        """The weights that must be known to compute the part that is linear in the inputs, and the bias added to it."""
-        return weights, None
+    def split(self, weights: Weights) -> tuple[dict[str, tf.Tensor], tf.Tensor | None]:
+        """The weights of the part that is linear in the inputs, and the bias that is added to it, if any."""
+        return dict(weights), None
+
+    def add_bias(self, z: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
+        """z + bias, with the bias that `split` gives."""
+        vector = bias.shape.rank == 1 and bias.shape[0] == z.shape[-1] and z.shape.rank > 1
+        return tf.nn.bias_add(z, bias) if vector else z + bias
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Affine(Operation):
-    """z = linear(x, weights) + bias; every weight but `"bias"` enters the linear part.
+    """z = linear(inputs, weights) + bias. Every weight but `"bias"` enters the linear part.
 
     Args:
         reader: Reads the weights. The bias has a shape that broadcasts against z.
-        multiple: Where the linear part is a multiple of another operation's along the output channels, and its outputs
-            are so few that it is cheaper to multiply these than the kernels: the operation, and what reads the factor,
-            a tensor that broadcasts against z.
+        multiple: A pair (operation, scale), where the linear part is that of another operation with its output channels
+            multiplied by a scale, and multiplying the outputs is cheaper than multiplying the kernels, because they are
+            fewer. `scale` reads a tensor that broadcasts against z.
     """
 
     reader: Reader
     multiple: "tuple[Affine, Source] | None" = dataclasses.field(default=None, kw_only=True)
 
-    keeps_signs = True
-    """Whether inputs and kernels of one sign each give z of the sign of their product."""
+    keeps_signs: ClassVar[bool] = True
+    """Whether z has the sign of the product where all inputs have one sign and all entries of the kernel have one."""
 
-    def read(self, dtype):
+    def read(self, dtype: str | tf.DType) -> dict[str, tf.Tensor]:
         return self.reader(dtype)
 
-    def linear(self, inputs, weights) -> tf.Tensor:
+    def linear(self, inputs: Sequence[tf.Tensor], weights: Weights) -> tf.Tensor:
         """The part of z that is linear in the inputs."""
         raise NotImplementedError
 
-    def split(self, weights):
+    def split(self, weights: Weights) -> tuple[dict[str, tf.Tensor], tf.Tensor | None]:
         return {name: w for name, w in weights.items() if name != "bias"}, weights.get("bias")
 
-    def add_bias(self, z, bias) -> tf.Tensor:
-        """z + bias."""
-        vector = bias.shape.rank == 1 and bias.shape[0] == z.shape[-1] and z.shape.rank > 1
-        return tf.nn.bias_add(z, bias) if vector else z + bias
-
-    def __call__(self, inputs, weights):
+    def __call__(self, inputs: Sequence[tf.Tensor], weights: Weights) -> tuple[tf.Tensor, ...]:
         z = self.linear(inputs, weights)
         bias = weights.get("bias")
         return (z if bias is None else self.add_bias(z, bias),)
 
-    def scale_outputs(self, weights, scale):
-        """Kernels that give the output channels multiplied by the vector `scale`."""
+    def scale_outputs(self, weights: Weights, scale: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Kernels with which the output channels come out multiplied by the vector `scale`."""
         raise NotImplementedError
 
-    def scale_inputs(self, weights, scale):
+    def scale_inputs(self, weights: Weights, scale: tf.Tensor) -> dict[str, tf.Tensor]:
         """Kernels that act as if the input channels were multiplied by the vector `scale`."""
         raise NotImplementedError
 
-    def blocks(self, inputs, weights, size) -> list:
-        """Blocks of the input channels of which each has about `size` bytes of kernel; z is the sum over the blocks.
+    def blocks(
+        self, inputs: Sequence[tf.Tensor], weights: Weights, size: int
+    ) -> list[tuple[tuple[tf.Tensor, ...], dict[str, tf.Tensor]]]:
+        """Blocks of the input channels, each with about `size` bytes of kernel. z is the sum over the blocks.
 
-        Each is a pair of its inputs and its weights. Empty where there is one block only, or where the operation cannot
-        be taken apart like that.
+        Returns:
+            The inputs and the weights of each block. The list is empty where there is only one block, or where the
+            operation has no such blocks.
         """
         return []
 
-    def multiplications(self, weights) -> float:
-        """Multiplications per entry of the output."""
+    def multiplications(self, weights: Weights) -> float:
+        """How many multiplications an entry of the output takes."""
         return math.inf
 
-    def output_axis(self, rank) -> int | None:
-        """The axis of the output along which `scale_outputs` takes a vector; None if there is none."""
+    def output_axis(self, rank: int) -> int | None:
+        """The axis of an output of that rank along which `scale_outputs` takes a vector; None if there is none."""
         return None
 
-    def input_axis(self, rank) -> int | None:
-        """The axis of the input along which `scale_inputs` takes a vector; None if there is none."""
+    def input_axis(self, rank: int) -> int | None:
+        """The axis of an input of that rank along which `scale_inputs` takes a vector; None if there is none."""
         return None
 
 
-def along(vector, axis, rank):
+def along(vector: tf.Tensor, axis: int, rank: int) -> tf.Tensor:
     """Reshapes a vector so that it broadcasts along `axis` of a tensor of `rank` axes; a scalar stays a scalar."""
     if vector.shape.rank == 0:
         return vector

@@ -1,29 +1,31 @@
 """Operations that move entries from place to place."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
 
 from revgraph.graph.operations.base import Operation
+from revgraph.graph.types import Weights
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Routing(Operation):
     """Moves entries from place to place: reshape, transpose, pad, crop, concatenate, maximum, max pooling, upsampling.
 
-    Its transposed Jacobian sends relevance back to where the entries came from. Four properties say what else is known
-    of it. Each is False unless somebody vouches for it.
+    Its transposed Jacobian sends relevance back to where the entries came from. Four flags say what is known of the
+    operation. A flag is False where nothing is known.
 
     Args:
         function: Computes the outputs from the inputs.
         name: What it is called in printed graphs.
         outputs_count: How many outputs it has.
         copies: Every entry of an output is one entry of an input, or a constant. Nothing is mixed.
-        fixed: The outputs are a linear function of the inputs plus constants, and which one does not depend on the
+        fixed: The outputs are a linear function of the inputs, plus constants. This function does not depend on the
             values of the inputs. A sum over a window is fixed; a maximum, a sort or a choice by a mask is not.
-        keeps_sign: The outputs have no negative entry where the inputs have none. Constants that take part count.
+        keeps_sign: The outputs have no negative entry where the inputs have none. Constants among the outputs have no
+            negative entry either.
         fills: Some entries of the outputs may be constants, such as padding. They absorb the relevance that they get.
     """
 
@@ -36,10 +38,10 @@ class Routing(Operation):
     fills: bool = dataclasses.field(default=False, kw_only=True)
 
     @property
-    def label(self):
+    def label(self) -> str:
         return self.name
 
-    def __call__(self, inputs, weights):
+    def __call__(self, inputs: Sequence[tf.Tensor], weights: Weights) -> tuple[tf.Tensor, ...]:
         return tuple(tf.nest.flatten(self.function(*inputs)))
 
 
@@ -48,52 +50,49 @@ class ZeroPad(Routing):
     """Padding with zeros.
 
     Args:
-        widths: Entries before and after along every axis.
+        widths: How many zeros stand before and after, along every axis.
     """
 
     widths: tuple[tuple[int, int], ...] = ()
 
 
 class Inert(Routing):
-    """What is made of shapes and comparisons alone. It is a constant, and absorbs its share."""
+    """A tensor that is computed from shapes and comparisons alone. It counts as a constant, and absorbs its share."""
 
-    def __call__(self, inputs, weights):
-        # Some comparisons, such as sorting into bins, have no gradient in TensorFlow, not even one that is zero.
+    def __call__(self, inputs: Sequence[tf.Tensor], weights: Weights) -> tuple[tf.Tensor, ...]:
+        # TensorFlow has no gradient for some comparisons, such as sorting into bins, not even a gradient of zero.
         return super().__call__([tf.stop_gradient(x) if x.dtype.is_floating else x for x in inputs], weights)
 
 
 class Renumbering(Routing):
-    """Gives another number to each id: `ids + 1`, `where(ids < 0, ids + n, ids)`.
+    """Gives each id another number, as `ids + 1` or `where(ids < 0, ids + n, ids)` do.
 
-    What an id is looked up for belongs to the id, whatever its number is. Relevance passes unchanged.
+    The relevance of an id does not depend on its number. So relevance passes unchanged.
     """
 
-    def __call__(self, inputs, weights):
+    def __call__(self, inputs: Sequence[tf.Tensor], weights: Weights) -> tuple[tf.Tensor, ...]:
         (x,) = inputs
         if x.dtype.is_integer:
             return super().__call__(inputs, weights)
-        # Where relevance is computed numbers are floating. The slope is one, whatever the function is.
+        # The numbers are floating where relevance is computed. There the slope is one, whatever the function is.
         return (tf.identity(x),)
 
 
 class Truncation(Routing):
-    """Makes integers of ids that stand among floating numbers. Their relevance is that of the numbers."""
+    """Casts ids that came as floating numbers to integers. The ids' relevance is that of the floating numbers."""
 
 
 class Interpolation(Routing):
-    """Every entry a weighted mean of input entries, with weights that sum to one: resizing, upsampling.
-
-    The transposed Jacobian conserves relevance here, too.
-    """
+    """Resizing and upsampling: every entry is a weighted mean of input entries, with weights that sum to one."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class AveragePool(Routing):
-    """Average pooling of any kind, before canonization makes it a channel-diagonal convolution.
+    """Average pooling of any kind, before canonization makes it a `ChannelDiagonalConv`.
 
     Args:
-        count: How many elements each window averages, padding left out, as a function of the input; the result
-            broadcasts against the output. See revgraph.graph.windows.
+        count: Function of the input that gives how many entries each window averages, padding left out. The result
+            broadcasts against the output. `revgraph.graph.windows` has such functions.
     """
 
     count: Callable[[tf.Tensor], Any] = lambda x: 1

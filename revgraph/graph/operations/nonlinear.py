@@ -1,58 +1,65 @@
-"""Operations that are not affine: activations, products, look-ups, and what cannot be looked into."""
+"""Operations that are not affine: activations, products, look-ups, and operations that revgraph cannot read."""
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 import keras
 import tensorflow as tf
 
-from revgraph.graph.activations import TRAITS, UNKNOWN
-from revgraph.graph.operations.base import Affine, Operation, Source, live
+from revgraph.graph.activations import TRAITS, UNKNOWN, Traits
+from revgraph.graph.operations.base import Affine, Operation, Source, as_tensor
+from revgraph.graph.types import Weights
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Fused(Operation):
-    """An affine operation with an activation behind it, as `Dense(activation="relu")` has it."""
+    """An affine operation followed by an activation, as in `Dense(activation="relu")`."""
 
     affine: Affine
     activation: "Activation"
 
     @property
-    def label(self):
+    def label(self) -> str:
         return f"{self.affine.label} + {self.activation.label}"
 
-    def read(self, dtype):
+    def read(self, dtype: str | tf.DType) -> dict[str, tf.Tensor]:
         return self.affine.read(dtype)
 
-    def __call__(self, inputs, weights):
+    def __call__(self, inputs: Sequence[tf.Tensor], weights: Weights) -> tuple[tf.Tensor, ...]:
         return self.activation(self.affine(inputs, weights), {})
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Activation(Operation):
-    """A function of one input that keeps its shape; the name says which, and so what is known of it."""
+    """A function of one input that keeps its shape.
+
+    Args:
+        function: The function.
+        name: Its name, which is the key of what is known of it in `revgraph.graph.activations.TRAITS`.
+        layer: The Keras layer that it comes from, if any.
+    """
 
     function: Callable[[tf.Tensor], tf.Tensor]
     name: str
     layer: Any = None
 
     @property
-    def label(self):
+    def label(self) -> str:
         return self.name
 
     @property
-    def traits(self):
+    def traits(self) -> Traits:
         return TRAITS.get(self.name, UNKNOWN)
 
-    def __call__(self, inputs, weights):
+    def __call__(self, inputs: Sequence[tf.Tensor], weights: Weights) -> tuple[tf.Tensor, ...]:
         return (self.function(inputs[0]),)
 
 
 class Product(Operation):
-    """The product of its inputs, entry by entry: gates, swish."""
+    """The product of its inputs, entry by entry, as in gates and swish."""
 
-    def __call__(self, inputs, weights):
+    def __call__(self, inputs: Sequence[tf.Tensor], weights: Weights) -> tuple[tf.Tensor, ...]:
         z = inputs[0]
         for x in inputs[1:]:
             z = z * x
@@ -62,61 +69,75 @@ class Product(Operation):
 class Quotient(Operation):
     """One input divided by the other, entry by entry."""
 
-    def __call__(self, inputs, weights):
+    def __call__(self, inputs: Sequence[tf.Tensor], weights: Weights) -> tuple[tf.Tensor, ...]:
         return (inputs[0] / inputs[1],)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Contraction(Operation):
-    """Sums of products of its inputs, linear in each of them: matmul, einsum and dot of two tensors of the graph."""
+    """Sums of products of its inputs, linear in each: matmul, einsum and dot of several tensors that are computed.
+
+    Args:
+        function: Computes the output from the inputs.
+        name: What it is called in printed graphs.
+    """
 
     function: Callable[..., tf.Tensor]
     name: str
 
     @property
-    def label(self):
+    def label(self) -> str:
         return self.name
 
-    def __call__(self, inputs, weights):
+    def __call__(self, inputs: Sequence[tf.Tensor], weights: Weights) -> tuple[tf.Tensor, ...]:
         return (self.function(*inputs),)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Embedding(Operation):
-    """Looks up a row for each index; the row's relevance belongs to the index."""
+    """Looks up a row of a table for each id. The relevance of the row is that of the id.
+
+    Args:
+        table: Reads the table, of shape `(ids, embedding)`.
+    """
 
     table: Source
 
-    def read(self, dtype):
+    def read(self, dtype: str | tf.DType) -> dict[str, tf.Tensor]:
         return {"embeddings": self.table(dtype)}
 
-    def __call__(self, inputs, weights):
+    def __call__(self, inputs: Sequence[tf.Tensor], weights: Weights) -> tuple[tf.Tensor, ...]:
         return (tf.gather(weights["embeddings"], tf.cast(inputs[0], tf.int32)),)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Opaque(Operation):
-    """A Keras layer or operation that revgraph cannot look into: called as a whole, on its variables by name.
+    """A Keras layer or operation that revgraph cannot look into. It is called as a whole.
 
-    Variables whose weight is left out are zero.
+    Its weights are its floating variables by name. A variable whose weight is left out is zero in the call.
+
+    Args:
+        operation: The Keras layer or operation.
+        function: Computes the outputs from the inputs.
+        outputs_count: How many outputs it has.
     """
 
     operation: keras.Operation
     function: Callable[..., object]
     outputs_count: int = 1
 
-    refusal = None
-    """Why no method at all can explain it, and what to do, where that is so."""
+    refusal: ClassVar[str | None] = None
+    """Why no method can explain the operation, and what to do. None where some method can."""
 
     @property
-    def label(self):
+    def label(self) -> str:
         return type(self.operation).__name__
 
-    def read(self, dtype):
-        return {name: live(lambda v=v: v)(v.dtype) for name, v in self._variables().items()}
+    def read(self, dtype: str | tf.DType) -> dict[str, tf.Tensor]:
+        return {name: as_tensor(v.value, v.dtype) for name, v in self._variables().items()}
 
     def _variables(self):
-        """Variables by the shortest ending of their path that tells them apart, mostly `kernel` and `bias`."""
+        """The floating variables by name, mostly `kernel` and `bias`; by path where a name occurs twice."""
         variables = getattr(self.operation, "variables", ())
         names = [v.name for v in variables]
         return {
@@ -125,7 +146,7 @@ class Opaque(Operation):
             if "float" in keras.backend.standardize_dtype(v.dtype)
         }
 
-    def __call__(self, inputs, weights):
+    def __call__(self, inputs: Sequence[tf.Tensor], weights: Weights) -> tuple[tf.Tensor, ...]:
         mapping = [(v, weights[name] if name in weights else tf.zeros_like(v)) for name, v in self._variables().items()]
         if not mapping:
             return tuple(tf.nest.flatten(self.function(*inputs)))
