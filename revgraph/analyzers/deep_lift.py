@@ -6,8 +6,8 @@ import tensorflow as tf
 from revgraph.analyzers.inputs import flat_inputs, refuse_mixed_ids
 from revgraph.analyzers.reference import flat_references
 from revgraph.analyzers.reverse_analyzer import ReverseAnalyzer
-from revgraph.canonize import prune
 from revgraph.canonize.pairs import WithReference, is_linear, with_reference
+from revgraph.canonize.passes import prune
 from revgraph.composites import Composite, Matcher
 from revgraph.graph.operations import Activation, Embedding, Normalize, Product, Routing
 from revgraph.reverse.ledger import completeness

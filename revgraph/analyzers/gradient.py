@@ -9,7 +9,7 @@ import tensorflow as tf
 from revgraph.analyzers.analyzer import Analyzer, outside
 from revgraph.analyzers.inputs import refuse_mixed_ids
 from revgraph.analyzers.reverse_analyzer import ReverseAnalyzer
-from revgraph.canonize import prune
+from revgraph.canonize.passes import prune
 from revgraph.composites import DECONVNET, GRADIENT, GUIDED_BACKPROP, INPUT_TIMES_GRADIENT, beta_smooth
 from revgraph.graph.analysis import slots_of_indices
 
