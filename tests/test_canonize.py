@@ -7,10 +7,10 @@ import tensorflow as tf
 from keras import layers, ops
 
 import revgraph
-from revgraph.canonize import (
+from revgraph.canonize.folding import fold_batchnorm
+from revgraph.canonize.passes import (
     average_pooling_to_conv,
     canonize,
-    fold_batchnorm,
     prune,
     split_activations,
     split_separable,

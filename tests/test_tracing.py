@@ -7,7 +7,7 @@ import tensorflow as tf
 from keras import layers, ops
 
 from revgraph import check, create_analyzer
-from revgraph.canonize import canonize, split_activations
+from revgraph.canonize.passes import canonize, split_activations
 from revgraph.fast.signs import nonnegative_slots
 from revgraph.graph.operations import (
     Activation,

@@ -13,7 +13,7 @@ from revgraph.analyzers.recorded import RecordedPass
 from revgraph.composites import NotAnalyzeableModelException
 from revgraph.graph.tables import Table, Tabular
 from revgraph.graph.types import Relevance, Tensors
-from revgraph.read import Sized
+from revgraph.read.keras.signature import Sized
 from revgraph.reverse.ledger import Conservation
 from revgraph.reverse.recent import Recent
 

@@ -11,8 +11,8 @@ from revgraph.analyzers.inputs import Batch, flat_inputs, refuse_mixed_ids
 from revgraph.analyzers.recorded import RecordedPass
 from revgraph.analyzers.reference import flat_references
 from revgraph.analyzers.reverse_analyzer import ReverseAnalyzer
-from revgraph.canonize import prune
 from revgraph.canonize.pairs import WithReference, is_linear, with_reference
+from revgraph.canonize.passes import prune
 from revgraph.composites import Composite, Matcher
 from revgraph.graph import Graph
 from revgraph.graph.operations import (

@@ -11,7 +11,7 @@ import tensorflow as tf
 from revgraph.analyzers.analyzer import Analyzer, outside
 from revgraph.analyzers.inputs import refuse_mixed_ids
 from revgraph.analyzers.reverse_analyzer import ReverseAnalyzer
-from revgraph.canonize import prune
+from revgraph.canonize.passes import prune
 from revgraph.composites import (
     DECONVNET,
     EMBEDDING,

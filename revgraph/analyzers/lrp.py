@@ -13,7 +13,8 @@ from revgraph import composites
 from revgraph.analyzers.analyzer import outside
 from revgraph.analyzers.gradient import checked_convention
 from revgraph.analyzers.reverse_analyzer import ReverseAnalyzer
-from revgraph.canonize import average_pooling_to_conv, canonize, fold_batchnorm, split_activations
+from revgraph.canonize.folding import fold_batchnorm
+from revgraph.canonize.passes import average_pooling_to_conv, canonize, split_activations
 from revgraph.composites import Composite, Matcher, everywhere
 from revgraph.graph import Graph
 from revgraph.graph.analysis import is_linear_layer

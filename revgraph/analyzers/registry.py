@@ -20,8 +20,8 @@ from revgraph.analyzers.patterns import PatternAttribution, PatternNet
 from revgraph.graph import Graph
 from revgraph.graph.tables import Table, Tabular
 from revgraph.graph.types import PathLike
-from revgraph.read import SizesUnknown, has_any_size
 from revgraph.read.files import check_not_given, load_model
+from revgraph.read.keras.signature import SizesUnknown, has_any_size
 from revgraph.reverse_rules import AlphaBeta, BRule, Epsilon, ERule, Flat, Gamma, Pass, WSquare, Z, ZPlus, ZPlusFast
 
 

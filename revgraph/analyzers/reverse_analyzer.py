@@ -15,7 +15,7 @@ import tensorflow as tf
 from revgraph.analyzers.analyzer import Analyzer, outside
 from revgraph.analyzers.inputs import flat_inputs
 from revgraph.analyzers.recorded import RecordedPass
-from revgraph.canonize import canonize, prune, split_activations, strip_output_activation
+from revgraph.canonize.passes import canonize, prune, split_activations, strip_output_activation
 from revgraph.composites import Composite
 from revgraph.composites.composite import Bound
 from revgraph.graph import Graph

@@ -1,26 +1,8 @@
-"""Graphs rewritten into the form on which rules are defined."""
+"""Canonization: rewrites a graph into sites on which LRP rules are defined.
 
-from revgraph.canonize.folding import fold_batchnorm, fold_padding
-from revgraph.canonize.passes import (
-    average_pooling_to_conv,
-    canonize,
-    hold_deviations,
-    prune,
-    split_activations,
-    split_separable,
-    strip_output_activation,
-)
-from revgraph.canonize.products import join_products
+The single passes are in `passes.py`, `folding.py` and `products.py`.
+"""
 
-__all__ = [
-    "average_pooling_to_conv",
-    "canonize",
-    "fold_batchnorm",
-    "fold_padding",
-    "hold_deviations",
-    "join_products",
-    "prune",
-    "split_activations",
-    "split_separable",
-    "strip_output_activation",
-]
+from revgraph.canonize.passes import canonize, strip_output_activation
+
+__all__ = ["canonize", "strip_output_activation"]

@@ -1,13 +1,13 @@
-"""Folding: scale and shift, and padding, become part of the linear layer beside them."""
+"""Passes that fold: padding, scale and shift become part of the linear layer beside them."""
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import tensorflow as tf
 
-from revgraph.graph.graph import Graph
+from revgraph.graph.graph import Graph, Site
 from revgraph.graph.operations import (
     Affine,
     BatchNorm,
@@ -22,19 +22,29 @@ from revgraph.graph.operations import (
 )
 
 SEVERAL = 4
-"""The batch size from which on it is cheaper to scale the kernels than the outputs, if both are as large for one."""
+"""The batch size for which outputs and weights are counted, when the fewer of the two are to be scaled."""
 
 
-def fold_padding(graph: Graph, keep=frozenset()) -> Graph:
-    """Makes zero padding in front of a convolution the convolution's own.
+def fold_padding(graph: Graph, keep: Iterable[int] = frozenset()) -> Graph:
+    """Makes zero padding in front of a convolution the padding of that convolution.
 
-    Rules that look at weights alone, or at the bounds of the input, then know that padding is not input, and share
-    nothing out to it; and scale and shift in front of the padding can be folded with the border kept right.
+    Some rules look at weights alone (Flat, WSquare) or at the bounds of the input (ZBox). They would give relevance to
+    a zero that a separate layer pads with. They give none to a convolution's own padding. A scale and shift in front
+    of the padding can then be folded too, with the right values at the border.
+
+    Args:
+        graph: The graph.
+        keep: Slots that must survive, because somebody asked for their relevance.
+
+    Returns:
+        A graph with the same outputs.
     """
     sites = _Sites(graph, keep)
     for i, site in sites:
         j = sites.reader(site.outputs[0]) if isinstance(site.operation, ZeroPad) else None
-        merged = None if j is None else _padded(site, sites[j])
+        if j is None:
+            continue
+        merged = _padded(site, sites[j])
         if merged is not None:
             sites.replace(i, None)
             sites.replace(j, merged)
@@ -46,22 +56,25 @@ def _padded(pad, conv):
     operation, widths = conv.operation, pad.operation.widths
     if isinstance(operation, ZeroPad):
         both = tuple((a + c, b + d) for (a, b), (c, d) in zip(widths, operation.widths, strict=True))
-        whole = dataclasses.replace(operation, function=lambda x: tf.pad(x, both), widths=both)
-    elif isinstance(operation, Conv | DepthwiseConv | SeparableConv) and operation.padding != "same":
+        return _joined(pad, conv, dataclasses.replace(operation, function=lambda x: tf.pad(x, both), widths=both))
+    if isinstance(operation, Conv | DepthwiseConv | SeparableConv) and operation.padding != "same":
         last = operation.data_format == "channels_last"
         spatial, ends = (widths[1:-1], widths[:1] + widths[-1:]) if last else (widths[2:], widths[:2])
         if any(before or after for before, after in ends):
             return None
         own = _explicit(operation)
         around = tuple((a + c, b + d) for (a, b), (c, d) in zip(spatial, own, strict=True))
-        whole = dataclasses.replace(operation, padding=around, multiple=None)
-    else:
-        return None
+        return _joined(pad, conv, dataclasses.replace(operation, padding=around, multiple=None))
+    return None
+
+
+def _joined(pad, conv, operation):
     merged = (pad.path, *pad.merged, *conv.merged)
-    return dataclasses.replace(conv, operation=whole, inputs=pad.inputs, merged=merged)
+    return dataclasses.replace(conv, operation=operation, inputs=pad.inputs, merged=merged)
 
 
 def _explicit(operation):
+    """The padding of a convolution as entries before and after along each spatial axis."""
     if operation.padding == "valid":
         return ((0, 0),) * len(operation.strides)
     if operation.padding == "causal":
@@ -70,32 +83,48 @@ def _explicit(operation):
     return operation.padding
 
 
-def fold_batchnorm(graph: Graph, keep=frozenset()) -> Graph:
-    """Folds per-channel scale and shift, BatchNormalization above all, into the linear layer beside them.
+def fold_batchnorm(graph: Graph, keep: Iterable[int] = frozenset()) -> Graph:
+    """Folds scale and shift per channel, mostly BatchNormalization, into the linear layer beside them.
 
-    w <- w gamma / sqrt(variance + epsilon), b <- (b - mean) gamma / sqrt(variance + epsilon) + beta, computed from
-    the live variables at each call. Between the two may stand what moves channels as a whole: reshaping, cropping,
-    upsampling, average pooling. What has no linear neighbour stays an affine site of its own.
+    For BatchNormalization behind a linear layer with kernel w and bias b:
+
+        w <- w gamma / sqrt(variance + epsilon)
+        b <- (b - mean) gamma / sqrt(variance + epsilon) + beta
+
+    Kernel and bias are computed from the model's variables at each call, so weights assigned later are seen. A scale
+    goes into the linear layer in front of it. If there is none, BatchNormalization goes into the linear layer behind
+    it. Operations that move whole channels may stand between the two: reshaping, cropping, upsampling, average
+    pooling. A scale without a linear neighbour stays an affine site.
+
+    Args:
+        graph: The graph.
+        keep: Slots that must survive, because somebody asked for their relevance. A scale is not folded across them.
+
+    Returns:
+        A graph with the same outputs.
     """
     sites = _Sites(graph, keep)
     for i, site in sites:
         if isinstance(site.operation, Scale) and _keeps_shape(site, sites.specs):
             _fold_into_writer(sites, i)
     for i, site in reversed(list(sites)):
-        # Other scales in front of a linear layer are preprocessing of the input, whose relevance users want to see.
+        # Other scales in front of a linear layer preprocess the input. Users want the relevance before that step.
         if isinstance(site.operation, BatchNorm) and _keeps_shape(site, sites.specs):
             _fold_into_reader(sites, i)
     return sites.graph()
 
 
-def _fold_into_writer(sites, i):
-    """Lets the linear layer before site i do what the scale there does, if there is one."""
-    scale, chain = sites[i], []
+def _fold_into_writer(sites: "_Sites", i: int) -> None:
+    """Folds the scale at site i into the linear layer in front of it, if there is one."""
+    scale = sites[i]
+    chain: list[int] = []
     j = sites.writer(scale.inputs[0])
     while j is not None and _moves_channels(sites[j]):
         chain.insert(0, j)
         j = sites.writer(sites[j].inputs[0])
-    merged = None if j is None else _after(sites[j], [sites[k] for k in chain], scale, sites.specs, sites.dtype)
+    if j is None:
+        return
+    merged = _after(sites[j], [sites[k] for k in chain], scale, sites.specs, sites.dtype)
     if merged is None:
         return
     sites.replace(i, None)
@@ -104,14 +133,17 @@ def _fold_into_writer(sites, i):
     sites.replace(last, dataclasses.replace(sites[last], outputs=scale.outputs))
 
 
-def _fold_into_reader(sites, i):
-    """Lets the linear layer behind site i do what the scale there does, if there is one."""
-    scale, chain = sites[i], []
+def _fold_into_reader(sites: "_Sites", i: int) -> None:
+    """Folds the scale at site i into the linear layer behind it, if there is one."""
+    scale = sites[i]
+    chain: list[int] = []
     j = sites.reader(scale.outputs[0])
     while j is not None and _moves_channels(sites[j]):
         chain.append(j)
         j = sites.reader(sites[j].outputs[0])
-    merged = None if j is None else _before(scale, [sites[k] for k in chain], sites[j], sites.specs, sites.dtype)
+    if j is None:
+        return
+    merged = _before(scale, [sites[k] for k in chain], sites[j], sites.specs, sites.dtype)
     if merged is None:
         return
     sites.replace(i, None)
@@ -125,67 +157,75 @@ class _Sites:
 
     Args:
         graph: The graph.
-        keep: Slots that somebody asked for; like the outputs of the graph they stay as they are.
+        keep: Slots that must survive, as the outputs of the graph do.
     """
 
-    def __init__(self, graph, keep):
+    def __init__(self, graph: Graph, keep: Iterable[int]) -> None:
         self.specs, self.dtype = graph.specs, graph.dtype
-        self._graph, self._sites = graph, list(graph.sites)
+        self._graph, self._sites = graph, dict(enumerate(graph.sites))
         self._held = {*graph.output_slots, *keep}
-        self._writers, self._readers = {}, {}
-        for i, site in enumerate(self._sites):
+        self._writers: dict[int, int] = {}
+        self._readers: dict[int, set[int]] = {}
+        for i, site in self._sites.items():
             self._writers.update(dict.fromkeys(site.outputs, i))
             for slot in set(site.inputs):
                 self._readers.setdefault(slot, set()).add(i)
 
-    def __iter__(self):
-        return ((i, site) for i, site in enumerate(self._sites) if site is not None)
+    def __iter__(self) -> Iterator[tuple[int, Site]]:
+        for i in list(self._sites):
+            # Sites may be replaced or dropped meanwhile.
+            if i in self._sites:
+                yield i, self._sites[i]
 
-    def __getitem__(self, i):
+    def __getitem__(self, i: int) -> Site:
         return self._sites[i]
 
     def _is_private(self, slot):
         return slot not in self._held and len(self._readers.get(slot, ())) == 1
 
-    def writer(self, slot) -> int | None:
-        """The site that writes a slot which one site alone reads; None for other slots."""
+    def writer(self, slot: int) -> int | None:
+        """The number of the site that writes a slot; None unless exactly one site reads the slot and nobody kept it."""
         return self._writers.get(slot) if self._is_private(slot) else None
 
-    def reader(self, slot) -> int | None:
-        """The one site that reads a slot; None where there are several, or somebody asked for it."""
+    def reader(self, slot: int) -> int | None:
+        """The number of the only site that reads a slot; None where there are several, or where the slot is kept."""
         return next(iter(self._readers[slot])) if self._is_private(slot) else None
 
-    def replace(self, i, site):
-        """Puts another site in the place of site i, or none."""
+    def replace(self, i: int, site: Site | None) -> None:
+        """Puts another site in the place of site i, or drops site i."""
         for slot in self._sites[i].outputs:
             self._writers.pop(slot, None)
         for slot in self._sites[i].inputs:
             self._readers[slot].discard(i)
-        self._sites[i] = site
-        if site is not None:
+        if site is None:
+            del self._sites[i]
+        else:
+            self._sites[i] = site
             self._writers.update(dict.fromkeys(site.outputs, i))
             for slot in site.inputs:
                 self._readers.setdefault(slot, set()).add(i)
 
-    def graph(self):
+    def graph(self) -> Graph:
+        """The graph of the sites as they are now."""
         return self._graph.rewrite(site for _, site in self)
 
 
 def _moves_channels(site):
-    """Whether a site may move channels, or average within them, whatever their values."""
+    """Whether a site moves channels, or averages within channels, in a way that does not depend on values."""
     moves = isinstance(site.operation, ChannelDiagonalConv) or getattr(site.operation, "fixed", False)
     return moves and len(site.inputs) == len(site.outputs) == 1
 
 
 def _keeps_shape(scale, specs):
-    """Whether a scale leaves the shape of its input as it is; constants may make it larger."""
+    """Whether a scale keeps the shape of its input. A large constant would broadcast the input to its own shape."""
     return specs[scale.inputs[0]].shape == specs[scale.outputs[0]].shape
 
 
-def _routed(chain, shape, axis, dtype) -> np.ndarray | None:
-    """For every entry at the end of a chain the channel at its start that it comes from, from 0; -1 where from none.
+def _routed(chain: list[Site], shape: tuple, axis: int, dtype: str) -> np.ndarray | None:
+    """The channel at the start of a chain from which each entry at its end comes; -1 where it comes from none.
 
-    Two numberings of the channels are sent through, one of them random: a mean of several channels does not fit both.
+    Two numberings of the channels are sent through the chain. The second is random, because a mean of several channels
+    could look like a channel in one numbering, but not in both. None if the entries are not copies of channels.
     """
     if None in shape[1:]:
         return None
@@ -203,15 +243,15 @@ def _routed(chain, shape, axis, dtype) -> np.ndarray | None:
     try:
         (first, whole), (second, _) = send(number), send(other)
     except tf.errors.InvalidArgumentError:
-        # Time steps that are samples cannot be put together again from one sample.
+        # A reshape from samples back to time steps fails on a single sample.
         return None
     inside = (first > 0) & (first <= shape[axis])
     fits = whole and np.array_equal(second[inside], other[first[inside] - 1]) and not second[~inside].any()
     return np.where(inside, first - 1, -1) if fits else None
 
 
-def _pairs(first, second, size) -> np.ndarray | None:
-    """The map from `first` to `second`, both given entry by entry; None where it is not one-valued, or not complete."""
+def _pairs(first: np.ndarray | None, second: np.ndarray, size: int) -> np.ndarray | None:
+    """The map from values of `first` to values of `second`, entry by entry; None if it is no function or has gaps."""
     mapping = np.full(size, -1)
     if first is None or (first < 0).any() or (second < 0).any():
         return None
@@ -221,20 +261,25 @@ def _pairs(first, second, size) -> np.ndarray | None:
 
 
 def _positions(array, axis):
-    """The index along an axis of every entry."""
+    """The index of every entry along an axis, in the shape of the array."""
     shape = [-1 if i == axis else 1 for i in range(array.ndim)]
     return np.broadcast_to(np.arange(array.shape[axis]).reshape(shape), array.shape)
 
 
-def _channel_map(chain, start, start_axis, end_axis, dtype, backwards=False) -> Callable | None:
-    """A function that brings a vector over channels at one end of a chain into the order of those at the other end.
+def _channel_map(
+    chain: list[Site], start: tuple, start_axis: int, end_axis: int, dtype: str, backwards: bool = False
+) -> Callable | None:
+    """A function that reorders a vector over the channels at one end of a chain into the order at the other end.
 
     Args:
         chain: Sites that move channels.
         start: Shape of the chain's input.
-        start_axis, end_axis: Axes of the channels at its ends.
+        start_axis, end_axis: Axes of the channels at the two ends.
         dtype: Floating dtype in which the graph computes.
-        backwards: From the end to the start.
+        backwards: Whether the vector is over the channels at the end, and is reordered for the start.
+
+    Returns:
+        The function; None where the channels do not correspond one to one.
     """
     if not chain:
         return (lambda vector: vector) if start_axis == end_axis else None
@@ -283,7 +328,7 @@ def _after(linear, chain, scale, specs, dtype):
 
 
 def _outputs_are_few(operation, shape):
-    """Whether an operation has fewer outputs than weights, for a batch of several samples."""
+    """Whether an operation has fewer outputs than weights for a batch of `SEVERAL` samples."""
     if isinstance(operation, Scale) or None in shape[1:]:
         return False
     weights = operation.read("float32")
@@ -292,9 +337,9 @@ def _outputs_are_few(operation, shape):
 
 
 def _order(factor, chain, shape, axis, rank, dtype, backwards):
-    """How the vectors of a scale are brought into the order of the channels of a linear site; None if they cannot be.
+    """A function that reorders the vectors of a scale for the channels of a linear site; None if there is none.
 
-    `axis` is that of the linear site; at the other end of the chain, with `rank` axes, stands the scale.
+    `axis` is the channel axis of the linear site. The scale stands at the other end of the chain, on `rank` axes.
     """
     if factor.axis is None:
         scalar = all(w.shape.rank == 0 for w in factor.read("float32").values())
@@ -307,7 +352,8 @@ def _order(factor, chain, shape, axis, rank, dtype, backwards):
 def _before(scale, chain, linear, specs, dtype):
     """scale -> chain -> linear, with the scale in the linear site; None where they do not fit.
 
-    The shift becomes the linear map of itself as a bias: zeros that a convolution pads with are not shifted.
+    The linear layer maps the shift, and the result becomes bias. A convolution pads the shift with zeros as it pads its
+    input, so outputs at the border stay right.
     """
     operation, factor = linear.operation, scale.operation
     shape = specs[linear.inputs[0]].shape
@@ -336,9 +382,9 @@ def _before(scale, chain, linear, specs, dtype):
 
 
 def _shape_of_shift(operation, shape):
-    """The shape of an input on which the shift has the same effect as on every input; None if that is not known.
+    """The shape of the smallest input on which the shift has the same effect as on every input; None if unknown.
 
-    Without padding every output sees a whole window, and one window is enough.
+    Without padding one window is enough, because every output sees a whole window.
     """
     if isinstance(operation, Dense):
         return (*(1,) * (len(shape) - 1), shape[-1])

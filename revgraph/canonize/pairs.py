@@ -1,55 +1,70 @@
-"""A model beside itself: the graph of a model on an input and on a reference input."""
+"""Two runs of a model in one graph: on an input, and on a reference input (DeepLIFT)."""
 
 import dataclasses
+from collections.abc import Sequence
+
+import tensorflow as tf
 
 from revgraph.graph.graph import Graph, Site
 from revgraph.graph.operations import Affine, Normalize, Operation, Routing
+from revgraph.graph.types import Weights
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class WithReference(Operation):
-    """An operation on its inputs and on reference inputs: reads both, inputs first, and writes both."""
+    """An operation that runs on its inputs and on reference inputs.
+
+    It reads the inputs and then the reference inputs. It writes the outputs and then the reference outputs.
+
+    Args:
+        operation: The operation that runs on both.
+    """
 
     operation: Operation
 
     @property
-    def outputs_count(self):
+    def outputs_count(self) -> int:  # type: ignore[override]  # A property where the base class has a number.
         return 2 * self.operation.outputs_count
 
     @property
-    def label(self):
+    def label(self) -> str:
         return f"{self.operation.label} with reference"
 
     @property
-    def advice(self):
+    def advice(self) -> str | None:  # type: ignore[override]  # A property where the base class has a string.
         return self.operation.advice
 
-    def weights(self, dtype, inputs):
+    def weights(self, dtype: tf.DType | str, inputs: Sequence[tf.Tensor]) -> dict[str, tf.Tensor]:
         return self.operation.weights(dtype, inputs[: len(inputs) // 2])
 
-    def __call__(self, inputs, weights):
+    def __call__(self, inputs: Sequence[tf.Tensor], weights: Weights) -> tuple[tf.Tensor, ...]:
         half = len(inputs) // 2
         return (*self.operation(inputs[:half], weights), *self.operation(inputs[half:], weights))
 
 
 def with_reference(graph: Graph) -> tuple[Graph, dict[int, int]]:
-    """A graph that runs on inputs and on reference inputs, flat and in this order.
+    """A graph that runs a model on inputs and on reference inputs.
 
-    Linear sites stand twice. Others become one `WithReference` site, whose rule sees both activations, and so does a
-    site at each input that passes the input on. The slots of the original graph keep their meaning.
+    It takes the model's inputs as a flat list, and then their references. Each linear site is there twice. Every other
+    site becomes one `WithReference` site, whose rule sees both activations. A `WithReference` site is also added at
+    each input, where it passes both tensors on. The slots of the original graph keep their numbers.
+
+    Args:
+        graph: The graph of the model.
 
     Returns:
-        The graph, and for each slot of the original graph the slot of its reference.
+        The graph, and a dict from each slot of the original graph to the slot of its reference.
     """
     shift = max(graph.specs) + 1
     specs = {**graph.specs, **{slot + shift: spec for slot, spec in graph.specs.items()}}
-    sites, inputs = [], []
+    sites: list[Site] = []
+    outer_slots: list[int] = []
     for slot, name in zip(graph.input_slots, graph.input_names, strict=True):
         outer = max(specs) + 1
         specs |= {outer: graph.specs[slot], outer + 1: graph.specs[slot]}
         operation = WithReference(Routing(lambda x: x, "input", copies=True, fixed=True, keeps_sign=True))
         sites.append(Site(name, operation, (outer, outer + 1), (slot, slot + shift)))
-        inputs.append(outer)
+        outer_slots.append(outer)
     for site in graph.sites:
         beside = [tuple(slot + shift for slot in slots) for slots in (site.inputs, site.outputs)]
         if is_linear(site.operation):
@@ -62,12 +77,12 @@ def with_reference(graph: Graph) -> tuple[Graph, dict[int, int]]:
                 dataclasses.replace(site, operation=WithReference(site.operation), inputs=both[0], outputs=both[1])
             )
     names = (*graph.input_names, *(f"{name} (reference)" for name in graph.input_names))
-    inputs = (*inputs, *(slot + 1 for slot in inputs))
+    inputs = (*outer_slots, *(slot + 1 for slot in outer_slots))
     paired = dataclasses.replace(graph, sites=tuple(sites), specs=specs, inputs=inputs, input_names=names)
     return paired, {slot: slot + shift for slot in graph.specs}
 
 
 def is_linear(operation: Operation) -> bool:
-    """Whether differences of outputs are the same function of differences of inputs."""
+    """Whether an operation maps differences of inputs to differences of outputs, so that it needs no reference."""
     affine = isinstance(operation, Affine) and not isinstance(operation, Normalize)
     return affine or (isinstance(operation, Routing) and operation.fixed)

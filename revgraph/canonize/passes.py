@@ -1,10 +1,11 @@
-"""Canonization: pure passes `Graph -> Graph` after which every weighted site is affine.
+"""Canonization: passes that rewrite a graph until every site with weights is affine, z = linear(x) + bias.
 
-Each pass takes the graph and `keep`, slots that must survive because somebody asked for their value, and preserves
-what the graph computes.
+LRP rules are defined on affine sites. Each pass takes a graph and `keep`, the slots that must survive because somebody
+asked for their relevance. It returns a new graph with the same outputs.
 """
 
 import dataclasses
+from collections.abc import Iterable
 
 import keras
 
@@ -26,22 +27,27 @@ from revgraph.graph.operations import (
 from revgraph.read.keras.tracing import trace
 
 SAME = ("Cast", "Identity")
-"""Names of routings that leave every entry where it is."""
+"""Names of routings that keep every entry in its place."""
 
 
-def canonize(model, keep=()) -> Graph:
-    """Rewrites a model into the form that rules are defined on; the result computes the same outputs.
+def canonize(model: keras.Model | Graph, keep: Iterable[int] = ()) -> Graph:
+    """Rewrites a model into a graph of the sites on which LRP rules are defined.
 
-    Fused activations become sites of their own, separable convolutions their two parts, average pooling a
-    channel-diagonal convolution, nested products one product; zero padding and BatchNormalization are folded into the
-    linear layer beside them, and normalizations of a sample by its own statistics become affine.
+    The graph computes the same outputs as the model, and the model itself is not changed. These steps are taken:
+
+    * An activation inside of a layer becomes a site.
+    * A separable convolution becomes two convolutions.
+    * Average pooling becomes a convolution.
+    * Normalization of a sample by its own statistics (LayerNormalization) becomes affine.
+    * Nested products become one product.
+    * Zero padding and BatchNormalization are folded into the linear layer beside them.
 
     Args:
         model: A built Keras model, or a `Graph`.
         keep: Slots of the graph that must not be folded away.
 
     Returns:
-        A `Graph` that can be called like the model, and printed.
+        A `Graph`, which can be called like the model, and printed.
 
     Example:
 
@@ -56,8 +62,18 @@ def canonize(model, keep=()) -> Graph:
     return graph
 
 
-def split_activations(graph: Graph, keep=frozenset()) -> Graph:
-    """Makes `Dense(activation="relu")` an affine site and an activation site; the affine site's forward is its Z."""
+def split_activations(graph: Graph, keep: Iterable[int] = frozenset()) -> Graph:
+    """Splits a layer with an activation, such as `Dense(activation="relu")`, into an affine site and an activation.
+
+    The output of the affine site is z, the sum that LRP shares out.
+
+    Args:
+        graph: The graph.
+        keep: Taken as every pass takes it; this pass removes no slot.
+
+    Returns:
+        A graph with the same outputs.
+    """
     sites = []
     for site in graph.sites:
         if not isinstance(site.operation, Fused):
@@ -72,10 +88,18 @@ def split_activations(graph: Graph, keep=frozenset()) -> Graph:
     return graph.rewrite(sites)
 
 
-def strip_output_activation(graph: Graph, keep=frozenset()) -> Graph:
-    """Lets the graph return logits in place of the probabilities that softmax or sigmoid make of them.
+def strip_output_activation(graph: Graph, keep: Iterable[int] = frozenset()) -> Graph:
+    """Removes softmax and sigmoid at the outputs, so that the graph returns logits instead of probabilities.
 
-    Probabilities may be moved on their way to the output, such as by a reshape: the logits are moved likewise.
+    Where probabilities are moved on their way to the output, such as by a reshape, the logits are moved in the same
+    way. This pass changes what the graph returns, so it is not part of `canonize`.
+
+    Args:
+        graph: The graph.
+        keep: Slots that must survive.
+
+    Returns:
+        A graph that returns logits.
     """
     logits = {}
     for slot in graph.output_slots:
@@ -84,36 +108,44 @@ def strip_output_activation(graph: Graph, keep=frozenset()) -> Graph:
     return prune(graph.rewrite(graph.sites, outputs=outputs), keep)
 
 
-def _logits_of(slot, graph):
-    """A graph that computes the logits behind a slot, moved as the slot's entries are, and their slot."""
+def _logits_of(slot: int, graph: Graph) -> tuple[Graph, int]:
+    """A graph that computes the logits for a slot of probabilities, and the slot of the logits."""
     producers, passed, below = graph.producers(), [], slot
     while below in producers and (_is_move(producers[below]) or producers[below].operation.traits.probability):
         passed.append(producers[below])
         (below,) = passed[-1].inputs
-    # What is done to the logits stays as it is.
+    # Moves in front of the probabilities stay, because they move the logits already.
     while passed and not passed[-1].operation.traits.probability:
         passed.pop()
     if not passed:
         return graph, slot
     (logit,) = passed[-1].inputs
     for site in reversed(passed):
-        if not site.operation.traits.probability and site.operation.name not in SAME:
+        if not site.operation.traits.probability and site.operation.label not in SAME:
             graph, moved = graph.with_slot(graph.specs[site.outputs[0]])
             move = dataclasses.replace(site, inputs=(logit,), outputs=(moved,))
             graph, logit = graph.rewrite((*graph.sites, move)), moved
     return graph, logit
 
 
-def _is_move(site):
-    """Whether a site gives the entries of its only input, each where it was or in another place."""
+def _is_move(site: Site) -> bool:
+    """Whether the output of a site has the entries of its only input, each in its old place or in another."""
     operation = site.operation
     if not isinstance(operation, Routing) or len(site.inputs) != 1 or len(site.outputs) != 1:
         return False
     return operation.name in SAME or (operation.copies and operation.fixed and not operation.fills)
 
 
-def prune(graph: Graph, keep=frozenset()) -> Graph:
-    """Drops the sites that no output and no kept slot depends on."""
+def prune(graph: Graph, keep: Iterable[int] = frozenset()) -> Graph:
+    """Drops the sites on which no output and no kept slot depends.
+
+    Args:
+        graph: The graph.
+        keep: Slots that must survive, besides the outputs.
+
+    Returns:
+        A graph with the same outputs.
+    """
     needed = {*graph.output_slots, *keep}
     sites = []
     for site in reversed(graph.sites):
@@ -123,8 +155,19 @@ def prune(graph: Graph, keep=frozenset()) -> Graph:
     return graph.rewrite(reversed(sites))
 
 
-def average_pooling_to_conv(graph: Graph, keep=frozenset()) -> Graph:
-    """Makes average pooling of every kind a channel-diagonal convolution, to which every rule applies as it is."""
+def average_pooling_to_conv(graph: Graph, keep: Iterable[int] = frozenset()) -> Graph:
+    """Makes average pooling of every kind a convolution, to which every rule for convolutions applies.
+
+    The kernel is 1/n where an output channel meets the same input channel, with n the size of the window, and zero
+    elsewhere; see `revgraph.graph.operations.ChannelDiagonalConv`.
+
+    Args:
+        graph: The graph.
+        keep: Taken as every pass takes it; this pass removes no slot.
+
+    Returns:
+        A graph with the same outputs.
+    """
 
     def rewrite(site):
         pool = site.operation
@@ -136,8 +179,16 @@ def average_pooling_to_conv(graph: Graph, keep=frozenset()) -> Graph:
     return graph.rewrite(map(rewrite, graph.sites))
 
 
-def split_separable(graph: Graph, keep=frozenset()) -> Graph:
-    """Makes a separable convolution its depthwise and its pointwise convolution, which get the rule one by one."""
+def split_separable(graph: Graph, keep: Iterable[int] = frozenset()) -> Graph:
+    """Splits a separable convolution into its depthwise and its pointwise convolution. Each gets a rule.
+
+    Args:
+        graph: The graph.
+        keep: Taken as every pass takes it; this pass removes no slot.
+
+    Returns:
+        A graph with the same outputs.
+    """
     sites = []
     for site in graph.sites:
         operation = site.operation
@@ -171,12 +222,22 @@ def _separable_parts(operation):
     return depthwise, Conv(second, one, "valid", one, operation.data_format)
 
 
-def hold_deviations(graph: Graph, keep=frozenset()) -> Graph:
-    r"""Makes normalization of a sample by its own statistics an affine site: the standard deviation counts as constant.
+def hold_deviations(graph: Graph, keep: Iterable[int] = frozenset()) -> Graph:
+    r"""Makes normalization of a sample by its own statistics affine, because the standard deviation is held constant.
 
-    z = (x - mean(x)) / c * gamma + beta with c = sqrt(variance(x) + epsilon) held constant, so that mean subtraction
-    takes part as the linear map that it is, R_j = sum_k x_j (delta_jk - 1/n) / (x_k - mean(x)) R_k, and the
-    division passes relevance on.
+    LayerNormalization, GroupNormalization, RMSNormalization and UnitNormalization compute
+
+        z = (x - mean(x)) / c * gamma + beta    with c = sqrt(variance(x) + epsilon)
+
+    and c is held constant. The subtraction of the mean is a linear map of n entries, which shares relevance out as
+    R_j = sum_k x_j (delta_jk - 1/n) / (x_k - mean(x)) R_k. The division passes relevance on unchanged.
+
+    Args:
+        graph: The graph.
+        keep: Taken as every pass takes it; this pass removes no slot.
+
+    Returns:
+        A graph with the same outputs.
 
     Reference:
         Ali et al.: XAI for Transformers: Better Explanations through Conservative Propagation. ICML, 2022.
