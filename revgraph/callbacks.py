@@ -8,6 +8,7 @@ from revgraph.analyzers import Analyzer, create_analyzer
 from revgraph.analyzers.analyzer import Unsupported
 from revgraph.reverse.ledger import FIELDS
 from revgraph.visualize.heatmaps import displayable, heatmap
+from revgraph.visualize.shapes import check_batch
 
 
 class RelevanceCallback(keras.callbacks.Callback):
@@ -24,7 +25,7 @@ class RelevanceCallback(keras.callbacks.Callback):
         every: Write every so many epochs.
         conservation: Write how much relevance arrives at the inputs, and how much biases, constants, rules and
             stabilisers absorb, as mean shares of the start.
-        **options: Of `revgraph.visualize.heatmap`.
+        **options: Of `revgraph.visualize.heatmap`; for other samples than images of `revgraph.visualize.plot`.
 
     Raises:
         ValueError: An option is illegal.
@@ -51,6 +52,8 @@ class RelevanceCallback(keras.callbacks.Callback):
         if not isinstance(every, int) or every < 1:
             raise ValueError(f"every is a positive number of epochs. Received: {every!r}.")
         self.x = np.asarray(x)
+        if self.x.ndim != 4:
+            check_batch(self.x.shape, options.get("kind"), has_batch=True)
         self.log_dir = str(log_dir)
         self.analyzer = analyzer
         self.neuron_selection = neuron_selection

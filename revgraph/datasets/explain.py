@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from revgraph.analyzers import Analyzer
 from revgraph.analyzers.inputs import packed
+from revgraph.class_names import gives_logits, is_binary, predicted
 from revgraph.datasets.files import open_dataset
 from revgraph.datasets.sinks import Sink
 from revgraph.datasets.sinks import sink as as_sink
@@ -125,12 +126,14 @@ def explain_dataset(
         dataset = open_dataset(dataset, analyzer)
     data = source(dataset, analyzer.graph, batch_size, labels)
     selection = _checked_selection(neuron_selection, data)
-    if isinstance(dataset, Samples) and dataset.class_names:
-        _check_directories(dataset.class_names, analyzer.graph, selection)
+    directories = dataset.class_names if isinstance(dataset, Samples) else None
+    if directories:
+        _check_directories(directories, analyzer.graph, selection)
+    class_names = sink.class_names or directories
     origin = provenance(analyzer, model_path)
     origin["neuron_selection"] = plain(neuron_selection)
-    if isinstance(dataset, Samples) and dataset.class_names:
-        origin["class_names"] = list(dataset.class_names)
+    if directories:
+        origin["class_names"] = list(directories)
     question = {name: origin[name] for name in ("method", "parameters", "rules", "model_sha256", "neuron_selection")}
     question |= {"batch_size": batch_size, "samples": data.samples, "output": sink.kind, "inputs": sink.with_inputs}
     # What is read from a file later has gone through JSON.
@@ -146,7 +149,7 @@ def explain_dataset(
                     return report
                 staging.begin(head)
             resumed = staging.samples
-            Run(analyzer, data, selection, sink.with_inputs, on_failure, staging).run(verbose)
+            Run(analyzer, data, selection, sink.with_inputs, on_failure, staging, class_names).run(verbose)
             _finish(sink, staging, verbose)
         finally:
             if not staging.records:
@@ -221,9 +224,10 @@ class Run:
         with_inputs: Keep the inputs too.
         on_failure: See `explain_dataset`.
         staging: Where finished batches are kept.
+        class_names: Names of the classes, if they are known.
     """
 
-    def __init__(self, analyzer, data: Source, selection, with_inputs, on_failure, staging: Staging):
+    def __init__(self, analyzer, data: Source, selection, with_inputs, on_failure, staging: Staging, class_names):
         self.analyzer = analyzer
         self.graph: Graph = analyzer.graph
         self.data = data
@@ -232,6 +236,8 @@ class Run:
         self.on_failure = on_failure
         self.staging = staging
         self.predict = predictor(analyzer)
+        self.class_names = class_names
+        self.logits = gives_logits(analyzer.model) if class_names is not None and len(class_names) == 2 else None
         self.shapes = {name: shape[1:] for name, (shape, _) in staging.specs().items()}
 
     def run(self, verbose):
@@ -322,7 +328,10 @@ class Run:
     def _labels(self, batch, outputs):
         if batch.labels is not None:
             return batch.labels
-        return outputs[0].argmax(axis=1) if len(outputs) == 1 and outputs[0].ndim == 2 else None
+        if len(outputs) != 1 or outputs[0].ndim != 2:
+            return None
+        classes, _ = predicted(outputs[0], self.class_names, self.logits)
+        return classes
 
 
 def predictor(analyzer):
@@ -387,6 +396,12 @@ def _check_directories(names, graph: Graph, selection):
     for slot, output in zip(graph.output_slots, graph.output_names, strict=True):
         chosen = selection.get(output) if isinstance(selection, dict) else selection
         shape = graph.specs[slot].shape
+        if isinstance(chosen, str) and chosen == "label" and len(shape) == 2 and is_binary(names, shape[1]):
+            raise ValueError(
+                f"The model has one output, which stands for {names[1]!r}, and so there is no output for the label of "
+                f"{names[0]!r}. Explain all samples without neuron_selection: relevance is that of {names[1]!r}, and "
+                f"that of {names[0]!r} has the opposite sign."
+            )
         if isinstance(chosen, str) and chosen == "label" and len(shape) == 2 and shape[1] not in (None, len(names)):
             raise ValueError(
                 f"The dataset has {len(names)} directories, and the model {shape[1]} outputs, so their labels would "

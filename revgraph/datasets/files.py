@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from revgraph.analyzers import Analyzer
+from revgraph.class_names import check_names, units_of
 from revgraph.datasets.images import SUFFIXES, Images
 from revgraph.datasets.streams import Samples, Unreadable, reason
 from revgraph.graph import Graph
@@ -61,6 +62,7 @@ def open_dataset(path, analyzer, *, size=None, preprocess=None, inputs=None, lab
         records = sorted(p for p in path.iterdir() if _is_tfrecord(p))
         if records:
             return Records(records, graph, size, preprocess, inputs, labels)
+        check_names(class_names, units_of(graph))
         return ImageFolder(path, Images.of(graph, size, preprocess), class_names)
     if _is_tfrecord(path):
         return Records([path], graph, size, preprocess, inputs, labels)

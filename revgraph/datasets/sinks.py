@@ -11,6 +11,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from revgraph.class_names import check_names, units_of
 from revgraph.datasets import virelay
 from revgraph.datasets.staging import Staging, sync_folder
 from revgraph.graph import Graph
@@ -34,6 +35,7 @@ class Sink:
 
     kind = "sink"
     with_inputs = False
+    class_names = None
 
     @property
     def target(self) -> Path:
@@ -203,6 +205,7 @@ class HDF5(Sink):
         return [*inputs, *project, self.target]
 
     def check(self, graph):
+        check_names(self.class_names, units_of(graph))
         if self.project and len(graph.input_slots) > 1:
             raise ValueError(
                 f"ViRelAy shows datasets with one input, and the model has {len(graph.input_slots)}: leave out "

@@ -8,16 +8,18 @@ import keras
 import numpy as np
 
 from revgraph.analyzers import Analyzer, create_analyzer
+from revgraph.class_names import check_names, gives_logits, has_logits, is_binary, predicted
 from revgraph.reverse.pictures import Picture
 from revgraph.visualize.kinds import KINDS, Colours
+from revgraph.visualize.shapes import check_batch
 
 COMPARED = ("input_t_gradient", "lrp.epsilon", "lrp.gamma", "lrp.alpha_2_beta_1", "lrp.epsilon_plus")
 """What `compare` compares where no analyzers are named; all in one unit, that of the output."""
 
 
 def plot(
-    x, relevance, outputs=None, class_names=None, neuron_selection=None, *, titles=None, samples=8, scale="image",
-    **options,
+    x, relevance, outputs=None, class_names=None, neuron_selection=None, *, kind=None, titles=None, samples=8,
+    scale="image", **options,
 ) -> Picture:  # fmt: skip
     """Draws samples with their relevance: images beside their heatmap and with it laid over them, time series as lines
     in the colours of their relevance, features as signed bars.
@@ -45,13 +47,13 @@ def plot(
 
         revgraph.visualize.plot(x, analyzer.analyze(x), outputs=model.predict(x), class_names=["cat", "dog"])
     """
-    kind, colours = _kind(x, options)
-    x, relevance = _matching(x, {"": relevance}, samples)
+    x, drawn, colours = _drawing(x, kind, options, _is_batch(_sole(x), outputs, titles))
     titles = titles or _titles(outputs, class_names, neuron_selection, len(x))
-    return _grid(kind, colours, x, relevance, titles, _scales_of_plot(scale), kind.columns, {})
+    x, relevances = _matching(x, {"": relevance}, samples)
+    return _grid(drawn, colours, x, relevances, titles, _scales_of_plot(scale), drawn.columns, {})
 
 
-def plot_grid(x, relevances, *, titles=None, samples=8, scale="all", **options) -> Picture:
+def plot_grid(x, relevances, *, kind=None, titles=None, samples=8, scale="all", **options) -> Picture:
     """Draws samples in rows, with what several analyzers say of them in columns.
 
     Args:
@@ -73,15 +75,20 @@ def plot_grid(x, relevances, *, titles=None, samples=8, scale="all", **options) 
     """
     if not isinstance(relevances, Mapping) or not relevances:
         raise TypeError(f"plot_grid takes a dict from names to relevance. Received: {type(relevances).__name__}.")
-    kind, colours = _kind(x, options)
+    return _side_by_side(x, relevances, titles, samples, scale, kind, options, _is_batch(_sole(x), None, titles))
+
+
+def _side_by_side(x, relevances, titles, samples, scale, kind, options, has_batch):
+    x, drawn, colours = _drawing(x, kind, options, has_batch)
     x, relevances = _matching(x, relevances, samples)
-    first = ("input",) if "input" in kind.columns else ()
-    return _grid(kind, colours, x, relevances, titles, scale, first, relevances)
+    first = ("input",) if "input" in drawn.columns else ()
+    return _grid(drawn, colours, x, relevances, titles, scale, first, relevances)
 
 
 def compare(
-    model, x, names=COMPARED, neuron_selection=None, class_names=None, *, titles=None, samples=8, scale="all", **options
-) -> Picture:
+    model, x, names=COMPARED, neuron_selection=None, class_names=None, *, kind=None, titles=None, samples=8, scale="all",
+    **options,
+) -> Picture:  # fmt: skip
     """Explains samples with several analyzers and draws the results side by side.
 
     Args:
@@ -105,13 +112,29 @@ def compare(
     analyzers = [_analyzer(entry, model) for entry in (names.items() if isinstance(names, Mapping) else names)]
     if not analyzers:
         raise ValueError("There is nothing to compare: name at least one analyzer.")
-    if neuron_selection is not None and np.ndim(neuron_selection) == 1:
+    if _is_one_per_sample(neuron_selection):
         neuron_selection = np.asarray(neuron_selection)[:samples]
     relevances = {_unique(a.name, i, analyzers): a.analyze(x, neuron_selection) for i, a in enumerate(analyzers)}
-    outputs = keras.tree.flatten(analyzers[0].graph(x))
-    outputs = np.asarray(outputs[0]) if len(outputs) == 1 else None
-    titles = titles or _titles(outputs, class_names, neuron_selection, len(x))
-    return plot_grid(x, relevances, titles=titles, samples=samples, scale=scale, **options)
+    titles = titles or _titles_of(analyzers[0].graph, x, class_names, neuron_selection)
+    return _side_by_side(x, relevances, titles, samples, scale, kind, options, has_batch=True)
+
+
+def _is_one_per_sample(selection):
+    """Whether a selection has one index per sample; a tuple has one index per axis."""
+    return (
+        not isinstance(selection, tuple | str)
+        and np.ndim(selection) == 1
+        and np.issubdtype(np.asarray(selection).dtype, np.integer)
+    )
+
+
+def _titles_of(graph, x, class_names, selection):
+    outputs = keras.tree.flatten(graph(x))
+    if len(outputs) != 1:
+        return None
+    y = np.asarray(outputs[0])
+    logits = gives_logits(graph) if is_binary(class_names, y.shape[-1]) else False
+    return _titles(y, class_names, selection, len(x), has_logits(y) if logits is None else logits)
 
 
 def _analyzer(entry, model):
@@ -127,21 +150,43 @@ def _unique(name, position, analyzers):
     return f"{name} ({before + 1})" if before else name
 
 
-def _kind(x, options):
-    """How samples are drawn, and their colours, from the options of a function."""
-    rank = np.ndim(_sole(x))
-    if rank not in KINDS:
-        raise ValueError(
-            f"x is a batch of images (4 axes), time series (3) or features (2). Received shape {np.shape(x)}. One "
-            f"sample needs a batch axis too, x[None]; for volumes there is plot_volume, for tokens text."
-        )
-    fields = {f.name for f in dataclasses.fields(KINDS[rank])}
+def _drawing(x, kind, options, has_batch):
+    """The samples as they are drawn, how that is done, and their colours.
+
+    Args:
+        x: Samples; see `plot`.
+        kind: See `plot`.
+        options: Options of a function for its kind of samples, and for the colours.
+        has_batch: Whether the first axis is known to be the batch.
+    """
+    x = np.asarray(_sole(x))
+    if kind is not None and kind not in KINDS:
+        raise ValueError(f"kind is {', '.join(map(repr, KINDS))} or None. Received: {kind!r}.")
+    check_batch(x.shape, kind, has_batch)
+    if kind is None:
+        kind = next(name for name, made in KINDS.items() if made.rank == x.ndim)
+    made = KINDS[kind]
+    fields = {f.name for f in dataclasses.fields(made)}
     known = fields | {f.name for f in dataclasses.fields(Colours)}
     unknown = [name for name in options if name not in known]
     if unknown:
-        raise TypeError(f"{KINDS[rank].__name__} take the options {', '.join(sorted(known))}. Received: {unknown[0]}.")
-    kind = KINDS[rank](**{k: v for k, v in options.items() if k in fields})
-    return kind, Colours(**{k: v for k, v in options.items() if k not in fields})
+        raise TypeError(f"{made.__name__} take the options {', '.join(sorted(known))}. Received: {unknown[0]}.")
+    # Images and series that have no channel axis get one.
+    x = x if x.ndim == made.rank else x[..., None]
+    colours = Colours(**{k: v for k, v in options.items() if k not in fields})
+    return x, made(**{k: v for k, v in options.items() if k in fields}), colours
+
+
+def _is_batch(x, outputs, titles):
+    """Whether there are outputs or titles for every entry of the first axis, so that this is the batch."""
+    count = len(x) if np.ndim(x) else 0
+    outputs = _sole(outputs)
+    return (np.ndim(outputs) == 2 and len(outputs) == count) or (titles is not None and len(titles) == count)
+
+
+def _check_titles(titles, count):
+    if titles is not None and len(titles) < count:
+        raise ValueError(f"There are {len(titles)} titles for {count} samples: pass one per sample.")
 
 
 def _sole(value):
@@ -160,19 +205,46 @@ def _matching(x, relevances, samples):
     return x[:samples], {name: relevance[:samples] for name, relevance in relevances.items()}
 
 
-def _titles(outputs, class_names, selection, count):
-    """Name and output of the selected class of each sample."""
-    if outputs is None or np.ndim(outputs) != 2 or not (selection is None or np.ndim(selection) <= 1):
+def _titles(outputs, class_names, selection, count, logits=None):
+    """Name and output of the selected class of each sample; None where no class is selected."""
+    outputs = _sole(outputs)
+    if outputs is None or np.ndim(outputs) != 2:
         return None
-    outputs = np.asarray(outputs)[:count]
+    outputs = np.asarray(outputs)
+    units = outputs.shape[1]
+    check_names(class_names, units)
+    if len(outputs) != count:
+        raise ValueError(f"There are outputs of {len(outputs)} samples, and x has {count}. Pass the outputs of x.")
+    if logits is None and is_binary(class_names, units) and has_logits(outputs):
+        raise ValueError(
+            f"Two class names for one output need the probability of the second class. Received values from "
+            f"{outputs.min():.3g} to {outputs.max():.3g}. If they are logits, pass 1 / (1 + np.exp(-outputs))."
+        )
     if selection is None or (isinstance(selection, str) and selection == "max_activation"):
-        chosen = outputs.argmax(axis=1)
-    elif isinstance(selection, str) or not np.issubdtype(np.asarray(selection).dtype, np.integer):
+        chosen, values = predicted(outputs, class_names, logits)
+    elif np.ndim(selection) > 1 or not np.issubdtype(np.asarray(selection).dtype, np.integer):
         return None
     else:
-        chosen = np.broadcast_to(np.atleast_1d(selection)[:count], len(outputs))
-    names = class_names if class_names is not None else [f"output {i}" for i in range(outputs.shape[1])]
-    return [f"{names[c]}: {outputs[i, c]:.3g}" for i, c in enumerate(chosen)]
+        units_chosen = _one_per_sample(selection, count, units)
+        values = outputs[np.arange(count), units_chosen]
+        # The only unit of a binary classifier stands for the second class.
+        chosen = units_chosen + 1 if is_binary(class_names, units) else units_chosen
+    names = class_names if class_names is not None else [f"output {i}" for i in range(units)]
+    return [f"{names[c]}: {value:.3g}" for c, value in zip(chosen, values, strict=True)]
+
+
+def _one_per_sample(selection, count, units):
+    """The selected unit of each sample."""
+    chosen = np.atleast_1d(selection)
+    if len(chosen) not in (1, count):
+        raise ValueError(
+            f"neuron_selection has {len(chosen)} entries for {count} samples: pass one index, or one per sample."
+        )
+    if chosen.min() < 0 or chosen.max() >= units:
+        raise ValueError(
+            f"neuron_selection is out of range: there are {units} outputs, 0 to {units - 1}. Received: {selection!r}."
+        )
+    return np.broadcast_to(chosen, count)
 
 
 def _scales_of_plot(scale):
@@ -202,6 +274,7 @@ def _grid(kind, colours, x, relevances, titles, scale, own, named):
         own: Columns of `kind` drawn for the first relevance.
         named: Names of the columns that follow.
     """
+    _check_titles(titles, len(x))
     inputs = kind.inputs(x)
     values = [kind.values(relevance) for relevance in relevances.values()]
     limits = _limits(colours, values, scale)

@@ -7,6 +7,7 @@
 import numpy as np
 
 from revgraph.visualize.colormaps import DEFAULT, colormap
+from revgraph.visualize.shapes import is_like_an_image
 
 REDUCTIONS = {
     "sum": np.sum,
@@ -96,6 +97,11 @@ def heatmap(
 
         rgb = revgraph.visualize.heatmap(analyzer.analyze(x), "coldnhot", percentile=99)
     """
+    if scale == "image" and absmax is None and reduce_axis == -1 and is_like_an_image(np.shape(X)):
+        raise ValueError(
+            f"X of shape {np.shape(X)} looks like one image, and a batch axis is missing. Pass X[None] for one image. "
+            f"For a batch of time series reduce the channels first: heatmap(X.sum(-1), reduce_axis=None)."
+        )
     values = reduced(X, reduce_op, reduce_axis)
     cmap = colormap(cmap_type)
     if input_is_positive_only is None:

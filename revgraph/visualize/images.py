@@ -3,6 +3,7 @@
 import numpy as np
 
 from revgraph.visualize.colormaps import MAPS, ColorMap, colormap
+from revgraph.visualize.shapes import is_like_an_image
 
 try:
     from PIL import Image
@@ -38,6 +39,8 @@ def imgify(obj, vmin=None, vmax=None, cmap="bwr", level=1.0, symmetric=None, gri
 
         imgify(relevance.sum(-1), cmap="coldnhot", grid=True).save("relevance.png")
     """
+    if grid:
+        _check_batch(obj, "leave out grid")
     batch = channels_last(obj if grid else np.asarray(obj)[None], "an image" if not grid else "a batch of images")
     cmap = colormap(cmap, ZENNIT)
     if symmetric is None:
@@ -64,6 +67,7 @@ def gridify(obj, shape=None, fill_value=None) -> np.ndarray:
     Returns:
         Array (rows * height, columns * width, channels).
     """
+    _check_batch(obj, "pass x[None]")
     batch = channels_last(obj, "a batch of images")
     count, height, width, channels = batch.shape
     columns = int(count**0.5)
@@ -106,6 +110,16 @@ def channels_last(obj, what) -> np.ndarray:
             f"Received shape {np.shape(obj)}. Reduce the channels first, for example x.sum(-1)."
         )
     return batch
+
+
+def _check_batch(obj, remedy):
+    """Raises a ValueError for one image with channels, whose rows would be taken for images."""
+    shape = np.shape(obj)
+    if is_like_an_image(shape) and shape[-1] in (1, 3):
+        raise ValueError(
+            f"An array of shape {shape} looks like one image, and a batch axis is missing. For one image {remedy}; for "
+            f"images {shape[1]} high and {shape[2]} wide pass x[..., None]."
+        )
 
 
 def _as_bytes(batch, vmin, vmax, symmetric, cmap: ColorMap | None):

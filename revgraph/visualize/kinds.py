@@ -53,6 +53,7 @@ class Images:
     reduce_op: object = "sum"
     reduce_axis: int = -1
     overlay: float = 0.9
+    rank = 4
     columns = ("input", "relevance", "overlay")
     has_bar = True
 
@@ -92,6 +93,7 @@ class Series:
     """
 
     channel_names: object = None
+    rank = 3
     columns = ("relevance",)
     has_bar = True
 
@@ -141,6 +143,7 @@ class Features:
 
     feature_names: object = None
     top: int = 12
+    rank = 2
     columns = ("relevance",)
     has_bar = False
 
@@ -172,5 +175,5 @@ class Features:
         axes.spines[["top", "right", "left"]].set_visible(False)
 
 
-KINDS = {2: Features, 3: Series, 4: Images}
-"""What samples are, by the number of axes of a batch of them."""
+KINDS = {"images": Images, "series": Series, "features": Features}
+"""How samples are drawn, by the name of what they are."""

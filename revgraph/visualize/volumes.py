@@ -38,7 +38,7 @@ def plot_volume(x, relevance, axis=1, *, slices=8, slider=None, reduce_op="sum",
     if x.ndim != 5 or relevance.shape not in (x.shape, x.shape[:-1]):
         raise ValueError(
             f"Volumes have shape (batch, depth, height, width, channels), and their relevance the same. Received "
-            f"{x.shape} and {relevance.shape}."
+            f"{x.shape} and {relevance.shape}. One volume needs a batch axis too, x[None]."
         )
     if axis not in (1, 2, 3):
         raise ValueError(f"Volumes are sliced along axis 1, 2 or 3. Received axis {axis!r}.")
