@@ -1,13 +1,19 @@
 """`RelevanceCallback`: TensorBoard shows what the network looks at while it learns."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import keras
 import numpy as np
 import tensorflow as tf
+from numpy.typing import ArrayLike
 
 from revgraph.analyzers import Analyzer, create_analyzer
 from revgraph.analyzers.analyzer import Unsupported
+from revgraph.graph.types import PathLike, Selection
 from revgraph.reverse.ledger import FIELDS
 from revgraph.visualize.heatmaps import displayable, heatmap
+from revgraph.visualize.shapes import check_batch
 
 
 class RelevanceCallback(keras.callbacks.Callback):
@@ -18,16 +24,17 @@ class RelevanceCallback(keras.callbacks.Callback):
             series and features as `revgraph.visualize.plot` draws them, which needs matplotlib.
         log_dir: Folder of the event files.
         analyzer: Name of an analyzer, a pair of name and keyword arguments, or an `Analyzer` of the model that is
-            trained; it sees the weights as they are at the end of each epoch.
+            trained. It uses the weights at the end of each epoch.
         neuron_selection: What is explained; see `Analyzer.analyze`. With a fixed class the pictures of all epochs
             answer the same question.
-        every: Write every so many epochs.
+        every: The number of epochs from one writing to the next.
         conservation: Write how much relevance arrives at the inputs, and how much biases, constants, rules and
             stabilisers absorb, as mean shares of the start.
-        **options: Of `revgraph.visualize.heatmap`.
+        **options: For images those of `revgraph.visualize.heatmap`, for other samples those of
+            `revgraph.visualize.plot`.
 
     Raises:
-        ValueError: An option is illegal.
+        ValueError: An option is illegal, or x cannot be drawn.
 
     Example:
 
@@ -38,28 +45,30 @@ class RelevanceCallback(keras.callbacks.Callback):
 
     def __init__(
         self,
-        x,
-        log_dir,
-        analyzer="lrp.epsilon_plus",
-        neuron_selection=None,
+        x: ArrayLike,
+        log_dir: PathLike,
+        analyzer: str | tuple[str, Mapping[str, Any]] | Analyzer = "lrp.epsilon_plus",
+        neuron_selection: Selection = None,
         *,
-        every=1,
-        conservation=True,
-        **options,
+        every: int = 1,
+        conservation: bool = True,
+        **options: Any,
     ):
         super().__init__()
         if not isinstance(every, int) or every < 1:
             raise ValueError(f"every is a positive number of epochs. Received: {every!r}.")
         self.x = np.asarray(x)
+        if self.x.ndim != 4:
+            check_batch(self.x.shape, options.get("kind"), has_batch=True)
         self.log_dir = str(log_dir)
         self.analyzer = analyzer
         self.neuron_selection = neuron_selection
         self.every = every
         self.conservation = conservation
         self.options = options
-        self._writer = None
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
+        """Makes the analyzer and opens the file of events."""
         self._made = self._make()
         self._writer = tf.summary.create_file_writer(self.log_dir)
 
@@ -69,7 +78,8 @@ class RelevanceCallback(keras.callbacks.Callback):
         name, arguments = (self.analyzer, {}) if isinstance(self.analyzer, str) else self.analyzer
         return create_analyzer(name, self.model, **arguments)
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Writes pictures and shares, if it is time for them."""
         if (epoch + 1) % self.every:
             return
         relevance = self._made.analyze(self.x, self.neuron_selection)
@@ -87,7 +97,8 @@ class RelevanceCallback(keras.callbacks.Callback):
         for name in FIELDS[1:]:
             _write_scalar(f"conservation/{name}", report.mean_share(getattr(report, name)))
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
+        """Closes the file of events."""
         self._writer.close()
 
     def _pictures(self, relevance):
@@ -106,7 +117,7 @@ class RelevanceCallback(keras.callbacks.Callback):
 
 
 def _write_images(tag, pngs):
-    """What `tf.summary.image` writes, which needs TensorBoard installed where the network is trained."""
+    """Writes images as `tf.summary.image` does, which needs TensorBoard installed where the network is trained."""
     width, height = (str(size).encode() for size in tf.io.decode_png(pngs[0]).shape[1::-1])
     tf.summary.write(tag, tf.constant([width, height, *pngs]), metadata=_metadata("images"))
 

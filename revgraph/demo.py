@@ -1,9 +1,7 @@
-"""Train a small network on handwritten digits and explain what it sees: `python -m revgraph.demo`.
+"""Train a small network on handwritten digits and explain its predictions: `python -m revgraph.demo`.
 
 Needs the extra `demo`: `pip install "revgraph[demo]"`.
 """
-
-from __future__ import annotations
 
 import argparse
 import hashlib
@@ -12,6 +10,7 @@ import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -31,10 +30,15 @@ except ImportError as error:
     raise ImportError('The demo needs matplotlib and scikit-learn: pip install "revgraph[demo]".') from error
 
 EPOCHS = 12
-EXPLAINED = 128
-PICTURED = 5
+"""Epochs of training."""
 
-ANALYZERS = {
+EXPLAINED = 128
+"""Number of digits that are explained, to measure times."""
+
+PICTURED = 5
+"""Number of digits that are drawn."""
+
+ANALYZERS: dict[str, dict[str, Any]] = {
     "gradient": {},
     "input_t_gradient": {},
     "deconvnet": {},
@@ -47,6 +51,7 @@ ANALYZERS = {
     "lrp.epsilon_plus_flat": {},
     "lrp.epsilon_gamma_box": {"low": 0.0, "high": 1.0},
 }
+"""The analyzers that are shown, with their arguments."""
 
 
 @dataclass(frozen=True)
@@ -61,14 +66,14 @@ class Digits:
 
 @dataclass(frozen=True)
 class Measured:
-    """What one analyzer did on the explained digits; the last two are `None` outside of LRP.
+    """What was measured of one analyzer. `found` and `error` are None for analyzers other than LRP.
 
     Args:
         name: Name of the analyzer.
         relevance: Relevance of the pictured digits, `(pictured, 8, 8, 1)`.
         milliseconds: Time per image in a batch, compiled.
-        found: Mean of the relevance found at the input, divided by the logit it started from.
-        error: Largest share of relevance that the ledger cannot account for.
+        found: The mean of the relevance found at the input, divided by the logit from which it started.
+        error: The largest share of relevance for which `conservation` cannot account.
     """
 
     name: str
@@ -105,6 +110,7 @@ def build_model() -> keras.Model:
 
 
 def train(data: Digits, epochs: int = EPOCHS, verbose: int = 1) -> keras.Model:
+    """A network of `build_model`, trained on the digits."""
     keras.utils.set_random_seed(1)
     model = build_model()
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -114,7 +120,7 @@ def train(data: Digits, epochs: int = EPOCHS, verbose: int = 1) -> keras.Model:
 
 
 def trained(data: Digits, folder: Path, epochs: int = EPOCHS, verbose: int = 1) -> keras.Model:
-    """The trained model, from `folder` where this very version of the demo has left a complete one there."""
+    """The trained model. It is loaded from `folder` if this version of the demo has saved a complete one there."""
     path, receipt = folder / "digits.keras", folder / "digits.json"
     made_by = {"demo": _digest(Path(__file__)), "keras": keras.__version__, "epochs": epochs}
     try:
@@ -135,14 +141,14 @@ def _digest(path: Path) -> str:
 
 
 def choose(labels: np.ndarray, predicted: np.ndarray, count: int = PICTURED) -> np.ndarray:
-    """Indices of digits to show: one of each class in turn, and at the end up to two that the network misread."""
+    """Indices of digits to show: one of each class in turn, and at the end up to two that are predicted wrongly."""
     misread = np.flatnonzero(labels != predicted)[:2]
     read = [np.flatnonzero((labels == c) & (predicted == c))[:1] for c in range(10)]
     return np.concatenate([np.concatenate(read)[: count - len(misread)], misread])
 
 
-def measure(name: str, model: keras.Model, x: np.ndarray, pictured: int, **kwargs) -> Measured:
-    """Explains `x` with one analyzer; the first `pictured` samples are the ones to show."""
+def measure(name: str, model: keras.Model, x: np.ndarray, pictured: int, **kwargs: Any) -> Measured:
+    """Explains `x` with one analyzer, and keeps the relevance of the first `pictured` samples."""
     analyzer = revgraph.create_analyzer(name, model, **kwargs)
     relevance = analyzer.analyze(x)
     seconds = []
@@ -160,7 +166,7 @@ def measure(name: str, model: keras.Model, x: np.ndarray, pictured: int, **kwarg
 
 
 def draw(images: np.ndarray, labels: np.ndarray, predicted: np.ndarray, results: list[Measured]) -> Figure:
-    """One row per digit: the input, then the relevance of every analyzer, red for and blue against."""
+    """Draws a row per digit: the input, then the relevance from every analyzer. Red is for the class, blue against."""
     rows, columns = len(images), 1 + len(results)
     figure = Figure(figsize=(1.15 * columns, 1.12 * rows + 1.2), layout="constrained")
     FigureCanvasAgg(figure)
@@ -196,6 +202,7 @@ def _broken(name: str) -> str:
 
 
 def tabulate(results: list[Measured]) -> Table:
+    """The measurements as a table."""
     table = Table(box=SIMPLE_HEAD)
     table.add_column("analyzer", no_wrap=True)
     table.add_column("ms / image", justify="right")
@@ -209,7 +216,7 @@ def tabulate(results: list[Measured]) -> Table:
 
 
 def run(folder: Path, epochs: int = EPOCHS, verbose: int = 1) -> list[Measured]:
-    """Trains or loads the network, explains test digits and leaves `digits.png` in `folder`."""
+    """Trains or loads the network, explains test digits and writes `digits.png` into `folder`."""
     started = time.perf_counter()
     console = Console()
     folder.mkdir(parents=True, exist_ok=True)
@@ -234,6 +241,7 @@ def run(folder: Path, epochs: int = EPOCHS, verbose: int = 1) -> list[Measured]:
 
 
 def main(arguments: list[str] | None = None) -> None:
+    """Runs the demo with the arguments of a command line, by default those of this process."""
     parser = argparse.ArgumentParser(prog="python -m revgraph.demo", description=__doc__.split(":")[0])
     parser.add_argument("--out", type=Path, default=Path("build/demo"), help="folder to write to (%(default)s)")
     parser.add_argument("--epochs", type=int, default=EPOCHS, help="epochs of training (%(default)s)")

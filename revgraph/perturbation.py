@@ -1,9 +1,12 @@
-"""Does relevance point at what matters? Inputs are changed where relevance is high, and the model's scores followed."""
+"""Tests whether relevance is high where it matters: inputs are changed there, and the model's scores should fall."""
 
 import dataclasses
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import keras
 import numpy as np
+from numpy.typing import ArrayLike
 
 from revgraph.analyzers.analyzer import Analyzer
 from revgraph.graph.arguments import check_count, check_number
@@ -16,15 +19,20 @@ class Perturbation:
     Args:
         perturbation_function: `"zeros"`, `"gaussian"` (noise of standard deviation 0.3), `"mean"` (of the region),
             `"invert"` (-x), or a function of one region of one channel, an array of `region_shape`.
-        num_perturbed_regions: How many regions of each image are changed.
-        region_shape: Height and width of a region.
-        reduce_function: Makes one channel of the analysis, called with `axis` and `keepdims`.
-        aggregation_function: Makes one number of each region of it, called with `axis`.
-        pad_mode: How images that are no multiple of the region are padded, as in `numpy.pad`; padding is cut off again.
+        num_perturbed_regions: Number of regions of each image that are changed.
+        region_shape: Height and width of a region, in pixels.
+        reduce_function: Reduces the channels of the analysis to one. It is called with `axis` and `keepdims`.
+        aggregation_function: Reduces each region of the analysis to one number. It is called with `axis`.
+        pad_mode: How images are padded whose size is no multiple of the region's; see `numpy.pad`. The padding is cut
+            off again.
         in_place: Change the images themselves.
         value_range: (min, max) to which perturbed images are clipped; None for no clipping.
-        seed: Integer for the same noise each time the object is made.
+        seed: Seed of the noise.
         data_format: `"channels_last"` or `"channels_first"`; Keras's setting by default.
+
+    Raises:
+        TypeError: `perturbation_function` is neither a name nor a function.
+        ValueError: There is no such function, or `region_shape` is not two positive ints.
 
     Example:
 
@@ -33,19 +41,19 @@ class Perturbation:
 
     def __init__(
         self,
-        perturbation_function,
-        num_perturbed_regions=0,
-        region_shape=(9, 9),
-        reduce_function=np.mean,
-        aggregation_function=np.mean,
-        pad_mode="reflect",
-        in_place=False,
-        value_range=None,
-        seed=None,
-        data_format=None,
+        perturbation_function: str | Callable[[np.ndarray], Any],
+        num_perturbed_regions: int = 0,
+        region_shape: tuple[int, int] = (9, 9),
+        reduce_function: Callable[..., np.ndarray] = np.mean,
+        aggregation_function: Callable[..., np.ndarray] = np.mean,
+        pad_mode: Any = "reflect",
+        in_place: bool = False,
+        value_range: tuple[float, float] | None = None,
+        seed: int | None = None,
+        data_format: str | None = None,
     ):
         self._random = np.random.default_rng(seed)
-        known = {
+        known: dict[str, Callable[[np.ndarray], Any]] = {
             "zeros": np.zeros_like,
             "gaussian": lambda region: self._random.normal(0.0, 0.3, region.shape),
             "mean": np.mean,
@@ -73,15 +81,18 @@ class Perturbation:
         self.value_range = value_range
         self.data_format = data_format or keras.config.image_data_format()
 
-    def perturbate_on_batch(self, x, analysis) -> np.ndarray:
-        """The images with their most relevant regions changed.
+    def perturbate_on_batch(self, x: ArrayLike, analysis: ArrayLike) -> np.ndarray:
+        """Changes the most relevant regions of images.
 
         Args:
             x: Images, (batch, height, width, channels), or channels first.
             analysis: Relevance of x, of the same shape.
 
         Returns:
-            Array like x; x itself with `in_place`.
+            The changed images, of x's shape. With `in_place` this is x.
+
+        Raises:
+            ValueError: Shapes do not fit.
         """
         x, analysis = np.asarray(x), np.asarray(analysis)
         if x.ndim != 4 or analysis.shape != x.shape:
@@ -110,7 +121,7 @@ class Perturbation:
         return np.moveaxis(x, -1, 1) if self.data_format == "channels_last" else x
 
     def _regions(self, images):
-        """A copy as (batch, channels, rows, region height, columns, region width), and the window without padding."""
+        """Padded images, (batch, channels, rows, region height, columns, region width), and slices without padding."""
         pads, window = [(0, 0), (0, 0)], [slice(None), slice(None)]
         for size, region in zip(images.shape[2:], self.region_shape, strict=True):
             missing = -size % region
@@ -122,25 +133,29 @@ class Perturbation:
         return regions, tuple(window)
 
     def _most_relevant(self, scores):
-        """Mask of the regions with the highest scores, (batch, rows, columns)."""
+        """A mask, (batch, rows, columns), of the regions with the highest scores."""
         flat = scores.reshape(len(scores), -1)
         ranks = np.argsort(np.argsort(-flat, axis=1, kind="stable"), axis=1)
         return (ranks < self.num_perturbed_regions).reshape(scores.shape)
 
 
 class PerturbationAnalysis:
-    """Scores of a model as more and more of the most relevant regions are perturbed.
+    """Evaluates a model while more and more of the most relevant regions are perturbed.
 
     Args:
-        analyzer: Explains the images.
-        model: A compiled Keras model, which is evaluated.
+        analyzer: The analyzer that explains the images.
+        model: The compiled Keras model that is evaluated.
         generator: Batches (x, y): a `keras.utils.PyDataset`, a `tf.data.Dataset`, a list or generator of batches, or
             one pair of arrays.
         perturbation: A `Perturbation`.
         steps: Number of steps.
-        regions_per_step: How many regions more are perturbed at each step.
+        regions_per_step: Number of regions that each step adds.
         recompute_analysis: Explain the perturbed images anew at each step.
         verbose: Print the steps.
+
+    Raises:
+        TypeError: `perturbation` is no `Perturbation`.
+        ValueError: There are no batches, or batches are not pairs.
 
     Example:
 
@@ -150,14 +165,14 @@ class PerturbationAnalysis:
 
     def __init__(
         self,
-        analyzer,
-        model,
-        generator,
-        perturbation,
-        steps=1,
-        regions_per_step=1,
-        recompute_analysis=False,
-        verbose=False,
+        analyzer: Analyzer,
+        model: Any,
+        generator: Iterable[Any],
+        perturbation: Perturbation,
+        steps: int = 1,
+        regions_per_step: int = 1,
+        recompute_analysis: bool = False,
+        verbose: bool = False,
     ):
         if not isinstance(perturbation, Perturbation):
             raise TypeError(f"perturbation is a revgraph.perturbation.Perturbation. Received: {perturbation!r}.")
@@ -176,27 +191,30 @@ class PerturbationAnalysis:
         if not recompute_analysis:
             self._analyses = [analyzer.analyze(x) for x, _ in self.batches]
 
-    def compute_on_batch(self, x, analysis=None, return_analysis=False):
-        """The perturbed batch, and with `return_analysis` the analysis that it was perturbed by.
+    def compute_on_batch(self, x: ArrayLike, analysis: ArrayLike | None = None, return_analysis: bool = False) -> Any:
+        """Perturbs a batch.
 
         Args:
-            x: Images.
-            analysis: Their relevance; computed if None.
-            return_analysis: Whether to return it.
+            x: Images, (batch, height, width, channels), or channels first.
+            analysis: Relevance of x, of the same shape. By default it is computed.
+            return_analysis: Whether to return the relevance too.
+
+        Returns:
+            The perturbed images, or a pair of them and their relevance.
         """
         analysis = self.analyzer.analyze(x) if analysis is None else analysis
         perturbed = self.perturbation.perturbate_on_batch(x, analysis)
         return (perturbed, analysis) if return_analysis else perturbed
 
-    def evaluate_on_batch(self, x, y, analysis=None):
-        """The model's scores on the perturbed batch, as `model.evaluate` gives them."""
+    def evaluate_on_batch(self, x: ArrayLike, y: ArrayLike, analysis: ArrayLike | None = None) -> Any:
+        """The model's scores on a perturbed batch, as `model.evaluate` returns them."""
         return self._evaluate([(self.compute_on_batch(x, analysis), y)])
 
-    def compute_perturbation_analysis(self) -> list:
-        """The model's scores on the images as they are, and after each step.
+    def compute_perturbation_analysis(self) -> list[Any]:
+        """The model's scores before the first step and after each step.
 
         Returns:
-            List of steps + 1 entries, each what `model.evaluate` returns.
+            List of steps + 1 entries, as `model.evaluate` returns them.
         """
         scores, regions = [self._evaluate(self.batches)], self.perturbation.num_perturbed_regions
         try:
@@ -241,11 +259,11 @@ def _batches(source):
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class FlippingCurve(Tabular):
-    """How a score falls as pixels are replaced.
+    """The fall of a score while pixels are replaced. It prints as a table.
 
     Args:
-        fractions: Fraction of replaced pixels, (steps + 1,), from 0 to 1.
-        scores: The score, (samples, steps + 1).
+        fractions: The fraction of replaced pixels at each step, (steps + 1,), from 0 to 1.
+        scores: The score of each sample at each step, (samples, steps + 1).
     """
 
     fractions: np.ndarray
@@ -258,17 +276,17 @@ class FlippingCurve(Tabular):
 
     @property
     def area(self) -> np.ndarray:
-        """Area under each sample's curve, (samples,); small where the most relevant pixels matter most."""
+        """The area under the curve of each sample, (samples,). It is small if the most relevant pixels matter most."""
         widths = np.diff(self.fractions)
         return ((self.scores[:, 1:] + self.scores[:, :-1]) / 2 * widths).sum(axis=1)
 
     @property
     def aopc(self) -> np.ndarray:
-        """Mean drop below the first score over all steps, (samples,).  [Samek et al., 2017]"""
+        """The mean drop below the first score over all steps, (samples,).  [Samek et al., 2017]"""
         return (self.scores[:, :1] - self.scores).mean(axis=1)
 
     def table(self) -> Table:
-        """Mean score by fraction of replaced pixels."""
+        """The mean score by the fraction of replaced pixels."""
         rows = list(zip(map(float, self.fractions), map(float, self.mean), strict=True))
         return Table(("replaced", "score"), rows, footer=f"area {self.area.mean():.4g}, AOPC {self.aopc.mean():.4g}")
 
@@ -277,20 +295,21 @@ class FlippingCurve(Tabular):
 
 
 ORDERS = ("most_relevant_first", "least_relevant_first", "random")
+"""The orders in which `pixel_flipping` replaces pixels."""
 
 
 def pixel_flipping(
-    model,
-    x,
-    relevance,
-    neuron_selection=None,
+    model: Any,
+    x: ArrayLike,
+    relevance: ArrayLike | Analyzer,
+    neuron_selection: ArrayLike | None = None,
     *,
-    steps=20,
-    replacement=0.0,
-    order="most_relevant_first",
-    batch_size=32,
-    channel_axis=-1,
-    seed=0,
+    steps: int = 20,
+    replacement: ArrayLike | Callable[[np.ndarray], ArrayLike] = 0.0,
+    order: str = "most_relevant_first",
+    batch_size: int = 32,
+    channel_axis: int | None = -1,
+    seed: int = 0,
 ) -> FlippingCurve:
     """Replaces pixels in the order of their relevance and follows the model's output.  [Samek et al., 2017]
 
@@ -298,18 +317,22 @@ def pixel_flipping(
         model: A Keras model with one input and one output of shape (batch, classes).
         x: Inputs, (samples, ...).
         relevance: Relevance of x, of its shape or without its channel axis, or an analyzer that computes it.
-        neuron_selection: The output that is followed: an int, or one int per sample; by default the largest of each.
+        neuron_selection: The output that is followed: an int, or one int per sample. By default it is the largest
+            output of each sample.
         steps: Number of steps from no to all pixels.
-        replacement: What pixels become: a number, an array that broadcasts against one sample, `"mean"` (over each
-            sample's pixels, per channel), or a function of x that returns an array like x.
+        replacement: The new value of pixels: a number, an array that broadcasts against one sample, `"mean"` (over
+            the pixels of the sample, per channel), or a function of x that returns an array of x's shape.
         order: `"most_relevant_first"`, `"least_relevant_first"` or `"random"`.
         batch_size: Samples per forward pass.
-        channel_axis: Axis whose entries are one pixel together; None where every entry stands by itself. Samples with
-            one axis have no channels.
-        seed: Of the random order.
+        channel_axis: The axis whose entries are replaced together, as one pixel. None if every entry is a pixel of its
+            own, as it is for samples with one axis.
+        seed: Seed of the random order.
 
     Returns:
         A `FlippingCurve`.
+
+    Raises:
+        ValueError: A shape does not fit, or an argument has an illegal value.
 
     Example:
 
@@ -349,7 +372,7 @@ def _outputs(model, x, batch_size):
 
 
 def _pixels(relevance, x, channel_axis):
-    """Relevance per pixel."""
+    """The relevance of each pixel, (samples, ...)."""
     if relevance.shape == x.shape:
         return relevance if channel_axis is None else relevance.sum(axis=channel_axis)
     without = x.shape if channel_axis is None else np.delete(x.shape, channel_axis)
@@ -371,7 +394,7 @@ def _ranks(pixels, order, seed):
 
 
 def _filled(x, replacement, channel_axis):
-    """What each pixel becomes."""
+    """The replacement of every pixel, of x's shape."""
     if callable(replacement):
         replacement = replacement(x)
     elif isinstance(replacement, str):

@@ -1,6 +1,8 @@
-"""For tests of rules of one's own: a rule on a layer against the same rule on the layer's dense matrix."""
+"""Tests for your own rules: `check_rule` compares a rule on a layer with the same rule on the layer's dense matrix."""
 
 import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -10,6 +12,7 @@ from revgraph.canonize import canonize
 from revgraph.graph.analysis import is_linear_layer
 from revgraph.graph.operations import Affine, Opaque
 from revgraph.graph.tables import Table, Tabular
+from revgraph.graph.types import Weights
 from revgraph.read import trace
 from revgraph.read.keras.private import is_of_keras
 from revgraph.reverse.ledger import FIELDS
@@ -18,18 +21,20 @@ from revgraph.reverse_rules.engine import ReplacementLayer, Rule
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Checked:
-    """One site under the rule, with random inputs and random relevance; arrays of shape (batch,).
+    """The check of one site, a call of a layer, with random inputs and random relevance.
+
+    Relevance is given in arrays of shape (batch,).
 
     Args:
-        path: The site.
+        path: The path of the site.
         difference: The largest difference from the dense form, relative to the largest relevance.
-        start: Relevance that arrived from above.
-        input: Relevance handed on below.
-        bias: Absorbed by the bias.
-        constants: Absorbed by constants that take part.
-        rule: Dropped or added by the rule, as it is defined.
-        stabiliser: Absorbed by the stabiliser.
-        other: What remains.
+        start: Relevance that arrived at the outputs.
+        input: Relevance that the rule handed on to the inputs.
+        bias: Relevance absorbed by the bias.
+        constants: Relevance absorbed by constants that contribute to the outputs, such as padding.
+        rule: Relevance that the rule drops or adds by its definition.
+        stabiliser: Relevance absorbed by the stabiliser, the epsilon that is added to a denominator.
+        other: The rest.
     """
 
     path: str
@@ -43,11 +48,11 @@ class Checked:
     other: np.ndarray
 
 
-class RuleReport(tuple, Tabular):
-    """What `check_rule` found: one `Checked` per linear site of the layer. Prints as a table of means over samples."""
+class RuleReport(tuple[Checked, ...], Tabular):
+    """The result of `check_rule`: one `Checked` per linear site of the layer. It prints as a table of means."""
 
     def table(self) -> Table:
-        """Difference from the dense form, and where relevance went."""
+        """The difference from the dense form, and where relevance went, as means over the samples."""
         rows = [(c.path, c.difference, *(float(np.mean(getattr(c, field))) for field in FIELDS)) for c in self]
         return Table(("site", "difference", *FIELDS), rows)
 
@@ -55,22 +60,30 @@ class RuleReport(tuple, Tabular):
 
 
 def check_rule(
-    layer, rule, input_shape, *, formula=None, nonnegative=False, samples=3, seed=0, tolerance=None
+    layer: Any,
+    rule: Rule,
+    input_shape: Sequence[Any],
+    *,
+    formula: Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], np.ndarray] | None = None,
+    nonnegative: bool = False,
+    samples: int = 3,
+    seed: int = 0,
+    tolerance: float | None = None,
 ) -> RuleReport:
     """Compares a rule on a layer with the rule on the layer's dense matrix, and reports where relevance goes.
 
-    The matrix W and the bias b are read off the layer's Jacobian, so that stride, padding, dilation and groups have to
-    come out right. With `formula` the paper's own formula on that matrix is compared, too.
+    The matrix W and the bias b come from the layer's Jacobian. So errors with stride, padding, dilation or groups make
+    a difference. With `formula` the rule is also compared with its formula on that matrix.
 
     Args:
-        layer: A Keras layer that is affine, built-in or of one's own. Its activation, if any, is left out.
+        layer: An affine Keras layer, built-in or your own. Its activation is left out.
         rule: The rule.
         input_shape: Shape of one sample, or a list of shapes for several inputs.
-        formula: Function `(W, b, x, R) -> R_in` in NumPy with W (inputs, outputs), b (outputs,), x (samples, inputs),
-            R (samples, outputs), giving (samples, inputs).
-        nonnegative: Whether the random inputs are.
+        formula: NumPy function `(W, b, x, R) -> R_in` of W (inputs, outputs), b (outputs,), x (samples, inputs) and
+            R (samples, outputs), which returns an array (samples, inputs).
+        nonnegative: Use random inputs without negative entries.
         samples: Number of random samples.
-        seed: Integer.
+        seed: Seed of inputs and relevance.
         tolerance: Largest difference that passes, relative to the largest relevance; by default 1e-9, and 1e-4 for
             layers that compute in float32. Layers of Keras are checked in float64.
 
@@ -78,7 +91,8 @@ def check_rule(
         A `RuleReport`.
 
     Raises:
-        AssertionError: The relevances differ.
+        AssertionError: The rule differs from the rule on the matrix, or from the formula.
+        TypeError: `rule` is no rule.
         ValueError: The layer is not affine.
 
     Example:
@@ -100,7 +114,7 @@ def check_rule(
 
 
 def _graph(layer, input_shape):
-    """The layer as a canonized graph; a layer of one's own stays whole, one of Keras computes in float64."""
+    """The layer as a canonized graph. A layer of the user's own stays one site; one of Keras computes in float64."""
     several = bool(input_shape) and isinstance(input_shape[0], list | tuple)
     shapes = list(input_shape) if several else [input_shape]
     own = not is_of_keras(type(layer))
@@ -112,7 +126,7 @@ def _graph(layer, input_shape):
 
 
 def _in_float64(layer, shapes):
-    """A copy of the layer, with its weights if it has any yet."""
+    """A copy of the layer in float64, with its weights if it has any."""
     copy = type(layer).from_config({**layer.get_config(), "dtype": "float64"})
     copy.build(shapes[0] if len(shapes) == 1 else shapes)
     if layer.built and layer.weights:
@@ -125,9 +139,9 @@ def _checked(site, graph, values, rule, formula, random, tolerance):
     dense = _dense_form(site, inputs, graph.dtype)
     (z,), pullback = ReplacementLayer(site, rule, graph.dtype)(*inputs)
     relevance = tf.constant(random.normal(size=z.shape), z.dtype)
-    found = [r.numpy() for r in pullback(relevance)]
+    found = _arrays(pullback(relevance), inputs)
     _, dense_pullback = ReplacementLayer(dense, rule, graph.dtype)(*inputs)
-    expected = [r.numpy() for r in dense_pullback(relevance)]
+    expected = _arrays(dense_pullback(relevance), inputs)
     difference = _difference(found, expected)
     _demand(difference, tolerance, f"{rule} on {site.path!r} differs from the rule on the layer's dense matrix")
     if formula is not None:
@@ -146,6 +160,11 @@ def _checked(site, graph, values, rule, formula, random, tolerance):
     return Checked(site.path, difference, start, arrived, **absorbed, other=other)
 
 
+def _arrays(relevance, inputs):
+    """Relevance of inputs as arrays; zeros for inputs that get none."""
+    return [np.zeros(x.shape) if r is None else np.asarray(r) for r, x in zip(relevance, inputs, strict=True)]
+
+
 def _difference(found, expected):
     scale = max(max(np.abs(e).max() for e in expected), 1e-12)
     return float(max(np.abs(f - e).max() for f, e in zip(found, expected, strict=True)) / scale)
@@ -161,7 +180,7 @@ class DenseForm(Affine):
     """An affine operation as a dense matrix on its flattened inputs.
 
     Args:
-        connected: (inputs, outputs), 1 where a connection exists.
+        connected: Array (inputs, outputs), 1 where a connection exists.
         shape: Shape of one output.
         kernel_name, bias_name: Names of the weights.
     """
@@ -171,20 +190,22 @@ class DenseForm(Affine):
     kernel_name: str = "kernel"
     bias_name: str = "bias"
 
-    def split(self, weights):
+    def split(self, weights: Weights) -> tuple[dict[str, tf.Tensor], tf.Tensor | None]:
+        """The weights of the linear part, and the bias."""
         return {self.kernel_name: weights[self.kernel_name]}, weights.get(self.bias_name)
 
-    def linear(self, inputs, weights):
+    def linear(self, inputs: Sequence[tf.Tensor], weights: Weights) -> tf.Tensor:
+        """The product of the flattened inputs with the matrix."""
         x = tf.concat([tf.reshape(t, (tf.shape(t)[0], -1)) for t in inputs], axis=1)
         kernel = weights[self.kernel_name]
         return tf.reshape(x @ (kernel * tf.cast(self.connected, kernel.dtype)), (-1, *self.shape))
 
-    def __call__(self, inputs, weights):
+    def __call__(self, inputs: Sequence[tf.Tensor], weights: Weights) -> tuple[tf.Tensor, ...]:
         z, bias = self.linear(inputs, weights), weights.get(self.bias_name)
         return (z if bias is None else z + bias,)
 
 
-def _dense_form(site, inputs, dtype) -> DenseForm:
+def _dense_form(site, inputs, dtype):
     operation = site.operation
     weights = operation.weights(dtype, inputs)
     names = sorted(weights, key=lambda name: (name == "bias", -weights[name].shape.rank))
@@ -220,7 +241,7 @@ def _dense_form(site, inputs, dtype) -> DenseForm:
 
 
 def _basis(shapes):
-    """Zeros and then one unit vector after the other, as arrays of these shapes."""
+    """Zeros followed by all unit vectors, as arrays of these shapes."""
     sizes = [int(np.prod(shape)) for shape in shapes]
     basis = np.concatenate([np.zeros((1, sum(sizes))), np.eye(sum(sizes))])
     parts = np.split(basis, np.cumsum(sizes)[:-1], axis=1)

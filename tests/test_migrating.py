@@ -8,7 +8,7 @@ import pytest
 from keras import layers
 
 import revgraph
-from revgraph.reverse_rules import AlphaBeta, Epsilon, Flat, Pullback, Rule
+from revgraph.reverse_rules import AlphaBeta, Epsilon, Flat, Only, Pullback, Rule
 from revgraph.testing import check_rule
 
 # iNNvestigate 2.1.2, and what its version 1 had beside these.
@@ -50,6 +50,13 @@ def test_check_rule_passes_what_is_right(make, shape):
             parts = entry.input + entry.bias + entry.constants + entry.rule + entry.stabiliser + entry.other
             np.testing.assert_allclose(parts, entry.start, atol=1e-5)
             np.testing.assert_allclose(entry.other, 0, atol=1e-5)
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_check_rule_knows_inputs_that_get_no_relevance(index):
+    (entry,) = check_rule(layers.Add(), Only(index), [(3,), (3,)])
+    np.testing.assert_allclose(entry.input, entry.start, rtol=1e-9)
+    check_rule(layers.Add(), Only(index), [(3,), (3,)], formula=lambda W, b, x, R: R @ np.eye(3, 6, 3 * index))
 
 
 def test_check_rule_uses_the_weights_of_the_layer():

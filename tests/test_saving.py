@@ -190,7 +190,7 @@ def test_a_class_is_known_by_its_module_and_name(model, tmp_path):
     with pytest.raises(ValueError, match="uses the analyzer 'Gradient'.*custom_objects"):
         revgraph.load_analyzer(tmp_path / "own.revgraph")
     assert type(revgraph.load_analyzer(tmp_path / "own.revgraph", {"Gradient": Gradient})) is Gradient
-    with pytest.raises(ValueError, match="for the analyzer 'Gradient', which is none"):
+    with pytest.raises(ValueError, match="for the analyzer 'Gradient', which is no analyzer"):
         revgraph.load_analyzer(tmp_path / "own.revgraph", {"Gradient": layers.Dense})
 
 

@@ -393,6 +393,113 @@ class TestPlot:
         np.testing.assert_allclose(displayable(np.full((1, 2, 2, 3), 51, np.uint8)), 0.2, rtol=1e-6)
 
 
+ONE_IMAGE = [(8, 8, 1), (6, 6, 1), (28, 28, 1), (32, 32, 3), (48, 64, 3), (40, 400, 3), (10, 12, 4), (16, 16, 2)]
+SEVERAL = [(3, 28, 28), (1, 8, 8), (3, 32, 32), (60, 28, 28)]
+
+
+class TestBatchAxis:
+    """A picture of one sample taken for a batch looks like an answer, so arrays that may be either are refused."""
+
+    @pytest.mark.parametrize("shape", ONE_IMAGE, ids=str)
+    @pytest.mark.parametrize("draw", [visualize.plot, lambda x, r, **o: visualize.plot_grid(x, {"a": r}, **o)])
+    def test_one_image(self, draw, shape):
+        x = RNG.random(shape)
+        with pytest.raises(ValueError, match=r'batch axis is missing.*x\[None\].*kind="series"'):
+            draw(x, x)
+        with pytest.raises(ValueError, match=r"batch axis is missing.*x\[None\]"):
+            draw(x, x, kind="images")
+        assert draw(x[None], x[None]).axes[0].images
+        assert not draw(x, x, kind="series", samples=2).axes[0].images
+
+    @pytest.mark.parametrize("shape", SEVERAL, ids=str)
+    def test_images_without_channels(self, shape):
+        x = RNG.random(shape)
+        with pytest.raises(ValueError, match='kind="images" for .* gray images.*kind="series"'):
+            visualize.plot(x, x)
+        picture = visualize.plot(x, x, kind="images", samples=1)
+        np.testing.assert_allclose(shown(picture.axes[0]), np.repeat(x[0, ..., None], 3, -1))
+        np.testing.assert_allclose(shown(picture.axes[1]), visualize.heatmap(x, reduce_axis=None)[0], atol=0.01)
+        assert not visualize.plot(x, x, kind="series", samples=1).axes[0].images
+
+    @pytest.mark.parametrize("shape", [(64, 1), (64, 2), (500, 3)], ids=str)
+    def test_one_series(self, shape):
+        x = RNG.normal(size=shape)
+        with pytest.raises(ValueError, match=r'one time series.*batch axis is missing.*x\[None\].*kind="features"'):
+            visualize.plot(x, x)
+        with pytest.raises(ValueError, match=r"batch axis is missing.*x\[None\]"):
+            visualize.plot(x, x, kind="series")
+        assert visualize.plot(x, x, kind="features").axes[0].patches
+        assert visualize.plot(x[None], x[None]).axes[0].collections
+
+    def test_one_gray_image(self):
+        x = RNG.random((8, 8))
+        with pytest.raises(ValueError, match=r'x\[None, ..., None\].*kind="features"'):
+            visualize.plot(x, x)
+        assert visualize.plot(x[None, ..., None], x[None]).axes[0].images
+
+    @pytest.mark.parametrize("shape", [(2, 20, 3), (8, 100, 1), (500, 20, 1), (3, 16, 6), (4, 50), (150, 4), (9, 30)])
+    def test_batches_of_other_shapes_need_no_kind(self, shape):
+        x = RNG.normal(size=shape)
+        assert visualize.plot(x, x).axes and visualize.plot_grid(x, {"a": x}, samples=2).axes
+
+    @pytest.mark.parametrize("shape", [(8, 8, 1), (64, 2)], ids=str)
+    def test_outputs_or_titles_of_every_sample_tell_that_there_is_a_batch(self, shape):
+        x = RNG.normal(size=shape)
+        y = np.eye(len(x))
+        assert not visualize.plot(x, x, y).axes[0].images
+        assert visualize.plot(x, x, titles=["a"] * len(x)).axes[0].get_title(loc="left") == "a"
+        with pytest.raises(ValueError, match="batch axis is missing"):
+            visualize.plot(x, x, y[:1])
+        with pytest.raises(ValueError, match="batch axis is missing"):
+            visualize.plot(x, x, y[0])
+
+    @pytest.mark.parametrize(
+        "kind, shape", [("images", (3, 4)), ("series", (2, 3, 4, 1)), ("features", (2, 3, 4)), ("series", (5,))]
+    )
+    def test_a_kind_of_another_rank(self, kind, shape):
+        with pytest.raises(ValueError, match=f'kind="{kind}" takes a batch.*Received shape'):
+            visualize.plot(np.zeros(shape), np.zeros(shape), kind=kind)
+        with pytest.raises(ValueError, match="kind is 'images', 'series', 'features' or None. Received: 'image'"):
+            visualize.plot(X, S, kind="image")
+
+    def test_series_without_channels(self):
+        x = RNG.normal(size=(2, 30))
+        assert len(visualize.plot(x, x, kind="series").axes[0].collections) == 1
+
+    def test_compare_knows_from_the_model_that_there_is_a_batch(self):
+        series = keras.Sequential([keras.Input((8, 1)), layers.Flatten(), layers.Dense(2)])
+        x = RNG.normal(size=(8, 8, 1)).astype("float32")
+        assert not visualize.compare(series, x, ["gradient"]).axes[0].images
+        flat = keras.Sequential([keras.Input((8, 8)), layers.Flatten(), layers.Dense(2)])
+        with pytest.raises(ValueError, match='kind="images"'):
+            visualize.compare(flat, x[..., 0][:, None] + x, ["gradient"])
+        assert visualize.compare(flat, x[..., 0][:, None] + x, ["gradient"], kind="images").axes[0].images
+
+    @pytest.mark.parametrize("shape", ONE_IMAGE, ids=str)
+    def test_heatmaps(self, shape):
+        x = RNG.normal(size=shape)
+        for draw in (visualize.heatmap, visualize.graymap):
+            with pytest.raises(ValueError, match=r"batch axis is missing.*X\[None\].*reduce_axis=None"):
+                draw(x)
+        assert visualize.heatmap(x[None]).shape == (1, *shape[:2], 3)
+        # One scale for all is the same picture, whichever is meant.
+        np.testing.assert_array_equal(visualize.heatmap(x, scale="batch"), visualize.heatmap(x[None])[0])
+        assert visualize.heatmap(x.sum(-1), reduce_axis=None).shape == (*shape[:2], 3)
+
+    @pytest.mark.parametrize("shape", [s for s in ONE_IMAGE if s[-1] in (1, 3)], ids=str)
+    def test_grids_of_images(self, shape):
+        x = RNG.normal(size=shape)
+        with pytest.raises(ValueError, match=r"batch axis is missing.*leave out grid"):
+            visualize.imgify(x, grid=True)
+        with pytest.raises(ValueError, match=r"batch axis is missing.*x\[None\]"):
+            visualize.gridify(x)
+        assert visualize.imgify(x).size == shape[1::-1]
+
+    def test_volumes(self):
+        with pytest.raises(ValueError, match=r"needs a batch axis too, x\[None\]"):
+            visualize.plot_volume(np.zeros((4, 4, 4, 1)), np.zeros((4, 4, 4, 1)))
+
+
 class TestGrid:
     def test_one_scale_by_default(self):
         picture = visualize.plot_grid(X, {"a": S, "b": 4 * S}, titles=["x", "y", "z"])

@@ -18,6 +18,7 @@ import tensorflow as tf
 import revgraph
 from revgraph.analyzers.analyzer import Unsupported
 from revgraph.analyzers.inputs import flat_inputs
+from revgraph.class_names import gives_logits, is_binary, predicted, units_of
 from revgraph.cli import UsageError
 from revgraph.cli.inputs import (
     check_names,
@@ -28,6 +29,7 @@ from revgraph.cli.inputs import (
     output_index,
     preprocessing,
     targets,
+    unit_of,
 )
 from revgraph.cli.pictures import pictures
 from revgraph.composites import NotAnalyzeableModelException
@@ -51,6 +53,8 @@ def explain(options):
     if not options.overwrite:
         _refuse_existing(out, samples)
     origin, predict = provenance(analyzer, options.model), predictor(analyzer)
+    # Two names for more outputs than one are refused above.
+    logits = gives_logits(analyzer.model, output) if names is not None and len(names) == 2 else None
     results = []
     for item in samples:
         y = predict(flat_inputs(item.x, analyzer.graph))[output][0]
@@ -58,15 +62,19 @@ def explain(options):
         explained = []
         for index in chosen:
             stem = item.stem if len(chosen) == 1 else f"{item.stem}.{index}"
-            target = {} if index is None else named_class(index, y, names)
-            told = _explain_one(analyzer, item, _selection(analyzer.graph, output, index), options)
+            unit = unit_of(index, y, names)
+            target = {} if index is None else named_class(index, y[unit], names)
+            told = _explain_one(analyzer, item, _selection(analyzer.graph, output, unit), options)
             files = told.pop("contents")
             told = {"target": target, **told, "files": [str(out / f"{stem}.{end}") for end in (*files, "json")]}
             record = {**origin, "input": item.name, **told}
             files["json"] = json.dumps(record, indent=1).encode()
             _place({out / f"{stem}.{end}": content for end, content in files.items()}, options.overwrite)
             explained.append(told)
-        prediction = named_class(int(y.argmax()), y, names) if y.ndim == 1 else None
+        prediction = None
+        if y.ndim == 1:
+            (chosen_class,), (value,) = predicted(y[None], names, logits)
+            prediction = named_class(chosen_class, value, names)
         results.append({"input": item.name, "prediction": prediction, "explained": explained})
         if not options.json:
             _print_explained(results[-1])
@@ -180,10 +188,11 @@ def _target_of_all(options, graph, names):
     elif re.fullmatch(r"top\d+", options.target):
         raise UsageError(f"--target {options.target}: a dataset is explained for one class per sample, such as top1.")
     else:
-        shape = graph.specs[graph.output_slots[output]].shape
-        count = shape[-1] if len(shape) == 2 else None
+        count = units_of(graph, output)
         # Directories are the names of classes where there is one for each.
-        chosen = class_index(options.target, names if names and len(names) == count else None, count)
+        fit = names and (len(names) == count or is_binary(names, count))
+        chosen = class_index(options.target, names if fit else None, count)
+        chosen = 0 if is_binary(names, count) else chosen
     return _selection(graph, output, chosen)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from revgraph.analyzers.inputs import flat_inputs, packed
+from revgraph.class_names import counted, is_binary, units_of
 from revgraph.cli import UsageError
 from revgraph.datasets.images import Images
 from revgraph.graph import Graph
@@ -166,12 +167,13 @@ def output_index(graph: Graph, name) -> int:
 
 
 def check_names(options, names, graph: Graph, output):
-    """Raises a ValueError if there is not one name for each entry of the output at this position."""
-    shape = graph.specs[graph.output_slots[output]].shape
-    if names is not None and len(shape) == 2 and shape[1] not in (None, len(names)):
+    """Raises a ValueError if the names do not fit the output at this position."""
+    units = units_of(graph, output)
+    if names is not None and units not in (None, len(names)) and not is_binary(names, units):
+        two = ", or two for the classes that the only output tells apart" if units == 1 else ""
         raise ValueError(
-            f"{options.classes!r} has {len(names)} names, and the model {shape[1]} outputs: it needs one for each, in "
-            f"their order."
+            f"{options.classes!r} has {len(names)} names, and the model {counted(units)}: it needs one for each, in "
+            f"their order{two}."
         )
 
 
@@ -181,8 +183,21 @@ def class_index(target, names, count) -> int:
     Args:
         target: What `--target` says.
         names: Names of the classes, or None.
-        count: Number of classes; None if that is not known.
+        count: Number of outputs; None if that is not known.
+
+    Raises:
+        UsageError: There is no such class, or no output stands for it.
     """
+    if is_binary(names, count):
+        index = class_index(target, names, None)
+        if index > 1:
+            raise UsageError(f"--target {target}: there are 2 classes, 0 to 1.")
+        if index == 0:
+            raise UsageError(
+                f"--target {target}: the model has one output, which stands for {names[1]!r}. The relevance of "
+                f"{names[0]!r} is that of {names[1]!r} with the opposite sign: leave out --target."
+            )
+        return index
     if re.fullmatch(r"\d+", target) and target not in (names or ()):
         index = int(target)
     else:
@@ -191,7 +206,8 @@ def class_index(target, names, count) -> int:
             raise UsageError(_unknown(target, names))
         index = folded.index(target.casefold())
     if count is not None and index >= count:
-        raise UsageError(f"--target {target}: the model has {count} outputs, 0 to {count - 1}.")
+        numbers = "0" if count == 1 else f"0 to {count - 1}"
+        raise UsageError(f"--target {target}: the model has {counted(count)}, {numbers}.")
     return index
 
 
@@ -204,7 +220,7 @@ def _unknown(target, names):
 
 
 def targets(target, y, names) -> list[int | None]:
-    """The positions in an output, (classes,), that a target means; None for the largest of one with more axes."""
+    """The classes of an output, (classes,), that a target means; None for the largest value of one with more axes."""
     largest = re.fullmatch(r"top([1-9]\d*)", target)
     if y.ndim != 1:
         if target != "top1":
@@ -213,11 +229,19 @@ def targets(target, y, names) -> list[int | None]:
     if not largest:
         return [class_index(target, names, len(y))]
     if int(largest[1]) > len(y):
-        raise UsageError(f"--target {target}: the model has {len(y)} outputs.")
+        raise UsageError(f"--target {target}: the model has {counted(len(y))}.")
+    if is_binary(names, len(y)):
+        # The only output stands for the second class.
+        return [1]
     return [int(i) for i in np.argsort(-y, kind="stable")[: int(largest[1])]]
 
 
-def named_class(index, y, names) -> dict:
+def unit_of(index, y, names) -> int | None:
+    """The position in an output, (classes,), of a class; None for the largest value of an output with more axes."""
+    return 0 if y.ndim == 1 and is_binary(names, len(y)) else index
+
+
+def named_class(index, value, names) -> dict:
     """A class for people and for machines: index, name and value."""
     named = {"name": names[index]} if names and index < len(names) else {}
-    return {"index": int(index), **named, "value": float(y[index])}
+    return {"index": int(index), **named, "value": float(value)}

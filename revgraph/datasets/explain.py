@@ -6,6 +6,8 @@ import json
 import math
 import os
 import shutil
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -13,6 +15,7 @@ import tensorflow as tf
 
 from revgraph.analyzers import Analyzer
 from revgraph.analyzers.inputs import packed
+from revgraph.class_names import gives_logits, is_binary, predicted
 from revgraph.datasets.files import open_dataset
 from revgraph.datasets.sinks import Sink
 from revgraph.datasets.sinks import sink as as_sink
@@ -20,21 +23,22 @@ from revgraph.datasets.staging import Record, Staging, sync_folder
 from revgraph.datasets.streams import Batch, Samples, Source, reason, source
 from revgraph.graph import Graph
 from revgraph.graph.tables import Table, Tabular
+from revgraph.graph.types import PathLike, Selection
 from revgraph.reverse.walk import input_spec
 from revgraph.saving.provenance import now, plain, provenance
 
 LISTED = 20
-"""How many failures a printed report lists."""
+"""A printed report lists so many failures."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Report(Tabular):
-    """What became of a run.
+    """The result of a run. It prints as a table of the samples that failed.
 
     Args:
         path: The output.
         samples: Number of samples in the dataset.
-        failures: Why a sample failed, by its index.
+        failures: The reasons why samples failed, by index.
         resumed: Number of samples that an earlier run had finished.
     """
 
@@ -61,52 +65,58 @@ class Report(Tabular):
 
 def explain_dataset(
     analyzer: Analyzer,
-    dataset,
-    sink,
-    neuron_selection=None,
-    batch_size=None,
+    dataset: Any,
+    sink: PathLike | Sink,
+    neuron_selection: Selection = None,
+    batch_size: int | None = None,
     *,
-    labels=None,
-    resume=None,
-    overwrite=False,
-    on_failure="record",
-    model_path=None,
-    verbose=1,
+    labels: Any = None,
+    resume: bool | None = None,
+    overwrite: bool = False,
+    on_failure: str = "record",
+    model_path: PathLike | None = None,
+    verbose: int = 1,
 ) -> Report:
     """Explains a whole dataset, batch by batch, and writes the results to files.
 
     Memory holds one batch at a time. The run may end at any moment: finished batches are kept in `NAME.partial` beside
-    the output, and the same call goes on behind them. The output appears under its name when all of it is written.
+    the output, and the same call continues behind them. The output gets its name when all of it is written.
 
     Args:
         analyzer: The analyzer.
-        dataset: An array, memory map or HDF5 dataset, or the structure of them that the model takes, or a pair (inputs,
-            labels); a `tf.data.Dataset`, of batches or of single samples; a `keras.utils.PyDataset`; an iterable of
-            batches; or what `revgraph.datasets.open_dataset` returns, or a path for it. Batches may be tuples (inputs,
-            labels).
-        sink: Where to: a path that ends in `.h5` for HDF5 as ViRelAy and CoRelAy read it, in `.zarr` for Zarr, or a
-            directory for `.npy` shards; or `HDF5`, `Zarr`, `NpyShards` of `revgraph.datasets`, which have options.
-        neuron_selection: What to explain, as in `analyze`: one for all samples, or an array with one for each.
-            `"label"` explains the class that the dataset says.
-        batch_size: Samples computed at once; by default batches as they come, and 32 samples of what has no batches.
+        dataset: One of
+
+            * an array, memory map or HDF5 dataset, or the structure of them that the model takes, or a pair (inputs,
+              labels);
+            * a `tf.data.Dataset` of batches or of single samples, a `keras.utils.PyDataset`, or an iterable of batches,
+              which may be tuples (inputs, labels);
+            * a dataset that `revgraph.datasets.open_dataset` returns, or a path for it.
+        sink: The output. A path that ends in `.h5` is an HDF5 file for ViRelAy and CoRelAy, one that ends in `.zarr` a
+            Zarr group, any other path a directory of `.npy` shards. `HDF5`, `Zarr` and `NpyShards` of
+            `revgraph.datasets` have options.
+        neuron_selection: What to explain, as in `analyze`: one selection for all samples, or an array with one int for
+            each. `"label"` explains the class of the sample's label.
+        batch_size: Number of samples that are computed at once. By default it is that of the dataset's batches, or 32
+            for a dataset without batches.
         labels: Labels of arrays, (samples,) or (samples, classes).
-        resume: True goes on with a run that was interrupted, and accepts one that is finished. False refuses both. By
-            default one that was interrupted goes on, and an output that exists is refused.
+        resume: True continues an interrupted run, and accepts a finished one. False refuses both. By default an
+            interrupted run is continued, and an output that exists is refused.
         overwrite: Replace an output that exists, and an interrupted run.
-        on_failure: `"record"`: samples that cannot be read, or whose values or relevance are not finite, are left out
-            and noted with their index and the reason; `"raise"`: they end the run.
-        model_path: The file or directory that the model came from, whose hash is noted with the results; the path that
-            `create_analyzer` was given by default.
-        verbose: 1 shows Keras's progress bar, 2 only its last line.
+        on_failure: A sample fails if it cannot be read, or if its values or its relevance are not finite. `"record"`
+            leaves such samples out and notes their index and the reason. `"raise"` ends the run.
+        model_path: The file or directory of the model, whose hash is noted with the results. By default the path that
+            `create_analyzer` was given.
+        verbose: 1 shows Keras's progress bar, 2 only its last line, 0 nothing.
 
     Returns:
-        A `Report`, which prints as a table of what failed.
+        A `Report`, which prints as a table of the samples that failed.
 
     Raises:
-        FileExistsError: The output exists, or an interrupted run is there.
-        ValueError: An interrupted run asked something else or had other data; the dataset is empty, cannot be read, or
+        FileExistsError: The output exists, or there is an interrupted run.
+        TypeError: `analyzer` is no analyzer, or `dataset` no dataset.
+        ValueError: An interrupted run has another question or other data; or the dataset is empty, cannot be read, or
             all of its samples failed.
-        OSError: The disk is full, for example. What is finished is kept.
+        OSError: Writing failed, for example because the disk is full. Finished batches are kept.
 
     Example:
 
@@ -119,43 +129,48 @@ def explain_dataset(
         )
     if on_failure not in ("record", "raise"):
         raise ValueError(f'on_failure is "record" or "raise". Received: {on_failure!r}.')
-    sink = as_sink(sink)
-    sink.check(analyzer.graph)
+    output = as_sink(sink)
+    output.check(analyzer.graph)
     if isinstance(dataset, str | os.PathLike):
         dataset = open_dataset(dataset, analyzer)
     data = source(dataset, analyzer.graph, batch_size, labels)
     selection = _checked_selection(neuron_selection, data)
-    if isinstance(dataset, Samples) and dataset.class_names:
-        _check_directories(dataset.class_names, analyzer.graph, selection)
+    directories = dataset.class_names if isinstance(dataset, Samples) else None
+    if directories:
+        _check_directories(directories, analyzer.graph, selection)
+    class_names = output.class_names or directories
     origin = provenance(analyzer, model_path)
     origin["neuron_selection"] = plain(neuron_selection)
-    if isinstance(dataset, Samples) and dataset.class_names:
-        origin["class_names"] = list(dataset.class_names)
+    if directories:
+        origin["class_names"] = list(directories)
     question = {name: origin[name] for name in ("method", "parameters", "rules", "model_sha256", "neuron_selection")}
-    question |= {"batch_size": batch_size, "samples": data.samples, "output": sink.kind, "inputs": sink.with_inputs}
-    # What is read from a file later has gone through JSON.
+    question |= {"batch_size": batch_size, "samples": data.samples, "output": output.kind, "inputs": output.with_inputs}
+    # It is compared with one that was read from a file, so it goes through JSON too.
     head = json.loads(json.dumps({"question": question, "origin": origin, "overwrite": overwrite}))
 
-    staging = Staging(sink.target)
-    if not staging.exists() and (report := _finished(sink, head, resume, overwrite)):
+    staging = Staging(output.target)
+    if not staging.exists() and (report := _finished(output, head, resume, overwrite)):
         return report
     with staging.locked():
         try:
-            if not _taken_up(staging, sink, head, resume, overwrite):
-                if report := _finished(sink, head, resume, overwrite):
+            if not _taken_up(staging, output, head, resume, overwrite):
+                if report := _finished(output, head, resume, overwrite):
                     return report
                 staging.begin(head)
             resumed = staging.samples
-            Run(analyzer, data, selection, sink.with_inputs, on_failure, staging).run(verbose)
-            _finish(sink, staging, verbose)
+            Run(analyzer, data, selection, output.with_inputs, on_failure, staging, class_names).run(verbose)
+            _finish(output, staging, verbose)
         finally:
             if not staging.records:
                 staging.remove()
-    return Report(str(sink.target), staging.samples, staging.failures, resumed)
+    return Report(str(output.target), staging.samples, staging.failures, resumed)
 
 
-def _finished(sink: Sink, head, resume, overwrite) -> Report | None:
-    """The report of a finished run, if that is there and will do; an error if it will not."""
+def _finished(sink, head, resume, overwrite):
+    """The report of a finished run that answers the same question; None if a run may begin.
+
+    Raises a FileExistsError if the output exists and must not be replaced.
+    """
     existing = [path for path in sink.outputs() if path.exists()]
     if not existing or (overwrite and not resume):
         return None
@@ -169,8 +184,8 @@ def _finished(sink: Sink, head, resume, overwrite) -> Report | None:
     raise FileExistsError(f"{str(existing[-1])!r} {which}. Pass overwrite=True to replace it, or name another output.")
 
 
-def _taken_up(staging: Staging, sink: Sink, head, resume, overwrite) -> bool:
-    """Whether the run in the directory goes on."""
+def _taken_up(staging, sink, head, resume, overwrite):
+    """Whether the run in the directory is continued."""
     if not staging.resume():
         return False
     if sink.target.exists() and sink.origin().get("run") == staging.head["run"]:
@@ -212,7 +227,7 @@ def _short(value):
 
 
 class Run:
-    """Computes what is not there yet, batch by batch.
+    """Computes the batches that are not finished yet.
 
     Args:
         analyzer: The analyzer.
@@ -220,10 +235,20 @@ class Run:
         selection: As checked by `_checked_selection`.
         with_inputs: Keep the inputs too.
         on_failure: See `explain_dataset`.
-        staging: Where finished batches are kept.
+        staging: The directory of finished batches.
+        class_names: Names of the classes, or None.
     """
 
-    def __init__(self, analyzer, data: Source, selection, with_inputs, on_failure, staging: Staging):
+    def __init__(
+        self,
+        analyzer: Analyzer,
+        data: Source,
+        selection: Any,
+        with_inputs: bool,
+        on_failure: str,
+        staging: Staging,
+        class_names: Sequence[str] | None,
+    ):
         self.analyzer = analyzer
         self.graph: Graph = analyzer.graph
         self.data = data
@@ -232,13 +257,15 @@ class Run:
         self.on_failure = on_failure
         self.staging = staging
         self.predict = predictor(analyzer)
+        self.class_names = class_names
+        self.logits = gives_logits(analyzer.model) if class_names is not None and len(class_names) == 2 else None
         self.shapes = {name: shape[1:] for name, (shape, _) in staging.specs().items()}
 
-    def run(self, verbose):
-        """Computes and keeps all batches."""
+    def run(self, verbose: int) -> None:
+        """Computes and keeps all batches. `verbose` is that of `explain_dataset`."""
         records = self.staging.records
         done = len(records)
-        # The last finished batch is read again, to see that the data is the same.
+        # The last finished batch is read again to check that the data is the same.
         number = max(done - 1, 0) if self.data.seekable else 0
         progress = keras.utils.Progbar(self.data.length, verbose=int(verbose), unit_name="batch")
         for batch in self.data.batches(number, records[number].first if done else 0):
@@ -267,7 +294,7 @@ class Run:
             index, why = next(iter(self.staging.failures.items()))
             raise ValueError(f"All {self.staging.samples} samples failed. Sample {index}: {why}")
 
-    def _add(self, batch: Batch):
+    def _add(self, batch: Batch) -> None:
         digest = batch.digest()
         batch, arrays = self._explained(_finite(batch, batch.inputs, "the input"))
         if batch.failures and self.on_failure == "raise":
@@ -303,7 +330,7 @@ class Run:
         return kept, {name: array for name, array in arrays.items() if array is not None}
 
     def _explained_one_by_one(self, batch, error):
-        """TensorFlow refuses a batch for the sake of one sample, such as a word that is not in the vocabulary."""
+        """Explains a batch that TensorFlow refuses because of one sample, such as a word outside the vocabulary."""
         kept = batch
         for index in batch.index:
             try:
@@ -314,19 +341,22 @@ class Run:
             raise error
         return self._explained(kept)
 
-    def _compute(self, batch) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """Relevance of the inputs, and the model's outputs, flat."""
+    def _compute(self, batch: Batch) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Relevance of the inputs, and the model's outputs, as flat lists."""
         relevance = self.analyzer.analyze(packed(batch.inputs, self.graph), _of_samples(self.selection, batch))
         return keras.tree.flatten(relevance), self.predict(batch.inputs)
 
     def _labels(self, batch, outputs):
         if batch.labels is not None:
             return batch.labels
-        return outputs[0].argmax(axis=1) if len(outputs) == 1 and outputs[0].ndim == 2 else None
+        if len(outputs) != 1 or outputs[0].ndim != 2:
+            return None
+        classes, _ = predicted(outputs[0], self.class_names, self.logits)
+        return classes
 
 
-def predictor(analyzer):
-    """A function from flat inputs to the model's flat outputs, in the precision in which relevance is computed."""
+def predictor(analyzer: Analyzer) -> Callable[[Sequence[Any]], list[np.ndarray]]:
+    """A function from a flat list of inputs to that of the model's outputs, in the precision of the relevance."""
     graph, model = analyzer.graph, analyzer.model
     specs = [input_spec(graph, slot) for slot in graph.input_slots]
     options = {} if isinstance(model, Graph) else {"training": False}
@@ -342,8 +372,8 @@ def predictor(analyzer):
     return predict
 
 
-def _finite(batch, arrays, what) -> Batch:
-    """The batch without samples for which an array, (samples, ...) like the batch, has values that are not finite."""
+def _finite(batch: Batch, arrays: Sequence[np.ndarray], what: str) -> Batch:
+    """The batch without samples for which one of the arrays, (samples, ...), has values that are not finite."""
     for array in arrays:
         if array.dtype.kind == "f":
             values = array.reshape(len(array), math.prod(array.shape[1:]))
@@ -359,14 +389,14 @@ def _finite(batch, arrays, what) -> Batch:
 
 
 def _named(what, names, arrays):
-    """Arrays by name: `what` if there is one, `what/name` for several."""
+    """Arrays by name: `what` for a single one, `what/name` for several."""
     if len(arrays) == 1:
         return {what: arrays[0]}
     return {f"{what}/{name}": array for name, array in zip(names, arrays, strict=True)}
 
 
-def _checked_selection(selection, data: Source):
-    """The selection, with one entry per sample as an array."""
+def _checked_selection(selection, data):
+    """The selection. One with an entry per sample becomes an array."""
     if isinstance(selection, dict):
         return {name: _checked_selection(part, data) for name, part in selection.items()}
     if not isinstance(selection, list | np.ndarray) or np.ndim(selection) == 0:
@@ -382,11 +412,17 @@ def _checked_selection(selection, data: Source):
     return chosen
 
 
-def _check_directories(names, graph: Graph, selection):
-    """Raises a ValueError where the numbers of directories, as labels, are not those of the outputs to explain."""
+def _check_directories(names, graph, selection):
+    """Raises a ValueError if labels select the outputs, and the numbers of directories are not those of outputs."""
     for slot, output in zip(graph.output_slots, graph.output_names, strict=True):
         chosen = selection.get(output) if isinstance(selection, dict) else selection
         shape = graph.specs[slot].shape
+        if isinstance(chosen, str) and chosen == "label" and len(shape) == 2 and is_binary(names, shape[1]):
+            raise ValueError(
+                f"The model has one output, which stands for {names[1]!r}, and so there is no output for the label of "
+                f"{names[0]!r}. Explain all samples without neuron_selection: relevance is that of {names[1]!r}, and "
+                f"that of {names[0]!r} has the opposite sign."
+            )
         if isinstance(chosen, str) and chosen == "label" and len(shape) == 2 and shape[1] not in (None, len(names)):
             raise ValueError(
                 f"The dataset has {len(names)} directories, and the model {shape[1]} outputs, so their labels would "
@@ -410,7 +446,7 @@ def _of_samples(selection, batch):
 
 
 def _finish(sink, staging, verbose):
-    """Makes the output from the finished batches, under its name only when it is whole."""
+    """Writes the output from the finished batches, and gives it its name when it is whole."""
     head = staging.head
     origin = {
         **head["origin"],

@@ -5,7 +5,7 @@ import dataclasses
 import os
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,39 +13,51 @@ import numpy as np
 import tensorflow as tf
 
 from revgraph.analyzers import Analyzer
+from revgraph.class_names import check_names, units_of
 from revgraph.datasets.images import SUFFIXES, Images
 from revgraph.datasets.streams import Samples, Unreadable, reason
 from revgraph.graph import Graph
+from revgraph.graph.types import PathLike
 
 INPUTS = ("x", "data", "inputs", "input", "images", "image", "x_test", "image/encoded", "image_raw")
-"""Names under which inputs are looked for."""
+"""Common names of inputs in files."""
 
 LABELS = ("y", "label", "labels", "y_test", "target", "targets", "image/class/label")
-"""Names under which labels are looked for."""
+"""Common names of labels in files."""
 
 
-def open_dataset(path, analyzer, *, size=None, preprocess=None, inputs=None, labels=None, class_names=None):
-    """Opens a dataset in files, for `explain_dataset`; nothing is read before it is needed.
+def open_dataset(
+    path: PathLike,
+    analyzer: Analyzer | Graph,
+    *,
+    size: tuple[int, int] | None = None,
+    preprocess: Callable[[np.ndarray], Any] | None = None,
+    inputs: str | None = None,
+    labels: str | None = None,
+    class_names: Sequence[str] | None = None,
+) -> Any:
+    """Opens a dataset in files, for `explain_dataset`. Samples are read when they are needed.
 
     Args:
         path: A directory of images, whose subdirectories are the classes; a `.npy`, `.npz` or HDF5 file; or a TFRecord
             file, or a directory of them.
-        analyzer: The analyzer, or the graph of its model, which says what the model takes.
+        analyzer: The analyzer, or the graph of its model. It determines the shape of the inputs.
         size: (width, height) to which images are resized.
-        preprocess: Function of float32 inputs (batch, ...), images between 0 and 255, that returns what the model
-            takes.
-        inputs: Name of the array or feature that has the inputs. Known names are found without that, such as `x`,
-            `data` and `image/encoded`. For models with several inputs arrays have the names of the inputs.
-        labels: Name of the array or feature that has the labels; those in `LABELS` are found without that.
-        class_names: Names of the subdirectories of images, in the order of the model's outputs; by default there is
-            one for each output, in alphabetical order.
+        preprocess: Function from float32 inputs (batch, ...) to the model's input. Images are between 0 and 255 before
+            it.
+        inputs: Name of the array or feature that has the inputs. Common names are found by default, such as `x`, `data`
+            and `image/encoded`. For models with several inputs the arrays have the names of the inputs.
+        labels: Name of the array or feature that has the labels. The names in `LABELS` are found by default.
+        class_names: Names of the subdirectories of images, in the order of the model's outputs. Two names go with the
+            single output of a binary classifier. By default the subdirectories stand for the outputs in alphabetical
+            order.
 
     Returns:
-        What `explain_dataset` takes.
+        A dataset that `explain_dataset` takes.
 
     Raises:
         FileNotFoundError: There is no such file or directory.
-        ValueError: It is no dataset, is damaged, or lacks what is named.
+        ValueError: It is no dataset, is damaged, or has no array, feature or class of a given name.
 
     Example:
 
@@ -61,6 +73,7 @@ def open_dataset(path, analyzer, *, size=None, preprocess=None, inputs=None, lab
         records = sorted(p for p in path.iterdir() if _is_tfrecord(p))
         if records:
             return Records(records, graph, size, preprocess, inputs, labels)
+        check_names(class_names, units_of(graph))
         return ImageFolder(path, Images.of(graph, size, preprocess), class_names)
     if _is_tfrecord(path):
         return Records([path], graph, size, preprocess, inputs, labels)
@@ -68,17 +81,20 @@ def open_dataset(path, analyzer, *, size=None, preprocess=None, inputs=None, lab
 
 
 class ImageFolder(Samples):
-    """Images in a directory; images in its subdirectories have these as classes.
+    """The images in a directory. If it has subdirectories, these are the classes.
 
     Args:
         path: The directory.
-        images: Reads the images.
+        images: The reader of images.
         class_names: See `open_dataset`.
+
+    Raises:
+        ValueError: There are no images, or a subdirectory is no name of a class.
     """
 
     seekable = True
 
-    def __init__(self, path, images: Images, class_names=None):
+    def __init__(self, path: PathLike, images: Images, class_names: Sequence[str] | None = None):
         self.images = images
         path = Path(path)
         found = (p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
@@ -86,8 +102,9 @@ class ImageFolder(Samples):
         if not self.files:
             raise ValueError(f"There are no images ({', '.join(SUFFIXES)}) in the directory {str(path)!r}.")
         self.length = len(self.files)
-        classes = [p.relative_to(path).parts[0] if p.parent != path else None for p in self.files]
-        if None not in classes:
+        classes = [p.relative_to(path).parts[0] for p in self.files if p.parent != path]
+        self.labels: list[int | None] = [None] * self.length
+        if len(classes) == self.length:
             self.class_names = sorted(set(classes)) if class_names is None else list(class_names)
             unknown = sorted(set(classes).difference(self.class_names))
             if unknown:
@@ -95,10 +112,10 @@ class ImageFolder(Samples):
                     f"The directory {str(path)!r} has {unknown[0]!r} in it, which is no name of a class. The names are "
                     f"{', '.join(map(repr, self.class_names[:20]))}{', ...' if len(self.class_names) > 20 else ''}."
                 )
-        numbers = {name: i for i, name in enumerate(self.class_names or ())}
-        self.labels = [numbers.get(name) for name in classes]
+            numbers = {name: i for i, name in enumerate(self.class_names)}
+            self.labels = [numbers[name] for name in classes]
 
-    def samples(self, start=0):
+    def samples(self, start: int = 0) -> Iterator[tuple[Any, Any] | Unreadable]:
         for path, label in zip(self.files[start:], self.labels[start:], strict=True):
             try:
                 yield self.images.prepared(self.images.read(path)), label
@@ -111,19 +128,30 @@ class Records(Samples):
 
     Args:
         files: The files.
-        graph: The model's graph.
+        graph: The graph of the model.
         size, preprocess, inputs, labels: See `open_dataset`.
+
+    Raises:
+        ValueError: The model has several inputs.
     """
 
-    def __init__(self, files, graph: Graph, size=None, preprocess=None, inputs=None, labels=None):
+    def __init__(
+        self,
+        files: Sequence[Path],
+        graph: Graph,
+        size: tuple[int, int] | None = None,
+        preprocess: Callable[[np.ndarray], Any] | None = None,
+        inputs: str | None = None,
+        labels: str | None = None,
+    ):
         if len(graph.input_slots) > 1:
             raise ValueError(f"TFRecord is read for models with one input, and {graph.name!r} has several.")
         self.files, self.graph, self.inputs, self.labels = files, graph, inputs, labels
         self.size, self.preprocess = size, preprocess
         self.shape = graph.specs[graph.input_slots[0]].shape[1:]
-        self._images = None
+        self._images: Images | None = None
 
-    def samples(self, start=0):
+    def samples(self, start: int = 0) -> Iterator[tuple[Any, Any] | Unreadable]:
         for path in self.files:
             packed = "GZIP" if path.suffix == ".gz" else ""
             number = 0
@@ -154,7 +182,7 @@ class Records(Samples):
         kind = feature.WhichOneof("kind")
         if kind != "bytes_list":
             values = _numbers(feature, where)
-            if None in self.shape or values.size != np.prod(self.shape):
+            if None in self.shape or values.size != np.prod(self.shape):  # type: ignore[arg-type]  # no None in it
                 raise Unreadable(f"{where} has {values.size} values, which do not fit the model's input {self.shape}")
             values = values.reshape(self.shape)
             return values if self.preprocess is None else np.asarray(self.preprocess(values[None].copy()))[0]
@@ -193,7 +221,7 @@ def _arrays(path, graph, preprocess, inputs, labels):
     if len(graph.input_slots) == 1:
         (slot,) = graph.input_slots
         chosen = stored[_chosen(inputs, stored, INPUTS, what, where)]
-        x = _Rows(chosen, _preparation(chosen.shape, graph.specs[slot].shape, preprocess))
+        x: Any = _Rows(chosen, _preparation(chosen.shape, graph.specs[slot].shape, preprocess))
     else:
         x = {name: stored[_chosen(name, stored, (), what, where)] for name in graph.input_names}
     label = _chosen(labels, stored, LABELS, "array with the labels", where, needed=False)
@@ -201,7 +229,7 @@ def _arrays(path, graph, preprocess, inputs, labels):
 
 
 def _chosen(name, names, known, what, where, needed=True):
-    """The name that is asked for, or the first known one, or the only one."""
+    """The name that the user gives, or the first common one, or the only one."""
     names = list(names)
     if name is not None:
         if name not in names:
@@ -216,8 +244,8 @@ def _chosen(name, names, known, what, where, needed=True):
 
 
 def _preparation(shape, expected, preprocess):
-    """What is done to rows of arrays before the model gets them."""
-    steps = []
+    """The functions that turn rows of arrays into the model's input."""
+    steps: list[Callable[[np.ndarray], np.ndarray]] = []
     if len(shape) == len(expected) == 4 and not _fits(shape, expected):
         moved = (shape[0], *shape[2:], shape[1])
         if _fits(moved, expected):
@@ -234,10 +262,10 @@ def _fits(shape, expected):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Rows:
-    """Rows of an array, on which something is done when they are asked for."""
+    """The rows of an array, each passed through functions when it is asked for."""
 
     array: Any
-    steps: list[Callable]
+    steps: list[Callable[[np.ndarray], np.ndarray]]
 
     @property
     def shape(self):
@@ -253,8 +281,8 @@ class _Rows:
         return x
 
 
-def _stored(path) -> dict:
-    """The arrays in a file by name; they are read when they are asked for."""
+def _stored(path: Path) -> dict[str, Any]:
+    """The arrays in a file by name. Rows are read when they are asked for."""
     if path.suffix == ".npy":
         return {"x": np.load(path, mmap_mode="r", allow_pickle=False)}
     if path.suffix == ".npz":
@@ -263,20 +291,24 @@ def _stored(path) -> dict:
         return {name.removesuffix(".npy"): ArchivedArray(path, name) for name in names}
     import h5py
 
-    file, found = h5py.File(path, "r"), {}
+    file = h5py.File(path, "r")
+    found: dict[str, Any] = {}
     file.visititems(lambda name, item: found.update({name: item}) if isinstance(item, h5py.Dataset) else None)
     return found
 
 
 class ArchivedArray:
-    """An array in a `.npz` file, of which rows are read one after the other, without the rest in memory.
+    """An array in a `.npz` file. Only the rows that are asked for are in memory.
 
     Args:
         path: The file.
-        member: Name of the array in it, with its `.npy`.
+        member: Name of the array in it, with the ending `.npy`.
+
+    Raises:
+        ValueError: It holds Python objects, or its rows are scattered.
     """
 
-    def __init__(self, path, member):
+    def __init__(self, path: PathLike, member: str):
         self._archive = zipfile.ZipFile(path)
         self._file = self._archive.open(member)
         version = np.lib.format.read_magic(self._file)
@@ -288,10 +320,10 @@ class ArchivedArray:
             raise ValueError(f"{member} has its rows scattered (Fortran order): save it with np.ascontiguousarray")
         self._start = self._file.tell()
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self.shape[0] if self.shape else 0
 
-    def __getitem__(self, rows):
+    def __getitem__(self, rows: slice) -> np.ndarray:
         start, stop, _ = rows.indices(len(self))
         row = int(np.prod(self.shape[1:])) * self.dtype.itemsize
         with contextlib.suppress(zipfile.BadZipFile, zlib.error, EOFError):

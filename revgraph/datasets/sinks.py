@@ -1,4 +1,4 @@
-"""Where the results of a run go: `.npy` shards, HDF5, Zarr."""
+"""Sinks: the files to which the results of a run are written, as `.npy` shards, HDF5 or Zarr."""
 
 import contextlib
 import dataclasses
@@ -6,65 +6,84 @@ import io
 import json
 import math
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
 
+from revgraph.class_names import check_names, units_of
 from revgraph.datasets import virelay
 from revgraph.datasets.staging import Staging, sync_folder
 from revgraph.graph import Graph
+from revgraph.graph.types import PathLike
 
 CHUNK = 2**18
-"""Bytes that a chunk should have at least."""
+"""The smallest size of a chunk, in bytes."""
 
 PROVENANCE = "provenance.json"
-"""The file among `.npy` shards that says where they come from."""
+"""The name of the file that says where `.npy` shards come from."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Sink:
-    """Where the results of a run go.
+    """An output for the results of a run.
 
     Args:
-        path: The output.
+        path: The file or directory.
     """
 
-    path: str | os.PathLike
+    path: PathLike
 
-    kind = "sink"
-    with_inputs = False
+    kind: ClassVar[str] = "sink"
+
+    @property
+    def with_inputs(self) -> bool:
+        """Whether inputs are written too."""
+        return False
+
+    @property
+    def class_names(self) -> Sequence[str] | None:
+        """Names of the classes; None if the sink has not been given any."""
+        return None
 
     @property
     def target(self) -> Path:
+        """The file or directory."""
         return Path(self.path)
 
     def outputs(self) -> list[Path]:
-        """All that is written, the output itself at the end."""
+        """All files and directories that are written. The output itself is the last."""
         return [self.target]
 
-    def check(self, graph: Graph):
-        """Raises a ValueError if this cannot take the results for a model with that graph."""
+    def check(self, graph: Graph) -> None:
+        """Raises a ValueError if the sink does not fit a model with that graph."""
 
-    def write(self, folder: Path, staging: Staging, origin: dict, progress):
-        """Writes everything from finished batches.
+    def write(self, folder: Path, staging: Staging, origin: dict[str, Any], progress: Callable[[], Any]) -> None:
+        """Writes all files from finished batches.
 
         Args:
-            folder: Where to write, under the names of `outputs`.
-            staging: The finished batches. Arrays are named `index`, `label`, and `attribution`, `prediction` and
-                `input`, which are followed by `/name` where there are several.
-            origin: Where the results come from, for JSON.
+            folder: The directory to write into. Files have the names of `outputs`.
+            staging: The finished batches. Arrays are named `index`, `label`, `attribution`, `prediction` and `input`.
+                The last three are followed by `/name` if there are several.
+            origin: Where the results come from, a dict for JSON.
             progress: Called after each batch.
         """
         raise NotImplementedError
 
-    def origin(self) -> dict:
-        """Where the results in a finished output come from; empty for what is no output of a run."""
+    def origin(self) -> dict[str, Any]:
+        """Where the results in a finished output come from; empty if no run has written it."""
         raise NotImplementedError
 
 
-def sink(where) -> Sink:
-    """The sink that a path means: HDF5 for `.h5`, Zarr for `.zarr`, a directory of `.npy` shards otherwise."""
+def sink(where: PathLike | Sink) -> Sink:
+    """The sink for a path: HDF5 for `.h5`, Zarr for `.zarr`, and a directory of `.npy` shards for other paths.
+
+    Raises:
+        TypeError: It is neither a path nor a sink.
+        ValueError: It is the path of a single `.npy` or `.npz` file.
+    """
     if isinstance(where, Sink):
         return where
     if not isinstance(where, str | os.PathLike):
@@ -86,8 +105,8 @@ def sink(where) -> Sink:
 class NpyShards(Sink):
     """A directory with `attribution-00000.npy`, `prediction-00000.npy`, `label-00000.npy`, `index-00000.npy` and so on.
 
-    Arrays are as the analyzer gives them. With several inputs or outputs their names are part of the file names, such
-    as `attribution.image-00000.npy`. `provenance.json` says where they come from, and what failed.
+    Arrays have the shapes that the analyzer returns. With several inputs or outputs their names are part of the file
+    names, such as `attribution.image-00000.npy`. `provenance.json` says where they come from, and which samples failed.
 
     Args:
         path: The directory.
@@ -98,13 +117,13 @@ class NpyShards(Sink):
     shard_size: int = 1024
     inputs: bool = False
 
-    kind = "npy"
+    kind: ClassVar[str] = "npy"
 
     @property
-    def with_inputs(self):
+    def with_inputs(self) -> bool:
         return self.inputs
 
-    def write(self, folder, staging, origin, progress):
+    def write(self, folder: Path, staging: Staging, origin: dict[str, Any], progress: Callable[[], Any]) -> None:
         folder = folder / self.target.name
         folder.mkdir()
         rest = staging.explained
@@ -122,7 +141,7 @@ class NpyShards(Sink):
             json.dump(origin, file, indent=1)
         _sync(folder)
 
-    def origin(self):
+    def origin(self) -> dict[str, Any]:
         try:
             return json.loads((self.target / PROVENANCE).read_bytes())
         except (OSError, json.JSONDecodeError):
@@ -130,15 +149,16 @@ class NpyShards(Sink):
 
 
 class _Shards:
-    """Rows of one array, in files of equal length."""
+    """The rows of one array, in files of equal length."""
 
     def __init__(self, folder, name, size, count, spec):
         (_, *self.shape), self.dtype = spec
         self.folder, self.name, self.size, self.rest = folder, name.replace("/", "."), size, count
         self.number = self.room = 0
-        self.file = None
+        self.file: Any = None
 
-    def append(self, rows):
+    def append(self, rows: np.ndarray) -> None:
+        """Writes rows, (rows, ...)."""
         while len(rows):
             if not self.room:
                 self._next()
@@ -155,7 +175,8 @@ class _Shards:
         header = {"descr": self.dtype.str, "fortran_order": False, "shape": (self.room, *self.shape)}
         np.lib.format.write_array_header_1_0(self.file, header)
 
-    def close(self):
+    def close(self) -> None:
+        """Closes the last file."""
         if self.file:
             self.file.close()
 
@@ -164,18 +185,23 @@ class _Shards:
 class HDF5(Sink):
     """An HDF5 file that ViRelAy and CoRelAy read.
 
-    `attribution` float32 (samples, channels, height, width), `prediction` float32 (samples, classes), `label` uint16
-    (samples,) or bool (samples, classes), `index` uint32 (samples,): the positions in the dataset of the samples that
-    did not fail. With several inputs or outputs `attribution` and `prediction` are groups. Attributes say where the
-    results come from, and what failed.
+    It has `attribution` float32 (samples, channels, height, width), `prediction` float32 (samples, classes), `label`
+    uint16 (samples,) or bool (samples, classes), and `index` uint32 (samples,), the positions in the dataset of the
+    samples that did not fail. With several inputs or outputs `attribution` and `prediction` are groups. Attributes say
+    where the results come from, and which samples failed. Without labels in the dataset `label` is the predicted class.
 
     Args:
         path: The file.
         compression: `"gzip"`, `"lzf"`, or None.
         inputs: Also write `NAME.input.h5` with `data` and `label` of all samples.
-        project: Also write `project.yaml`, which ViRelAy opens, and `NAME.label-map.json`; this takes the inputs.
-        class_names: Names of the classes, for the label map.
-        data_format: Where samples have their channels: `"channels_last"` or `"channels_first"`; Keras's own by default.
+        project: Also write `project.yaml`, which ViRelAy opens, `NAME.label-map.json` and `NAME.input.h5`.
+        class_names: Names of the classes, for the label map: one for each output, or two for the single output of a
+            binary classifier.
+        data_format: Where samples have their channels: `"channels_last"` or `"channels_first"`; Keras's setting by
+            default.
+
+    Raises:
+        ValueError: An option is illegal.
     """
 
     compression: str | None = "gzip"
@@ -184,7 +210,7 @@ class HDF5(Sink):
     class_names: tuple[str, ...] | None = None
     data_format: str | None = None
 
-    kind = "hdf5"
+    kind: ClassVar[str] = "hdf5"
 
     def __post_init__(self):
         if self.data_format not in (None, "channels_last", "channels_first"):
@@ -193,37 +219,39 @@ class HDF5(Sink):
             raise ValueError(f'compression is "gzip", "lzf" or None. Received: {self.compression!r}.')
 
     @property
-    def with_inputs(self):
+    def with_inputs(self) -> bool:
         return self.inputs or self.project
 
-    def outputs(self):
+    def outputs(self) -> list[Path]:
         stem, folder = self.target.stem, self.target.parent
         inputs = [folder / f"{stem}.input.h5"] if self.with_inputs else []
         project = [folder / f"{stem}.label-map.json", folder / "project.yaml"] if self.project else []
         return [*inputs, *project, self.target]
 
-    def check(self, graph):
+    def check(self, graph: Graph) -> None:
+        check_names(self.class_names, units_of(graph))
         if self.project and len(graph.input_slots) > 1:
             raise ValueError(
                 f"ViRelAy shows datasets with one input, and the model has {len(graph.input_slots)}: leave out "
                 f"project=True."
             )
 
-    def write(self, folder, staging, origin, progress):
+    def write(self, folder: Path, staging: Staging, origin: dict[str, Any], progress: Callable[[], Any]) -> None:
         specs = staging.specs()
-        label = virelay.label_dtype(staging) if "label" in specs else None
+        if "label" in specs:
+            specs["label"] = specs["label"][0], virelay.label_dtype(staging)
         with contextlib.ExitStack() as opened:
             file, writer = opened.enter_context(_hdf5_file(folder / self.target.name))
             columns = {}
             for name, ((count, *shape), dtype) in specs.items():
                 if not name.startswith("input"):
-                    columns[name] = self._column(file, name, count, shape, label if name == "label" else dtype)
+                    columns[name] = self._column(file, name, count, shape, dtype)
             inputs = {}
             if self.with_inputs:
                 second, _ = opened.enter_context(_hdf5_file(folder / f"{self.target.stem}.input.h5"))
                 for name in (n for n in specs if n.startswith(("input", "label"))):
                     (_, *shape), dtype = specs[name]
-                    dtype, new = (label, "label") if name == "label" else (dtype, name.replace("input", "data", 1))
+                    new = name.replace("input", "data", 1)
                     inputs[name] = self._column(second, new, staging.samples, shape, dtype)
             done = 0
             for batch in staging.batches():
@@ -262,7 +290,7 @@ class HDF5(Sink):
     def _data_format(self):
         return self.data_format or keras.config.image_data_format()
 
-    def origin(self):
+    def origin(self) -> dict[str, Any]:
         import h5py
 
         try:
@@ -281,14 +309,14 @@ def _parsed(value):
 
 
 def _selector(index):
-    """Rows of an HDF5 dataset: a slice where they are successive, which is faster."""
+    """Rows of an HDF5 dataset. Successive ones are a slice, because that is faster."""
     first, last = int(index[0]), int(index[-1])
     return slice(first, last + 1) if last - first + 1 == len(index) else index
 
 
 @contextlib.contextmanager
 def _hdf5_file(path):
-    """A new HDF5 file on a disk that may run full, and the `_SteadyWriter` under it."""
+    """A new HDF5 file, and the `_SteadyWriter` under it, because the disk may run full."""
     import h5py
 
     # This version of the format has no limit to the length of attributes.
@@ -299,41 +327,41 @@ def _hdf5_file(path):
 class _SteadyWriter(io.RawIOBase):
     """A binary file whose writes raise no errors before it is closed.
 
-    HDF5 cannot close a file after a write to it has failed, and brings the process down in the end. So writes succeed
-    as far as it can see. The `error` of the first one that did not is raised when the file is closed.
+    HDF5 cannot close a file after a write to it has failed, and crashes the process in the end. So it is told that all
+    writes succeed. The first `error` of a write is raised when the file is closed.
     """
 
     def __init__(self, path):
         self._file = open(path, "w+b", buffering=0)  # noqa: SIM115
-        self.error = None
+        self.error: OSError | None = None
 
-    def readable(self):
+    def readable(self) -> bool:
         return True
 
-    def writable(self):
+    def writable(self) -> bool:
         return True
 
-    def seekable(self):
+    def seekable(self) -> bool:
         return True
 
-    def seek(self, offset, whence=0):
+    def seek(self, offset: int, whence: int = 0) -> int:
         return self._file.seek(offset, whence)
 
-    def tell(self):
+    def tell(self) -> int:
         return self._file.tell()
 
-    def readinto(self, buffer):
+    def readinto(self, buffer: Any) -> int | None:
         return self._file.readinto(buffer)
 
-    def write(self, data):
+    def write(self, data: Any) -> int:
         rest = memoryview(data).cast("B")
         while rest and not self.error:
             rest = rest[self._tried(self._file.write, rest) or 0 :]
         return len(memoryview(data).cast("B"))
 
-    def truncate(self, size=None):
+    def truncate(self, size: int | None = None) -> int:
         self._tried(self._file.truncate, size)
-        return size
+        return self.tell() if size is None else size
 
     def _tried(self, function, *arguments):
         try:
@@ -341,7 +369,7 @@ class _SteadyWriter(io.RawIOBase):
         except OSError as error:
             self.error = self.error or error
 
-    def close(self):
+    def close(self) -> None:
         if not self.closed:
             super().close()
             self._tried(os.fsync, self._file.fileno())
@@ -355,10 +383,11 @@ class _SteadyWriter(io.RawIOBase):
 
 @dataclasses.dataclass(frozen=True)
 class Zarr(Sink):
-    """A Zarr group with the arrays `attribution`, `prediction`, `label` and `index`, as the analyzer gives them.
+    """A Zarr group with the arrays `attribution`, `prediction`, `label` and `index`.
 
-    With several inputs or outputs `attribution` and `prediction` are groups. Attributes say where the results come
-    from, and what failed. Needs zarr: `pip install "revgraph[zarr]"`.
+    Arrays have the shapes that the analyzer returns. With several inputs or outputs `attribution` and `prediction` are
+    groups. Attributes say where the results come from, and which samples failed. Needs zarr:
+    `pip install "revgraph[zarr]"`.
 
     Args:
         path: The directory.
@@ -367,16 +396,16 @@ class Zarr(Sink):
 
     inputs: bool = False
 
-    kind = "zarr"
+    kind: ClassVar[str] = "zarr"
 
     def __post_init__(self):
         _zarr()
 
     @property
-    def with_inputs(self):
+    def with_inputs(self) -> bool:
         return self.inputs
 
-    def write(self, folder, staging, origin, progress):
+    def write(self, folder: Path, staging: Staging, origin: dict[str, Any], progress: Callable[[], Any]) -> None:
         group = _zarr().open_group(folder / self.target.name, mode="w")
         columns = {}
         for name, ((count, *shape), dtype) in staging.specs().items():
@@ -393,7 +422,7 @@ class Zarr(Sink):
         group.attrs.update(origin)
         _sync(folder / self.target.name)
 
-    def origin(self):
+    def origin(self) -> dict[str, Any]:
         try:
             return dict(_zarr().open_group(self.target, mode="r").attrs)
         except (OSError, ValueError, KeyError):
@@ -413,7 +442,7 @@ def _zarr():
 
 
 def _sync(folder):
-    """Has all files of a directory written to the disk."""
+    """Makes the system write all files of a directory to the disk."""
     for path, _, names in os.walk(folder):
         for name in names:
             with open(os.path.join(path, name), "rb") as file:

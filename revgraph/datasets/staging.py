@@ -1,7 +1,7 @@
-"""`NAME.partial`: finished batches of a run, one file each, so that it can end at any moment and be taken up again.
+"""`NAME.partial`: the finished batches of a run, one file each. A run may end at any moment and be resumed.
 
-A batch is there whole or not at all: its file gets its name when all of it is on the disk. Batches are numbered, so the
-files are the journal: the run goes on behind the last of them.
+The file of a batch gets its name when all of it is on the disk, so no file is half-written. Batches are numbered, and a
+resumed run continues behind the last of them.
 """
 
 import contextlib
@@ -11,15 +11,19 @@ import os
 import shutil
 import uuid
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 
+from revgraph.graph.types import PathLike
+
+fcntl: Any
 try:
     import fcntl
 except ImportError:
-    # Windows has no such locks: there a second run on the same output is not noticed.
+    # Windows has no such locks, so a second run on the same output is not noticed there.
     fcntl = None
 
 FORMAT = 1
@@ -30,13 +34,13 @@ _HEAD, _LOCK, _RECORD, _NEW = "run.json", "lock", "record", "new"
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """What the run remembers of a finished batch.
+    """A note on a finished batch.
 
     Args:
         first: Index of its first sample.
         count: Number of its samples, those that failed included.
         digest: Hash of its data.
-        failures: Why a sample failed, by its index.
+        failures: The reasons why samples failed, by index.
     """
 
     first: int
@@ -53,22 +57,27 @@ class Staging:
 
     Attributes:
         records: One `Record` for each finished batch.
-        head: What was noted of the run when it began; None before that.
+        head: The question that the run answers, and where it comes from; empty before the run begins.
     """
 
-    def __init__(self, target):
+    def __init__(self, target: PathLike):
         target = Path(target)
         self.folder = target.with_name(target.name + ".partial")
         self.records: list[Record] = []
-        self.head = None
+        self.head: dict[str, Any] = {}
         self._lock = None
 
     def exists(self) -> bool:
+        """Whether there is a directory of an unfinished run."""
         return self.folder.exists()
 
     @contextlib.contextmanager
-    def locked(self):
-        """Only one process at a time works here; the lock ends with the process, however that ends."""
+    def locked(self) -> Iterator[None]:
+        """Keeps other processes out. The lock ends with the process, even if that is killed.
+
+        Raises:
+            BlockingIOError: Another process has the lock.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         with open(self.folder / _LOCK, "wb") as lock:
             try:
@@ -78,8 +87,8 @@ class Staging:
                 raise BlockingIOError(f"Another process is writing to {str(self.folder)!r}. Wait for it.") from error
             yield
 
-    def begin(self, head: dict):
-        """Begins a run anew."""
+    def begin(self, head: dict[str, Any]) -> None:
+        """Begins a new run, and removes what is left of another."""
         for path in self.folder.iterdir():
             if path.name != _LOCK:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -88,7 +97,11 @@ class Staging:
         self._put(_HEAD, lambda file: file.write(json.dumps(self.head, indent=1).encode()))
 
     def resume(self) -> bool:
-        """Takes up the run that is there; false if there is none that had begun."""
+        """Continues the run in the directory.
+
+        Returns:
+            Whether there is one.
+        """
         try:
             self.head = json.loads((self.folder / _HEAD).read_bytes())
         except (FileNotFoundError, json.JSONDecodeError):
@@ -102,14 +115,18 @@ class Staging:
                 self.records.append(Record(**record, failures=failures))
         return True
 
-    def add(self, record: Record, arrays: dict[str, np.ndarray]):
-        """Keeps a finished batch."""
-        text = json.dumps(dataclasses.asdict(record))
-        self._put(self._path(len(self.records)).name, lambda file: np.savez(file, **arrays, **{_RECORD: text}))
+    def add(self, record: Record, arrays: dict[str, np.ndarray]) -> None:
+        """Writes a finished batch."""
+        stored: dict[str, Any] = {**arrays, _RECORD: json.dumps(dataclasses.asdict(record))}
+        self._put(self._path(len(self.records)).name, lambda file: np.savez(file, **stored))
         self.records.append(record)
 
-    def batches(self, *names) -> Iterator[dict[str, np.ndarray]]:
-        """The arrays of each finished batch that has any: those of these names, or all."""
+    def batches(self, *names: str) -> Iterator[dict[str, np.ndarray]]:
+        """The arrays of each finished batch by name, without batches that have none.
+
+        Args:
+            *names: The names of the arrays; by default all.
+        """
         for number in range(len(self.records)):
             with np.load(self._path(number), allow_pickle=False) as stored:
                 wanted = names or [name for name in stored.files if name != _RECORD]
@@ -118,8 +135,8 @@ class Staging:
                 yield arrays
 
     def specs(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-        """Shape with all samples, and dtype, of every array; all batches have the same."""
-        found = {}
+        """The shape and the dtype of every array by name. The first axis is the number of all explained samples."""
+        found: dict[str, tuple[tuple[int, ...], np.dtype]] = {}
         for number, record in enumerate(self.records):
             if record.count > len(record.failures):
                 with np.load(self._path(number), allow_pickle=False) as stored:
@@ -130,33 +147,33 @@ class Staging:
 
     @property
     def samples(self) -> int:
-        """Samples in all finished batches."""
+        """Number of samples in all finished batches."""
         return sum(record.count for record in self.records)
 
     @property
     def failures(self) -> dict[int, str]:
-        """Why samples failed, by their index."""
+        """The reasons why samples failed, by index."""
         return {index: why for record in self.records for index, why in record.failures.items()}
 
     @property
     def explained(self) -> int:
-        """Samples in all finished batches that did not fail."""
+        """Number of samples in all finished batches that did not fail."""
         return self.samples - sum(len(record.failures) for record in self.records)
 
-    def remove(self):
-        """Removes the directory and all that is in it."""
+    def remove(self) -> None:
+        """Removes the directory with its content."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def unwritten(self, error: OSError) -> OSError:
-        """The error that says what has become of the run when something could not be written."""
+        """An error that adds to another error of writing that finished samples are kept."""
         what = f"{error.strerror or error}; {self.samples} samples are finished and kept. Make room and run it again"
         return OSError(error.errno, what, str(self.folder))
 
     def _path(self, number):
         return self.folder / f"batch-{number:08d}.npz"
 
-    def _put(self, name, write):
-        """A file that is there whole or not at all, whatever happens."""
+    def _put(self, name: str, write: Callable[[IO[bytes]], Any]) -> None:
+        """Writes a file that gets its name when it is whole."""
         new = self.folder / _NEW
         try:
             with open(new, "wb") as file:
@@ -165,15 +182,15 @@ class Staging:
                 os.fsync(file.fileno())
             os.replace(new, self.folder / name)
         except OSError as error:
-            # A full disk needs the room.
+            # The disk may be full, so the room is needed.
             with contextlib.suppress(OSError):
                 new.unlink()
             raise self.unwritten(error) from error
         sync_folder(self.folder)
 
 
-def sync_folder(folder):
-    """Has the names of new files in a directory written to the disk."""
+def sync_folder(folder: PathLike) -> None:
+    """Makes the system write the names of new files in a directory to the disk."""
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)
         try:

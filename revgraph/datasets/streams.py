@@ -1,4 +1,4 @@
-"""What a dataset can be, read batch by batch: arrays, `tf.data`, `keras.utils.PyDataset`, iterables, single samples."""
+"""Datasets that are read batch by batch: arrays, `tf.data`, `keras.utils.PyDataset`, iterables, single samples."""
 
 import dataclasses
 import hashlib
@@ -17,14 +17,14 @@ from revgraph.graph import Graph
 from revgraph.graph.arguments import check_count
 
 BATCH_SIZE = 32
-"""Samples computed at once, where neither the user nor the dataset says."""
+"""Number of samples that are computed at once, if neither the user nor the dataset has batches."""
 
 DATA_ERRORS = (OSError, ValueError, tf.errors.OpError)
-"""Errors that come from the data; others come from the code that reads them."""
+"""Errors that come from the data. Other errors come from the code that reads them."""
 
 
 class Unreadable(ValueError):
-    """A sample that cannot be read; says why."""
+    """A sample that cannot be read; its message says why."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -34,10 +34,10 @@ class Batch:
     Args:
         first: Index of the first sample in the dataset.
         count: Number of samples, those that failed included.
-        index: Indices of the samples that are there, (samples,).
-        inputs: The model's inputs in flat order, (samples, ...) each.
-        labels: Their labels, (samples, ...), if the dataset has any.
-        failures: Why a sample failed, by its index.
+        index: Indices in the dataset of the samples that did not fail, (samples,).
+        inputs: The model's inputs as a flat list, (samples, ...) each.
+        labels: The labels, (samples, ...); None if the dataset has none.
+        failures: The reasons why samples failed, by index.
     """
 
     first: int
@@ -47,8 +47,13 @@ class Batch:
     labels: np.ndarray | None = None
     failures: dict[int, str] = dataclasses.field(default_factory=dict)
 
-    def without(self, bad, reason) -> "Batch":
-        """The batch without the samples where `bad`, (samples,), is true."""
+    def without(self, bad: np.ndarray, reason: str) -> "Batch":
+        """The batch without some samples.
+
+        Args:
+            bad: bool (samples,), True for samples that failed.
+            reason: Why they failed.
+        """
         if not np.any(bad):
             return self
         failures = {**self.failures, **dict.fromkeys(self.index[bad].tolist(), reason)}
@@ -56,7 +61,7 @@ class Batch:
         return Batch(self.first, self.count, self.index[~bad], [x[~bad] for x in self.inputs], labels, failures)
 
     def digest(self) -> str:
-        """A hash of all that is in the batch."""
+        """A hash of the content of the batch."""
         hashed = hashlib.blake2b(f"{self.first} {self.count} {sorted(self.failures)}".encode(), digest_size=16)
         for array in (self.index, *self.inputs, *([] if self.labels is None else [self.labels])):
             hashed.update(f"{array.dtype.name}{array.shape}".encode())
@@ -65,42 +70,55 @@ class Batch:
 
 
 class Source:
-    """Batches of a dataset for a model with this graph.
+    """The batches of a dataset, for a model.
+
+    Args:
+        graph: The graph of the model.
 
     Attributes:
-        samples: Number of samples; None if that is not known.
-        length: Number of batches; None if that is not known.
+        samples: Number of samples; None if it is not known.
+        length: Number of batches; None if it is not known.
         seekable: Whether `batches` can begin anywhere.
     """
 
     samples: int | None = None
     length: int | None = None
-    seekable = False
+    seekable: bool = False
 
     def __init__(self, graph: Graph):
         self.graph = graph
 
-    def batches(self, number=0, first=0) -> Iterator[Batch]:
-        """The batches from `number` on, whose first sample has the index `first`; both are 0 if not seekable."""
+    def batches(self, number: int = 0, first: int = 0) -> Iterator[Batch]:
+        """The batches from one on.
+
+        Args:
+            number: The position of the first batch; 0 if the source is not seekable.
+            first: The index in the dataset of its first sample.
+        """
         raise NotImplementedError
 
-    def _batch(self, first, inputs, labels=None) -> Batch:
+    def _batch(self, first, inputs, labels=None):
         with warnings.catch_warnings():
-            # Such samples are recorded as failed.
+            # Samples with values that are not finite are recorded as failed.
             warnings.filterwarnings("ignore", message="Input .* contains")
             inputs = [np.asarray(x) for x in flat_inputs(inputs, self.graph)]
         count = len(inputs[0])
         return Batch(first, count, np.arange(first, first + count), inputs, _label_array(labels, first, count))
 
 
-def source(dataset, graph: Graph, batch_size=None, labels=None) -> Source:
+def source(dataset: Any, graph: Graph, batch_size: int | None = None, labels: Any = None) -> Source:
     """The source that reads a dataset.
 
     Args:
         dataset: See `revgraph.explain_dataset`.
-        graph: The model's graph.
-        batch_size: Samples computed at once; by default the batches as they come, 32 samples of what has no batches.
+        graph: The graph of the model.
+        batch_size: Number of samples that are computed at once. By default it is that of the dataset's batches, or 32
+            for a dataset without batches.
         labels: Labels of arrays, (samples, ...).
+
+    Raises:
+        TypeError: It is no dataset.
+        ValueError: Labels or the batch size do not fit.
     """
     if batch_size is not None:
         check_count("batch_size", batch_size)
@@ -127,11 +145,18 @@ def source(dataset, graph: Graph, batch_size=None, labels=None) -> Source:
 
 
 class Arrays(Source):
-    """Arrays, memory maps, HDF5 datasets: whatever has a shape and gives rows by slices; read one batch at a time."""
+    """Arrays, memory maps and HDF5 datasets, or structures of them. They need a shape and slices of rows.
+
+    Args:
+        arrays: The structure of arrays that the model takes, or a pair of it and the labels.
+        graph: The graph of the model.
+        batch_size: Number of samples in a batch.
+        labels: Labels, (samples, ...), or None.
+    """
 
     seekable = True
 
-    def __init__(self, arrays, graph, batch_size, labels):
+    def __init__(self, arrays: Any, graph: Graph, batch_size: int, labels: Any):
         super().__init__(graph)
         if isinstance(arrays, tuple) and len(arrays) == 2 and labels is None:
             arrays, labels = arrays
@@ -140,10 +165,11 @@ class Arrays(Source):
         if len(sizes) != 1:
             raise ValueError(f"All inputs, and labels, need the same number of samples. Received: {sizes}.")
         self.arrays, self.labels, self.batch_size = arrays, labels, batch_size
-        (self.samples,) = sizes
-        self.length = -(-self.samples // batch_size)
+        (count,) = sizes
+        self.samples: int = count
+        self.length = -(-count // batch_size)
 
-    def batches(self, number=0, first=0):
+    def batches(self, number: int = 0, first: int = 0) -> Iterator[Batch]:
         for start in range(number * self.batch_size, self.samples, self.batch_size):
             rows = slice(start, start + self.batch_size)
             inputs = keras.tree.map_structure(lambda array, rows=rows: np.asarray(array[rows]), self.arrays)
@@ -151,16 +177,16 @@ class Arrays(Source):
 
 
 class Items(Source):
-    """A `keras.utils.PyDataset`. An item that raises an error is a batch of samples that failed."""
+    """The items of a `keras.utils.PyDataset`. An item that raises an error becomes a batch of samples that failed."""
 
     seekable = True
 
-    def __init__(self, dataset, graph):
+    def __init__(self, dataset: Any, graph: Graph):
         super().__init__(graph)
         self.dataset = dataset
-        self.length = len(dataset)
+        self.length: int = len(dataset)
 
-    def batches(self, number=0, first=0):
+    def batches(self, number: int = 0, first: int = 0) -> Iterator[Batch]:
         for i in range(number, self.length):
             try:
                 item = self.dataset[i]
@@ -183,13 +209,13 @@ class Items(Source):
 
 
 class Batches(Source):
-    """An iterable of batches, which has to begin anew when it is resumed."""
+    """An iterable of batches. A run that is resumed iterates over it from the beginning."""
 
-    def __init__(self, dataset, graph):
+    def __init__(self, dataset: Iterable[Any], graph: Graph):
         super().__init__(graph)
         self.dataset = dataset
 
-    def batches(self, number=0, first=0):
+    def batches(self, number: int = 0, first: int = 0) -> Iterator[Batch]:
         for item in self.dataset:
             batch = self._batch(first, *_parts(item))
             yield batch
@@ -199,54 +225,58 @@ class Batches(Source):
 class TensorBatches(Batches):
     """A `tf.data.Dataset` of batches."""
 
-    def __init__(self, dataset, graph):
+    def __init__(self, dataset: tf.data.Dataset, graph: Graph):
         super().__init__(dataset, graph)
         self.length = _cardinality(dataset)
 
-    def batches(self, number=0, first=0):
+    def batches(self, number: int = 0, first: int = 0) -> Iterator[Batch]:
         try:
             yield from super().batches(number, first)
         except tf.errors.OpError as error:
             raise ValueError(
-                f"The dataset cannot be read beyond its first samples, and within a batch revgraph cannot tell which "
-                f"one is to blame: {reason(error)} Leave out .batch(...) and pass batch_size=: then such samples are "
-                f"recorded and left out."
+                f"A batch of the dataset cannot be read, and revgraph cannot tell which of its samples is to blame: "
+                f"{reason(error)} Leave out .batch(...) and pass batch_size=: then such samples are recorded and left "
+                f"out."
             ) from error
 
 
 class Samples:
-    """A dataset that is read sample by sample; a sample may be `Unreadable`.
+    """A dataset that is read sample by sample. Subclasses define `samples`.
 
     Attributes:
-        length: Number of samples; None if that is not known.
+        length: Number of samples; None if it is not known.
         seekable: Whether `samples` can begin anywhere.
-        class_names: Names of the classes, if the dataset knows them.
+        class_names: Names of the classes; None if they are not known.
     """
 
     length: int | None = None
-    seekable = False
+    seekable: bool = False
     class_names: list[str] | None = None
 
-    def samples(self, start=0) -> Iterator[tuple[Any, Any] | Unreadable]:
-        """Pairs of input, in the structure that the model takes, and label or None, from sample `start` on."""
+    def samples(self, start: int = 0) -> Iterator[tuple[Any, Any] | Unreadable]:
+        """The samples from `start` on.
+
+        Each is a pair of the input, in the structure that the model takes, and its label or None. A sample that cannot
+        be read is an `Unreadable`.
+        """
         raise NotImplementedError
 
 
 class TensorSamples(Samples):
     """A `tf.data.Dataset` of single samples."""
 
-    def __init__(self, dataset):
+    def __init__(self, dataset: tf.data.Dataset):
         self.dataset = dataset
         self.length = _cardinality(dataset)
 
-    def samples(self, start=0):
+    def samples(self, start: int = 0) -> Iterator[tuple[Any, Any] | Unreadable]:
         iterator, failed = iter(self.dataset), None
         for number in itertools.count():
             try:
                 element = next(iterator)
             except StopIteration:
                 if failed is not None and self.length != number:
-                    # A generator is over after its first error, whatever was left in it.
+                    # A generator ends with its first error, even if it had more samples.
                     raise ValueError(
                         f"The dataset ended with an error at sample {number - 1}, so that there may be more samples: "
                         f"{failed} If there are none, say so: dataset.apply(tf.data.experimental.assert_cardinality("
@@ -262,15 +292,15 @@ class TensorSamples(Samples):
 
 
 class Grouped(Source):
-    """Batches of single samples."""
+    """Single samples, grouped into batches."""
 
-    def __init__(self, dataset: Samples, graph, batch_size):
+    def __init__(self, dataset: Samples, graph: Graph, batch_size: int):
         super().__init__(graph)
         self.dataset, self.batch_size = dataset, batch_size
         self.samples, self.seekable = dataset.length, dataset.seekable
         self.length = None if self.samples is None else -(-self.samples // batch_size)
 
-    def batches(self, number=0, first=0):
+    def batches(self, number: int = 0, first: int = 0) -> Iterator[Batch]:
         samples = iter(self.dataset.samples(first))
         while group := list(itertools.islice(samples, self.batch_size)):
             yield self._grouped(first, group)
@@ -300,8 +330,8 @@ def _stacked(arrays, index):
     return np.stack(arrays)
 
 
-def _parts(element) -> tuple[Any, Any]:
-    """Inputs and labels of a batch or sample: it is the inputs alone, or a tuple that begins with them."""
+def _parts(element):
+    """The inputs and labels of a batch or sample, which is the inputs alone or a tuple that begins with them."""
     if not isinstance(element, tuple):
         return element, None
     return element[0], element[1] if len(element) > 1 else None
@@ -309,7 +339,7 @@ def _parts(element) -> tuple[Any, Any]:
 
 def _label_array(labels, first, count):
     if labels is None or isinstance(labels, dict) or (isinstance(labels, list | tuple) and _is_array(list(labels))):
-        # Targets of several outputs are no label.
+        # Targets of several outputs are not labels of one class.
         return None
     labels = np.asarray(labels)
     if labels.dtype.kind not in "biuf":
@@ -339,11 +369,11 @@ def _cardinality(dataset):
     return None if cardinality < 0 else cardinality
 
 
-def reason(error) -> str:
-    """What an error says, in one line."""
+def reason(error: Exception) -> str:
+    """The message of an error in one line."""
     text = str(error)
     if isinstance(error, tf.errors.OpError):
-        # Where in TensorFlow it happened stands before it and behind it.
+        # The places in TensorFlow before and behind the message tell users nothing.
         text = re.sub(r"\{\{.*?\}\}|\[\[.*?\]\]|\[Op:.*?\]( name:)?", "", text).strip().splitlines()[-1]
         text = re.sub(r"^Error in user-defined function .*?Iterator::\S*: ", "", text)
     return " ".join(text.split())[:500] or type(error).__name__

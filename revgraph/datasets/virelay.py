@@ -1,17 +1,24 @@
-"""What ViRelAy and CoRelAy want: three axes with the channels first, labels as integers, a project file."""
+"""The formats of ViRelAy and CoRelAy: samples of three axes with the channels first, integer labels, a project file."""
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from revgraph.datasets.staging import Staging
 
-def three_axes(samples, data_format="channels_last") -> np.ndarray:
-    """Samples with their channels first, and at least three axes each.
+if TYPE_CHECKING:
+    # Sinks write projects, so they import this module.
+    from revgraph.datasets.sinks import HDF5
+
+
+def three_axes(samples: np.ndarray, data_format: str = "channels_last") -> np.ndarray:
+    """Samples with the channels first, and with at least three axes each.
 
     Args:
-        samples: Array (samples, ..., channels), or (samples, channels, ...) for `"channels_first"`; samples with one
-            axis or two have no channels.
+        samples: Array (samples, ..., channels), or (samples, channels, ...) for `"channels_first"`. Samples with one or
+            two axes have no channels.
         data_format: `"channels_last"` or `"channels_first"`.
 
     Returns:
@@ -23,8 +30,11 @@ def three_axes(samples, data_format="channels_last") -> np.ndarray:
     return np.moveaxis(samples, -1, 1) if data_format == "channels_last" else samples
 
 
-def label_dtype(staging) -> np.dtype:
-    """How labels are stored: uint16 for classes, bool for several classes per sample, float32 for other numbers."""
+def label_dtype(staging: Staging) -> np.dtype:
+    """The dtype of stored labels: uint16 for classes, bool for several classes per sample, float32 for other numbers.
+
+    Labels beyond uint16 are stored as uint32, and negative ones as int64.
+    """
     low, high = 0, 0
     for batch in staging.batches("label"):
         labels = batch["label"]
@@ -36,16 +46,25 @@ def label_dtype(staging) -> np.dtype:
     return np.dtype("int64" if low < 0 else "uint16" if high < 2**16 else "uint32")
 
 
-def write_project(sink, folder: Path, specs, origin):
-    """Writes `project.yaml` and the label map beside an `HDF5` output."""
+def write_project(
+    sink: "HDF5", folder: Path, specs: dict[str, tuple[tuple[int, ...], np.dtype]], origin: dict[str, Any]
+) -> None:
+    """Writes `project.yaml` and the label map beside an `HDF5` output.
+
+    Args:
+        sink: The output.
+        folder: The directory to write into.
+        specs: Shape and dtype of each array, see `Staging.specs`.
+        origin: Where the results come from.
+    """
     stem = sink.target.stem
-    ((_, *shape), _) = next((spec for name, spec in specs.items() if name.startswith("input")), ((0, 0, 0), None))
+    (_, *shape) = next((shape for name, (shape, _) in specs.items() if name.startswith("input")), (0, 0, 0))
     _, height, width = three_axes(np.empty((0, *shape), bool), sink._data_format()).shape[1:4]
     names = sink.class_names or origin.get("class_names")
     if not names:
-        classes = specs["prediction"][0][1] if len(specs.get("prediction", ((),))[0]) == 2 else 0
-        names = [f"class {i}" for i in range(classes)]
-    # CoRelAy names the analyses of a class by its WordNet id, or where there is none by its number so written.
+        predictions = specs["prediction"][0] if "prediction" in specs else ()
+        names = [f"class {i}" for i in range(predictions[1] if len(predictions) == 2 else 0)]
+    # CoRelAy names the analyses of a class by its WordNet id. Classes without one have their number in that format.
     label_map = [{"index": i, "word_net_id": f"{i:08d}", "name": str(name)} for i, name in enumerate(names)]
     (folder / f"{stem}.label-map.json").write_text(json.dumps(label_map, indent=1), encoding="utf-8")
     quoted = {

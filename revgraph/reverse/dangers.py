@@ -1,35 +1,50 @@
-"""What goes wrong with relevance on its way: it explodes, or it vanishes. `analyze` watches for both."""
+"""Two dangers on the way of relevance: it may explode or vanish. `analyze` watches for both and warns."""
 
 import warnings
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import tensorflow as tf
 
+from revgraph.graph.graph import Graph, Site
+from revgraph.reverse.reverse_graph import Forward
+from revgraph.reverse_rules import Pullback
+
 GROWTH = 1e3
-"""The factor of growth of |R| through one site from which on `analyze` warns."""
+"""`analyze` warns if the sum of |R| grows by more than this factor through one site."""
 
 LEAST = 0.1
-"""The share of sum |R| that has to arrive at the inputs, or `analyze` warns."""
+"""`analyze` warns if less than this share of sum |R| arrives at the inputs."""
 
 
-def growths(graph, forward, relevance, starts, limit=GROWTH) -> dict[str, tf.Tensor]:
-    """By how much |R| grows on a backward walk: what arrives at a slot over what arrived at the sites that read it.
+def growths(
+    graph: Graph,
+    forward: Forward,
+    relevance: Mapping[int, tf.Tensor],
+    starts: Mapping[int, tf.Tensor],
+    limit: float = GROWTH,
+) -> dict[str, tf.Tensor]:
+    """The factors by which sum |R| grows through the sites of a backward walk.
 
-    Each tensor is summed once, and only if one of these sites divides: nothing else can make relevance explode. What
-    its rule keeps within the limit by itself, as z+ does, is not measured either. All that arrived at a reader counts,
-    whatever it handed on to its other inputs: growth is never more than through the worst of the readers.
+    A slot is the number of a tensor in a graph. The growth at a slot is sum |R| at the slot over sum |R| at the outputs
+    of the sites that read the slot. It counts all relevance of these sites, even what they hand on to other inputs, so
+    it is at most the growth through the worst of them.
+
+    Each tensor is summed once. Sites are not measured if their rule cannot let relevance grow beyond the limit, such as
+    rules that do not divide, and z+.
 
     Args:
         graph: The graph that was walked.
         forward: The forward walk.
-        relevance: Of every slot that was reached.
+        relevance: Relevance by slot, of every slot that was reached.
         starts: The relevance that started, by slot.
-        limit: The factor of which one wants to know.
+        limit: Growth up to this factor need not be measured.
 
     Returns:
-        Growth, the largest of the batch, by the paths of the sites that were measured; scalars.
+        The largest growth in the batch, a scalar, by the paths of the sites that were measured.
     """
-    readers, summed = {}, {}
+    readers: dict[int, list[tuple[Site, Pullback]]] = {}
+    summed: dict[int, tf.Tensor] = {}
     batch = tf.shape(forward.values[graph.input_slots[0]])[0]
     for site, pullback in zip(graph.sites, forward.pullbacks, strict=True):
         if any(slot in relevance for slot in site.outputs):
@@ -37,12 +52,13 @@ def growths(graph, forward, relevance, starts, limit=GROWTH) -> dict[str, tf.Ten
                 readers.setdefault(slot, []).append((site, pullback))
 
     def magnitude(slot, r):
-        """Sum of |R| per sample; over all samples, where they share a tensor."""
-        # Over the last axis first: TensorFlow takes longer over all at once.
+        """Sum of |R| per sample, or one sum if all samples share the tensor."""
+        # The last axis is summed first, because TensorFlow takes longer for all axes at once.
         each = tf.reduce_sum(tf.abs(r), axis=-1) if r.shape.rank > 1 else tf.abs(r)
         if graph.specs[slot].shape[:1] != (None,):
             return tf.reduce_sum(each)
-        # A layer applied at every time step has steps for samples. Other tensors may have no axis for samples at all.
+        # Where a layer is applied at every time step, the first axis is batch times steps. Other tensors may have no
+        # axis for samples at all.
         rows = tf.where(tf.size(each) % batch == 0, batch, 1)
         return tf.reduce_sum(tf.reshape(each, (rows, -1)), axis=1)
 
@@ -51,7 +67,7 @@ def growths(graph, forward, relevance, starts, limit=GROWTH) -> dict[str, tf.Ten
             summed[slot] = magnitude(slot, relevance[slot])
         return summed[slot]
 
-    found = {}
+    found: dict[str, tf.Tensor] = {}
     for slot, sites in readers.items():
         measured = [repr(site.path) for site, pullback in sites if pullback.growth > limit]
         if measured and slot in relevance:
@@ -63,18 +79,18 @@ def growths(graph, forward, relevance, starts, limit=GROWTH) -> dict[str, tf.Ten
     return found
 
 
-def warn_of_growth(factors, limit=GROWTH, stacklevel=2) -> bool:
-    """Warns of where |R| grows most, if by more than `limit`.
+def warn_of_growth(factors: Mapping[str, float], limit: float = GROWTH, stacklevel: int = 2) -> bool:
+    """Warns of the site through which sum |R| grows most, if it grows by more than `limit`.
 
     Args:
-        factors: Growth by site, as `growths` found it.
-        limit: Factor that is still let pass.
-        stacklevel: Of the warning.
+        factors: Growth by site, as `growths` returns it.
+        limit: The largest factor without a warning.
+        stacklevel: The stack level of the warning.
 
     Returns:
         Whether it warned.
     """
-    worst = max(factors, key=factors.get, default=None)
+    worst = max(factors, key=lambda path: factors[path], default=None)
     if worst is None or not factors[worst] > limit:
         return False
     warnings.warn(
@@ -87,11 +103,12 @@ def warn_of_growth(factors, limit=GROWTH, stacklevel=2) -> bool:
     return True
 
 
-def magnitudes(seeds, found) -> tf.Tensor:
-    """sum |R| at the start and at the inputs, per sample.
+def magnitudes(seeds: Iterable[tf.Tensor], found: Iterable[tf.Tensor]) -> tf.Tensor:
+    """Sum |R| at the start and at the inputs, per sample.
 
     Args:
-        seeds, found: Relevance at the start and at the inputs: lists of tensors, (batch, ...) each.
+        seeds: Relevance at the start, tensors (batch, ...).
+        found: Relevance at the inputs, tensors (batch, ...).
 
     Returns:
         Tensor (batch, 2).
@@ -103,12 +120,12 @@ def magnitudes(seeds, found) -> tf.Tensor:
     return tf.stack([total(seeds), total(found)], axis=1)
 
 
-def warn_of_vanishing(sums, stacklevel=2) -> bool:
-    """Warns if of the relevance of the median sample less than a tenth arrives at the inputs.
+def warn_of_vanishing(sums: np.ndarray, stacklevel: int = 2) -> bool:
+    """Warns if less than a tenth of the relevance of the median sample arrives at the inputs.
 
     Args:
-        sums: sum |R| at the start and at the inputs, (samples, 2).
-        stacklevel: Of the warning.
+        sums: Sum |R| at the start and at the inputs, (samples, 2), as `magnitudes` returns it.
+        stacklevel: The stack level of the warning.
 
     Returns:
         Whether it warned.
@@ -119,8 +136,8 @@ def warn_of_vanishing(sums, stacklevel=2) -> bool:
         return False
     warnings.warn(
         f"Relevance vanishes on its way: for the median sample the sum of |R| at the inputs is {share:.2g} of that at "
-        f"the start. `conservation` shows which sites absorb it: biases, constants, or a stabiliser that is large "
-        f"beside the activations.",
+        f"the start. `conservation` shows which sites absorb it. Biases and constants do, and so does a stabiliser "
+        f"(epsilon) that is large compared with the activations.",
         stacklevel=stacklevel,
     )
     return True

@@ -1,23 +1,25 @@
-"""The ledger: where relevance went, site by site."""
+"""The ledger: an account of where relevance went, site by site. A site is one call of one layer."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
+from revgraph.composites import Bound
 from revgraph.graph.operations import Routing
 from revgraph.graph.tables import Table, Tabular
 from revgraph.reverse_rules import Absorbed, DeconvNet, GuidedBackprop, Jacobian, ReLUBetaSmooth
 from revgraph.reverse_rules.pattern import Pattern
 
 ABSORBED = tuple(field.name for field in dataclasses.fields(Absorbed))
-"""Where relevance can go besides the inputs, as `Absorbed` names it."""
+"""The columns of the ledger that say what absorbed relevance, as `Absorbed` names them."""
 
 FIELDS = ("start", "input", *ABSORBED, "other")
-"""The columns of the ledger, for every site and in total."""
+"""All columns of the ledger, for every site and in total."""
 
 LISTED = 40
-"""Ledgers of more sites list only those that lose something, and draw only those that lose most."""
+"""A ledger of more sites lists only those that lose relevance, and draws only so many, those that lose most."""
 
 COLOURS = {
     "bias": "#0072b2",
@@ -26,23 +28,24 @@ COLOURS = {
     "stabiliser": "#e69f00",
     "other": "#cc79a7",
 }
-"""Okabe and Ito's colours, which colour-blind people can tell apart."""
+"""The colours of what absorbs relevance, from Okabe and Ito, because colour-blind people can tell them apart."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Entry:
-    """One site of the ledger; every field but the path is an array of shape (batch,).
+    """The account of one site. Every field but the path is an array of shape (batch,).
 
     Args:
-        path: The site.
-        start: Relevance that arrived from above.
-        input: Relevance handed on below.
-        bias: Absorbed by the site's bias.
-        constants: Absorbed by constants that take part: padding, fill values, saturated units.
-        rule: Dropped or added by the rule, as it is defined.
-        stabiliser: Absorbed by the stabiliser.
-        other: What remains: start less all of the others.
-        growth: sum |R| below over sum |R| above.
+        path: The path of the site.
+        start: Relevance that arrived at the outputs of the site.
+        input: Relevance that the site handed on to its inputs.
+        bias: Relevance absorbed by the bias.
+        constants: Relevance absorbed by constants that contribute to the outputs: padding, fill values, saturated
+            units.
+        rule: Relevance that the rule drops, or adds where it is negative, by its definition.
+        stabiliser: Relevance absorbed by the stabiliser, the epsilon that is added to a denominator.
+        other: The rest: `start` less `input` and all that was absorbed.
+        growth: Sum |R| at the inputs over sum |R| at the outputs.
     """
 
     path: str
@@ -57,7 +60,7 @@ class Entry:
 
     @property
     def lost(self) -> np.ndarray:
-        """Relevance that arrived and was not handed on."""
+        """Relevance that arrived and was not handed on, (batch,)."""
         return self.start - self.input
 
     def __repr__(self):
@@ -68,21 +71,22 @@ class Entry:
 class Conservation(Tabular):
     """Where relevance went: `start = input + bias + constants + rule + stabiliser + other`, arrays of shape (batch,).
 
-    It prints as a table of means over the samples, sorted by what is lost. `report[3]` is the report on one sample,
-    `report[:8]` on several.
+    It prints as a table of means over the samples, with the sites that lose most at the top. `report[3]` is the report
+    on one sample, `report[:8]` on several.
 
     Args:
-        start: Relevance at the start.
-        input: Relevance found at the inputs.
-        bias: Absorbed by biases, in all sites.
-        constants: Absorbed by constants that take part: padding, fill values, saturated units.
-        rule: Dropped or added by rules, as they are defined, such as units without positive contributions under z+.
-        stabiliser: Absorbed by stabilisers, in all sites.
-        other: What remains: rounding, or a fault, where rules conserve relevance.
+        start: Relevance at the start, usually the value of the explained output.
+        input: Relevance that arrived at the inputs.
+        bias: Relevance absorbed by biases, summed over all sites like the following ones.
+        constants: Relevance absorbed by constants that contribute to outputs: padding, fill values, saturated units.
+        rule: Relevance that rules drop or add by their definition. For example, z+ drops the relevance of a unit that
+            has no positive contributions.
+        stabiliser: Relevance absorbed by stabilisers, the epsilons that are added to denominators.
+        other: The rest. Where all rules conserve relevance it is rounding, or a fault of revgraph.
         layers: One entry per site that relevance passed, from output to input.
-        magnitude: sum |R| at the start; by default that of a start at one neuron.
-        subject: What is accounted for, as the title calls it.
-        note: A sentence on why `other` need not be small; None where it has to be.
+        magnitude: Sum |R| at the start, (batch,). By default |start|, which is right if relevance starts at one neuron.
+        subject: The name of what is accounted for, for the title.
+        note: A sentence on why `other` need not be small; None if it must be.
 
     Example:
 
@@ -99,7 +103,7 @@ class Conservation(Tabular):
     stabiliser: np.ndarray
     other: np.ndarray
     layers: tuple[Entry, ...] = ()
-    magnitude: np.ndarray | None = None
+    magnitude: np.ndarray = None  # type: ignore[assignment]  # __post_init__ sets it
     subject: str = "Relevance"
     note: str | None = None
 
@@ -107,10 +111,10 @@ class Conservation(Tabular):
         if self.magnitude is None:
             object.__setattr__(self, "magnitude", np.abs(self.start))
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.start)
 
-    def __getitem__(self, samples) -> "Conservation":
+    def __getitem__(self, samples: int | slice | Sequence[int] | np.ndarray) -> "Conservation":
         def chosen(entry, names):
             return {name: np.atleast_1d(getattr(entry, name)[samples]) for name in names}
 
@@ -119,27 +123,27 @@ class Conservation(Tabular):
 
     @property
     def lost(self) -> np.ndarray:
-        """Relevance at the start that is not found at the inputs."""
+        """Relevance at the start that did not arrive at the inputs, (batch,)."""
         return self.start - self.input
 
-    def share(self, relevance) -> np.ndarray:
-        """Relevance as a share of what each sample started with.
+    def share(self, relevance: np.ndarray) -> np.ndarray:
+        """Relevance as a share of the relevance that each sample started with.
 
-        A share is positive where relevance has the sign of the sample's start, so that samples of opposite sign do not
-        cancel in a mean.
+        A share is positive if relevance has the sign of the sample's start. So samples of opposite sign do not cancel
+        in a mean.
 
         Args:
             relevance: Array (batch,), such as `report.input` or `report.layers[0].bias`.
 
         Returns:
-            Array (batch,): relevance times the sign of the start, over sum |R| at the start; NaN for samples that
-            start with nothing.
+            Array (batch,): relevance times the sign of the start, over sum |R| at the start. NaN for samples that start
+            with no relevance.
         """
         sign = np.where(self.start < 0, -1.0, 1.0)
         return np.divide(sign * relevance, self.magnitude, out=np.full(len(self), np.nan), where=self.magnitude > 0)
 
-    def mean_share(self, relevance) -> float:
-        """The mean of `share` over the samples that start with something; 0 where none does."""
+    def mean_share(self, relevance: np.ndarray) -> float:
+        """The mean of `share` over the samples that start with relevance; 0 if none does."""
         shares = self.share(relevance)
         shares = shares[~np.isnan(shares)]
         return float(np.mean(shares)) if len(shares) else 0.0
@@ -148,7 +152,7 @@ class Conservation(Tabular):
         """The entries, from the one that loses most on average to the one that loses least."""
         return sorted(self.layers, key=lambda entry: -self._loss(entry))
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         """The ledger as plain lists, one value per sample, for JSON."""
 
         def fields(entry, names):
@@ -158,10 +162,10 @@ class Conservation(Tabular):
         return {**fields(self, (*FIELDS, "magnitude")), "layers": layers}
 
     def table(self) -> Table:
-        """Means over the samples, sorted by what is lost.
+        """Means over the samples, with the sites that lose most at the top.
 
-        `lost %` is the mean share of the start that a site does not hand on, whatever its sign; `growth` is the largest
-        of all samples.
+        `lost %` is the mean of the absolute share of the start that a site does not hand on. `growth` is the largest of
+        all samples.
         """
         means = "means: " if len(self) > 1 else ""
         listed = self.sorted_layers()
@@ -178,8 +182,8 @@ class Conservation(Tabular):
             footer="\n".join([*below, *filter(None, [self.note])]) or None,
         )
 
-    def plot(self):
-        """Draws how much relevance is left after each site, and what it absorbs, as mean shares of the start.
+    def plot(self) -> Any:
+        """Draws how much relevance is left after each site, and how much the site absorbs, as mean shares of the start.
 
         Returns:
             A `Picture`, a matplotlib figure.
@@ -209,7 +213,7 @@ class Conservation(Tabular):
         absorbed.use_sticky_edges = False
         absorbed.autoscale_view()
         low, high = absorbed.get_xlim()
-        # Rounding errors shall not look like losses.
+        # A narrower range would let rounding errors look like losses.
         absorbed.set_xlim(min(low, -1), max(high, 1))
         absorbed.legend(
             fontsize=8,
@@ -249,33 +253,41 @@ class Conservation(Tabular):
         return f"<Conservation of {self._count()}: {_means(self)}>"
 
 
-def balanced(start, found, layers=(), magnitude=None, **described) -> Conservation:
-    """The ledger of one batch.
+def balanced(
+    start: np.ndarray,
+    found: np.ndarray,
+    layers: Iterable[Entry] = (),
+    magnitude: np.ndarray | None = None,
+    **described: Any,
+) -> Conservation:
+    """The ledger of one batch, whose totals are the sums over its sites.
 
     Args:
         start: Relevance at the start, (batch,).
         found: Relevance at the inputs, (batch,).
         layers: An `Entry` for each site that relevance passed.
-        magnitude, **described: See `Conservation`.
+        magnitude: See `Conservation`.
+        **described: `subject` and `note`; see `Conservation`.
     """
-    absorbed = {name: sum((getattr(e, name) for e in layers), np.zeros(len(start))) for name in ABSORBED}
-    other = start - found - sum(absorbed.values())
-    return Conservation(start, found, **absorbed, other=other, layers=tuple(layers), magnitude=magnitude, **described)
+    layers = tuple(layers)
+    fields: dict[str, Any] = {name: sum((getattr(e, name) for e in layers), np.zeros(len(start))) for name in ABSORBED}
+    fields["other"] = start - found - sum(fields.values())
+    return Conservation(start, found, **fields, layers=layers, magnitude=magnitude, **described)  # type: ignore[arg-type]
 
 
-def completeness(contributions, gap) -> Conservation:
-    """The ledger of contributions that are to add up to a difference of outputs.
+def completeness(contributions: Iterable[np.ndarray], gap: np.ndarray) -> Conservation:
+    """The ledger of contributions that should add up to a difference of outputs, as those of DeepLIFT do.
 
     Args:
         contributions: One array (batch, ...) per input.
-        gap: Difference from the reference's output, less the sum of the contributions, (batch,).
+        gap: The difference from the output of the reference, less the sum of the contributions, (batch,).
     """
-    found = sum(np.sum(c, axis=tuple(range(1, np.ndim(c))), dtype="float64") for c in contributions)
+    found = sum((np.sum(c, axis=tuple(range(1, np.ndim(c))), dtype="float64") for c in contributions), np.zeros(()))
     return balanced(found + gap, found, subject="Difference from the reference's output")
 
 
 def merge(ledgers: Iterable[Conservation]) -> Conservation:
-    """One ledger of several batches."""
+    """Joins the ledgers of several batches into one."""
     ledgers = list(ledgers)
 
     def joined(parts, names):
@@ -288,11 +300,11 @@ def merge(ledgers: Iterable[Conservation]) -> Conservation:
     return dataclasses.replace(ledgers[0], **joined(ledgers, (*FIELDS, "magnitude")), layers=layers)
 
 
-def why_it_does_not_add_up(bound) -> str | None:
-    """A sentence on the rules that do not conserve relevance; None where all do.
+def why_it_does_not_add_up(bound: Iterable[Bound]) -> str | None:
+    """A sentence on the rules that do not conserve relevance; None if all do.
 
     Args:
-        bound: The rule of each site.
+        bound: The sites with their rules.
     """
     named = [entry for entry in bound if _copies(entry)]
     if not named:
@@ -300,7 +312,7 @@ def why_it_does_not_add_up(bound) -> str | None:
     rules = " and ".join(dict.fromkeys(type(entry.rule).__name__ for entry in named))
     return (
         f"Relevance does not add up here, because {rules} (at {named[0].site.path!r}, for example) takes the gradient "
-        f"or copies relevance where it does not share it out: `other` is no fault."
+        f"or copies relevance and does not share it out. So `other` is no fault."
     )
 
 
@@ -311,7 +323,7 @@ def _copies(entry):
 
 
 def _stack(axes, rows, shares):
-    """Horizontal bars on top of each other, positive shares to the right of zero and negative ones to the left."""
+    """Draws stacked horizontal bars: positive shares to the right of zero, negative ones to the left."""
     right, left = np.zeros(len(rows)), np.zeros(len(rows))
     for name, values in shares.items():
         values = np.asarray(values)

@@ -1,6 +1,7 @@
-"""A matplotlib figure that stands by itself. Needs the extra `plot`."""
+"""A matplotlib figure that pyplot does not know. Needs the extra `plot`."""
 
 import io
+from typing import IO, Any
 
 try:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -8,9 +9,11 @@ try:
 except ImportError as error:
     raise ImportError('Pictures need matplotlib: pip install "revgraph[plot]".') from error
 
+from revgraph.graph.types import PathLike
+
 
 class Picture(Figure):
-    """A matplotlib figure outside of pyplot: notebooks show it, once, and nothing keeps it alive.
+    """A matplotlib figure that pyplot does not know. So notebooks show it only once, and do not keep it in memory.
 
     Args:
         width, height: Size in inches.
@@ -21,13 +24,13 @@ class Picture(Figure):
         picture.savefig("relevance.png")
     """
 
-    def __init__(self, width, height):
+    def __init__(self, width: float, height: float):
         super().__init__(figsize=(width, height), layout="constrained")
         FigureCanvasAgg(self)
 
-    def savefig(self, fname, *, bbox_inches="tight", pad_inches=0.06, **kwargs):
+    def savefig(self, fname: PathLike | IO[Any], **kwargs: Any) -> None:
         """Writes the picture to a file, with nothing cut off at its edges; see matplotlib's `Figure.savefig`."""
-        super().savefig(fname, bbox_inches=bbox_inches, pad_inches=pad_inches, **kwargs)
+        super().savefig(fname, **{"bbox_inches": "tight", "pad_inches": 0.06, **kwargs})
 
     def _repr_png_(self):
         content = io.BytesIO()

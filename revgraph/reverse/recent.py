@@ -1,29 +1,30 @@
-"""A bounded memory of what was made for the last questions."""
+"""A memory of bounded size for values that are expensive to make, such as compiled functions."""
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
+from typing import Any
 
 QUESTIONS = 64
-"""How many questions an analyzer keeps the compiled functions of."""
+"""An analyzer keeps the compiled functions of so many questions."""
 
 
-class Recent(OrderedDict):
-    """The values that were last asked for, made when they are first asked for; the oldest are forgotten.
+class Recent(OrderedDict[Hashable, Any]):
+    """The values that were asked for last. A value is made when it is first asked for, and the oldest are dropped.
 
-    Threads may ask at once: a value is made once, while the others wait.
+    Several threads may ask at once: one of them makes the value while the others wait.
 
     Args:
-        size: How many values are kept.
+        size: The number of values that are kept.
     """
 
-    def __init__(self, size=QUESTIONS):
+    def __init__(self, size: int = QUESTIONS):
         super().__init__()
         self.size = size
         self._lock = threading.RLock()
 
-    def value(self, key, make: Callable):
-        """The value of a key, made by `make()` if it is not there."""
+    def value(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        """The value of a key. If there is none, `make()` makes it."""
         with self._lock:
             if key not in self:
                 self[key] = make()

@@ -1,7 +1,13 @@
-"""The reverse graph: a forward walk that records pullbacks, and backward walks over them."""
+"""The reverse graph: a forward walk that records a pullback for each site, and backward walks that call them.
+
+A site is one call of one layer. A slot is the number of a tensor that sites read and write. A pullback is the function
+that maps the relevance of a site's outputs to that of its inputs.
+"""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -16,7 +22,12 @@ from revgraph.reverse_rules.engine import Pullback, ReplacementLayer
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Forward:
-    """A forward walk: the tensor of every slot, and a pullback per site."""
+    """The result of a forward walk.
+
+    Args:
+        values: The tensor of every slot.
+        pullbacks: The pullback of every site.
+    """
 
     values: Mapping[int, tf.Tensor]
     pullbacks: tuple[Pullback, ...]
@@ -27,34 +38,40 @@ class ReverseGraph:
 
     Args:
         graph: The canonized graph.
-        bound: The rule of each site.
-        starts: Slots at which relevance starts; the graph's outputs by default.
-        adjust: Function `(slot, relevance) -> relevance`, applied to the summed relevance of a slot before it is handed
-            on; None to leave it as it is.
-        fast: Whether the speed layer is used; without it every rule is computed as it is written.
-        frozen: Take the weights as they are when a function is traced, for good.
+        bound: The sites with their rules.
+        starts: Slots at which relevance starts; the outputs of the graph by default.
+        adjust: Function `(slot, relevance) -> relevance` that changes the relevance of a slot before it is handed on,
+            such as an `Adjustment`. By default nothing is changed.
+        fast: Whether the speed layer is used. Without it every rule is computed as its formula is written.
+        frozen: Whether compiled functions keep the weights that the model had when they were traced.
     """
 
     def __init__(
         self,
         graph: Graph,
         bound: tuple[Bound, ...],
-        starts=None,
-        adjust: Callable | None = None,
-        fast=True,
-        frozen=False,
+        starts: Iterable[int] | None = None,
+        adjust: Callable[[int, tf.Tensor], tf.Tensor] | None = None,
+        fast: bool = True,
+        frozen: bool = False,
     ):
         self.graph = graph
         self.bound = bound
         self.adjust = adjust
         self.frozen = frozen
-        self._speed = Speed(graph, bound, starts or graph.output_slots, adjusted=bool(adjust)) if fast else None
+        speed = Speed(graph, bound, starts or graph.output_slots, adjusted=bool(adjust)) if fast else None
+        self._speed = speed
         self.replacements = tuple(
-            ReplacementLayer(b.site, b.rule, graph.dtype, self._speed.recorder(b.site) if fast else None) for b in bound
+            ReplacementLayer(b.site, b.rule, graph.dtype, speed.recorder(b.site) if speed else None) for b in bound
         )
 
-    def forward(self, inputs, frozen=False) -> Forward:
-        """Walks forward from the flat inputs; with `frozen`, walks backward take the weights as they are now."""
+    def forward(self, inputs: Sequence[tf.Tensor], frozen: bool = False) -> Forward:
+        """Walks forward.
+
+        Args:
+            inputs: One tensor per input of the graph.
+            frozen: Whether backward walks use the weights that the model has now, even if it has others by then.
+        """
         graph = self.graph
         values = {slot: graph.cast(slot, x) for slot, x in zip(graph.input_slots, inputs, strict=True)}
         pullbacks = []
@@ -65,34 +82,44 @@ class ReverseGraph:
         return Forward(values, tuple(pullbacks))
 
     def relevance(self, forward: Forward, seeds: Mapping[int, tf.Tensor]) -> dict[int, tf.Tensor]:
-        """Walks backward from the relevance of the seeded slots to that of every slot they depend on.
+        """Walks backward.
 
-        Relevance that arrives at a slot from several readers is summed before it is handed on.
+        If several sites read a slot, the relevance that they hand to it is summed before it is handed on.
+
+        Args:
+            forward: The forward walk.
+            seeds: The relevance that starts, by slot.
+
+        Returns:
+            Relevance by slot, of every slot that was reached.
         """
         return self._backward(forward.values, forward.pullbacks.__getitem__, seeds)
 
-    def ledger(self, values, seeds) -> Conservation:
-        """Where relevance went on one backward walk.
+    def ledger(self, values: Mapping[int, tf.Tensor], seeds: Mapping[int, tf.Tensor]) -> Conservation:
+        """An account of where relevance went on one backward walk.
 
-        The tensors of a sample have to stand beside each other: the first axis of every tensor is the batch, or batch
-        times steps as where a layer is applied at every time step. A batch of one sample may have any axes.
+        The first axis of every tensor must be the batch, or batch times steps where a layer is applied at every time
+        step, because the account is given per sample. A batch of one sample may have any axes.
 
-        Every site is recorded by its formula, without the speed layer, when relevance comes to it; nothing is kept. The
-        values are looked at, and so this is not for traced functions.
+        Every site is computed by the formula of its rule, without the speed layer, when relevance arrives there.
+        Nothing of a site is kept, which saves memory. This works eagerly only, because the account is made of NumPy
+        arrays.
 
         Args:
-            values: The tensor of every slot, as `Graph.run` gives them.
+            values: The tensor of every slot, as `Graph.run` returns them.
             seeds: The relevance that starts, by slot.
         """
-        entries, found = [], {}
+        entries: list[Entry] = []
+        found: dict[Any, np.ndarray] = {}
         batch = len(values[self.graph.input_slots[0]])
 
         def rows(tensor):
             return np.reshape(tensor, (batch, -1)).astype(np.float64)
 
         def sums(tensors):
-            """Sum and sum of magnitudes, per sample; what one site hands on is what the next one gets."""
+            """Sum R and sum |R| of tensors, per sample: (2, batch)."""
             for t in tensors:
+                # What one site hands on is what the next one gets, so most tensors are asked for twice.
                 if t.ref() not in found:
                     each = rows(t)
                     found[t.ref()] = np.stack([each.sum(axis=1), np.abs(each).sum(axis=1)])
@@ -121,9 +148,17 @@ class ReverseGraph:
         return balanced(start, at_inputs, entries, magnitude, note=note)
 
     def _backward(self, values, pullback_of, seeds, account=lambda *_: None):
-        """Walks backward over the sites; `pullback_of(i)` is the pullback of site i."""
+        """Walks backward over the sites.
+
+        Args:
+            values: The tensor of every slot.
+            pullback_of: Function from the position of a site to its pullback.
+            seeds: The relevance that starts, by slot.
+            account: Called for each site with its pullback, the relevance of its outputs, and that of its inputs.
+        """
         pull = self._speed.in_turn() if self._speed else lambda pullback, given: pullback(*given)
-        arrived, relevance = {slot: [seed] for slot, seed in seeds.items()}, {}
+        arrived = {slot: [seed] for slot, seed in seeds.items()}
+        relevance: dict[int, tf.Tensor] = {}
         for i, site in reversed(list(enumerate(self.graph.sites))):
             if not any(slot in arrived for slot in site.outputs):
                 continue
@@ -151,10 +186,14 @@ class Adjustment:
 
     Args:
         graph: The graph that is walked.
-        clip: (low, high), to which every relevance is clipped; False for no clipping.
-        project: True or (low, high): at bottlenecks, the tensors through which all paths from input to output lead,
-            relevance is divided by its largest absolute value, per sample, and mapped from [-1, 1] to that range.
-            Tensors without axes besides batch and channel stay as they are. False for no projection.
+        clip: (low, high): all relevance is clipped to this range. False for no clipping.
+        project: (low, high): at bottlenecks relevance is divided by its largest absolute value, per sample, and mapped
+            from [-1, 1] to this range. True leaves it in [-1, 1]. Bottlenecks are the tensors through which all paths
+            from input to output lead; those with no axes besides batch and channel stay as they are. False for no
+            projection.
+
+    Raises:
+        ValueError: An option is neither a pair (low, high) nor False.
     """
 
     graph: Graph
@@ -166,18 +205,22 @@ class Adjustment:
             _check_range("reverse_clip_values", self.clip)
         if self.project not in (False, True):
             _check_range("reverse_project_bottleneck_layers", self.project)
-        object.__setattr__(self, "_bottlenecks", bottlenecks(self.graph) if self.project else frozenset())
 
-    def __call__(self, slot, relevance):
+    @functools.cached_property
+    def _bottlenecks(self):
+        return bottlenecks(self.graph) if self.project else frozenset()
+
+    def __call__(self, slot: int, relevance: tf.Tensor) -> tf.Tensor:
+        """The relevance of a slot, adjusted."""
         if slot in self._bottlenecks and relevance.shape.rank > 2:
             axes = tuple(range(1, relevance.shape.rank))
             relevance = tf.math.divide_no_nan(relevance, tf.reduce_max(tf.abs(relevance), axes, keepdims=True))
-            if self.project is not True:
+            if isinstance(self.project, tuple | list):
                 low, high = self.project
                 relevance = low + (relevance + 1) / 2 * (high - low)
-        return tf.clip_by_value(relevance, *self.clip) if self.clip else relevance
+        return tf.clip_by_value(relevance, *self.clip) if isinstance(self.clip, tuple | list) else relevance
 
-    def __bool__(self):
+    def __bool__(self) -> bool:
         return bool(self.clip or self.project)
 
 
@@ -192,7 +235,8 @@ def bottlenecks(graph: Graph) -> frozenset[int]:
     for position, site in reversed(list(enumerate(graph.sites))):
         for slot in site.inputs:
             last.setdefault(slot, position)
-    live, found = {slot for slot in graph.input_slots if slot in last}, set()
+    live = {slot for slot in graph.input_slots if slot in last}
+    found: set[int] = set()
     for position, site in enumerate(graph.sites):
         found.update(live if len(live) == 1 else ())
         live = {slot for slot in live.union(site.outputs) if last.get(slot, -1) > position}

@@ -1,16 +1,17 @@
-"""Where relevance starts: which neurons, and how much."""
+"""Targets: the neurons at which relevance starts, and how much relevance each of them gets."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from revgraph.graph.graph import Graph
+from revgraph.graph.types import Selection
 
 MAX, ALL, NONE = -1, -2, -3
-"""Codes in a vector of selected neurons: the largest, every one, and none."""
+"""Codes that stand for a neuron's index: the neuron of largest value, all neurons, no neuron."""
 
 _WORDS = {None: MAX, "max_activation": MAX, "all": ALL}
 _TAKES = (
@@ -19,12 +20,12 @@ _TAKES = (
 )
 
 
-def why_nothing_starts(graph: Graph, slot) -> str | None:
-    """Why no relevance can start at a tensor; None where it can.
+def why_nothing_starts(graph: Graph, slot: int) -> str | None:
+    """The reason why no relevance can start at a tensor; None if it can.
 
     Args:
         graph: A graph.
-        slot: One of its slots.
+        slot: The number of the tensor in the graph.
     """
     spec = graph.specs[slot]
     if not tf.as_dtype(spec.dtype).is_floating:
@@ -37,25 +38,26 @@ def why_nothing_starts(graph: Graph, slot) -> str | None:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Target:
-    """What relevance starts from at one output.
+    """The start of relevance at one output. One of `index`, `mask`, `contrast` and `place` selects neurons.
 
     Args:
-        index: int32 (batch,) or (batch, targets): positions in the flattened output or codes; None for a mask.
-        mask: bool or float (batch, ...), of the output's shape, factors on the neurons; None for an index.
-        contrast: Function of the output that gives a number per sample, in place of both.
-        place: Tuple or index array that selects from an output whose size is known once there is one, in place of all.
-        amount: How much relevance a selected neuron starts with: (batch, ...) of the output's rank, axes of size 1
-            broadcast; a function of the output that returns this; None for the analyzer's own start.
+        index: int32 (batch,) or (batch, targets): positions in the flattened output, or codes.
+        mask: bool or float, of the output's shape (batch, ...): factors on the neurons.
+        contrast: Function of the output that returns one number per sample, such as the difference of two classes.
+        place: Tuple or index array that selects from an output of free size. It can be checked only when there is an
+            output.
+        amount: How much relevance a selected neuron starts with: an array (batch, ...) of the output's rank, where axes
+            of size 1 broadcast, or a function of the output that returns it. None for the analyzer's own start.
     """
 
     index: np.ndarray | None = None
     mask: np.ndarray | None = None
-    contrast: Callable | None = None
-    place: tuple | np.ndarray | None = None
+    contrast: Callable[[tf.Tensor], tf.Tensor] | None = None
+    place: tuple[Any, ...] | np.ndarray | None = None
     amount: Any = None
 
     def part(self, samples: slice) -> "Target":
-        """The target of some of the samples."""
+        """The target for some of the samples."""
 
         def cut(value):
             return value[samples] if isinstance(value, np.ndarray) else value
@@ -63,11 +65,11 @@ class Target:
         return Target(cut(self.index), cut(self.mask), self.contrast, cut(self.place), cut(self.amount))
 
     def needs_output(self) -> bool:
-        """Whether the output must be known before the start can be."""
+        """Whether the start depends on the values or the size of the output."""
         return self.contrast is not None or self.place is not None or callable(self.amount)
 
-    def on(self, y) -> "Target":
-        """The same target with what depends on the output y worked out."""
+    def on(self, y: tf.Tensor) -> "Target":
+        """The same target for an output y, (batch, ...), on which it no longer depends."""
         batch, *shape = map(int, y.shape)
         mask = self.mask if self.contrast is None else slope(self.contrast, y)
         amount = self.amount
@@ -77,36 +79,49 @@ class Target:
             return dataclasses.replace(_target(self.place, None, batch, tuple(shape)), amount=amount)
         return Target(self.index, mask, amount=amount)
 
-    def tensors(self, dtype) -> tuple[tf.Tensor, ...]:
-        """What a compiled start takes: the index or the mask, and the amount if there is one."""
+    def tensors(self, dtype: str) -> tuple[tf.Tensor, ...]:
+        """The target as arguments of a compiled `start`: the index or the mask, and the amount if there is one."""
         first = tf.constant(self.index, tf.int32) if self.mask is None else tf.cast(self.mask, dtype)
         return (first,) if self.amount is None else (first, tf.cast(self.amount, dtype))
 
-    def specs(self, rank, dtype) -> tuple[tf.TensorSpec, ...]:
-        """The signature of `tensors` for any batch size."""
+    def specs(self, rank: int, dtype: str) -> tuple[tf.TensorSpec, ...]:
+        """The signature of `tensors` for any batch size.
+
+        Args:
+            rank: The number of axes of the output.
+            dtype: The floating dtype of the graph.
+        """
         full = tf.TensorSpec((None,) * rank, dtype)
-        first = full if self.mask is not None else tf.TensorSpec((None,) * self.index.ndim, tf.int32)
+        first = full if self.index is None else tf.TensorSpec((None,) * self.index.ndim, tf.int32)
         return (first,) if self.amount is None else (first, full)
 
 
-def start(y, tensors, own):
-    """Relevance at an output.
+def start(y: tf.Tensor, tensors: Sequence[tf.Tensor], own: tf.Tensor) -> tf.Tensor:
+    """The relevance that starts at an output.
 
     Args:
-        y: Output, (batch, ...).
-        tensors: What `Target.tensors` gives, with an index of shape (batch,).
-        own: The analyzer's own start, like y: y itself (LRP) or ones (gradients).
+        y: The output, (batch, ...).
+        tensors: The target, as `Target.tensors` returns it, with an index of shape (batch,).
+        own: The analyzer's own start, of y's shape: y itself (LRP) or ones (gradients).
 
     Returns:
-        Tensor like y, zero where nothing starts.
+        Tensor of y's shape, zero where no relevance starts.
     """
     first, *amount = tensors
     chosen = chosen_neurons(y, first) if first.dtype == tf.int32 else first
     return chosen * (amount[0] if amount else own)
 
 
-def chosen_neurons(y, index):
-    """1 where a neuron is selected by `index` (batch,), 0 elsewhere; several maxima share equally."""
+def chosen_neurons(y: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
+    """The share of each neuron in a selection: 1 for a selected neuron, 0 for others. Several maxima share equally.
+
+    Args:
+        y: The output, (batch, ...).
+        index: int32 (batch,): positions in the flattened output, or codes.
+
+    Returns:
+        Tensor of y's shape.
+    """
     flat = tf.reshape(y, (tf.shape(y)[0], -1))
     top = tf.cast(flat == tf.reduce_max(flat, axis=1, keepdims=True), y.dtype)
     top /= tf.reduce_sum(top, axis=1, keepdims=True)
@@ -115,8 +130,12 @@ def chosen_neurons(y, index):
     return tf.reshape(chosen, tf.shape(y))
 
 
-def slope(contrast, y) -> np.ndarray:
-    """df/dy of a function that gives one number per sample."""
+def slope(contrast: Callable[[tf.Tensor], tf.Tensor], y: tf.Tensor) -> np.ndarray:
+    """The gradient df/dy, of y's shape, of a function f that returns one number per sample.
+
+    Raises:
+        ValueError: The function returns something else, or is not computed with TensorFlow.
+    """
     y = tf.convert_to_tensor(y)
     with tf.GradientTape() as tape:
         tape.watch(y)
@@ -134,17 +153,29 @@ def slope(contrast, y) -> np.ndarray:
     return gradient.numpy()
 
 
-def make_targets(selection, initial_relevance, batch, names, shapes) -> list[Target]:
-    """One target per output, from what users pass to `analyze`.
+def make_targets(
+    selection: Selection,
+    initial_relevance: Any,
+    batch: int,
+    names: Sequence[str],
+    shapes: Sequence[tuple[int | None, ...]],
+) -> list[Target]:
+    """One target per output, from the arguments of `analyze`.
 
     Args:
-        selection: See `Analyzer.analyze`; for several outputs a dict by name, where the others start nothing.
-        initial_relevance: See `Analyzer.analyze`; for several outputs a dict by name, or one for all.
+        selection: See `Analyzer.analyze`. For several outputs a dict by name; no relevance starts at outputs that are
+            not in it.
+        initial_relevance: See `Analyzer.analyze`. For several outputs a dict by name, or one value for all.
         batch: Number of samples.
         names: Names of the outputs.
-        shapes: Their shapes without the batch axis.
+        shapes: The shapes of the outputs without the batch axis; None for a free size.
+
+    Raises:
+        KeyError: There is no output of a name.
+        TypeError: A selection is of no known type.
+        ValueError: A selection or an amount does not fit its output, or it is not clear which output is meant.
     """
-    if not isinstance(selection, dict):
+    if not isinstance(selection, Mapping):
         if len(names) > 1:
             raise ValueError(
                 f"There are {len(names)} outputs: say which to explain with a dict by output name, such as "
@@ -152,7 +183,7 @@ def make_targets(selection, initial_relevance, batch, names, shapes) -> list[Tar
             )
         selection = {names[0]: selection}
     amounts = initial_relevance
-    if not isinstance(amounts, dict):
+    if not isinstance(amounts, Mapping):
         amounts = dict.fromkeys(selection, initial_relevance)
     unknown = [name for name in dict.fromkeys((*selection, *amounts)) if name not in names]
     if unknown or not selection:
@@ -189,16 +220,26 @@ def _target(selection, initial, batch, shape):
     return Target(place=index, amount=amount) if None in shape else Target(index, amount=amount)
 
 
-def as_amount(value, batch, shape) -> np.ndarray:
-    """Start relevance with a batch axis: from a number, one number per sample, or an array of the output's shape."""
+def as_amount(value: Any, batch: int, shape: tuple[int | None, ...]) -> np.ndarray:
+    """Start relevance as an array (batch, ...) that broadcasts against the output.
+
+    Args:
+        value: A number, one number per sample, or an array of the output's shape.
+        batch: Number of samples.
+        shape: The shape of the output without the batch axis.
+
+    Raises:
+        TypeError: It holds no numbers.
+        ValueError: It has another shape.
+    """
     value = np.asarray(value)
     if not (np.issubdtype(value.dtype, np.number)):
         raise TypeError(f"initial_relevance must be numbers. Received dtype {value.dtype}.")
-    ones = (1,) * len(shape)
+    broadcast = (batch, *(1,) * len(shape))
     if value.ndim == 0:
-        return np.full((batch, *ones), value)
+        return np.full(broadcast, value)
     if value.shape == (batch,):
-        return value.reshape(batch, *ones)
+        return value.reshape(broadcast)
     fits = value.ndim == len(shape) + 1 and all(
         e is None or s == e for s, e in zip(value.shape, (batch, *shape), strict=True)
     )

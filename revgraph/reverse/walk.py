@@ -1,7 +1,11 @@
-"""A walk: one question put to a model (where to start, what to return), compiled once for all batch sizes."""
+"""Walks: a walk answers one question about a model, and is compiled once for all batch sizes.
+
+A slot is the number of a tensor in a graph, and a site is one call of one layer.
+"""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -9,6 +13,7 @@ import tensorflow as tf
 
 from revgraph.graph.graph import Graph
 from revgraph.graph.log import timed
+from revgraph.graph.types import Tensors
 from revgraph.reverse import targets
 from revgraph.reverse.dangers import GROWTH, growths, magnitudes
 from revgraph.reverse.ledger import Conservation, merge
@@ -20,11 +25,11 @@ from revgraph.reverse_rules.folding import per_sample
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """Where relevance starts, and the relevance of which slots is returned beside that of the inputs.
+    """Where relevance starts, and at which slots it is returned besides the inputs.
 
     Args:
         starts: Slots at which relevance starts.
-        returned: For each layer asked for, the slots whose relevance is returned.
+        returned: For each layer that was asked for, the slots whose relevance is returned.
     """
 
     starts: tuple[int, ...]
@@ -32,19 +37,19 @@ class Question:
 
     @property
     def slots(self) -> frozenset[int]:
-        """Every slot that canonization has to leave in place."""
+        """All slots of the question. Canonization must not remove them."""
         return frozenset(self.starts).union(*self.returned)
 
 
 class Walk:
-    """Forward and backward walk for one question.
+    """The forward and backward walk for one question.
 
     Args:
         reverse: The reverse graph.
-        question: The question that it answers.
-        own: Function of an output that gives the analyzer's own start relevance.
-        finish: Function of relevance, input and slot that gives what is returned for an input.
-        limit: The growth of |R| through a site of which one wants to know.
+        question: The question that the walk answers.
+        own: Function from an output to the analyzer's own start relevance, of the same shape.
+        finish: Function from relevance, input and slot to the tensor that is returned for an input.
+        limit: Growth of sum |R| through a site up to this factor need not be measured; see `growths`.
         keep: Also return the relevance at the inputs of every site.
         jit_compile: Compile with XLA.
     """
@@ -53,11 +58,11 @@ class Walk:
         self,
         reverse: ReverseGraph,
         question: Question,
-        own: Callable,
-        finish: Callable,
-        limit=GROWTH,
-        keep=False,
-        jit_compile=False,
+        own: Callable[[tf.Tensor], tf.Tensor],
+        finish: Callable[[tf.Tensor, tf.Tensor, int], tf.Tensor],
+        limit: float = GROWTH,
+        keep: bool = False,
+        jit_compile: bool = False,
     ):
         self.reverse = reverse
         self.question = question
@@ -70,24 +75,41 @@ class Walk:
 
     @property
     def graph(self) -> Graph:
+        """The graph that is walked."""
         return self.reverse.graph
 
     def input_specs(self) -> list[tf.TensorSpec]:
         """The signature of the flat inputs, for any batch size."""
         return [input_spec(self.graph, slot) for slot in self.graph.input_slots]
 
-    def outputs(self, inputs) -> list[tf.Tensor]:
-        """The tensors at which relevance starts, computed forward."""
+    def outputs(self, inputs: Sequence[Tensors]) -> list[tf.Tensor]:
+        """The values of the tensors at which relevance starts.
+
+        Args:
+            inputs: One array or tensor (batch, ...) per input.
+        """
         return self._function("outputs", ())(self._arguments(inputs))
 
-    def relevance(self, inputs, chosen) -> dict:
-        """Relevance of flat inputs for one `Target` per start; see `pulled`."""
+    def relevance(self, inputs: Sequence[Tensors], chosen: Sequence[targets.Target]) -> dict[str, Any]:
+        """The relevance of inputs.
+
+        Args:
+            inputs: One array or tensor (batch, ...) per input.
+            chosen: One target per start.
+
+        Returns:
+            See `pulled`.
+        """
         return self._function("relevance", chosen)(self._arguments(inputs), self.tensors(chosen))
 
-    def ledger(self, inputs, chosen) -> Conservation:
-        """Where relevance of flat inputs went, for one `Target` per start.
+    def ledger(self, inputs: Sequence[Tensors], chosen: Sequence[targets.Target]) -> Conservation:
+        """An account of where relevance went.
 
-        It is computed eagerly: who asks where relevance went does so once or twice, and compiling takes longer.
+        It is computed eagerly, because it is asked for once or twice, and compiling takes longer.
+
+        Args:
+            inputs: One array or tensor (batch, ...) per input.
+            chosen: One target per start.
         """
         inputs = self._arguments(inputs)
         values = self.graph.run(inputs)
@@ -97,29 +119,29 @@ class Walk:
             return merge(self.ledger([x[row] for x in inputs], [t.part(row) for t in chosen]) for row in rows)
         return self.reverse.ledger(values, self.seeds(values, self.tensors(chosen)))
 
-    def _samples_are_rows(self, inputs, values) -> bool:
-        """Whether the tensors of a sample stand beside each other wherever relevance passes.
+    def _samples_are_rows(self, inputs, values):
+        """Whether every tensor that relevance passes has the rows of the first sample first, then those of the second.
 
-        That is so if the first axis is the batch, or batch times steps. It is tried out, because what an operation does
-        with its axes cannot be told from shapes: the first sample alone has to give the first rows.
+        That is so if the first axis is the batch, or batch times steps. Shapes do not say whether an operation keeps
+        that order. So the first sample is computed alone, and must give the first rows.
         """
         try:
             alone = self.graph.run([x[:1] for x in inputs])
-        # A model of a fixed batch size runs on nothing smaller, so there is no other way to tell samples apart.
+        # A model of a fixed batch size does not run on one sample, so the order cannot be found out.
         except (tf.errors.OpError, ValueError):
             return True
         slots = {slot for b in self.reverse.bound if not isinstance(b.rule, Unreached) for slot in b.site.outputs}
         return all(_starts_with(values[slot], alone[slot], len(inputs[0])) for slot in slots)
 
-    def tensors(self, chosen):
-        """The targets as tensors."""
+    def tensors(self, chosen: Sequence[targets.Target]) -> list[tuple[tf.Tensor, ...]]:
+        """The targets as tensors; see `Target.tensors`."""
         return [target.tensors(self.graph.dtype) for target in chosen]
 
     def _arguments(self, inputs):
         return [tf.cast(x, spec.dtype) for x, spec in zip(inputs, self.input_specs(), strict=True)]
 
     def _function(self, what, chosen):
-        """A concrete function, traced when first asked for: one for all batch sizes, classes and amounts."""
+        """A concrete function for all batch sizes, classes and amounts. It is traced when it is first asked for."""
         ranks = [len(self.graph.specs[slot].shape) for slot in self.question.starts]
         specs = [t.specs(rank, self.graph.dtype) for t, rank in zip(chosen, ranks, strict=False)]
         key = (what, tuple(tuple((s.dtype, s.shape.rank) for s in spec) for spec in specs))
@@ -139,9 +161,14 @@ class Walk:
     def _trace_relevance(self, inputs, tensors):
         return self.pulled(self.reverse.forward(inputs), tensors)
 
-    def seeds(self, values, tensors) -> dict[int, tf.Tensor]:
-        """Start relevance by slot, from the tensors of the slots."""
-        seeds = {}
+    def seeds(self, values: Mapping[int, tf.Tensor], tensors: Sequence[tuple[tf.Tensor, ...]]) -> dict[int, tf.Tensor]:
+        """The relevance that starts, by slot.
+
+        Args:
+            values: The tensor of every slot.
+            tensors: The targets as tensors, one per start.
+        """
+        seeds: dict[int, tf.Tensor] = {}
         for slot, chosen in zip(self.question.starts, tensors, strict=True):
             y = values[slot]
             started = targets.start(y, chosen, self.own(y))
@@ -149,19 +176,23 @@ class Walk:
             seeds[slot] = seeds[slot] + started if slot in seeds else started
         return seeds
 
-    def pulled(self, forward: Forward, tensors) -> dict:
-        """Relevance on a forward walk.
+    def pulled(self, forward: Forward, tensors: Sequence[tuple[tf.Tensor, ...]]) -> dict[str, Any]:
+        """Walks backward after a forward walk.
 
         Args:
             forward: The forward walk.
-            tensors: Per start, what `Target.tensors` gives. With an index of shape (batch, targets) the backward walk
-                is vectorised over targets, and relevance has shape (batch, targets, ...).
+            tensors: The targets as tensors, one per start. For an index of shape (batch, targets) the backward walk is
+                vectorised over the targets, and relevance has shape (batch, targets, ...).
 
         Returns:
-            Dict of `relevance` (one tensor per input), `layers` (one list of tensors per layer asked for), `start`
-            (relevance at the start, per sample), and for one target, if relevance is
-            not kept in bounds, `growth` (by site, see `growths`) and `magnitudes` (sum |R| at the start and at the
-            inputs, per sample).
+            Dict of
+
+            * `relevance`: one tensor (batch, ...) per input;
+            * `layers`: one list of tensors per layer that was asked for;
+            * `start`: relevance at the start, (batch,);
+            * `kept`, if it was asked for: the relevance at the inputs of every site, by its path;
+            * `growth` (see `growths`) and `magnitudes` (sum |R| at the start and at the inputs, (batch, 2)), if there
+              is one target and no adjustment keeps relevance in bounds.
         """
         several = [first.dtype == tf.int32 and first.shape.rank == 2 for first, *_ in tensors]
         if not any(several):
@@ -189,7 +220,7 @@ class Walk:
         def of(slot):
             return relevance[slot] if slot in relevance else no_relevance(forward.values[slot], self.graph.dtype)
 
-        result = {
+        result: dict[str, Any] = {
             "relevance": [self.finish(of(slot), forward.values[slot], slot) for slot in self.graph.input_slots],
             "layers": [[of(slot) for slot in slots] for slots in self.question.returned],
             "start": sum(map(per_sample, seeds.values())),
@@ -202,8 +233,8 @@ class Walk:
         return result
 
 
-def _starts_with(batch, alone, count) -> bool:
-    """Whether a tensor of several samples has rows in the order of the samples, the first of which are given."""
+def _starts_with(batch, alone, count):
+    """Whether a tensor of `count` samples begins with the rows of the first alone, and has as many for each other."""
     batch, alone = np.asarray(batch), np.asarray(alone)
     if not alone.ndim or batch.shape != (count * len(alone), *alone.shape[1:]):
         return False
@@ -212,13 +243,13 @@ def _starts_with(batch, alone, count) -> bool:
     return np.allclose(batch, alone, rtol=1e-3, atol=1e-5 * largest, equal_nan=True)
 
 
-def no_relevance(value, dtype):
-    """Zeros for a tensor that no relevance reaches."""
+def no_relevance(value: tf.Tensor, dtype: str) -> tf.Tensor:
+    """Zeros of the shape of a tensor that no relevance reaches."""
     return tf.zeros(tf.shape(value), dtype)
 
 
-def input_spec(graph: Graph, slot) -> tf.TensorSpec:
-    """Shape, with any batch size, and dtype in which the graph takes an input."""
+def input_spec(graph: Graph, slot: int) -> tf.TensorSpec:
+    """The shape, with a free batch size, and the dtype in which a graph takes an input."""
     spec = graph.specs[slot]
     floating = spec.dtype.startswith(("float", "bfloat"))
     return tf.TensorSpec((None, *spec.shape[1:]), graph.dtype if floating else spec.dtype)

@@ -1,4 +1,4 @@
-"""Analyzers as files: a zip archive of the model as Keras saves it, the arguments as JSON, and arrays.
+"""Analyzers as files. A file is a zip archive of the model as Keras saves it, the arguments as JSON, and arrays.
 
 Nothing in the file is executed when it is read.
 """
@@ -10,38 +10,41 @@ import os
 import tempfile
 import zipfile
 import zlib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 
 from revgraph import composites, reverse_rules
 from revgraph.composites import Composite, Matcher, matcher
+from revgraph.graph.types import PathLike
 from revgraph.reverse_rules import Rule
 from revgraph.saving.configured import Configured
 
 FORMAT = 2
-"""Version of the file format. Since 2 a class is named with its module."""
+"""Version of the file format. Since version 2 classes are named with their modules."""
 
 _DESCRIPTION, _MODEL, _ARRAYS = "analyzer.json", "model.keras", "arrays.npz"
 
 
-def save(analyzer: Configured, path, overwrite=False):
+def save(analyzer: Configured, path: PathLike, overwrite: bool = False) -> None:
     """Writes an analyzer to a file, from which `load` makes an equal one.
 
     Args:
         analyzer: The analyzer.
-        path: Where to; `.revgraph` is the usual ending.
+        path: The file; `.revgraph` is the usual ending.
         overwrite: Replace a file that exists.
 
     Raises:
         FileExistsError: The file exists.
-        TypeError: The analyzer holds something that cannot be written down, such as a function.
+        TypeError: The analyzer has an argument that cannot be written to a file, such as a function.
     """
     path = Path(path)
     if path.exists() and not overwrite:
         raise FileExistsError(f"{str(path)!r} exists. Pass overwrite=True to replace it.")
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
     description = {"format": FORMAT, "analyzer": _encode(analyzer, arrays, "analyzer")}
     model = _model_of(analyzer)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".revgraph-") as folder:
@@ -51,26 +54,31 @@ def save(analyzer: Configured, path, overwrite=False):
             archive.writestr(_DESCRIPTION, json.dumps(description, indent=1))
             archive.write(part, _MODEL)
             buffer = io.BytesIO()
-            np.savez(buffer, **arrays)
+            np.savez(buffer, **arrays)  # type: ignore[arg-type]  # the arrays are not options
             archive.writestr(_ARRAYS, buffer.getvalue())
         os.replace(whole, path)
 
 
-def load(path, classes, custom_objects=None, safe_mode=True):
-    """Reads what `save` wrote.
+def load(
+    path: PathLike,
+    classes: Iterable[type],
+    custom_objects: Mapping[str, Any] | None = None,
+    safe_mode: bool = True,
+) -> Any:
+    """Reads an analyzer from a file that `save` wrote.
 
     Args:
         path: The file.
-        classes: The classes of values that may be in it, all of them `Configured`.
-        custom_objects: Dict from name to the model's own classes and functions, and to own rules and analyzers.
+        classes: The classes of analyzers that may be in it, all of them `Configured`.
+        custom_objects: The user's own classes and functions by name: those of the model, rules and analyzers.
         safe_mode: Refuse models with Python code in Lambda layers.
 
     Returns:
-        A value whose class is one of these.
+        The analyzer. Its class is one of `classes`.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The file is not one of ours, is damaged, or needs classes that are not given.
+        ValueError: The file is not one that `save` wrote, is damaged, or needs classes that are not given.
     """
     path = Path(path)
     if not path.is_file():
@@ -83,19 +91,19 @@ def load(path, classes, custom_objects=None, safe_mode=True):
                 raise ValueError(f"it was written by a later revgraph (format {description['format']}).")
             model = keras.models.load_model(file, custom_objects=custom_objects, compile=False, safe_mode=safe_mode)
         return _Decoder(model, arrays, custom_objects, _by_name(classes)).analyzer(description["analyzer"])
-    # What the bytes of a damaged file lead to depends on where the damage is.
+    # The kind of the error depends on where the damage is.
     except (Damaged, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
         raise ValueError(
             f"{str(path)!r} is not a file of an analyzer, or it is damaged ({type(error).__name__}: {error}). "
             f"Analyzers are written by `analyzer.save(path)`."
         ) from error
-    # What is written in a file goes to constructors, which may fail in any way.
+    # Constructors get the values in the file, and may fail in any way.
     except Exception as error:
         raise ValueError(f"Cannot load the analyzer in {str(path)!r}: {error}") from error
 
 
 class Damaged(ValueError):
-    """A file that has not the form in which analyzers are written."""
+    """A file does not have the form in which `save` writes analyzers."""
 
 
 def _unpacked(archive, folder):
@@ -119,13 +127,13 @@ def _model_of(analyzer):
     if not isinstance(analyzer.model, keras.Model):
         raise TypeError(
             f"{analyzer!r} explains {analyzer.model!r}, which is not a Keras model and cannot be put into one file "
-            f"with it. Make it again from the model's own file."
+            f"with it. Keep the file of the model, and create the analyzer from it again."
         )
     return analyzer.model
 
 
 def _encode(value, arrays, where):
-    """A value as JSON; arrays go to `arrays`. `where` names it in errors."""
+    """A value as JSON. Arrays are put into `arrays`, and `where` names the value in errors."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, np.generic):
@@ -178,14 +186,14 @@ def _encode_matcher(match, arrays, where):
     return {"matcher": make, "of": _encode(arguments, arrays, where)}
 
 
-def _by_name(classes) -> dict[str, type]:
+def _by_name(classes: Iterable[Any]) -> dict[str, Any]:
     return {cls.__name__: cls for cls in classes}
 
 
 _KERAS = "keras.layers"
 
 LAYERS = _by_name(v for v in vars(keras.layers).values() if isinstance(v, type) and issubclass(v, keras.Layer))
-"""The layer classes of Keras, which a composite may match. Their modules change from version to version."""
+"""The layer classes of Keras, which a composite may match. Their modules differ between versions of Keras."""
 
 RULES = _by_name(
     v for v in (getattr(reverse_rules, n) for n in reverse_rules.__all__) if isinstance(v, type) and issubclass(v, Rule)
@@ -196,25 +204,26 @@ MATCHERS = {name: value for name, value in vars(composites).items() if isinstanc
 """The matchers that have a name."""
 
 MAKERS = {f.__name__: f for f in (composites.both, composites.name, composites.position, composites.keras_op, matcher)}
-"""The functions that make a matcher from what can be written down: the first entry of its recipe."""
+"""The functions that make a matcher from arguments that a file can hold: the first entry of a matcher's recipe."""
 
 
 @dataclasses.dataclass(frozen=True)
 class _Decoder:
-    """Makes values from what `_encode` wrote. Only classes and functions in its tables are ever called."""
+    """Makes values from the JSON that `_encode` wrote. It calls no classes or functions but those in its tables."""
 
     model: keras.Model
-    arrays: dict
-    custom_objects: dict
-    classes: dict
+    arrays: dict[str, np.ndarray]
+    custom_objects: Mapping[str, Any]
+    classes: dict[str, type]
 
-    def analyzer(self, code):
-        """The value that the file is about."""
+    def analyzer(self, code: Any) -> Any:
+        """The analyzer in the file."""
         if not isinstance(code, dict) or "class" not in code:
             raise Damaged("what it describes is no analyzer")
         return self.value(code)
 
-    def value(self, code):
+    def value(self, code: Any) -> Any:
+        """The value that a piece of JSON stands for."""
         if isinstance(code, list):
             return [self.value(item) for item in code]
         if not isinstance(code, dict):
@@ -265,9 +274,9 @@ class _Decoder:
         return _a(dict, {key: arguments}, key)
 
     def _named(self, code, key, known, kind, what):
-        """A class by its name: of revgraph or Keras if its module says so, else among the custom objects.
+        """A class by its name. It is one of revgraph's or Keras's if its module says so, and else a custom object.
 
-        Format 1 has no modules, and there custom objects come first.
+        Files of format 1 have no modules, so custom objects come first there.
         """
         name, module = _a(str, code, key), code.get("module")
         ours = known.get(name)
@@ -281,7 +290,7 @@ class _Decoder:
                 f"it uses the {what} {name!r}, which revgraph does not have. Pass custom_objects={{{name!r}: ...}}."
             )
         if not (isinstance(found, type) and issubclass(found, kind)):
-            raise ValueError(f"custom_objects has {found!r} for the {what} {name!r}, which is none.")
+            raise ValueError(f"custom_objects has {found!r} for the {what} {name!r}, which is no {what}.")
         return found
 
 
@@ -299,7 +308,7 @@ _KINDS = {
 
 
 def _a(kind, code, key):
-    """An entry of a description, of the type that it has to have."""
+    """An entry of a description, checked to be of a type."""
     if not isinstance(code.get(key), kind):
         raise Damaged(f"{key!r} is {code.get(key)!r}, and not a {kind.__name__}")
     return code[key]

@@ -1,15 +1,17 @@
-"""What can be written to a file: values that are made again from their configuration."""
+"""Values that can be written to a file, because they can be made again from their configuration."""
+
+from typing import Any
 
 
 class Configured:
     """A value with a configuration: `type(value)(**value.config())` makes an equal one.
 
     Args:
-        name: What it is called, if not as its class.
+        name: The name that is printed and written to files.
     """
 
-    name = "configured"
+    name: str = "configured"
 
-    def config(self) -> dict:
-        """The keyword arguments of its class that make an equal value."""
+    def config(self) -> dict[str, Any]:
+        """The keyword arguments for the class that make an equal value."""
         raise NotImplementedError(f"{type(self).__name__} has no `config`.")

@@ -5,28 +5,31 @@ import logging
 import os
 import re
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import tensorflow as tf
 
 from revgraph.graph.graph import Graph
+from revgraph.graph.types import PathLike
 from revgraph.reverse.walk import Walk
 
 
-def export(walk: Walk, traced: Graph, path, version=None, overwrite=False) -> Path:
-    """Writes an analyzer as a SavedModel, which needs TensorFlow alone to run.
+def export(walk: Walk, traced: Graph, path: PathLike, version: int | None = None, overwrite: bool = False) -> Path:
+    """Writes an analyzer as a SavedModel, which runs with TensorFlow alone.
 
-    Its signature `serving_default` takes the model's inputs by name and `neuron_selection`, int32 of shape (batch,): a
-    position in the flattened output, or -1 for the largest; a model of several outputs takes one
-    `neuron_selection_<output>` for each, where -3 selects nothing. It returns the model's `output` and `relevance`, or
-    `output_<name>` and `relevance_<input>` where there are several, for batches of any size.
+    Its signature `serving_default` takes the model's inputs by name, for batches of any size, and `neuron_selection`,
+    int32 (batch,): a position in the flattened output, or -1 for the largest value. A model with several outputs takes
+    `neuron_selection_<output>` for each of them, where -3 selects nothing. The signature returns `output` and
+    `relevance`, or `output_<name>` and `relevance_<input>` if there are several.
 
     Args:
         walk: The analyzer's walk from the model's outputs.
-        traced: The graph of the model, as it is.
+        traced: The graph of the model before canonization.
         path: The directory to write.
-        version: Number of the version directory to write inside `path`, as TensorFlow Serving wants it.
-        overwrite: Replace what exists.
+        version: Number of the version directory inside `path`, which TensorFlow Serving expects. None for no such
+            directory.
+        overwrite: Replace a directory that exists.
 
     Returns:
         The directory of the SavedModel.
@@ -58,7 +61,7 @@ def export(walk: Walk, traced: Graph, path, version=None, overwrite=False) -> Pa
 
 def _save(function, path):
     module = tf.Module()
-    # What the function reads has to hang on the module, or it would not be saved.
+    # Variables that are no attributes of the module would not be saved.
     module.weights = list(function.graph.variables)
     with _silence():
         tf.saved_model.save(module, path, signatures=function)
@@ -66,7 +69,7 @@ def _save(function, path):
 
 @contextlib.contextmanager
 def _silence():
-    """TensorFlow logs the folder that it writes, which gets its final name only afterwards."""
+    """Keeps TensorFlow from logging the temporary name of the folder that it writes."""
     logger = tf.get_logger()
     level = logger.level
     logger.setLevel(max(level, logging.WARNING))
@@ -102,26 +105,31 @@ def _serving_function(walk, traced):
 
 
 class _Tail:
-    """What stands between the tensors that are explained and the model's outputs: softmax, mostly.
+    """The sites between the tensors that are explained and the model's outputs, mostly a softmax.
 
     Args:
-        traced: The graph of the model, as it is.
+        traced: The graph of the model before canonization.
         explained: The graph whose outputs are explained.
     """
 
     def __init__(self, traced: Graph, explained: Graph):
         self._dtype, self._outputs = traced.dtype, traced.output_slots
-        producers, self._sites, stack = traced.producers(), [], list(traced.output_slots)
+        producers, sites, stack = traced.producers(), [], list(traced.output_slots)
         while stack:
             slot = stack.pop()
             if slot not in explained.output_slots and slot in producers:
                 site = producers[slot]
-                self._sites.append(site)
+                sites.append(site)
                 stack.extend(site.inputs)
         order = {site: i for i, site in enumerate(traced.sites)}
-        self._sites = sorted(dict.fromkeys(self._sites), key=order.get)
+        self._sites = sorted(dict.fromkeys(sites), key=lambda site: order[site])
 
-    def __call__(self, values):
+    def __call__(self, values: Mapping[int, tf.Tensor]) -> list[tf.Tensor]:
+        """The model's outputs.
+
+        Args:
+            values: The tensor of every slot of the explained graph.
+        """
         values = dict(values)
         for site in self._sites:
             given = [values[slot] for slot in site.inputs]
@@ -130,7 +138,7 @@ class _Tail:
         return [values[slot] for slot in self._outputs]
 
 
-def _identifier(name) -> str:
-    """A name that a signature can have."""
+def _identifier(name: str) -> str:
+    """A name as a valid name of an argument of a signature."""
     name = re.sub(r"\W", "_", name)
     return f"_{name}" if name[:1].isdigit() else name

@@ -1,4 +1,4 @@
-"""Where results come from: the model, the method with its rules and parameters, versions and time, ready for JSON."""
+"""Where results come from: the model, the method with its rules and parameters, versions and the time, as JSON."""
 
 import dataclasses
 import datetime
@@ -7,6 +7,7 @@ import inspect
 import platform
 import re
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -15,24 +16,25 @@ import tensorflow as tf
 import revgraph
 from revgraph.composites import Composite
 from revgraph.graph import Graph
+from revgraph.graph.types import PathLike
 from revgraph.reverse_rules import Rule
 from revgraph.saving.configured import Configured
 
 SHORT = 16
-"""Arrays of up to so many entries are written out, longer ones by their hash."""
+"""Arrays of up to so many entries are written out. Of longer ones the hash is written."""
 
 
-def provenance(analyzer: Configured, model_path=None) -> dict:
-    """What is needed to compute the same relevance again.
+def provenance(analyzer: Any, model_path: PathLike | None = None) -> dict[str, Any]:
+    """All that is needed to compute the same relevance again.
 
     Args:
-        analyzer: The analyzer that computes it.
-        model_path: The file or directory that the model was loaded from; what `create_analyzer` was given by default.
+        analyzer: The `Analyzer` that computes relevance.
+        model_path: The file or directory of the model; by default the one that `create_analyzer` was given.
 
     Returns:
-        Dict of what JSON can hold: `method`, `parameters` and `seed` of the analyzer; `rules`, the rule of every site;
-        `model`, its name, and `model_sha256`, the hash of its weights; with a path `model_file` and
-        `model_file_sha256`; `versions`; `time`, in UTC.
+        Dict that JSON can hold: `method`, `parameters` and `seed` of the analyzer; `rules`, the rule of every site;
+        `model`, the name of the model, and `model_sha256`, the hash of its weights; `model_file` and
+        `model_file_sha256` if there is a path; `versions`; `time`, in UTC.
 
     Example:
 
@@ -55,20 +57,20 @@ def provenance(analyzer: Configured, model_path=None) -> dict:
 
 
 def _parameters(analyzer):
-    """The arguments of an analyzer but its model, those not given by their defaults."""
+    """All arguments of an analyzer except its model, with defaults for those that were not given."""
     defaults = {
         p.name: p.default for p in inspect.signature(analyzer.__class__).parameters.values() if p.default is not p.empty
     }
     return {name: value for name, value in {**defaults, **analyzer.config()}.items() if name != "model"}
 
 
-def rules(analyzer) -> list[dict]:
-    """The rule of every site, from input to output; empty for analyzers that do not walk backwards."""
+def rules(analyzer: Any) -> list[dict[str, Any]]:
+    """The rule of every site, from input to output; empty for an `Analyzer` that does not walk backwards."""
     return [{"site": b.site.path, "operation": b.site.operation.label, "rule": plain(b.rule)} for b in analyzer.bound]
 
 
 def versions() -> dict[str, str]:
-    """Versions of what computes relevance."""
+    """The versions of the software that computes relevance."""
     return {
         "revgraph": revgraph.__version__,
         "tensorflow": tf.__version__,
@@ -84,8 +86,8 @@ def now() -> str:
     return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
 
 
-def hash_of_files(path) -> str:
-    """SHA-256 of a file; of a directory that of the names and hashes of all files in it."""
+def hash_of_files(path: PathLike) -> str:
+    """SHA-256 of a file, or of the names and hashes of all files in a directory."""
     path = Path(path)
     if path.is_file():
         digest = hashlib.sha256()
@@ -98,8 +100,8 @@ def hash_of_files(path) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def hash_of_weights(model) -> str:
-    """SHA-256 of the shapes, types and values of a model's weights."""
+def hash_of_weights(model: Any) -> str:
+    """SHA-256 of the shapes, types and values of the weights of a Keras model or a `Graph`."""
     digest = hashlib.sha256()
     for value in _weights(model):
         value = np.asarray(value)
@@ -117,8 +119,8 @@ def _weights(model):
         yield from (variable.numpy() for variable in model.weights)
 
 
-def plain(value):
-    """A value as JSON can hold it, the same in every process."""
+def plain(value: Any) -> Any:
+    """A value in a form that JSON can hold and that is the same in every process."""
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, float | np.floating):
@@ -144,5 +146,5 @@ def plain(value):
         return {str(key): plain(item) for key, item in value.items()}
     if inspect.isroutine(value) or isinstance(value, type):
         return f"{value.__module__}.{value.__qualname__}"
-    # The address of an object says nothing about it.
+    # The address of an object differs from process to process.
     return re.sub(r" at 0x[0-9a-f]+", "", str(value))

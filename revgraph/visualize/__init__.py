@@ -1,10 +1,12 @@
 """Pictures of relevance.
 
-`heatmap` and its relatives, and `text`, need nothing else. `plot`, `plot_grid`, `compare` and `plot_volume` need
-matplotlib, `imgify`, `gridify` and `imsave` Pillow: `pip install "revgraph[plot]"`.
+`heatmap` and its relatives, and `text`, need nothing that revgraph does not install. `plot`, `plot_grid`, `compare` and
+`plot_volume` need matplotlib, and `imgify`, `gridify`, `imsave` and `palette` need Pillow. Both come with
+`pip install "revgraph[plot]"`.
 """
 
 import importlib
+from typing import Any
 
 from revgraph.visualize.colormaps import DEFAULT, MAPS, ColorMap, colormap
 from revgraph.visualize.heatmaps import clip_quantile, gamma, graymap, heatmap, project
@@ -21,11 +23,11 @@ __all__ = [
 ]  # fmt: skip
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> Any:
     if name in _NEED_AN_EXTRA:
         return getattr(importlib.import_module(f"revgraph.visualize.{_NEED_AN_EXTRA[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return sorted(__all__)

@@ -1,8 +1,11 @@
 """Colour maps: those of iNNvestigate and zennit, and any of matplotlib's."""
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 MAPS = {
     # Red for, blue against: ColorBrewer's RdBu, which colour-blind people can read.
@@ -18,10 +21,10 @@ MAPS = {
     "coolio": "00d0d0,80:d0d0d0,d000d0",
     "coleus": "00d000,80:d0d0d0,d000d0",
 }
-"""Name -> source. A name with `_r` behind it is the map turned round."""
+"""The sources of colour maps by name. A name with `_r` behind it stands for the reversed map."""
 
 DEFAULT = "RdBu_r"
-"""The diverging map that is used where none is named."""
+"""The name of the default map, a diverging one."""
 
 CENTRE = 0x80
 """The index that stands for zero in a diverging map."""
@@ -32,9 +35,9 @@ _COLOUR = re.compile(r"(?:([0-9a-fA-F]{1,2}):)?([0-9a-fA-F]{6}|[0-9a-fA-F]{3})")
 class ColorMap:
     """Colours joined by straight lines, from a source in zennit's colour map language.
 
-    The source lists hexadecimal colours, `"00f,80:fff,f00"`, each with an index from 00 to ff before it where it
-    matters where it stands; the others are spaced evenly between them. Index 80 is the centre: zero in signed
-    relevance.
+    The source lists hexadecimal colours, such as `"00f,80:fff,f00"`. An index from 00 to ff may stand before a colour
+    and says where it lies in the map; the other colours are spaced evenly between those. Index 80 is the centre, which
+    stands for zero relevance.
 
     Args:
         source: `"rgb"` or `"rrggbb"` colours, separated by commas.
@@ -47,36 +50,44 @@ class ColorMap:
         ColorMap("00f,80:fff,f00")(np.array([0.0, 0.5, 1.0]))  # blue, white, red
     """
 
-    def __init__(self, source):
+    def __init__(self, source: str):
         self.source = source
         indices, self._colours = _parsed(source)
         self._centre = CENTRE if CENTRE in indices else 127.5
         self._nodes = np.interp(indices, [0, self._centre, 255], [0, 0.5, 1])
 
     @classmethod
-    def through(cls, name, nodes, colours, centre=127.5) -> "ColorMap":
-        """A map through colours (n, 3) or (n, 4) at rising nodes, all between 0 and 1."""
+    def through(cls, name: str, nodes: ArrayLike, colours: ArrayLike, centre: float = 127.5) -> "ColorMap":
+        """A map through given colours.
+
+        Args:
+            name: Its name.
+            nodes: Where the colours lie, (n,): rising values between 0 and 1.
+            colours: RGB (n, 3) or RGBA (n, 4) between 0 and 1.
+            centre: The index from 0 to 255 that stands for the middle of the map.
+        """
         made = cls.__new__(cls)
         made.source, made._centre = name, centre
         made._nodes, made._colours = np.asarray(nodes), np.asarray(colours)
         return made
 
-    def __call__(self, values) -> np.ndarray:
+    def __call__(self, values: ArrayLike) -> np.ndarray:
         """Colours of values.
 
         Args:
-            values: Array of any shape, between 0 and 1; what lies outside gets the colour at that end.
+            values: Array of any shape, between 0 and 1. Values outside get the colour at that end of the map.
 
         Returns:
             Array of the same shape with RGB (or RGBA, for maps that have it) as last axis, between 0 and 1.
         """
+        values = np.asarray(values, float)
         return np.stack([np.interp(values, self._nodes, channel) for channel in self._colours.T], axis=-1)
 
-    def index(self, values) -> np.ndarray:
-        """Where values between 0 and 1 stand in the palette, not rounded."""
-        return np.interp(values, [0, 0.5, 1], [0, self._centre, 255])
+    def index(self, values: ArrayLike) -> np.ndarray:
+        """The indices in the palette, not rounded, of values between 0 and 1."""
+        return np.interp(np.asarray(values, float), [0, 0.5, 1], [0, self._centre, 255])
 
-    def palette(self, level=1.0) -> np.ndarray:
+    def palette(self, level: float = 1.0) -> np.ndarray:
         """The map as 256 colours of 8 bits.
 
         Args:
@@ -93,27 +104,28 @@ class ColorMap:
     def diverging(self) -> bool:
         """Whether the centre is lighter than both ends, or darker than both."""
         low, middle, high = self(np.array([0, 0.5, 1]))[:, :3] @ [0.299, 0.587, 0.114]
-        return (middle - low) * (middle - high) > 0.01
+        return bool((middle - low) * (middle - high) > 0.01)
 
     def turned(self) -> "ColorMap":
-        """The map turned round."""
+        """The reversed map."""
         return ColorMap.through(f"{self.source}_r", 1 - self._nodes[::-1], self._colours[::-1], self._centre)
 
     def __repr__(self):
         return f"ColorMap({self.source!r})"
 
 
-def colormap(cmap, maps=MAPS) -> ColorMap:
-    """The colour map that is meant.
+def colormap(cmap: Any, maps: Mapping[str, str] = MAPS) -> ColorMap:
+    """The colour map that a name, a source or an object stands for.
 
     Args:
-        cmap: A name in `maps`, or of one of matplotlib's maps; a source in the language of `ColorMap`; a `ColorMap`, or
-            a matplotlib colour map.
-        maps: The names looked up first.
+        cmap: A name in `maps`, or the name of one of matplotlib's maps; a source in the language of `ColorMap`; a
+            `ColorMap`; or a matplotlib colour map.
+        maps: The names that are looked up first.
 
     Raises:
-        ValueError: There is no such map.
-        ImportError: It may be one of matplotlib's, which is not installed.
+        TypeError: It is neither a string nor a colour map.
+        ValueError: There is no map of that name, or the source is not in the language.
+        ImportError: The name may be one of matplotlib's, which is not installed.
     """
     if isinstance(cmap, ColorMap):
         return cmap
@@ -141,8 +153,9 @@ def colormap(cmap, maps=MAPS) -> ColorMap:
 
 def _parsed(source):
     """Indices from 0 to 255, and colours between 0 and 1."""
-    matches = [_COLOUR.fullmatch(part.strip()) for part in source.split(",")]
-    if len(matches) < 2 or not all(matches):
+    parts = source.split(",")
+    matches = [m for m in (_COLOUR.fullmatch(part.strip()) for part in parts) if m]
+    if len(parts) < 2 or len(matches) < len(parts):
         raise ValueError(
             f"A colour map's source is two or more hexadecimal colours, such as '00f,80:fff,f00'. Received: {source!r}."
         )

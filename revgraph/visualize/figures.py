@@ -2,70 +2,106 @@
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-import keras
 import numpy as np
 
 from revgraph.analyzers import Analyzer, create_analyzer
+from revgraph.graph.types import Relevance, Selection, Tensors
 from revgraph.reverse.pictures import Picture
 from revgraph.visualize.kinds import KINDS, Colours
+from revgraph.visualize.shapes import check_batch
+from revgraph.visualize.titles import check_titles, is_one_per_sample, sole, titles_of_graph, titles_of_outputs
 
 COMPARED = ("input_t_gradient", "lrp.epsilon", "lrp.gamma", "lrp.alpha_2_beta_1", "lrp.epsilon_plus")
-"""What `compare` compares where no analyzers are named; all in one unit, that of the output."""
+"""The analyzers that `compare` takes by default. Their relevance has one unit, that of the output."""
 
 
 def plot(
-    x, relevance, outputs=None, class_names=None, neuron_selection=None, *, titles=None, samples=8, scale="image",
-    **options,
-) -> Picture:  # fmt: skip
-    """Draws samples with their relevance: images beside their heatmap and with it laid over them, time series as lines
-    in the colours of their relevance, features as signed bars.
+    x: Tensors,
+    relevance: Relevance,
+    outputs: Tensors | None = None,
+    class_names: Sequence[str] | None = None,
+    neuron_selection: Selection = None,
+    *,
+    kind: str | None = None,
+    titles: Sequence[str] | None = None,
+    samples: int = 8,
+    scale: str = "image",
+    **options: Any,
+) -> Picture:
+    """Draws samples with their relevance.
+
+    An image stands beside its heatmap, and beside a gray copy with the heatmap laid over it. The lines of a time series
+    have the colours of its relevance. Features become signed bars.
 
     Args:
         x: Images (batch, height, width, channels), series (batch, time, channels) or features (batch, features).
-        relevance: Their relevance, of the same shape; that of images may lack the channel axis.
-        outputs: The model's outputs (batch, classes); the title names the selected class and its output.
-        class_names: Names of the classes.
-        neuron_selection: The class explained, as given to `analyze`: an int, one per sample, or None for the largest.
-        titles: Titles of the samples, in place of these.
+        relevance: Their relevance, of the same shape. That of images and series may lack the channel axis.
+        outputs: The model's outputs (batch, classes). The title names the selected class and its output.
+        class_names: Names of the classes, one for each output. A binary classifier whose only output (batch, 1) is the
+            probability of the second class takes two names. Its title names the predicted class, with that class's
+            probability. Relevance is that of the output: what is positive speaks for the second class.
+        neuron_selection: The class that was explained, as given to `analyze`: an int, one int per sample, or None for
+            the largest output. Other selections have no title.
+        kind: `"images"`, `"series"` or `"features"`. By default the number of axes decides. Images may lack the channel
+            axis if the kind is named, and so may series.
+        titles: Titles of the samples, in place of those from `outputs`.
         samples: How many samples to draw at most.
         scale: `"image"`: each sample has a colour scale of its own; `"batch"`: they share one.
         **options: Of `heatmap`: `cmap_type`, `absmax`, `percentile`, `gamma`. For images `reduce_op`, `reduce_axis` and
-            `overlay`, the opacity of what is laid over them; for series `channel_names`; for features `feature_names`
-            and `top`, how many of them are drawn.
+            `overlay`, the opacity of the heatmap over the image; for series `channel_names`; for features
+            `feature_names` and `top`, how many of them are drawn.
 
     Returns:
         A `Picture`, a matplotlib figure, which notebooks show; `picture.savefig("x.png")` writes it.
 
     Raises:
-        ValueError: Shapes do not fit, relevance is not finite, or an option is illegal.
+        ValueError: Shapes or the number of names do not fit, relevance is not finite, or an option is illegal. An array
+            that may be one sample without a batch axis, such as (8, 8, 1), is refused unless `kind`, `outputs` or
+            `titles` say that it is a batch.
+        TypeError: There is no such option.
 
     Example:
 
         revgraph.visualize.plot(x, analyzer.analyze(x), outputs=model.predict(x), class_names=["cat", "dog"])
     """
-    kind, colours = _kind(x, options)
-    x, relevance = _matching(x, {"": relevance}, samples)
-    titles = titles or _titles(outputs, class_names, neuron_selection, len(x))
-    return _grid(kind, colours, x, relevance, titles, _scales_of_plot(scale), kind.columns, {})
+    x, drawn, colours = _drawing(x, kind, options, _is_batch(sole(x), outputs, titles))
+    titles = titles or titles_of_outputs(outputs, class_names, neuron_selection, len(x))
+    x, relevances = _matching(x, {"": relevance}, samples)
+    return _grid(drawn, colours, x, relevances, titles, _scales_of_plot(scale), drawn.columns, {})
 
 
-def plot_grid(x, relevances, *, titles=None, samples=8, scale="all", **options) -> Picture:
-    """Draws samples in rows, with what several analyzers say of them in columns.
+def plot_grid(
+    x: Tensors,
+    relevances: Mapping[str, Relevance],
+    *,
+    kind: str | None = None,
+    titles: Sequence[str] | None = None,
+    samples: int = 8,
+    scale: str = "all",
+    **options: Any,
+) -> Picture:
+    """Draws samples in rows and the relevance from several analyzers in columns.
 
     Args:
-        x: See `plot`.
-        relevances: Dict from name to relevance of x.
+        x: Samples; see `plot`.
+        relevances: Relevance of x by the name of its column.
+        kind: See `plot`.
         titles: One per sample.
         samples: How many samples to draw at most.
-        scale: What shares a colour scale: `"all"`, so that equal colours are equal relevance everywhere; `"column"`,
-            those of one analyzer; `"row"`, those of one sample; `"image"`: nothing. Gradients and relevance are not
-            in one unit: `"column"` shows the pattern of each.
+        scale: Which pictures share a colour scale. `"all"`: all of them, so that equal colours are equal relevance
+            everywhere. `"column"`: those of one analyzer. `"row"`: those of one sample. `"image"`: none. Gradients and
+            relevance have different units, so use `"column"` to compare their patterns.
         **options: See `plot`.
 
     Returns:
         A `Picture`, a matplotlib figure.
+
+    Raises:
+        ValueError: See `plot`.
+        TypeError: `relevances` is no dict, or there is no such option.
 
     Example:
 
@@ -73,14 +109,28 @@ def plot_grid(x, relevances, *, titles=None, samples=8, scale="all", **options) 
     """
     if not isinstance(relevances, Mapping) or not relevances:
         raise TypeError(f"plot_grid takes a dict from names to relevance. Received: {type(relevances).__name__}.")
-    kind, colours = _kind(x, options)
+    return _side_by_side(x, relevances, titles, samples, scale, kind, options, _is_batch(sole(x), None, titles))
+
+
+def _side_by_side(x, relevances, titles, samples, scale, kind, options, has_batch):
+    x, drawn, colours = _drawing(x, kind, options, has_batch)
     x, relevances = _matching(x, relevances, samples)
-    first = ("input",) if "input" in kind.columns else ()
-    return _grid(kind, colours, x, relevances, titles, scale, first, relevances)
+    first = ("input",) if "input" in drawn.columns else ()
+    return _grid(drawn, colours, x, relevances, titles, scale, first, relevances)
 
 
 def compare(
-    model, x, names=COMPARED, neuron_selection=None, class_names=None, *, titles=None, samples=8, scale="all", **options
+    model: Any,
+    x: Tensors,
+    names: Iterable[str | tuple[str, Mapping[str, Any]] | Analyzer] | Mapping[str, Mapping[str, Any]] = COMPARED,
+    neuron_selection: Selection = None,
+    class_names: Sequence[str] | None = None,
+    *,
+    kind: str | None = None,
+    titles: Sequence[str] | None = None,
+    samples: int = 8,
+    scale: str = "all",
+    **options: Any,
 ) -> Picture:
     """Explains samples with several analyzers and draws the results side by side.
 
@@ -90,28 +140,31 @@ def compare(
         names: Analyzers: names, pairs of name and keyword arguments, or `Analyzer`s; or a dict from name to keyword
             arguments.
         neuron_selection: See `Analyzer.analyze`.
-        class_names: Names of the classes, for the titles.
+        class_names: Names of the classes, for the titles. The number beside a name is the output that is explained,
+            such as the logit; see `plot` for binary classifiers.
+        kind: See `plot`.
         titles, samples, scale: See `plot_grid`.
         **options: See `plot`.
 
     Returns:
         A `Picture`, a matplotlib figure.
 
+    Raises:
+        ValueError: No analyzer is named; see `plot` for other reasons.
+
     Example:
 
         revgraph.visualize.compare(model, x, ["gradient", "lrp.epsilon", "lrp.epsilon_plus_flat"], scale="column")
     """
-    x = np.asarray(_sole(x))[:samples]
+    x = np.asarray(sole(x))[:samples]
     analyzers = [_analyzer(entry, model) for entry in (names.items() if isinstance(names, Mapping) else names)]
     if not analyzers:
         raise ValueError("There is nothing to compare: name at least one analyzer.")
-    if neuron_selection is not None and np.ndim(neuron_selection) == 1:
+    if is_one_per_sample(neuron_selection):
         neuron_selection = np.asarray(neuron_selection)[:samples]
     relevances = {_unique(a.name, i, analyzers): a.analyze(x, neuron_selection) for i, a in enumerate(analyzers)}
-    outputs = keras.tree.flatten(analyzers[0].graph(x))
-    outputs = np.asarray(outputs[0]) if len(outputs) == 1 else None
-    titles = titles or _titles(outputs, class_names, neuron_selection, len(x))
-    return plot_grid(x, relevances, titles=titles, samples=samples, scale=scale, **options)
+    titles = titles or titles_of_graph(analyzers[0].graph, x, class_names, neuron_selection)
+    return _side_by_side(x, relevances, titles, samples, scale, kind, options, has_batch=True)
 
 
 def _analyzer(entry, model):
@@ -122,57 +175,54 @@ def _analyzer(entry, model):
 
 
 def _unique(name, position, analyzers):
-    """A second analyzer of the same name is told from the first by a number."""
+    """The name of an analyzer, with a number if another of the same name comes before it."""
     before = sum(a.name == name for a in analyzers[:position])
     return f"{name} ({before + 1})" if before else name
 
 
-def _kind(x, options):
-    """How samples are drawn, and their colours, from the options of a function."""
-    rank = np.ndim(_sole(x))
-    if rank not in KINDS:
-        raise ValueError(
-            f"x is a batch of images (4 axes), time series (3) or features (2). Received shape {np.shape(x)}. One "
-            f"sample needs a batch axis too, x[None]; for volumes there is plot_volume, for tokens text."
-        )
-    fields = {f.name for f in dataclasses.fields(KINDS[rank])}
+def _drawing(x, kind, options, has_batch):
+    """The samples as they are drawn, how that is done, and their colours.
+
+    Args:
+        x: Samples; see `plot`.
+        kind: See `plot`.
+        options: Options of a function for its kind of samples, and for the colours.
+        has_batch: Whether the first axis is known to be the batch.
+    """
+    x = np.asarray(sole(x))
+    if kind is not None and kind not in KINDS:
+        raise ValueError(f"kind is {', '.join(map(repr, KINDS))} or None. Received: {kind!r}.")
+    check_batch(x.shape, kind, has_batch)
+    if kind is None:
+        kind = next(name for name, made in KINDS.items() if made.rank == x.ndim)
+    made = KINDS[kind]
+    fields = {f.name for f in dataclasses.fields(made)}
     known = fields | {f.name for f in dataclasses.fields(Colours)}
     unknown = [name for name in options if name not in known]
     if unknown:
-        raise TypeError(f"{KINDS[rank].__name__} take the options {', '.join(sorted(known))}. Received: {unknown[0]}.")
-    kind = KINDS[rank](**{k: v for k, v in options.items() if k in fields})
-    return kind, Colours(**{k: v for k, v in options.items() if k not in fields})
+        raise TypeError(f"{made.__name__} take the options {', '.join(sorted(known))}. Received: {unknown[0]}.")
+    # Images and series that have no channel axis get one.
+    x = x if x.ndim == made.rank else x[..., None]
+    colours = Colours(**{k: v for k, v in options.items() if k not in fields})
+    return x, made(**{k: v for k, v in options.items() if k in fields}), colours
 
 
-def _sole(value):
-    """What is in a dict of one input; anything else as it is."""
-    return next(iter(value.values())) if isinstance(value, Mapping) and len(value) == 1 else value
+def _is_batch(x, outputs, titles):
+    """Whether there are outputs or titles for every entry of the first axis, so that this is the batch."""
+    count = len(x) if np.ndim(x) else 0
+    outputs = sole(outputs)
+    return (np.ndim(outputs) == 2 and len(outputs) == count) or (titles is not None and len(titles) == count)
 
 
 def _matching(x, relevances, samples):
     """The samples to draw, and their relevance."""
-    x = np.asarray(_sole(x))
-    relevances = {name: np.asarray(_sole(relevance)) for name, relevance in relevances.items()}
+    x = np.asarray(sole(x))
+    relevances = {name: np.asarray(sole(relevance)) for name, relevance in relevances.items()}
     for name, relevance in relevances.items():
         if len(relevance) != len(x) or relevance.ndim not in (x.ndim, x.ndim - 1):
             of = f" of {name!r}" if name else ""
             raise ValueError(f"The relevance{of} has shape {relevance.shape}, for inputs of shape {x.shape}.")
     return x[:samples], {name: relevance[:samples] for name, relevance in relevances.items()}
-
-
-def _titles(outputs, class_names, selection, count):
-    """Name and output of the selected class of each sample."""
-    if outputs is None or np.ndim(outputs) != 2 or not (selection is None or np.ndim(selection) <= 1):
-        return None
-    outputs = np.asarray(outputs)[:count]
-    if selection is None or (isinstance(selection, str) and selection == "max_activation"):
-        chosen = outputs.argmax(axis=1)
-    elif isinstance(selection, str) or not np.issubdtype(np.asarray(selection).dtype, np.integer):
-        return None
-    else:
-        chosen = np.broadcast_to(np.atleast_1d(selection)[:count], len(outputs))
-    names = class_names if class_names is not None else [f"output {i}" for i in range(outputs.shape[1])]
-    return [f"{names[c]}: {outputs[i, c]:.3g}" for i, c in enumerate(chosen)]
 
 
 def _scales_of_plot(scale):
@@ -182,9 +232,9 @@ def _scales_of_plot(scale):
 
 
 def _limits(colours, values, scale):
-    """The largest value of every cell (columns, rows), from what shares a scale."""
+    """The value of the last colour in every cell, (columns, rows), shared as `scale` says."""
     limits = np.array([colours.limits(v) for v in values])
-    shared = {"all": (0, 1), "column": 1, "row": 0, "image": ()}
+    shared: dict[str, tuple[int, ...]] = {"all": (0, 1), "column": (1,), "row": (0,), "image": ()}
     if scale not in shared:
         raise ValueError(f"scale is {', '.join(map(repr, shared))}. Received: {scale!r}.")
     return np.broadcast_to(limits.max(axis=shared[scale], keepdims=True), limits.shape)
@@ -198,10 +248,11 @@ def _grid(kind, colours, x, relevances, titles, scale, own, named):
         x: Samples.
         relevances: Dict of their relevance.
         titles: Titles of the rows, or None.
-        scale: What shares a scale.
+        scale: Which cells share a scale.
         own: Columns of `kind` drawn for the first relevance.
         named: Names of the columns that follow.
     """
+    check_titles(titles, len(x))
     inputs = kind.inputs(x)
     values = [kind.values(relevance) for relevance in relevances.values()]
     limits = _limits(colours, values, scale)
@@ -233,7 +284,7 @@ def _title(axes, title, beside):
 
 
 def _bars(picture, grid, cells, limits, positive, colours, scale):
-    """A colour bar for everything that shares a scale; none where every cell has its own."""
+    """Draws one colour bar for the cells that share a scale, and none where every cell has its own."""
     columns = [i for i, (what, _, _) in enumerate(cells) if what != "input"]
     if scale == "all":
         draw_bar(picture, colours.scale(limits[0, 0], positive), grid, positive)
@@ -246,10 +297,20 @@ def _bars(picture, grid, cells, limits, positive, colours, scale):
             draw_bar(picture, mapped, grid[:, i], positive, location="bottom")
 
 
-def draw_bar(picture, mapped, axes, positive, location="right"):
-    """Draws a colour bar for `mapped` beside axes; of positive values only their half of the colours."""
+def draw_bar(picture: Picture, mapped: Any, axes: Any, positive: bool, location: str = "right") -> None:
+    """Draws a colour bar beside axes.
+
+    Args:
+        picture: The figure.
+        mapped: The colours, a `ScalarMappable`.
+        axes: One of matplotlib's axes, or an array of them.
+        positive: Show only the half of the colours that stands for positive values.
+        location: `"right"` or `"bottom"`.
+    """
     low, high = mapped.norm.vmin, mapped.norm.vmax
-    along = {"aspect": 14, "fraction": 0.1} if location == "bottom" else {"aspect": 22, "fraction": 0.04}
+    along: dict[str, Any] = (
+        {"aspect": 14, "fraction": 0.1} if location == "bottom" else {"aspect": 22, "fraction": 0.04}
+    )
     bar = picture.colorbar(mapped, ax=axes, location=location, shrink=0.85, pad=0.02, **along)
     shown = 0.0 if positive else low
     ticks = [shown, high] if shown == 0 else [low, 0, high]
@@ -260,8 +321,8 @@ def draw_bar(picture, mapped, axes, positive, location="right"):
     bar.outline.set_visible(False)
 
 
-def broken(name, width) -> str:
-    """A name on short lines, broken behind dots and underscores."""
+def broken(name: str, width: int) -> str:
+    """A name in lines of about `width` characters, broken behind dots and underscores."""
     lines = [""]
     for word in re.findall(r"[^._ ]+[._ ]?", str(name)):
         if lines[-1] and len(lines[-1] + word) > width:

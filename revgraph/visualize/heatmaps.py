@@ -1,41 +1,60 @@
-"""Relevance as colours: channels reduced, scaled with zero in the middle, and mapped. Needs nothing but NumPy.
+"""Relevance as colours: channels are reduced, and values scaled and mapped. Needs nothing but NumPy.
 
 `project`, `heatmap`, `graymap`, `gamma` and `clip_quantile` have the signatures of iNNvestigate's
 `utils.visualizations`. Unlike there, no argument is changed in place, batches of any size work, and so does every axis.
 """
 
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
 import numpy as np
+from numpy.typing import ArrayLike
 
 from revgraph.visualize.colormaps import DEFAULT, colormap
+from revgraph.visualize.shapes import is_like_an_image
 
-REDUCTIONS = {
+Reduction: TypeAlias = Callable[..., np.ndarray]
+"""A function of an array and `axis`, such as `np.sum`."""
+
+REDUCTIONS: dict[str, Reduction] = {
     "sum": np.sum,
     "mean": np.mean,
     "absmax": lambda x, axis: np.take_along_axis(
         x, np.expand_dims(np.argmax(np.abs(x), axis=axis), axis), axis
     ).squeeze(axis),
 }
-"""How the channels of a pixel become one number; `absmax` is the one of largest absolute value, with its sign."""
+"""How the channels of a pixel become one number; `absmax` takes that of largest absolute value, with its sign."""
 
 
-def reduced(X, reduce_op="sum", reduce_axis=-1) -> np.ndarray:
+def reduced(X: ArrayLike, reduce_op: str | Reduction = "sum", reduce_axis: int | None = -1) -> np.ndarray:
     """Relevance without its channel axis.
 
     Args:
         X: Array (batch, ..., channels).
         reduce_op: `"sum"`, `"mean"`, `"absmax"`, or a function of an array and `axis`.
         reduce_axis: The channel axis; None if there is none.
+
+    Returns:
+        Array (batch, ...).
+
+    Raises:
+        ValueError: Relevance that is not finite, or there is no such reduction.
     """
     X = finite(X)
     if reduce_axis is None:
         return X
     if not callable(reduce_op) and reduce_op not in REDUCTIONS:
         raise ValueError(f"reduce_op is {', '.join(map(repr, REDUCTIONS))} or a function. Received: {reduce_op!r}.")
-    return REDUCTIONS.get(reduce_op, reduce_op)(X, axis=reduce_axis)
+    return (reduce_op if callable(reduce_op) else REDUCTIONS[reduce_op])(X, axis=reduce_axis)
 
 
-def finite(X) -> np.ndarray:
-    """Relevance as an array of floats, checked to be finite."""
+def finite(X: ArrayLike) -> np.ndarray:
+    """Relevance as an array of floats.
+
+    Raises:
+        TypeError: It is no array of numbers.
+        ValueError: It has entries that are not finite.
+    """
     X = np.asarray(X)
     if X.dtype.kind not in "fiub":
         raise TypeError(f"Relevance is an array of numbers. Received dtype {X.dtype}.")
@@ -45,8 +64,8 @@ def finite(X) -> np.ndarray:
     return X
 
 
-def largest(values, percentile=None) -> np.ndarray:
-    """The largest absolute value of each sample, or that percentile of them: (batch,)."""
+def largest(values: np.ndarray, percentile: float | None = None) -> np.ndarray:
+    """The largest absolute value of each sample, or that percentile of the absolute values: (batch,)."""
     magnitudes = np.abs(values).reshape(len(values), -1)
     if percentile is None:
         return magnitudes.max(axis=1)
@@ -56,17 +75,17 @@ def largest(values, percentile=None) -> np.ndarray:
 
 
 def heatmap(
-    X,
-    cmap_type=DEFAULT,
-    reduce_op="sum",
-    reduce_axis=-1,
-    alpha_cmap=False,
+    X: ArrayLike,
+    cmap_type: Any = DEFAULT,
+    reduce_op: str | Reduction = "sum",
+    reduce_axis: int | None = -1,
+    alpha_cmap: bool = False,
     *,
-    scale="image",
-    absmax=None,
-    percentile=None,
-    gamma=1.0,
-    input_is_positive_only=None,
+    scale: str = "image",
+    absmax: ArrayLike | None = None,
+    percentile: float | None = None,
+    gamma: float = 1.0,
+    input_is_positive_only: bool | None = None,
 ) -> np.ndarray:
     """Relevance as colours.
 
@@ -74,28 +93,35 @@ def heatmap(
         X: Relevance (batch, ..., channels).
         cmap_type: Colour map: a name (`"seismic"` is iNNvestigate's, `"bwr"` zennit's), a source, or a map; see
             `colormap`.
-        reduce_op: What becomes of the channels: `"sum"`, `"mean"`, `"absmax"`, or a function of an array and `axis`.
+        reduce_op: How channels become one number: `"sum"`, `"mean"`, `"absmax"`, or a function of an array and `axis`.
         reduce_axis: The channel axis; None if there is none.
-        alpha_cmap: Return RGBA.
-        scale: `"image"`: the largest absolute relevance of each sample gets the colour at the end of the map;
-            `"batch"`: that of all samples, so that they can be compared.
-        absmax: That largest value: a number or one per sample, in place of `scale`. What lies beyond is clipped.
-        percentile: Percentile of the absolute relevance to take in place of the largest, such as 99, for relevance
-            with few extreme entries.
-        gamma: Exponent on the absolute value; below 1 brings out what is weak.
-        input_is_positive_only: Map from 0 to the largest value, in place of zero in the middle. By default that is
-            so where no entry is negative and the map is not a diverging one.
+        alpha_cmap: Return RGBA in place of RGB.
+        scale: `"image"`: the largest absolute relevance of each sample gets the colour at the end of the map.
+            `"batch"`: the largest of all samples does, so that they can be compared.
+        absmax: The value that gets the colour at the end of the map, in place of `scale`: a number or one per sample.
+            Values beyond it are clipped.
+        percentile: Percentile of the absolute relevance that replaces the largest value, such as 99 for relevance with
+            few extreme entries.
+        gamma: Exponent on the absolute value; below 1 it brings out weak relevance.
+        input_is_positive_only: Map the range from 0 to the largest value onto the whole map. Otherwise zero is in its
+            middle. By default True if no entry is negative and the map is not a diverging one.
 
     Returns:
         Array (batch, ..., 3 or 4) of float32 between 0 and 1, with the colours on the axis of the channels.
 
     Raises:
-        ValueError: Relevance that is not finite, or an illegal option.
+        ValueError: Relevance that is not finite, an illegal option, or an array such as (8, 8, 1), which may be one
+            image without a batch axis.
 
     Example:
 
         rgb = revgraph.visualize.heatmap(analyzer.analyze(x), "coldnhot", percentile=99)
     """
+    if scale == "image" and absmax is None and reduce_axis == -1 and is_like_an_image(np.shape(X)):
+        raise ValueError(
+            f"X of shape {np.shape(X)} looks like one image, and a batch axis is missing. Pass X[None] for one image. "
+            f"For a batch of time series reduce the channels first: heatmap(X.sum(-1), reduce_axis=None)."
+        )
     values = reduced(X, reduce_op, reduce_axis)
     cmap = colormap(cmap_type)
     if input_is_positive_only is None:
@@ -109,8 +135,8 @@ def heatmap(
     return np.moveaxis(colours, -1, -1 if reduce_axis is None else reduce_axis).astype(np.float32)
 
 
-def scaled(largest_values, scale):
-    """Largest values that samples share, or not."""
+def scaled(largest_values: np.ndarray, scale: str) -> np.ndarray:
+    """The largest value of each sample, (batch,), or that of all samples for the scale `"batch"`."""
     if scale == "image":
         return largest_values
     if scale == "batch":
@@ -118,27 +144,32 @@ def scaled(largest_values, scale):
     raise ValueError(f'scale is "image" or "batch". Received: {scale!r}.')
 
 
-def powered(values, exponent):
-    """sgn(v) |v|^exponent."""
+def powered(values: np.ndarray, exponent: float) -> np.ndarray:
+    """The signed power sgn(v) |v|^exponent of each value v."""
     if not exponent > 0:
         raise ValueError(f"gamma must be a positive number. Received: {exponent!r}.")
     return values if exponent == 1 else np.sign(values) * np.abs(values) ** exponent
 
 
-def graymap(X, **kwargs) -> np.ndarray:
-    """The same as `heatmap`, in shades of gray."""
+def graymap(X: ArrayLike, **kwargs: Any) -> np.ndarray:
+    """Relevance in shades of gray; the arguments are those of `heatmap`."""
     return heatmap(X, cmap_type="gray", **kwargs)
 
 
-def project(X, output_range=(0, 1), absmax=None, input_is_positive_only=False) -> np.ndarray:
+def project(
+    X: ArrayLike,
+    output_range: tuple[float, float] = (0, 1),
+    absmax: ArrayLike | None = None,
+    input_is_positive_only: bool = False,
+) -> np.ndarray:
     """Maps values linearly to a range, with zero in the middle.
 
     Args:
         X: Array (batch, ...).
         output_range: (low, high).
-        absmax: The value that becomes the end of the range: a number or one per sample; the largest absolute value of
-            each sample by default. What lies beyond is clipped.
-        input_is_positive_only: Map 0 to the lower end of the range, in place of its middle.
+        absmax: The value that becomes the end of the range: a number or one per sample. It is the largest absolute
+            value of each sample by default. Values beyond it are clipped.
+        input_is_positive_only: Map 0 to the lower end of the range, not to its middle.
 
     Returns:
         Array of X's shape.
@@ -152,8 +183,8 @@ def project(X, output_range=(0, 1), absmax=None, input_is_positive_only=False) -
     return low + (np.clip(X, 0, 1) if input_is_positive_only else (np.clip(X, -1, 1) + 1) / 2) * (high - low)
 
 
-def gamma(X, gamma=0.5, minamp=0, maxamp=None) -> np.ndarray:
-    """Gamma correction of signed values: brings out what is weak, and keeps order, sign and largest amplitude.
+def gamma(X: ArrayLike, gamma: float = 0.5, minamp: float = 0, maxamp: float | None = None) -> np.ndarray:
+    """Gamma correction of signed values. It brings out weak ones, and keeps order, sign and largest amplitude.
 
     Args:
         X: Array of any shape.
@@ -169,8 +200,8 @@ def gamma(X, gamma=0.5, minamp=0, maxamp=None) -> np.ndarray:
     return minamp + (maxamp * powered(X / maxamp, gamma) if maxamp else X)
 
 
-def clip_quantile(X, quantile=1) -> np.ndarray:
-    """Clips values that are extreme.
+def clip_quantile(X: ArrayLike, quantile: float | tuple[float, float] | list[float] = 1) -> np.ndarray:
+    """Clips extreme values.
 
     Args:
         X: Array of any shape.
@@ -184,21 +215,27 @@ def clip_quantile(X, quantile=1) -> np.ndarray:
     return np.clip(X, np.percentile(X, low), np.percentile(X, high))
 
 
-def displayable(x) -> np.ndarray:
+def displayable(x: ArrayLike) -> np.ndarray:
     """Images as RGB between 0 and 1, whatever range they were preprocessed to.
 
-    Values from 0 to 1 are taken as they are and bytes divided by 255; others are stretched, per image. Bytes are what
-    has that type, and what lies between 0 and 255 and exceeds 64.
+    Values from 0 to 1 stay as they are. Bytes are divided by 255: arrays of that type, and arrays between 0 and 255
+    with a value above 64. All others are stretched, each image from its smallest value to its largest.
+
+    Args:
+        x: Images (batch, height, width, channels).
+
+    Returns:
+        Array (batch, height, width, 3).
     """
     of_bytes = np.asarray(x).dtype == np.uint8
-    x = finite(x)
-    low, high = x.min(initial=0), x.max(initial=0)
+    images = finite(x)
+    low, high = images.min(initial=0), images.max(initial=0)
     if of_bytes or (low >= 0 and 64 < high <= 255):
-        x = x / 255
+        images = images / 255
     elif low < 0 or high > 1:
-        axes = tuple(range(1, x.ndim))
-        low, high = x.min(axis=axes, keepdims=True), x.max(axis=axes, keepdims=True)
-        x = (x - low) / np.where(high > low, high - low, 1)
-    if x.shape[-1] != 3:
-        x = np.repeat(x.mean(axis=-1, keepdims=True), 3, axis=-1)
-    return x
+        axes = tuple(range(1, images.ndim))
+        low, high = images.min(axis=axes, keepdims=True), images.max(axis=axes, keepdims=True)
+        images = (images - low) / np.where(high > low, high - low, 1)
+    if images.shape[-1] != 3:
+        images = np.repeat(images.mean(axis=-1, keepdims=True), 3, axis=-1)
+    return images

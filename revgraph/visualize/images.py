@@ -1,8 +1,13 @@
 """Images without matplotlib, after zennit's `imgify`, `gridify` and `imsave`. Needs Pillow."""
 
-import numpy as np
+import os
+from typing import Any, BinaryIO
 
-from revgraph.visualize.colormaps import MAPS, ColorMap, colormap
+import numpy as np
+from numpy.typing import ArrayLike
+
+from revgraph.visualize.colormaps import MAPS, colormap
+from revgraph.visualize.shapes import is_like_an_image
 
 try:
     from PIL import Image
@@ -10,34 +15,45 @@ except ImportError as error:
     raise ImportError('Images need Pillow: pip install "revgraph[plot]".') from error
 
 ZENNIT = {**MAPS, "hot": "000,f00,ff0,fff", "seismic": "0000d0,80:d0d0d0,d00000"}
-"""zennit's colour maps, by the names they have there."""
+"""The sources of zennit's colour maps, by their names there."""
 
 
-def imgify(obj, vmin=None, vmax=None, cmap="bwr", level=1.0, symmetric=None, grid=False, gridfill=None) -> Image.Image:
-    """An array as an image: one channel through a colour map, three as RGB.
+def imgify(
+    obj: ArrayLike,
+    vmin: ArrayLike | None = None,
+    vmax: ArrayLike | None = None,
+    cmap: Any = "bwr",
+    level: float = 1.0,
+    symmetric: bool | None = None,
+    grid: bool | tuple[int, int] = False,
+    gridfill: int | None = None,
+) -> Image.Image:
+    """An array as an image. One channel is shown in a colour map, three are RGB.
 
     Args:
-        obj: Array (height, width), or with 1 or 3 channels as its first or last axis; with `grid` a batch of them.
-            uint8 is taken as it is.
-        vmin, vmax: Values at the ends of the scale, numbers or one per sample; otherwise the smallest and the largest
-            of each sample.
+        obj: Array (height, width), or with 1 or 3 channels as its first or last axis. With `grid` a batch of such
+            arrays. uint8 is not scaled.
+        vmin, vmax: Values at the ends of the scale, numbers or one per sample; by default the smallest and the largest
+            value of each sample.
         cmap: Colour map of a single channel; see `colormap`.
         level: Above 1 colours saturate earlier, below 1 later.
-        symmetric: Put zero in the middle of the scale; by default for one channel that is shown in a diverging map.
+        symmetric: Put zero in the middle of the scale; by default True for one channel in a diverging map.
         grid: True, or (rows, columns): show a batch as a grid.
-        gridfill: Value (0 to 255) of cells that are left over; by default zero on a symmetric scale, and otherwise the
-            smallest of the batch.
+        gridfill: Value (0 to 255) of empty cells. By default they have the colour of zero on a symmetric scale, and
+            otherwise that of the smallest value of the batch.
 
     Returns:
         A `PIL.Image.Image`; its `save("x.png")` writes it.
 
     Raises:
-        ValueError: The array does not have such a shape.
+        ValueError: The array does not have such a shape, or `grid` is given and it looks like one image.
 
     Example:
 
         imgify(relevance.sum(-1), cmap="coldnhot", grid=True).save("relevance.png")
     """
+    if grid:
+        _check_batch(obj, "leave out grid")
     batch = channels_last(obj if grid else np.asarray(obj)[None], "an image" if not grid else "a batch of images")
     cmap = colormap(cmap, ZENNIT)
     if symmetric is None:
@@ -53,17 +69,21 @@ def imgify(obj, vmin=None, vmax=None, cmap="bwr", level=1.0, symmetric=None, gri
     return image
 
 
-def gridify(obj, shape=None, fill_value=None) -> np.ndarray:
-    """A batch of images side by side in one.
+def gridify(obj: ArrayLike, shape: tuple[int, int] | None = None, fill_value: ArrayLike | None = None) -> np.ndarray:
+    """A batch of images as one image, a grid of them.
 
     Args:
         obj: Array (batch, height, width), or with 1 or 3 channels as the axis after the batch or as the last.
         shape: (rows, columns); as square as possible by default. Images that do not fit are left out.
-        fill_value: Value of cells that are left over; the smallest of the batch, per channel, by default.
+        fill_value: Value of empty cells, a number or one per channel; by default the smallest of the batch.
 
     Returns:
         Array (rows * height, columns * width, channels).
+
+    Raises:
+        ValueError: The array does not have such a shape, or looks like one image.
     """
+    _check_batch(obj, "pass x[None]")
     batch = channels_last(obj, "a batch of images")
     count, height, width, channels = batch.shape
     columns = int(count**0.5)
@@ -75,26 +95,37 @@ def gridify(obj, shape=None, fill_value=None) -> np.ndarray:
     return cells.reshape(rows * height, columns * width, channels)
 
 
-def imsave(fp, obj, vmin=None, vmax=None, cmap="bwr", level=1.0, grid=False, format=None, writer_params=None,
-           symmetric=None, gridfill=None):  # fmt: skip
-    """Saves an array as an image; see `imgify`.
+def imsave(
+    fp: str | os.PathLike[str] | BinaryIO,
+    obj: ArrayLike,
+    vmin: ArrayLike | None = None,
+    vmax: ArrayLike | None = None,
+    cmap: Any = "bwr",
+    level: float = 1.0,
+    grid: bool | tuple[int, int] = False,
+    format: str | None = None,
+    writer_params: dict[str, Any] | None = None,
+    symmetric: bool | None = None,
+    gridfill: int | None = None,
+) -> None:
+    """Saves an array as an image; see `imgify` for the other arguments.
 
     Args:
-        fp: Path or file.
-        format: Format of the file, if its name does not say.
+        fp: Path or open file.
+        format: Format of the file; by default its name says it.
         writer_params: Keywords for Pillow's `save`.
     """
     image = imgify(obj, vmin, vmax, cmap, level, symmetric, grid, gridfill)
     image.save(fp, format=format, **(writer_params or {}))
 
 
-def palette(cmap="bwr", level=1.0) -> np.ndarray:
+def palette(cmap: Any = "bwr", level: float = 1.0) -> np.ndarray:
     """The 256 colours of a map, (256, 3) of uint8; see `ColorMap.palette`."""
     return colormap(cmap, ZENNIT).palette(level)
 
 
-def channels_last(obj, what) -> np.ndarray:
-    """A batch of images with their 1 or 3 channels as the last axis."""
+def channels_last(obj: ArrayLike, what: str) -> np.ndarray:
+    """A batch of images with their 1 or 3 channels as the last axis; `what` names it in the message of an error."""
     batch = np.asarray(obj)
     if batch.ndim == 3:
         batch = batch[..., None]
@@ -108,7 +139,17 @@ def channels_last(obj, what) -> np.ndarray:
     return batch
 
 
-def _as_bytes(batch, vmin, vmax, symmetric, cmap: ColorMap | None):
+def _check_batch(obj, remedy):
+    """Raises a ValueError for one image with channels, whose rows would be taken for images."""
+    shape = np.shape(obj)
+    if is_like_an_image(shape) and shape[-1] in (1, 3):
+        raise ValueError(
+            f"An array of shape {shape} looks like one image, and a batch axis is missing. For one image {remedy}; for "
+            f"images {shape[1]} high and {shape[2]} wide pass x[..., None]."
+        )
+
+
+def _as_bytes(batch, vmin, vmax, symmetric, cmap):
     axes = (1, 2, 3)
     high = np.abs(batch).max(axis=axes, keepdims=True) if symmetric else batch.max(axis=axes, keepdims=True)
     low = -high if symmetric else batch.min(axis=axes, keepdims=True)

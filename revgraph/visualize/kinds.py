@@ -1,6 +1,8 @@
 """How one sample of each kind is drawn: images, time series, tables of features. Needs matplotlib."""
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 from matplotlib.cm import ScalarMappable
@@ -8,29 +10,29 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import FuncNorm, ListedColormap, Normalize
 
 from revgraph.visualize.colormaps import DEFAULT, colormap
-from revgraph.visualize.heatmaps import displayable, finite, largest, powered, reduced
+from revgraph.visualize.heatmaps import Reduction, displayable, finite, largest, powered, reduced
 
 STEPS = 513
-"""Colours of a map in matplotlib; an odd number, so that zero has its own."""
+"""Number of colours of a map in matplotlib. It is odd, so that zero has a colour of its own."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Colours:
     """How numbers become colours; see `revgraph.visualize.heatmap`."""
 
-    cmap_type: object = DEFAULT
-    absmax: object = None
+    cmap_type: Any = DEFAULT
+    absmax: Any = None
     percentile: float | None = None
     gamma: float = 1.0
 
-    def limits(self, values) -> np.ndarray:
-        """The absolute value that gets the last colour, for each sample."""
+    def limits(self, values: np.ndarray) -> np.ndarray:
+        """The absolute value of each sample that gets the last colour: (batch,)."""
         if self.absmax is not None:
             return np.broadcast_to(np.asarray(self.absmax, float), len(values))
         return largest(values, self.percentile)
 
-    def scale(self, limit, positive=False) -> ScalarMappable:
-        """Colours for values up to `limit`; from zero on where the values are positive and the map is sequential."""
+    def scale(self, limit: float, positive: bool = False) -> ScalarMappable:
+        """Colours for values from `-limit` to `limit`, or from zero for positive values in a sequential map."""
         cmap = colormap(self.cmap_type)
         limit = float(limit) or 1.0
         low = 0.0 if positive and not cmap.diverging else -limit
@@ -43,32 +45,42 @@ class Colours:
 
 @dataclasses.dataclass(frozen=True)
 class Images:
-    """Samples (height, width, channels): the heatmap, and laid over the gray image.
+    """How images (height, width, channels) are drawn: the heatmap alone, and over the gray image.
 
     Args:
         reduce_op, reduce_axis: See `revgraph.visualize.heatmap`.
         overlay: Opacity of the strongest relevance over the image.
     """
 
-    reduce_op: object = "sum"
+    reduce_op: str | Reduction = "sum"
     reduce_axis: int = -1
     overlay: float = 0.9
-    columns = ("input", "relevance", "overlay")
-    has_bar = True
+    rank: ClassVar[int] = 4
+    columns: ClassVar[tuple[str, ...]] = ("input", "relevance", "overlay")
+    has_bar: ClassVar[bool] = True
 
-    def size(self, inputs):
+    def size(self, inputs: np.ndarray) -> tuple[float, float]:
         """Width and height of one picture in inches, in the proportions of the images."""
         height, width = inputs.shape[1:3]
         return 1.7, float(np.clip(1.7 * height / width, 0.6, 3.4))
 
-    def inputs(self, x):
+    def inputs(self, x: np.ndarray) -> np.ndarray:
+        """Images as RGB between 0 and 1, (batch, height, width, 3)."""
         return displayable(np.moveaxis(x, self.reduce_axis, -1))
 
-    def values(self, relevance):
+    def values(self, relevance: np.ndarray) -> np.ndarray:
+        """Relevance of the pixels, (batch, height, width)."""
         return reduced(relevance, self.reduce_op, self.reduce_axis if relevance.ndim == 4 else None)
 
-    def draw(self, axes, what, x, values, scale):
-        """Draws one column of one sample."""
+    def draw(self, axes: Any, what: str, x: np.ndarray, values: np.ndarray, scale: ScalarMappable) -> None:
+        """Draws one sample.
+
+        Args:
+            axes: One of matplotlib's axes.
+            what: Which of `columns`.
+            x, values: The sample and its relevance, as `inputs` and `values` return them.
+            scale: The colours.
+        """
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_color("0.8")
         if what == "relevance":
@@ -78,52 +90,57 @@ class Images:
         else:
             axes.imshow(np.repeat(0.35 + 0.6 * x.mean(-1, keepdims=True), 3, axis=-1), interpolation="nearest")
             colours = scale.to_rgba(values)
-            magnitude = np.abs(2 * scale.norm(values) - 1) if scale.norm.vmin < 0 else scale.norm(values)
+            shares = np.asarray(scale.norm(values))
+            magnitude = np.abs(2 * shares - 1) if scale.norm.vmin else shares
             colours[..., 3] = self.overlay * np.sqrt(np.clip(magnitude, 0, 1))
             axes.imshow(colours, interpolation="nearest")
 
 
 @dataclasses.dataclass(frozen=True)
 class Series:
-    """Samples (time, channels): each channel as a line in the colours of its relevance.
+    """How time series (time, channels) are drawn: each channel is a line in the colours of its relevance.
 
     Args:
         channel_names: Names of the channels.
     """
 
-    channel_names: object = None
-    columns = ("relevance",)
-    has_bar = True
+    channel_names: Sequence[str] | None = None
+    rank: ClassVar[int] = 3
+    columns: ClassVar[tuple[str, ...]] = ("relevance",)
+    has_bar: ClassVar[bool] = True
 
-    def size(self, inputs):
+    def size(self, inputs: np.ndarray) -> tuple[float, float]:
         """Width and height of one sample in inches."""
         return 6.0, 1.6
 
-    def inputs(self, x):
+    def inputs(self, x: np.ndarray) -> np.ndarray:
+        """The series, checked to be finite."""
         return finite(x)
 
-    def values(self, relevance):
+    def values(self, relevance: np.ndarray) -> np.ndarray:
+        """The relevance, checked to be finite."""
         return finite(relevance)
 
-    def draw(self, axes, what, x, values, scale):
-        """Draws one sample; channels one above the other, each in a lane of height 1."""
+    def draw(self, axes: Any, what: str, x: np.ndarray, values: np.ndarray, scale: ScalarMappable) -> None:
+        """Draws one sample, with one channel above the other; see `Images.draw`."""
         time, channels = x.shape
         values = np.broadcast_to(values.reshape(time, -1), x.shape)
         low, high = x.min(axis=0), x.max(axis=0)
+        # Each channel has a lane of height 1.
         lanes = np.arange(channels)[::-1]
         heights = lanes + 0.8 * (x - low) / np.where(high > low, high - low, 1) + 0.1 + 0.4 * (high == low)
         for channel in range(channels):
             points = np.stack([np.arange(time), heights[:, channel]], axis=1)
             if what == "relevance":
-                # Each step has its own colour from half a step before it to half a step behind.
+                # The colour of a step reaches from half a step before it to half a step behind it.
                 middles = (points[1:] + points[:-1]) / 2
                 starts, ends = np.concatenate([points[:1], middles]), np.concatenate([middles, points[-1:]])
                 segments = np.stack([starts, points, ends], axis=1)
                 colours = scale.to_rgba(values[:, channel])
-                axes.add_collection(LineCollection(segments, colors=colours, linewidths=5, capstyle="round"))
+                axes.add_collection(LineCollection(list(segments), colors=colours, linewidths=5, capstyle="round"))
             axes.plot(points[:, 0], points[:, 1], color="0.25", linewidth=0.7)
         axes.set(xlim=(0, time - 1), ylim=(0, channels), yticks=lanes + 0.5)
-        names = self.channel_names or ([""] if channels == 1 else range(channels))
+        names = self.channel_names or ([""] if channels == 1 else [str(i) for i in range(channels)])
         axes.set_yticklabels(list(names), fontsize=8)
         axes.tick_params(axis="x", labelsize=8)
         axes.tick_params(axis="y", length=0)
@@ -132,30 +149,33 @@ class Series:
 
 @dataclasses.dataclass(frozen=True)
 class Features:
-    """Samples (features,): signed bars, those of largest absolute relevance on top.
+    """How features (features,) are drawn: as signed bars, with the largest absolute relevance on top.
 
     Args:
         feature_names: Names of the features.
         top: How many to draw.
     """
 
-    feature_names: object = None
+    feature_names: Sequence[str] | None = None
     top: int = 12
-    columns = ("relevance",)
-    has_bar = False
+    rank: ClassVar[int] = 2
+    columns: ClassVar[tuple[str, ...]] = ("relevance",)
+    has_bar: ClassVar[bool] = False
 
-    def size(self, inputs):
+    def size(self, inputs: np.ndarray) -> tuple[float, float]:
         """Width and height of one sample in inches, in proportion to the number of bars."""
         return 3.4, 0.6 + 0.15 * min(self.top, inputs.shape[1])
 
-    def inputs(self, x):
+    def inputs(self, x: np.ndarray) -> np.ndarray:
+        """The features, checked to be finite."""
         return finite(x)
 
-    def values(self, relevance):
+    def values(self, relevance: np.ndarray) -> np.ndarray:
+        """The relevance, checked to be finite."""
         return finite(relevance)
 
-    def draw(self, axes, what, x, values, scale):
-        """Draws one sample."""
+    def draw(self, axes: Any, what: str, x: np.ndarray, values: np.ndarray, scale: Any) -> None:
+        """Draws one sample; see `Images.draw`."""
         order = np.argsort(-np.abs(values), kind="stable")[: self.top]
         names = self.feature_names if self.feature_names is not None else [f"feature {i}" for i in range(len(values))]
         shown = x if what == "input" else values
@@ -172,5 +192,9 @@ class Features:
         axes.spines[["top", "right", "left"]].set_visible(False)
 
 
-KINDS = {2: Features, 3: Series, 4: Images}
-"""What samples are, by the number of axes of a batch of them."""
+KINDS: dict[str, type[Images] | type[Series] | type[Features]] = {
+    "images": Images,
+    "series": Series,
+    "features": Features,
+}
+"""How samples are drawn, by the name of what they are."""

@@ -2,6 +2,8 @@
 
 import dataclasses
 import html
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from rich.style import Style
@@ -14,12 +16,12 @@ LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
 }  # fmt: skip
-"""Characters that mean something else in LaTeX."""
+"""How LaTeX writes the characters that are commands there."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Text:
-    """Texts whose tokens are coloured; notebooks show it, `rich.print` prints it.
+    """Texts with coloured tokens. Notebooks show it, and `rich.print` prints it.
 
     Args:
         tokens: For each text, its tokens.
@@ -83,13 +85,21 @@ class Text:
         return len(self.tokens)
 
 
-def text(tokens, relevance, cmap_type=DEFAULT, *, titles=None, scale="image", **options) -> Text:
+def text(
+    tokens: Sequence[str] | Sequence[Sequence[str]],
+    relevance: Any,
+    cmap_type: Any = DEFAULT,
+    *,
+    titles: str | Sequence[str] | None = None,
+    scale: str = "image",
+    **options: Any,
+) -> Text:
     """Texts with tokens in the colours of their relevance.
 
     Args:
-        tokens: List of tokens, or one list per text.
-        relevance: Relevance of the tokens: (tokens,), or (batch, tokens), where relevance beyond a text's last token,
-            at the padding, is not shown.
+        tokens: The tokens of one text, or one list per text.
+        relevance: Relevance of the tokens: (tokens,) for one text, (batch, tokens) for several. Relevance beyond the
+            last token of a text belongs to the padding and is not shown.
         cmap_type: Colour map; see `heatmap`.
         titles: One per text.
         scale: `"image"`: each text has its own colour scale; `"batch"`: they share one.
@@ -99,30 +109,29 @@ def text(tokens, relevance, cmap_type=DEFAULT, *, titles=None, scale="image", **
         A `Text`: notebooks show it; `to_html()`, `to_latex()`.
 
     Raises:
-        ValueError: There is less relevance than tokens.
+        ValueError: A text has more tokens than relevance, or there are not as many texts as rows of relevance.
 
     Example:
 
         words = [[vocabulary[i] for i in row if i] for row in x]
         revgraph.visualize.text(words, analyzer.analyze(x))
     """
-    if not len(tokens) or isinstance(tokens[0], str):
-        tokens, relevance = [tokens], [relevance]
-    tokens = tuple(tuple(map(str, line)) for line in tokens)
-    relevance = [np.asarray(r, float) for r in relevance]
-    if len(tokens) != len(relevance):
-        raise ValueError(f"There are {len(tokens)} texts, and relevance of {len(relevance)}.")
-    for line, r in zip(tokens, relevance, strict=True):
+    of_one = not len(tokens) or isinstance(tokens[0], str)
+    lines = tuple(tuple(map(str, line)) for line in ([tokens] if of_one else tokens))
+    rows = [np.asarray(r, float) for r in ([relevance] if of_one else relevance)]
+    if len(lines) != len(rows):
+        raise ValueError(f"There are {len(lines)} texts, and relevance of {len(rows)}.")
+    for line, r in zip(lines, rows, strict=True):
         if r.ndim != 1 or len(r) < len(line):
             raise ValueError(f"A text of {len(line)} tokens needs as many relevances. Received shape {r.shape}.")
     if isinstance(titles, str):
         titles = [titles]
-    relevance = tuple(r[: len(line)] for line, r in zip(tokens, relevance, strict=True))
-    longest = max(map(len, tokens), default=0)
-    padded = np.array([np.pad(r, (0, longest - len(r))) for r in relevance]).reshape(len(tokens), longest)
-    colours = heatmap(padded, cmap_type, reduce_axis=None, scale=scale, **options)
-    colours = tuple(c[: len(line)] for line, c in zip(tokens, colours, strict=True))
-    return Text(tokens, relevance, colours, None if titles is None else tuple(map(str, titles)))
+    shown = tuple(r[: len(line)] for line, r in zip(lines, rows, strict=True))
+    longest = max(map(len, lines), default=0)
+    padded = np.array([np.pad(r, (0, longest - len(r))) for r in shown]).reshape(len(lines), longest)
+    mapped = heatmap(padded, cmap_type, reduce_axis=None, scale=scale, **options)
+    colours = tuple(c[: len(line)] for line, c in zip(lines, mapped, strict=True))
+    return Text(lines, shown, colours, None if titles is None else tuple(map(str, titles)))
 
 
 def _hex(colour):

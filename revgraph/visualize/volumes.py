@@ -1,34 +1,46 @@
 """Volumes: slices side by side, or one at a time under a slider. Needs matplotlib."""
 
 import importlib.util
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from revgraph.reverse.pictures import Picture
 from revgraph.visualize.figures import draw_bar
-from revgraph.visualize.heatmaps import reduced
+from revgraph.visualize.heatmaps import Reduction, reduced
 from revgraph.visualize.kinds import Colours, Images
 
 
-def plot_volume(x, relevance, axis=1, *, slices=8, slider=None, reduce_op="sum", overlay=0.9, **options):
-    """Draws slices of volumes, and their relevance laid over them.
+def plot_volume(
+    x: ArrayLike,
+    relevance: ArrayLike,
+    axis: int = 1,
+    *,
+    slices: int = 8,
+    slider: bool | None = None,
+    reduce_op: str | Reduction = "sum",
+    overlay: float = 0.9,
+    **options: Any,
+) -> Any:
+    """Draws slices of volumes, and the slices with their relevance laid over them.
 
     Args:
         x: Volumes (batch, depth, height, width, channels).
         relevance: Their relevance, of the same shape; the channel axis may be missing.
-        axis: The axis along which they are sliced: 1, 2 or 3.
+        axis: The axis along which volumes are sliced: 1, 2 or 3.
         slices: How many slices of each volume are drawn.
-        slider: Show one slice under a slider in place of the grid; by default where ipywidgets is installed and a
-            notebook is running.
-        reduce_op: What becomes of the channels; see `heatmap`.
+        slider: Show one slice under a slider in place of the grid. By default True in a notebook where ipywidgets is
+            installed.
+        reduce_op: How channels become one number; see `heatmap`.
         overlay: Opacity of the strongest relevance over the image.
         **options: `cmap_type`, `absmax`, `percentile`, `gamma` of `heatmap`. Each volume has a scale of its own.
 
     Returns:
-        A `Picture`, a matplotlib figure; or the widget.
+        A `Picture`, a matplotlib figure; the widget if there is a slider.
 
     Raises:
-        ValueError: Shapes do not fit.
+        ValueError: Shapes do not fit, or there is no such axis.
 
     Example:
 
@@ -38,7 +50,7 @@ def plot_volume(x, relevance, axis=1, *, slices=8, slider=None, reduce_op="sum",
     if x.ndim != 5 or relevance.shape not in (x.shape, x.shape[:-1]):
         raise ValueError(
             f"Volumes have shape (batch, depth, height, width, channels), and their relevance the same. Received "
-            f"{x.shape} and {relevance.shape}."
+            f"{x.shape} and {relevance.shape}. One volume needs a batch axis too, x[None]."
         )
     if axis not in (1, 2, 3):
         raise ValueError(f"Volumes are sliced along axis 1, 2 or 3. Received axis {axis!r}.")
@@ -80,7 +92,7 @@ def _slices(kind, colours, images, values, chosen):
 
 
 def _with_slider(kind, colours, images, values):
-    import ipywidgets
+    import ipywidgets  # type: ignore[import-not-found]  # it is optional
     from IPython.display import display
 
     def show(position):

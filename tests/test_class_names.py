@@ -1,0 +1,170 @@
+"""Names of classes, wherever they are taken: one for each output, or two for the single unit of a binary classifier."""
+
+import json
+
+import h5py
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import revgraph
+from revgraph import visualize
+from revgraph.class_names import gives_logits, predicted
+from revgraph.cli import main
+from revgraph.datasets import HDF5, open_dataset
+
+X = np.random.default_rng(0).random((4, 6, 6, 1)).astype("float32")
+R = X - 0.5
+P = np.array([[0.2], [0.9], [0.5], [0.51]])
+
+
+def binary(activation=None, spelt_out=False):
+    """A network that is sure of the first class for the first two samples and of the second for the others."""
+    x = keras.Input((6, 6, 1))
+    y = layers.Dense(1, activation=activation)(layers.Flatten()(x))
+    y = 1 / (1 + keras.ops.exp(-y)) if spelt_out else y
+    model = keras.Model(x, y)
+    w = np.linalg.lstsq(X.reshape(4, -1), np.array([-3.0, -2.0, 2.0, 3.0]), rcond=None)[0]
+    model.layers[-1 if not spelt_out else 2].set_weights([w[:, None], np.zeros(1)])
+    return model
+
+
+def titles(picture, columns=3):
+    rows = [axes.get_ylabel() for axes in picture.axes]
+    return [title for title in rows if title]
+
+
+def test_one_unit_tells_two_classes_apart():
+    assert titles(visualize.plot(X, R, P, ["cat", "dog"])) == ["cat: 0.8", "dog: 0.9", "cat: 0.5", "dog: 0.51"]
+    # What was selected is the unit, which stands for the second class.
+    shown = visualize.plot(X, R, P, ["cat", "dog"], neuron_selection=0)
+    assert titles(shown) == ["dog: 0.2", "dog: 0.9", "dog: 0.5", "dog: 0.51"]
+    assert titles(visualize.plot(X, R, P, ["price"]))[0] == "price: 0.2"
+    assert titles(visualize.plot(X, R, P))[0] == "output 0: 0.2"
+
+
+def test_a_logit_is_not_taken_for_a_probability():
+    with pytest.raises(ValueError, match=r"values from -2 to 3.*1 / \(1 \+ np.exp\(-outputs\)\)"):
+        visualize.plot(X, R, np.array([[-2.0], [3.0], [0.1], [0.2]]), ["cat", "dog"])
+
+
+@pytest.mark.parametrize("units, count", [(1, 3), (2, 1), (2, 3), (3, 2), (5, 1), (5, 4), (4, 0)])
+@pytest.mark.parametrize("selection", [None, 0, "all"])
+def test_as_many_names_as_outputs(units, count, selection):
+    names = [f"class {i}" for i in range(count)]
+    message = rf"{count} class names.*{units} outputs?\b.*one name for each"
+    with pytest.raises(ValueError, match=message):
+        visualize.plot(X, R, np.full((4, units), 0.3), names, selection)
+    model = keras.Sequential([keras.Input((6, 6, 1)), layers.Flatten(), layers.Dense(units)])
+    with pytest.raises(ValueError, match=message):
+        visualize.compare(model, X, ["gradient"], None, names)
+
+
+@pytest.mark.parametrize(
+    "outputs, selection, message",
+    [
+        (np.zeros((3, 2)), None, "outputs of 3 samples, and x has 4"),
+        (np.zeros((4, 2)), 2, "neuron_selection is out of range: there are 2 outputs, 0 to 1"),
+        (np.zeros((4, 2)), -1, "neuron_selection is out of range"),
+        (np.zeros((4, 2)), [0, 1, 0], "3 entries for 4 samples"),
+    ],
+)
+def test_what_else_does_not_fit(outputs, selection, message):
+    with pytest.raises(ValueError, match=message):
+        visualize.plot(X, R, outputs, ["cat", "dog"], selection)
+
+
+@pytest.mark.parametrize("options", [{"activation": "sigmoid"}, {}, {"spelt_out": True}], ids=str)
+def test_compare_knows_what_the_unit_gives(options):
+    found = titles(visualize.compare(binary(**options), X, ["gradient"], class_names=["cat", "dog"]))
+    assert [title.split(":")[0] for title in found] == ["cat", "cat", "dog", "dog"]
+    assert all(float(title.split(":")[1]) > 0.5 for title in found)
+
+
+@pytest.mark.parametrize("options", [{"activation": "sigmoid"}, {}, {"spelt_out": True}], ids=str)
+def test_predictions_of_every_kind_of_unit(options):
+    model = binary(**options)
+    y = model.predict(X, verbose=0)
+    logits = gives_logits(model)
+    assert logits == (options == {})
+    classes, values = predicted(y, ["cat", "dog"], logits)
+    assert classes.tolist() == [0, 0, 1, 1]
+    np.testing.assert_allclose(values, np.maximum(y, -y if logits else 1 - y)[:, 0])
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    binary("sigmoid").save("model.keras")
+    np.save("x.npy", X)
+    (tmp_path / "two.txt").write_text("cat\ndog\n")
+    (tmp_path / "three.txt").write_text("cat\ndog\ncow\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize("target", ["top1", "dog", "1"])
+def test_the_command_line(target, files, capsys):
+    line = ["explain", "model.keras", "x.npy", "--classes", "two.txt", "--json", "--target", target]
+    assert main(line) == 0
+    results = json.loads(capsys.readouterr().out)["results"]
+    p = binary("sigmoid").predict(X, verbose=0)[:, 0]
+    assert [r["prediction"]["name"] for r in results] == ["cat", "cat", "dog", "dog"]
+    assert [r["prediction"]["index"] for r in results] == [0, 0, 1, 1]
+    np.testing.assert_allclose([r["prediction"]["value"] for r in results], np.maximum(p, 1 - p), rtol=1e-5)
+    explained = [r["explained"][0]["target"] for r in results]
+    assert [(t["name"], t["index"]) for t in explained] == [("dog", 1)] * 4
+    np.testing.assert_allclose([t["value"] for t in explained], p, rtol=1e-5)
+    expected = revgraph.create_analyzer("lrp.epsilon_plus_flat", binary("sigmoid")).analyze(X)
+    np.testing.assert_allclose(np.load("explained/x-0.relevance.npy"), expected[0], rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("command", ["explain", "explain-dataset"])
+@pytest.mark.parametrize(
+    "more, code, message",
+    [
+        ("--classes three.txt", 1, "has 3 names, and the model 1 output"),
+        ("--classes two.txt --target cat", 2, "one output, which stands for 'dog'.*opposite sign"),
+        ("--classes two.txt --target 0", 2, "one output, which stands for 'dog'.*opposite sign"),
+        ("--classes two.txt --target 2", 2, "2 classes, 0 to 1"),
+        ("--target 1", 2, "1 output, 0"),
+    ],
+)
+def test_the_command_line_refuses(command, more, code, message, files, capsys):
+    line = [command, "model.keras", "x.npy", *more.split(), *(["--out", "o.h5"] if command != "explain" else [])]
+    assert main(line) == code
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 or "probability" in err
+    import re
+
+    assert re.search(message, err)
+
+
+@pytest.mark.parametrize("target", [[], ["--target", "dog"]])
+def test_a_dataset_is_labelled_with_the_predicted_class(target, files):
+    line = ["explain-dataset", "model.keras", "x.npy", "--classes", "two.txt", "--out", "o.h5", "--project", *target]
+    assert main(line) == 0
+    with h5py.File("o.h5") as file:
+        assert file["label"][:].tolist() == [0, 0, 1, 1]
+    assert [entry["name"] for entry in json.loads((files / "o.label-map.json").read_text())] == ["cat", "dog"]
+
+
+@pytest.mark.parametrize("names", [("a",), ("a", "b"), ("a", "b", "c", "d")])
+def test_sinks_and_datasets_take_a_name_for_each_output(names, tmp_path):
+    model = keras.Sequential([keras.Input((6, 6, 1)), layers.Flatten(), layers.Dense(3)])
+    analyzer = revgraph.create_analyzer("gradient", model)
+    with pytest.raises(ValueError, match=f"{len(names)} class names.*3 outputs"):
+        revgraph.explain_dataset(analyzer, X, HDF5(tmp_path / "o.h5", class_names=names), verbose=0)
+    keras.utils.save_img(tmp_path / "images/a/1.png", X[0]) if (tmp_path / "images/a").mkdir(parents=True) else None
+    with pytest.raises(ValueError, match=f"{len(names)} class names.*3 outputs"):
+        open_dataset(tmp_path / "images", analyzer, class_names=names)
+
+
+def test_labels_of_two_directories_select_no_unit(tmp_path):
+    for i, name in enumerate(("cat", "dog")):
+        (tmp_path / name).mkdir()
+        keras.utils.save_img(tmp_path / name / "1.png", X[i])
+    analyzer = revgraph.create_analyzer("gradient", binary())
+    with pytest.raises(ValueError, match="one output, which stands for 'dog'.*without neuron_selection"):
+        revgraph.explain_dataset(analyzer, tmp_path, tmp_path / "o.h5", "label", verbose=0)
+    assert revgraph.explain_dataset(analyzer, tmp_path, tmp_path / "o.h5", verbose=0).explained == 2
