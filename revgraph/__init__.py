@@ -9,7 +9,7 @@ Example:
 import importlib
 import importlib.util
 import pkgutil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
@@ -18,16 +18,21 @@ __all__ = [
     "Composite",
     "NotAnalyzeableModelException",
     "__version__",
+    "canonize",
     "check",
+    "composites",
     "create_analyzer",
     "explain_dataset",
     "load_analyzer",
     "load_model",
     "model_wo_output_activation",
     "model_wo_softmax",
+    "rules",
+    "visualize",
 ]
 
 if TYPE_CHECKING:
+    from revgraph import canonize, composites, rules, visualize
     from revgraph.analyzers import ANALYZERS, create_analyzer, load_analyzer
     from revgraph.checking import check
     from revgraph.composites import Composite, NotAnalyzeableModelException
@@ -51,7 +56,7 @@ _HOMES = {
 }
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> Any:
     if name in _HOMES:
         value = globals()[name] = getattr(importlib.import_module(f"revgraph.{_HOMES[name]}"), name)
         return value
@@ -60,5 +65,5 @@ def __getattr__(name):
     raise AttributeError(f"module 'revgraph' has no attribute {name!r}")
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return sorted({*globals(), *_HOMES, *(module.name for module in pkgutil.iter_modules(__path__))})

@@ -9,8 +9,7 @@ from typing import Any
 import keras
 
 from revgraph.analyzers import Analyzer, create_analyzer
-from revgraph.composites import NotAnalyzeableModelException
-from revgraph.composites.composite import remedy
+from revgraph.composites import NotAnalyzeableModelException, remedy
 from revgraph.graph.graph import Graph
 from revgraph.graph.tables import Table, Tabular
 from revgraph.graph.types import PathLike, Tensors

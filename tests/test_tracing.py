@@ -7,8 +7,6 @@ import tensorflow as tf
 from keras import layers, ops
 
 from revgraph import check, create_analyzer
-from revgraph.canonize.passes import canonize, split_activations
-from revgraph.fast.signs import nonnegative_slots
 from revgraph.graph.operations import (
     Activation,
     AveragePool,
@@ -305,60 +303,6 @@ def test_constants_have_the_digits_that_they_have_in_the_model():
     x = np.ones((1, 1))
     for ours, theirs in zip(trace(model)(x), model(x), strict=True):
         assert ours.numpy().item() == pytest.approx(theirs.numpy().item(), rel=1e-15)
-
-
-def relu(x):
-    return x - 1.0
-
-
-@pytest.mark.parametrize(
-    ("layer", "known"),
-    [
-        (lambda: layers.ReLU(), True),
-        (lambda: layers.ReLU(max_value=6.0), True),
-        (lambda: layers.Activation("relu"), True),
-        (lambda: layers.Activation("softmax"), True),
-        (lambda: layers.Dense(3, activation="sigmoid"), True),
-        (lambda: layers.ReLU(negative_slope=0.1), False),
-        (lambda: layers.ReLU(negative_slope=0.1, threshold=1.0), False),
-        (lambda: layers.LeakyReLU(), False),
-        (lambda: layers.ELU(), False),
-        (lambda: layers.Activation("tanh"), False),
-        (lambda: layers.Activation(relu), False),
-        (lambda: layers.Dense(3, activation=relu), False),
-        (lambda: layers.Activation(lambda x: keras.activations.relu(x, negative_slope=0.5)), False),
-        (lambda: layers.Dense(3), False),
-    ],
-)
-def test_what_is_known_not_to_be_negative(layer, known, rng):
-    """Nothing is assumed that a value could contradict."""
-    inputs = keras.Input((3,))
-    model = randomized(keras.Model(inputs, layer()(inputs)))
-    graph = split_activations(trace(model))
-    assert (graph.output_slots[0] in nonnegative_slots(graph)) == known
-    if known:
-        assert np.min(graph(10 * rng.normal(size=(50, 3)))) >= 0
-
-
-@pytest.mark.parametrize(
-    ("layer", "known"),
-    [
-        (lambda: layers.MaxPooling2D(2), True),
-        (lambda: layers.AveragePooling2D(2), True),
-        (lambda: layers.ZeroPadding2D(1), True),
-        (lambda: layers.UpSampling2D(2), True),
-        (lambda: layers.UpSampling2D(2, interpolation="bicubic"), False),
-        (lambda: layers.Resizing(7, 7, interpolation="bicubic"), False),
-        (lambda: layers.Resizing(7, 7, interpolation="lanczos3"), False),
-    ],
-)
-def test_what_stays_not_negative(layer, known, rng):
-    inputs = keras.Input((4, 4, 1))
-    model = keras.Model(inputs, layer()(layers.ReLU()(inputs)))
-    graph = canonize(model)
-    assert graph.output_slots[0] in nonnegative_slots(graph) or not known
-    if graph.output_slots[0] in nonnegative_slots(graph):
-        assert np.min(graph(rng.normal(size=(20, 4, 4, 1)))) >= 0
 
 
 class Steps(layers.Layer):

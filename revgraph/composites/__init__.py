@@ -1,6 +1,8 @@
 """Composites, which assign rules to sites; the matchers in their entries; and presets, which are composites by name."""
 
+from revgraph.composites.composite import Bound as Bound
 from revgraph.composites.composite import Composite, NotAnalyzeableModelException
+from revgraph.composites.composite import remedy as remedy
 from revgraph.composites.matchers import (
     ACTIVATION,
     ANY,

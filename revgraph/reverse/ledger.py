@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from revgraph.composites import Bound
+from revgraph.composites.composite import Bound
 from revgraph.graph.operations import Routing
 from revgraph.graph.tables import Table, Tabular
 from revgraph.reverse_rules import Absorbed, DeconvNet, GuidedBackprop, Jacobian, ReLUBetaSmooth

@@ -7,10 +7,13 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
+import revgraph
 from revgraph.fast import REWRITES, Recorder, Signs
 from revgraph.fast.plan import growth, literal, plan_of
 from revgraph.fast.signs import Known
 from revgraph.graph.operations import Dense, reading
+from revgraph.reverse.dangers import growths
+from revgraph.reverse.walk import Question
 from revgraph.reverse_rules import (
     AlphaBeta,
     Epsilon,
@@ -265,16 +268,19 @@ def test_growth_that_a_plan_bounds(rule, facts, expected):
     assert growth(literal(rule.parts()), known) == np.inf
 
 
-@pytest.mark.parametrize("sign", [1, -1, 0])
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_division_by_a_known_sign(sign, dtype):
-    from revgraph.fast.execute import _divided
-    from revgraph.reverse_rules.engine import SafeDivide
+def test_growth_is_watched_where_a_rule_does_not_bound_it(model):
+    def watched(name, **options):
+        analyzer = revgraph.create_analyzer(name, model, **options)
+        walk = analyzer.walk(Question(analyzer.graph.output_slots))
+        forward = walk.reverse.forward([tf.ones((1, 8, 8, 3), tf.float64)])
+        seeds = {slot: forward.values[slot] for slot in walk.question.starts}
+        found = growths(walk.graph, forward, walk.reverse.relevance(forward, seeds), seeds, walk.limit)
+        return {path.strip("'") for paths in found for path in paths.split(" or ")}
 
-    class Known:
-        z = tf.constant([sign or 2.0, 3.0 * (sign or -1.0)], dtype)
-
-    known = Known()
-    known.sign = sign
-    r = tf.constant([1.0, 2.0], dtype)
-    np.testing.assert_allclose(_divided(SafeDivide(0.1), r, known), SafeDivide(0.1)(r, known.z), rtol=1e-6)
+    layers_with_weights = {"conv2d", "conv2d_1", "positive", "summand", "dense", "dense_1"}
+    named = {site.path for site in revgraph.create_analyzer("lrp.z", model).graph.sites}
+    assert len(watched("lrp.epsilon") & named) >= len(layers_with_weights)
+    # z+ hands on what it gets, alpha 2 beta 1 at most three times as much, gamma (2 + gamma) / gamma on either side.
+    assert "positive" not in watched("lrp.z_plus") and "positive" not in watched("lrp.alpha_2_beta_1")
+    assert "positive" in watched("lrp.alpha_2_beta_1", max_growth=2.9)
+    assert "summand" not in watched("lrp.gamma") and "summand" in watched("lrp.gamma", max_growth=17)
