@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from revgraph.analyzers import Analyzer, create_analyzer
+from revgraph.analyzers import ANALYZERS, Analyzer, create_analyzer
 from revgraph.composites import NotAnalyzeableModelException, remedy
 from revgraph.graph.graph import Graph
 from revgraph.graph.tables import Table, Tabular
@@ -122,7 +122,8 @@ def check(
         A `Report`.
 
     Raises:
-        KeyError, TypeError: No analyzer has that name, or it does not take these arguments.
+        KeyError, TypeError: No analyzer has that name, it does not take these arguments, or name and model are
+            swapped.
         FileNotFoundError, ValueError: There is no model at that path.
 
     Example:
@@ -130,6 +131,11 @@ def check(
         report = revgraph.check(model, "lrp.epsilon_plus_flat")
         print(report)
     """
+    if isinstance(model, str) and model in ANALYZERS and not isinstance(name, str):
+        raise TypeError(
+            f"check takes the model first and the name second: check(model, {model!r}). Received a "
+            f"{type(name).__name__} second."
+        )
     if isinstance(model, str | os.PathLike):
         model = load_model(model, signature, safe_mode, custom_objects)
     else:

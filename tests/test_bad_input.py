@@ -50,6 +50,8 @@ def test_unknown_analyzer(model):
 def test_name_and_model_in_the_wrong_order(model):
     with pytest.raises(TypeError, match=r"name first and the model second: create_analyzer\('lrp.z', model\)"):
         create_analyzer(model, "lrp.z")
+    with pytest.raises(TypeError, match=r"model first and the name second: check\(model, 'lrp.z'\)"):
+        revgraph.check("lrp.z", model)
     with pytest.raises(TypeError, match=r"Expected a rule.*function that makes a composite: epsilon_plus\(...\)"):
         create_analyzer("lrp", model, rule=composites.epsilon_plus)
 
@@ -112,7 +114,7 @@ def test_every_kind_of_number_is_among_the_arguments():
 @pytest.mark.parametrize("wrong", ["0.1", np.nan, [0.5], -np.inf], ids=str)
 @pytest.mark.parametrize(("name", "argument"), ARGUMENTS)
 def test_the_message_names_the_argument_that_is_no_number(name, argument, wrong):
-    options = {"until_layer_idx": 0} if name.endswith("until_idx") else {}
+    options = {"until_layer_idx": 0} if name.endswith("until_idx") else {"rule": "Z"} if name == "lrp" else {}
     with pytest.raises(ValueError, match=rf"\b{argument}\b.*Received: .*{re.escape(repr(wrong))}"):
         create_analyzer(name, TINY, **{**options, argument: wrong})
 

@@ -215,10 +215,14 @@ def test_layer_normalization_by_hand():
 @pytest.mark.parametrize(
     "function", [lambda x: ops.sort(x, axis=-1), lambda x: ops.top_k(x, 2)[0], lambda x: ops.where(x > 0.1, x, -1.0)]
 )
-def test_what_depends_on_values_is_refused(function):
+def test_what_depends_on_values_is_refused(function, rng):
     inputs = layers.Input((4,))
-    with pytest.raises(revgraph.NotAnalyzeableModelException):
-        revgraph.create_analyzer("deep_lift", keras.Model(inputs, layers.Dense(2)(function(inputs))))
+    model = randomize(keras.Model(inputs, layers.Dense(2)(function(inputs))), rng)
+    with pytest.raises(revgraph.NotAnalyzeableModelException, match='"integrated_gradients" explains the same'):
+        revgraph.create_analyzer("deep_lift", model)
+    # The remedy works.
+    report = revgraph.create_analyzer("integrated_gradients", model, steps=2).conservation(rng.normal(size=(2, 4)))
+    assert np.isfinite(report.input).all()
 
 
 def attention(h, **options):

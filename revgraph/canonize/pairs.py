@@ -23,7 +23,7 @@ class WithReference(Operation):
     operation: Operation
 
     @property
-    def outputs_count(self) -> int:  # type: ignore[override]  # A property where the base class has a number.
+    def outputs_count(self) -> int:  # A property where the base class has a number.
         return 2 * self.operation.outputs_count
 
     @property
@@ -31,8 +31,11 @@ class WithReference(Operation):
         return f"{self.operation.label} with reference"
 
     @property
-    def advice(self) -> str | None:  # type: ignore[override]  # A property where the base class has a string.
-        return self.operation.advice
+    def advice(self) -> str | None:
+        return self.operation.advice or (
+            "DeepLIFT has no rule for it whose contributions add up to the difference from the reference. The analyzer "
+            '"integrated_gradients" explains the same difference and needs no rules.'
+        )
 
     def weights(self, dtype: tf.DType | str, inputs: Sequence[tf.Tensor]) -> dict[str, tf.Tensor]:
         return self.operation.weights(dtype, inputs[: len(inputs) // 2])

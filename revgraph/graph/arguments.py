@@ -2,9 +2,12 @@
 
 import math
 import numbers
+from typing import Any
+
+import numpy as np
 
 
-def check_number(name: str, value: object, least: float | None = None, above: float | None = None) -> None:
+def check_number(name: str, value: Any, least: float | None = None, above: float | None = None) -> None:
     """Refuses what is not a finite number, or not in range.
 
     Args:
@@ -23,7 +26,7 @@ def check_number(name: str, value: object, least: float | None = None, above: fl
     raise ValueError(f"{' '.join([f'{name} must be a number', *bounds])}. Received: {value!r}.")
 
 
-def check_count(name: str, value: object) -> None:
+def check_count(name: str, value: Any) -> None:
     """Refuses what is not a positive int.
 
     Args:
@@ -33,11 +36,11 @@ def check_count(name: str, value: object) -> None:
     Raises:
         ValueError: It is no positive int.
     """
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 1:
+    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
         raise ValueError(f"{name} must be a positive int. Received: {value!r}.")
 
 
-def check_seed(value: object) -> None:
+def check_seed(value: Any) -> None:
     """Refuses what is no seed.
 
     Args:
@@ -47,6 +50,6 @@ def check_seed(value: object) -> None:
         ValueError: It is none of these.
     """
     parts = value if isinstance(value, list | tuple) and value else [value]
-    if value is None or all(isinstance(p, numbers.Integral) and not isinstance(p, bool) and p >= 0 for p in parts):
+    if value is None or all(isinstance(p, int | np.integer) and not isinstance(p, bool) and p >= 0 for p in parts):
         return
     raise ValueError(f"seed must be None or an int >= 0. Received: {value!r}.")
