@@ -152,7 +152,7 @@ def excitation_backprop() -> Composite:
     """Excitation backprop: z+ without bias on every linear layer.  [ZHANG2018]
 
     The paper has no bias in its denominators, and so all relevance goes to the inputs. zennit's preset of this name
-    keeps the bias, which then absorbs its share. `everywhere(ZPlus())` computes that.
+    keeps the bias, which then absorbs its share. `everywhere(ZPlus())` keeps it, too.
     """
     return Composite((LINEAR, ZPlus(bias=False)), name="excitation_backprop")
 
