@@ -9,7 +9,9 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
+from revgraph import reverse_rules
 from revgraph.canonize import canonize
+from revgraph.graph.operations import Opaque
 from revgraph.read import trace
 from revgraph.reverse_rules import (
     AlphaBeta,
@@ -31,10 +33,13 @@ from revgraph.reverse_rules import (
     ZPlus,
     ZPlusFast,
     identity,
+    merging,
     neg,
     on,
     ones,
     pos,
+    rules,
+    tensorwatch,
 )
 from revgraph.reverse_rules.engine import ReplacementLayer, SafeDivide
 from revgraph.reverse_rules.innvestigate import as_innvestigate
@@ -130,6 +135,7 @@ def test_on_selects_weights_by_name():
     assert modified(on(pos)) == {"kernel": [0, 2], "bias": [0, 4]}
     assert modified(on(pos, bias=neg)) == {"kernel": [0, 2], "bias": [-3, 0]}
     assert modified(on(neg, bias=False)) == {"kernel": [-1, 0]}
+    assert modified(on(pos, bias=True)) == modified(on(pos)) and on(pos, bias=True) == on(pos)
     assert modified(on(neg, beta=False)) == {"kernel": [-1, 0], "bias": [-3, 0]}
     assert on(pos, bias=False) == on(pos, bias=False) and on(pos) != on(neg)
 
@@ -351,6 +357,25 @@ def test_relevance_of_an_index_is_that_of_its_embedding(rng):
     (y,), pullback = ReplacementLayer(site, SumOverEmbedding(), "float64")(x)
     np.testing.assert_allclose(y, model(x))
     np.testing.assert_allclose(pullback(R)[0], R.sum(-1))
+
+
+def test_an_operation_stands_for_its_site():
+    """Also one that has a layer or operation of Keras inside, which is not the operation that is meant."""
+    operation = Opaque(layers.ReLU(), tf.nn.relu)
+    (y,), pullback = ReplacementLayer(operation, Jacobian(), "float64")(np.array([[-1.0, 2.0]]))
+    np.testing.assert_array_equal(y, [[0, 2]])
+    np.testing.assert_array_equal(pullback(np.array([[3.0, 4.0]]))[0], [[0, 4]])
+
+
+def test_every_rule_can_be_imported_from_the_room():
+    """Archives of analyzers find rules by these names."""
+    found = {
+        name
+        for module in (rules, merging, tensorwatch)
+        for name, value in vars(module).items()
+        if isinstance(value, type) and issubclass(value, Rule)
+    }
+    assert found <= set(reverse_rules.__all__)
 
 
 def test_a_replacement_layer_shows_its_site_and_rule():

@@ -151,8 +151,8 @@ def epsilon_gamma_box(low: Any = None, high: Any = None, gamma: float = 0.25, ep
 def excitation_backprop() -> Composite:
     """Excitation backprop: z+ without bias on every linear layer.  [ZHANG2018]
 
-    The paper has no bias in its denominators, and so all relevance goes to the inputs. zennit's preset of this name
-    keeps the bias, which then absorbs its share. `everywhere(ZPlus())` computes that.
+    The paper has no bias in its denominators. zennit's preset of this name keeps the bias, which then absorbs its
+    share. `everywhere(ZPlus())` keeps it, too.
     """
     return Composite((LINEAR, ZPlus(bias=False)), name="excitation_backprop")
 

@@ -101,9 +101,9 @@ class Element(Routing):
 class Loop(Operation):
     """A graph that is run again and again, as in `tf.while_loop` and recurrent layers.
 
-    One run of the body is a *turn*. The body takes *states*, which every turn computes anew, and *constants*, which are
-    the same in every turn. It returns the next states. For each list that the loop writes, it also returns the index
-    and the element of every write:
+    One run of the body is a *turn*. The body takes *states*, which every turn computes again, and *constants*, which
+    are the same in every turn. It returns the next states. For each list that the loop writes, it also returns the
+    index and the element of every write:
 
         states, (index, element), ... = body(*states, *constants)
 
@@ -229,9 +229,10 @@ def _grouped(weights):
 
 
 ADVICE = (
-    "It is a loop, and there are no rules for loops, such as recurrent layers, yet. A loop of a known number of steps "
-    "can be written out: a recurrent layer of Keras takes unroll=True. Make the model anew with it, copy the weights "
-    "by new.set_weights(old.get_weights()), and explain the new model; a loop of your own becomes a `for` of Python. "
+    "It is a loop, such as a recurrent layer has, and there are no rules for loops yet. A loop with a known number of "
+    "steps can be written out. For a recurrent layer of Keras, build the model again with unroll=True, copy the "
+    "weights with new.set_weights(old.get_weights()), and explain the new model. Write a loop of your own as a `for` "
+    "of Python. "
     'Or use a gradient method such as "input_t_gradient", which needs no rules and takes the loop as it is.'
 )
 """What to do about a loop that has no rule."""

@@ -1,8 +1,8 @@
 """The rules of Layer-wise Relevance Propagation (LRP), each as its formula.
 
-LRP explains one output of a network. The output's value is its *relevance*. Layer by layer, from the output to the
-input, the relevance of a layer's outputs is shared out among its inputs, until every entry of the input, such as a
-pixel, has its share. A *rule* says how one layer shares. Each class below is one rule.
+LRP explains one output of a network. The value of that output is its *relevance*. It is shared out backwards, layer by
+layer, until every entry of the input, such as a pixel, has its share. A *rule* says how one layer shares the relevance
+of its outputs among its inputs. Each class below is one rule.
 
 Notation for one layer, with j and i for its inputs and k for its outputs:
 
@@ -18,7 +18,7 @@ the denominator is added to it. It is 1e-7 if nothing else is said, and is left 
 `Epsilon`. Each rule takes it as a keyword, `epsilon=`.
 
 A bias that stands in the denominator gets a share like an input. This share is *absorbed*: it stays at the layer, and
-the inputs get less than the outputs had. Where a rule leaves the bias out, all relevance goes to the inputs.
+the inputs get less than the outputs had. A rule that leaves the bias out divides this share among the inputs, too.
 
 References:
     [BACH2015] Bach et al.: On Pixel-Wise Explanations for Non-Linear Classifier Decisions by Layer-Wise Relevance
@@ -68,8 +68,9 @@ class Z(Rule):
 
         R_j = sum_k x_j w_jk / z_k R_k
 
-    Negative contributions get relevance of the opposite sign. Where contributions cancel, z_k is small and relevance
-    becomes large and noisy. In a network of ReLUs the result is input times gradient. Use it as a reference.
+    Use it as a reference. Contributions against the sign of z_k get relevance of the opposite sign of R_k. Where
+    contributions cancel, z_k is small, and relevance becomes large and noisy. In a network of ReLUs the result is input
+    times gradient.
 
     Args:
         bias: Whether the bias stands in z_k, and absorbs its share.
@@ -87,8 +88,8 @@ class Epsilon(Rule):
 
         R_j = sum_k x_j w_jk / (z_k + epsilon sgn(z_k)) R_k
 
-    Use it for dense layers. The larger epsilon, the less noise and the less relevance arrives. Negative contributions
-    are treated as in `Z`.
+    Use it for dense layers. The larger epsilon is, the less noise and the less relevance arrives. Contributions against
+    the sign of z_k get relevance of the opposite sign of R_k.
 
     Args:
         epsilon: The stabiliser, non-negative, in the unit of z_k. Outputs that are small against it count little.
@@ -142,15 +143,15 @@ class AlphaBeta(Rule):
         R_j = sum_k (alpha (x_j w_jk)^+ / z_k^+ - beta (x_j w_jk)^- / z_k^-) R_k,  alpha - beta = 1
 
     Use it for convolutions, to see what speaks against the output, too. Negative contributions get relevance of the
-    opposite sign, weighted by beta. With alpha 1 and beta 0 the rule is `ZPlus`. Without alpha and beta they are 2
-    and 1. If only one is given, the other follows from alpha - beta = 1.
+    opposite sign of R_k, weighted by beta. `AlphaBeta(1, 0)` is `ZPlus`. If alpha and beta are both left out, they are
+    2 and 1. If one is left out, it follows from alpha - beta = 1.
 
     Args:
         alpha: Weight of the positive contributions, at least 1.
         beta: Weight of the negative contributions, at least 0.
         bias: Whether b_k^+ stands in z_k^+ and b_k^- in z_k^-. Each absorbs its share.
-        rare_neurons: An output that has only positive or only negative contributions hands alpha or -beta times its
-            relevance on. True makes that once its relevance.
+        rare_neurons: Whether an output with contributions of one sign only hands on exactly its relevance. By default
+            it hands on alpha times its relevance, or -beta times if its contributions are negative.
     """
 
     alpha: float | None = None
@@ -181,11 +182,12 @@ class Gamma(Rule):
 
         R_j = sum_k (x_j w_jk + gamma (x_j w_jk)^+) / (z_k + gamma z_k^+) R_k
 
-    Where z_k < 0, + becomes -: negative contributions count 1 + gamma times. Use it for convolutions. It stands between
-    `Z` (gamma 0) and `ZPlus` (gamma large): negative contributions still get relevance of the opposite sign, but less.
+    Where z_k < 0, the formula has ^- for ^+, and so favours negative contributions. Use it for convolutions. It stands
+    between `Z` (gamma 0) and `ZPlus` (gamma large): contributions against the sign of z_k get relevance of the opposite
+    sign of R_k, but less than under `Z`.
 
     Args:
-        gamma: How much what has the sign of the output is favoured, non-negative.
+        gamma: How much contributions of the sign of z_k are favoured, non-negative.
         generalized: False for the form of [MONTAVON2019], for inputs that are not negative: the weights become
             w_jk + gamma w_jk^+, and the bias stays b_k.
         bias: Whether the bias stands in the denominator, and absorbs its share.
@@ -215,9 +217,8 @@ class ZBox(Rule):
 
         R_j = sum_k (x_j w_jk - l_j w_jk^+ - h_j w_jk^-) / sum_i (x_i w_ik - l_i w_ik^+ - h_i w_ik^-) R_k
 
-    Use it for the first layer, where inputs are bounded, such as pixels. A positive weight counts by the distance from
-    the lower bound, a negative one by that from the upper bound, and so relevance keeps its sign. The bias is
-    left out.
+    Use it for the first layer, if its inputs are bounded, such as pixels. A positive weight counts by the distance from
+    the lower bound, a negative one by that from the upper bound. So relevance keeps its sign. The bias is left out.
 
     Args:
         low, high: Bounds of what the layer reads: numbers, or arrays that broadcast against it, such as one value per
@@ -262,7 +263,7 @@ class WSquare(Rule):
 
         R_j = sum_k w_jk^2 / (sum_i w_ik^2) R_k
 
-    Use it for the first layer, where inputs have no bounds. A negative weight counts like a positive one. The bias is
+    Use it for the first layer, if its inputs have no bounds. Negative weights count like positive ones. The bias is
     left out.
     """
 
@@ -276,8 +277,7 @@ class Flat(Rule):
 
         R_j = sum_k 1 / (sum_i 1) R_k
 
-    Use it for the first layer, to see the result at the resolution of the layers above. Weights and bias
-    are left out.
+    Use it for the first layer, to see the result at the resolution of the layers above. Weights and bias are left out.
     """
 
     def parts(self) -> tuple[Part, ...]:
@@ -290,8 +290,8 @@ class Norm(Rule):
 
         R_j = sum_k x_j / (sum_i x_i) R_k
 
-    A negative summand gets relevance of the opposite sign. On a layer with weights the summands are x_j w_jk, and the
-    sum is the layer's output, bias included: there it equals `Epsilon`, as zennit's rule of the same name does.
+    Summands against the sign of the sum get relevance of the opposite sign of R_k. On a layer with weights the summands
+    are x_j w_jk, and the sum is the layer's output, bias included: there it equals `Epsilon`, as zennit's `Norm` does.
     """
 
     def parts(self) -> tuple[Part, ...]:

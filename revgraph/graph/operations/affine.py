@@ -20,12 +20,12 @@ class ChannelDiagonalConv(Affine):
     TensorFlow's pooling computes the sum over the window.
 
     Args:
-        average: The average pooling.
-        count: n as a function of the input; see `AveragePool`.
+        average: The average pooling, a function of the inputs.
+        count: n as a function of the inputs; see `AveragePool`.
     """
 
-    average: Callable[[tf.Tensor], tf.Tensor]
-    count: Callable[[tf.Tensor], Any]
+    average: Callable[..., tf.Tensor]
+    count: Callable[..., Any]
 
     def weights(self, dtype: str | tf.DType, inputs: Sequence[tf.Tensor]) -> dict[str, tf.Tensor]:
         return {"kernel": 1 / as_tensor(self.count(*inputs), dtype)}

@@ -19,7 +19,7 @@ Reader: TypeAlias = Callable[[str | tf.DType], dict[str, tf.Tensor]]
 """Reads all weights of an operation by name."""
 
 
-def live(read: Callable[[], Any]) -> Source:
+def live(read: Callable[..., Any]) -> Source:
     """A source that calls `read()` at every use, so that weights that are assigned later are seen."""
 
     def source(dtype):

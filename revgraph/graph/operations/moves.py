@@ -91,8 +91,8 @@ class AveragePool(Routing):
     """Average pooling of any kind, before canonization makes it a `ChannelDiagonalConv`.
 
     Args:
-        count: Function of the input that gives how many entries each window averages, padding left out. The result
+        count: Function of the inputs that gives how many entries each window averages, padding left out. The result
             broadcasts against the output. `revgraph.graph.windows` has such functions.
     """
 
-    count: Callable[[tf.Tensor], Any] = lambda x: 1
+    count: Callable[..., Any] = lambda x: 1
