@@ -1,27 +1,34 @@
-"""`check`: what an analyzer would do with a model, without running it."""
+"""`check` reports what an analyzer would do with a model, without running it."""
 
 import dataclasses
 import os
 import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import keras
 
 from revgraph.analyzers import Analyzer, create_analyzer
 from revgraph.composites import NotAnalyzeableModelException, remedy
+from revgraph.graph.graph import Graph
 from revgraph.graph.tables import Table, Tabular
-from revgraph.read import Sized, SizesUnknown, trace
+from revgraph.graph.types import PathLike, Tensors
 from revgraph.read.files import check_not_given, load_model
+from revgraph.read.keras.signature import Sized, SizesUnknown
+from revgraph.read.keras.tracing import trace
 
 
 @dataclasses.dataclass(frozen=True)
 class SiteReport:
-    """What becomes of one site.
+    """The report on one site, which is one call of one operation.
 
     Args:
-        path: Where it stands.
-        operation: What it computes.
-        rule: The rule that it gets; None where there is none.
-        reason: Why that rule.
-        merged: Paths of the sites that were folded into it.
-        remedy: What to do where there is no rule.
+        path: The path of the site, such as `backbone/block1/conv`.
+        operation: Name of its operation.
+        rule: The rule that it gets; None where there is none, or where the method needs no rules.
+        reason: Why it gets that rule, such as the entry of the composite that matched.
+        merged: Paths of the sites that canonization folded into it.
+        remedy: What to do if the site has no rule and needs one; None otherwise.
     """
 
     path: str
@@ -33,20 +40,20 @@ class SiteReport:
 
     @property
     def supported(self) -> bool:
-        """Whether it has a rule."""
+        """Whether the analyzer can handle the site."""
         return self.remedy is None
 
 
 @dataclasses.dataclass(frozen=True)
 class Report(Tabular):
-    """What an analyzer would do with a model; prints as a table.
+    """The report on a model and an analyzer. It prints as a table.
 
     Args:
         name: Name of the analyzer.
         model: Name of the model.
         sites: One report per site, in the order of execution.
-        problems: What keeps the whole model from being explained.
-        notes: What is worth knowing.
+        problems: Reasons why the model as a whole cannot be explained.
+        notes: Warnings that the analyzer would give.
     """
 
     name: str
@@ -62,15 +69,15 @@ class Report(Tabular):
 
     @property
     def unsupported(self) -> tuple[SiteReport, ...]:
-        """The sites without a rule."""
+        """The sites that need a rule and have none."""
         return tuple(site for site in self.sites if not site.supported)
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         """The report as plain values, for JSON."""
         return {"supported": self.supported, **dataclasses.asdict(self)}
 
     def table(self) -> Table:
-        """One line per site, and below them what is wrong."""
+        """A table with one line per site, and the problems below it."""
         rows = [(s.path, s.operation, s.rule or "", s.reason, ", ".join(s.merged)) for s in self.sites]
         state = "supported" if self.supported else "not supported"
         below = [*self.problems, *(f"{s.path} ({s.operation}): {s.remedy}" for s in self.unsupported), *self.notes]
@@ -81,23 +88,34 @@ class Report(Tabular):
             footer="\n".join(below) or None,
         )
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         state = "supported" if self.supported else f"{len(self.unsupported) + len(self.problems)} problems"
         return f"<check of {self.name} on {self.model!r}: {len(self.sites)} sites, {state}>"
 
 
-def check(model, name, signature=None, safe_mode=True, custom_objects=None, example=None, **kwargs) -> Report:
-    """Says what an analyzer would do with a model: each site, its rule and why, what is folded, what is missing.
+def check(
+    model: keras.Model | Graph | PathLike,
+    name: str,
+    signature: str | None = None,
+    safe_mode: bool = True,
+    custom_objects: Mapping[str, Any] | None = None,
+    example: Tensors = None,
+    **kwargs: Any,
+) -> Report:
+    """Reports what an analyzer would do with a model, without running it.
 
-    Nothing is run, and what is not supported is reported, with the remedy, in place of an error.
+    The report lists each site (one call of one operation) with the rule that it gets, the reason for that rule, and the
+    sites that are folded into it. Where something is not supported, it is listed with a remedy, and no error is raised.
 
     Args:
         model: A Keras model, a `Graph`, or the path of a model; see `revgraph.load_model`.
         name: Name of the analyzer.
-        signature: For the path of a SavedModel, the name of the signature.
-        safe_mode: For the path of a model, False runs the Python code of its Lambda layers.
-        custom_objects: For the path of a model, dict from name to the model's own classes and functions.
-        example: Inputs for a model whose code needs sizes that the model does not say. Only their sizes count.
+        signature: Name of the signature, if `model` is the path of a SavedModel.
+        safe_mode: Whether to refuse a file with Lambda layers. False runs their Python code. It does not cover
+            SavedModels.
+        custom_objects: The model's own classes and functions by name, if `model` is a path.
+        example: Inputs for a model whose code needs sizes that the model does not give, such as the number of time
+            steps. Only their sizes count.
         **kwargs: Arguments of the analyzer, as `revgraph.create_analyzer` takes them.
 
     Returns:
@@ -125,8 +143,10 @@ def check(model, name, signature=None, safe_mode=True, custom_objects=None, exam
     return Report(name, getattr(model, "name", str(model)), sites, problems, notes)
 
 
-def _sites(model, name, kwargs):
-    """Reports of the sites, and what keeps the model from being explained as a whole."""
+def _sites(
+    model: keras.Model | Graph | Sized, name: str, kwargs: dict[str, Any]
+) -> tuple[tuple[SiteReport, ...], tuple[str, ...]]:
+    """The reports on the sites, and the problems of the model as a whole."""
     try:
         trace(model)
     except SizesUnknown as error:
@@ -140,7 +160,7 @@ def _sites(model, name, kwargs):
         return reports, () if reports else (str(error),)
 
 
-def _analyzer_reports(analyzer: Analyzer):
+def _analyzer_reports(analyzer: Analyzer) -> tuple[SiteReport, ...]:
     if analyzer.bound:
         return tuple(map(_bound_report, analyzer.bound))
     return tuple(SiteReport(s.path, s.operation.label, None, "no rules", s.merged) for s in analyzer.graph.sites)

@@ -1,4 +1,7 @@
-"""Models without their output activation."""
+"""Copies of models without their output activation."""
+
+from collections.abc import Callable
+from typing import Any
 
 import keras
 
@@ -17,17 +20,17 @@ ACTIVATION_OPS = frozenset(
 """Classes of `keras.ops` that are activations."""
 
 
-def model_wo_softmax(model) -> keras.Model:
-    """The model without the softmax at its output.
+def model_wo_softmax(model: keras.Model) -> keras.Model:
+    """Makes a model that returns the logits in front of the softmax at the output.
 
-    Analyzers explain logits anyway; this is for code that wants them too.
+    Analyzers do not need it, because they explain logits by default. It is for other code that wants logits.
 
     Args:
-        model: A built Sequential or functional model, whose output is a Softmax layer, `Activation("softmax")`, a layer
-            with `activation="softmax"`, `keras.ops.softmax`, or a nested model that ends so.
+        model: A built Sequential or functional model. Its output is that of a Softmax layer, `Activation("softmax")`, a
+            layer with `activation="softmax"`, `keras.ops.softmax`, or a nested model that ends in one of these.
 
     Returns:
-        A new functional model that shares the layers' weights; `model` stays as it is.
+        A new functional model that shares the weights of `model`. `model` is not changed.
 
     Raises:
         NotAnalyzeableModelException: There is no softmax at an output, or the model is a subclassed one.
@@ -44,14 +47,15 @@ def model_wo_softmax(model) -> keras.Model:
     return stripped
 
 
-def model_wo_output_activation(model) -> keras.Model:
-    """The model without the activations at its outputs, of whatever kind.
+def model_wo_output_activation(model: keras.Model) -> keras.Model:
+    """Makes a model without the activations at its outputs, whichever activations these are.
 
     Args:
         model: A built Sequential or functional model.
 
     Returns:
-        A new functional model that shares the layers' weights; `model` stays as it is.
+        A new functional model that shares the weights of `model`. `model` is not changed. An output without an
+        activation stays the same.
 
     Raises:
         NotAnalyzeableModelException: The model is a subclassed one.
@@ -65,15 +69,15 @@ def _is_softmax(operation):
     return name.lower() == "softmax"
 
 
-def _stripped(model, unwanted):
-    """(new model, whether anything was removed)."""
+def _stripped(model: keras.Model, unwanted: Callable[[Any], bool]) -> tuple[keras.Model, bool]:
+    """A model without the unwanted activations at its outputs, and whether any were removed."""
     functional = private.functional(model)
     if functional is None:
         raise NotAnalyzeableModelException(
             f"The model {model.name!r} is a subclassed model, or not built: its output activation cannot be removed "
             f"from outside. Its analyzers explain the logits anyway."
         )
-    found = []
+    found: list[bool] = []
 
     def strip(tensor):
         before = _before(tensor, unwanted)
@@ -85,8 +89,11 @@ def _stripped(model, unwanted):
 
 
 def _before(tensor, unwanted):
-    """The tensor before the activation that makes this one; the tensor itself where there is none."""
-    operation, node, tensor_index = private.origin(tensor)
+    """The tensor in front of the activation that made `tensor`; `tensor` itself where no activation made it."""
+    made = private.origin(tensor)
+    if made is None:
+        return tensor
+    operation, node, tensor_index = made
     arguments, read = node.arguments, private.tensors_read(node)
     if isinstance(operation, ACTIVATIONS) or type(operation).__name__ in ACTIVATION_OPS:
         return read[0] if _is_activation(operation) and unwanted(operation) else tensor
@@ -107,9 +114,10 @@ def _is_activation(operation):
 
 
 def _linear(layer):
-    """The layer without its activation, on the same variables."""
-    twin = type(layer).__new__(type(layer))
-    # Layers pickle through a file, which would copy the variables.
+    """A copy of a layer, on the same variables, without its activation."""
+    cls: Any = type(layer)
+    twin = cls.__new__(cls)
+    # `copy.copy` would write the layer to a file and read it again, which copies the variables.
     twin.__dict__.update(layer.__dict__)
     private.forget_nodes(twin)
     twin.activation = keras.activations.linear
@@ -118,5 +126,5 @@ def _linear(layer):
 
 def _makers(tensors):
     """The operations that made these tensors, each once."""
-    operations = [private.origin(t)[0] for t in tensors]
+    operations = [made[0] for made in map(private.origin, tensors) if made is not None]
     return list({id(operation): operation for operation in operations}.values())

@@ -8,7 +8,7 @@ from revgraph.analyzers.analyzer import Analyzer
 from revgraph.analyzers.inputs import flat_inputs, is_stream
 from revgraph.composites import NotAnalyzeableModelException
 from revgraph.graph.tables import Table
-from revgraph.read import Sized
+from revgraph.read.keras.signature import Sized
 from revgraph.reverse.recent import Recent
 from revgraph.saving import archives
 

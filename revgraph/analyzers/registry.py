@@ -15,8 +15,8 @@ from revgraph.analyzers.deep_lift import DeepLIFT
 from revgraph.analyzers.lrp import LRP, BoundedDeepTaylor, DeepTaylor
 from revgraph.analyzers.patterns import PatternAttribution, PatternNet
 from revgraph.graph.tables import Table, Tabular
-from revgraph.read import SizesUnknown, has_any_size
 from revgraph.read.files import check_not_given, load_model
+from revgraph.read.keras.signature import SizesUnknown, has_any_size
 from revgraph.reverse_rules import AlphaBeta, BRule, Epsilon, ERule, Flat, Gamma, Pass, WSquare, Z, ZPlus, ZPlusFast
 
 

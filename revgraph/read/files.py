@@ -1,37 +1,48 @@
-"""`load_model`: models from files, whatever wrote them."""
+"""`load_model` reads a model from a file or a directory."""
 
 import contextlib
 import json
 import os
 import re
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import h5py
 import keras
 import tensorflow as tf
 
-from revgraph.graph import Graph
+from revgraph.graph.graph import Graph
+from revgraph.graph.types import PathLike
 from revgraph.read.old_files import readable
 from revgraph.read.savedmodel.reader import read_function, read_savedmodel
 
 
-def load_model(path, signature=None, safe_mode=True, custom_objects=None) -> keras.Model | Graph:
+def load_model(
+    path: PathLike,
+    signature: str | None = None,
+    safe_mode: bool = True,
+    custom_objects: Mapping[str, Any] | None = None,
+) -> keras.Model | Graph:
     """Reads a model from a `.keras` or `.h5` file, or from a SavedModel directory.
 
-    Files of Keras 2 are read by Keras 3 where it can, and by `tf_keras` where it is installed. From a SavedModel, of
-    `model.export`, of Keras 2's `model.save` or of `tf.saved_model.save`, the TensorFlow operations of one signature
-    are read. A SavedModel is a program of TensorFlow, which can read and write files: open only what you trust.
+    Keras 3 reads the files of Keras 3, and most files of Keras 2. `tf_keras`, if it is installed, reads the others.
+    Of a SavedModel the TensorFlow operations of one signature are read, whether `model.export`, Keras 2's `model.save`
+    or `tf.saved_model.save` wrote it.
+
+    Opening a SavedModel runs a program, which can read and write files. Open only SavedModels that you trust.
 
     Args:
-        path: The file or directory.
-        signature: For SavedModels, the name of the signature: `"serving_default"`, or the only one, by default.
-        safe_mode: Refuse files with Python code in Lambda layers, which runs when they are read. SavedModels are
-            not covered.
-        custom_objects: Dict from name to the model's own classes and functions, as `keras.models.load_model` takes it.
+        path: The file or the directory.
+        signature: Name of the signature of a SavedModel. By default `"serving_default"`, or the only one.
+        safe_mode: Whether to refuse files with Lambda layers, because reading them runs their Python code. It does not
+            cover SavedModels.
+        custom_objects: The model's own classes and functions by name, as `keras.models.load_model` takes them.
 
     Returns:
-        A `keras.Model`; a `Graph`, which analyzers take like one, for SavedModels and for what only `tf_keras` reads.
+        A `keras.Model`. For a SavedModel, and for a file that only `tf_keras` can read, a `Graph`, which analyzers take
+        in the place of a model.
 
     Raises:
         FileNotFoundError: There is no such file or directory.
@@ -56,8 +67,16 @@ def load_model(path, signature=None, safe_mode=True, custom_objects=None) -> ker
     return _from_file(path, safe_mode, custom_objects)
 
 
-def check_not_given(signature, custom_objects):
-    """Raises a TypeError if an argument of `load_model` is given beside a model that is no path."""
+def check_not_given(signature: str | None, custom_objects: Mapping[str, Any] | None) -> None:
+    """Checks that arguments for reading a file are not given together with a model that is read already.
+
+    Args:
+        signature: As `load_model` takes it.
+        custom_objects: As `load_model` takes it.
+
+    Raises:
+        TypeError: One of them is given.
+    """
     if signature is not None:
         raise TypeError("signature= goes with the path of a SavedModel, not with a model.")
     if custom_objects is not None:
@@ -83,14 +102,14 @@ def _from_file(path, safe_mode, custom_objects):
         with readable(path, config) if h5py.is_hdf5(path) else contextlib.nullcontext(path) as file:
             return keras.models.load_model(file, custom_objects=custom_objects, compile=False, safe_mode=safe_mode)
     except Exception as error:
-        # Keras raises errors of many types for files that it cannot read.
+        # Keras raises many types of errors for files that it cannot read.
         if version.startswith("2."):
             return _from_keras_2(path, safe_mode, custom_objects, config, error)
         raise ValueError(f"Keras cannot read the model in {str(path)!r}: {_reason(error, config)}") from error
 
 
-def _description(path) -> tuple[object, str]:
-    """The configuration of the model in a file, and the version of Keras that wrote it."""
+def _description(path: Path) -> tuple[Any, str]:
+    """The configuration of the model in a file (JSON values), and the version of Keras that wrote it."""
     if zipfile.is_zipfile(path):
         return _zip_description(path)
     if h5py.is_hdf5(path):
@@ -132,8 +151,8 @@ def _text(value):
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
-def _has_lambda(config) -> bool:
-    """Whether a configuration has Python code in it."""
+def _has_lambda(config: Any) -> bool:
+    """Whether a configuration has a Lambda layer or a lambda function in it."""
     if isinstance(config, dict):
         return config.get("class_name") in ("Lambda", "__lambda__") or any(map(_has_lambda, config.values()))
     return isinstance(config, list) and any(map(_has_lambda, config))
@@ -167,15 +186,15 @@ _MISSING = re.compile(
     r"(?:Could not locate (?:class|function)|Unknown [a-z ]+:?|Cannot deserialize object of type"
     r"|Could not interpret [a-z ]+ identifier:) (?:{.*?'class_name': )?['`]?([\w>]+)"
 )
-"""How both versions of Keras say that they do not know a class or a function."""
+"""The messages with which Keras 2 and Keras 3 say that they do not know a class or a function."""
 
 
-def _reason(error, config=None) -> str:
-    """Why a model cannot be read, in a line: a class or function that is not known, or the start of an error's message.
+def _reason(error: Exception, config: Any = None) -> str:
+    """Why a model cannot be read, in one line: the class that Keras does not know, or the first line of the error.
 
     Args:
-        error: What was raised.
-        config: The configuration of the model, in which the registered name of a class stands.
+        error: The error that Keras raised.
+        config: The configuration of the model, which has the registered names of classes.
     """
     missing = _MISSING.search(str(error))
     if missing is None:
@@ -185,8 +204,8 @@ def _reason(error, config=None) -> str:
     return f"it has the class or function {name!r}, which Keras does not know. Pass custom_objects={{{key!r}: ...}}."
 
 
-def _registered_name(config, name) -> str | None:
-    """The name under which Keras looks for a class that a configuration names."""
+def _registered_name(config: Any, name: str) -> str | None:
+    """The name under which Keras looks up a class of a configuration; None where the configuration has none."""
     if isinstance(config, dict) and config.get("class_name") == name:
         return config.get("registered_name")
     parts = config.values() if isinstance(config, dict) else config if isinstance(config, list) else ()

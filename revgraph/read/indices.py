@@ -1,4 +1,4 @@
-"""Ids that come in floating tensors: numbers that are made integers and looked up in a table."""
+"""Finds ids, such as tokens, in floating inputs: numbers that become integers and are looked up in a table."""
 
 import dataclasses
 
@@ -10,13 +10,21 @@ from revgraph.graph.operations import Embedding, Inert, Routing, Truncation
 from revgraph.read.savedmodel.nodes import TensorFlowOperation
 
 INTEGERS = "int32"
+"""The dtype that inputs of ids get."""
 
 
 def find_indices(graph: Graph) -> Graph:
-    """Makes inputs of ids integers, and says where ids among other numbers become integers.
+    """Makes inputs that hold ids integers, and marks where ids among other numbers become integers.
 
-    An input whose entries are looked up, and nothing else, holds ids, whatever dtype the model declares. Whoever
-    changes inputs or multiplies by them has to know.
+    An input holds ids if its entries are looked up in a table and not used in any other way, whatever dtype the
+    model declares for it. Methods that multiply by inputs, or change them, need to know which inputs hold ids. Where
+    ids stand beside other numbers in one floating input, their cast becomes a `Truncation`.
+
+    Args:
+        graph: The graph of a model.
+
+    Returns:
+        A graph with the same outputs.
     """
     graph = _truncations(graph)
     ids = _only_looked_up(graph)
@@ -33,7 +41,7 @@ def find_indices(graph: Graph) -> Graph:
 
 
 def _on_integers(site, moved, graph):
-    """A site whose input is integers now: a cast moves them, and comparisons get the numbers that they were."""
+    """A site for inputs that are integers now. A cast only moves ids; a comparison gets floating numbers, as before."""
     if isinstance(site.operation, Truncation) and moved.issuperset(site.inputs):
         cast = Routing(site.operation.function, "Cast", copies=True, fixed=True, keeps_sign=True)
         return dataclasses.replace(site, operation=cast)
@@ -50,15 +58,15 @@ def _on_integers(site, moved, graph):
     return dataclasses.replace(site, operation=dataclasses.replace(site.operation, function=compare))
 
 
-def _truncations(graph) -> Graph:
-    """The graph with a `Truncation` where floating numbers are made integers that are looked up."""
+def _truncations(graph: Graph) -> Graph:
+    """The graph with a `Truncation` for each cast from floating numbers to integers that are looked up."""
     looked_up, entries = slots_of_indices(graph), set(graph.input_slots)
     sites = []
     for site in graph.sites:
-        (first, *_), floats = (*site.inputs, None), [s for s in site.inputs if "float" in graph.specs[s].dtype]
+        floats = [slot for slot in site.inputs if "float" in graph.specs[slot].dtype]
         if isinstance(site.operation, Routing) and site.operation.copies and entries.issuperset(floats):
             entries.update(site.outputs)
-        if _is_cast(site.operation) and floats == [first] and first in entries and looked_up.issuperset(site.outputs):
+        if _is_cast(site.operation) and entries.issuperset(floats) and floats and looked_up.issuperset(site.outputs):
             operation = Truncation(_cast(graph.specs[site.outputs[0]].dtype), "Cast", copies=True, fixed=True)
             site = dataclasses.replace(site, operation=operation)
         sites.append(site)
@@ -73,9 +81,10 @@ def _cast(dtype):
     return lambda x: tf.cast(x, dtype)
 
 
-def _only_looked_up(graph) -> set[int]:
+def _only_looked_up(graph: Graph) -> set[int]:
     """The floating slots whose readers all look entries up, compare them, or move them to such slots."""
-    readers, found = graph.consumers(), set()
+    readers = graph.consumers()
+    found: set[int] = set()
     for slot in sorted(graph.specs, reverse=True):
         if slot in graph.output_slots or "float" not in graph.specs[slot].dtype or not readers[slot]:
             continue

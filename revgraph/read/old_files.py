@@ -1,22 +1,24 @@
-"""Files of Keras 2, whose Sequential models say their input shape at their first layer, and more in another way."""
+"""Files of Keras 2: their configuration is rewritten where Keras 3 would misread it."""
 
 import contextlib
 import json
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import h5py
 import keras
 
 INSIDE = ("layer", "backward_layer", "cell")
-"""Where wrappers and recurrent layers have the layers inside of them."""
+"""Keys of a configuration under which wrappers and recurrent layers hold other layers."""
 
 
 @contextlib.contextmanager
-def readable(path, config):
-    """The path of an .h5 file that Keras 3 reads: the file itself, or a copy with `modernized` configuration.
+def readable(path: Path, config: Any) -> Iterator[Path]:
+    """Gives the path of an .h5 file that Keras 3 can read, for the time of a `with` block.
 
-    The file itself is never changed.
+    That is the file itself, or a temporary copy whose configuration is `modernized`. The file is never changed.
 
     Args:
         path: The file.
@@ -35,11 +37,18 @@ def readable(path, config):
         yield copy
 
 
-def modernized(config):
-    """A configuration as Keras 3 takes it.
+def modernized(config: Any) -> Any:
+    """Rewrites a configuration of Keras 2 so that Keras 3 understands it.
 
-    Every Sequential model whose input shape is known begins with an InputLayer: Keras 3 takes the shape at a first
-    layer, which has a batch axis, for one without. Layers inside of layers say that they are Keras's.
+    A Sequential model of Keras 2 may give its input shape at its first layer, with a batch axis. Keras 3 would take
+    the batch axis for a part of the shape, so an InputLayer is put in front. A layer inside of another layer gets the
+    name of the module that it is from.
+
+    Args:
+        config: The configuration, as JSON values. It is not changed.
+
+    Returns:
+        The new configuration; one that is equal to `config` where nothing needs to be rewritten.
     """
     if isinstance(config, list):
         return [modernized(part) for part in config]
@@ -53,14 +62,14 @@ def modernized(config):
             config[key] = {**layer, "module": homes[0].__name__, "registered_name": None} if homes else layer
     if config.get("class_name") == "Sequential" and "config" in config:
         model = config["config"]
-        # Before Keras 2.2.3 there was nothing but the list of layers.
+        # Before Keras 2.2.3 the configuration of a Sequential model was the list of its layers.
         model = {"name": config.get("name"), "layers": model} if isinstance(model, list) else model
         config["config"] = {**model, "layers": _begun(model["layers"])} if model.get("layers") else model
     return config
 
 
-def _begun(layers) -> list:
-    """Layers that begin with an InputLayer where the input shape is known."""
+def _begun(layers: list[dict]) -> list[dict]:
+    """The layers of a Sequential model, with an InputLayer in front where the input shape is known."""
     first, *rest = layers
     begin = _input(first)
     if begin is None or begin is first:
@@ -69,8 +78,8 @@ def _begun(layers) -> list:
     return [begin, {**first, "config": config}, *rest]
 
 
-def _input(layer) -> dict | None:
-    """The InputLayer that a layer begins with, or that stands for the input shape it names; None where it has none."""
+def _input(layer: dict) -> dict | None:
+    """The InputLayer with which a layer begins, or one with its input shape; None where the shape is not known."""
     kind, config = layer["class_name"], layer["config"]
     if kind == "InputLayer":
         return layer

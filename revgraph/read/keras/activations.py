@@ -1,5 +1,8 @@
 """Activation functions and activation layers of Keras as operations."""
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import keras
 import tensorflow as tf
 from keras import layers
@@ -7,7 +10,7 @@ from keras import layers
 from revgraph.graph.activations import TRAITS
 from revgraph.graph.operations import Activation, live
 from revgraph.read.keras.private import is_of_keras, is_of_library
-from revgraph.read.keras.template import in_either_dtype
+from revgraph.read.keras.template import Template, in_either_dtype
 
 LAYER_ACTIVATIONS = {
     layers.LeakyReLU: "leaky_relu",
@@ -18,16 +21,24 @@ LAYER_ACTIVATIONS = {
 """Activation layers and the names of their functions."""
 
 
-def layer_activation(layer, template, outputs) -> Activation | None:
-    """An activation layer as an operation; None where its output has another shape, or where a mask takes part."""
+def layer_activation(
+    layer: layers.Layer, template: Template, outputs: Sequence[keras.KerasTensor]
+) -> Activation | None:
+    """The view of an activation layer; None where it changes the shape, where it gets a mask, or where it is unknown.
+
+    Args:
+        layer: The layer.
+        template: The arguments of the call.
+        outputs: Symbolic outputs of the call.
+    """
     function = getattr(layer, "activation", None)
     if not is_known(function) or changes_shape(function) or len(template.slots()) != 1 or has_mask(layer, template):
         return None
     return activation(layer, template.dtype, template.slots()[0].dtype)
 
 
-def activation(function, dtype, own) -> Activation:
-    """An activation function, or a layer that serves as one, as an operation named after it.
+def activation(function: Callable, dtype: str, own: str) -> Activation:
+    """The operation of an activation function, or of a layer that serves as one.
 
     Args:
         function: The function or the layer.
@@ -39,7 +50,7 @@ def activation(function, dtype, own) -> Activation:
 
 
 def _call_of(function):
-    """What an activation computes from its input."""
+    """The function of an activation function or layer."""
     if not isinstance(function, layers.Layer):
         return function
     if type(function).call is layers.PReLU.call:
@@ -48,8 +59,11 @@ def _call_of(function):
     return function.call
 
 
-def activation_name(function) -> str:
-    """The name by which analysis knows an activation; of what is not Keras's own it knows nothing."""
+def activation_name(function: Callable) -> str:
+    """The name under which properties of an activation are known: `relu`, `gelu`.
+
+    A function that is not part of Keras or TensorFlow is named `custom_...`, because nothing is known of it.
+    """
     if isinstance(function, layers.Activation):
         return activation_name(function.activation)
     if all(hasattr(function, name) for name in ("negative_slope", "max_value", "threshold")):
@@ -61,18 +75,18 @@ def activation_name(function) -> str:
     return name if is_of_library(function) else f"custom_{name}"
 
 
-def is_known(function) -> bool:
-    """Whether the name of an activation function or layer says what it is; the code of others is read.
+def is_known(function: Callable | None) -> bool:
+    """Whether an activation function or layer is known by its name. The code of any other one is read.
 
-    An activation that TensorFlow defines has Keras's name for it, or another one.
+    All activations of Keras are known. Those of TensorFlow are known if Keras has an activation of the same name.
     """
     if isinstance(function, layers.Layer):
         return is_of_keras(type(function))
     return function is None or is_of_keras(function) or activation_name(function) in TRAITS
 
 
-def relu_name(relu) -> str:
-    """Which ReLU this is, by its `negative_slope`, `max_value` and `threshold`."""
+def relu_name(relu: Any) -> str:
+    """The name of a ReLU with this `negative_slope`, `max_value` and `threshold`."""
     bounded = "" if relu.max_value is None else "bounded_"
     if relu.negative_slope:
         return f"{bounded}sloped_relu"
@@ -81,11 +95,11 @@ def relu_name(relu) -> str:
     return "relu6" if relu.max_value == 6 and not relu.threshold else "bounded_relu"
 
 
-def changes_shape(function) -> bool:
-    """Whether an activation function has an output of another shape than its input."""
+def changes_shape(function: Callable | None) -> bool:
+    """Whether the output of an activation function has another shape than its input, as that of GLU has."""
     return function is not None and function is getattr(keras.activations, "glu", None)
 
 
-def has_mask(layer, template) -> bool:
-    """Whether the call of a layer has a mask among its arguments."""
+def has_mask(layer: layers.Layer, template: Template) -> bool:
+    """Whether a call of a layer is given a mask."""
     return template.argument(layer.call, "mask") is not None

@@ -1,4 +1,11 @@
-"""Which operation each Keras layer is: views over the layer's live weights."""
+"""Views of Keras layers: the operation that a layer computes, on the layer's live weights.
+
+A view is a function `view(layer, template, outputs)`. It takes the layer, the `Template` of a call (its arguments) and
+the symbolic outputs. It returns an operation, or None where it does not know such a call.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import keras
 from keras import layers, ops
@@ -22,7 +29,7 @@ from revgraph.graph.operations import (
 )
 from revgraph.read.keras import private, routing, scaling
 from revgraph.read.keras.activations import activation, changes_shape, layer_activation
-from revgraph.read.keras.template import constants_in
+from revgraph.read.keras.template import Template, constants_in
 
 
 def _layers(*names):
@@ -30,10 +37,15 @@ def _layers(*names):
     return tuple(getattr(layers, name) for name in names if hasattr(layers, name))
 
 
-def layer_operation(layer, template, outputs) -> Operation | None:
-    """The operation of a Keras layer; None where there is no view of it.
+def layer_operation(layer: layers.Layer, template: Template, outputs: Sequence[keras.KerasTensor]) -> Operation | None:
+    """The operation of a call of a Keras layer; None where the layer has no view, or the view does not know the call.
 
-    A subclass counts as the layer that it extends as long as it does not override `call`.
+    A subclass has the view of the layer that it extends, unless it overrides `call`.
+
+    Args:
+        layer: The layer.
+        template: The arguments of the call.
+        outputs: Symbolic outputs of the call.
 
     Raises:
         ValueError: The layer is quantized.
@@ -50,17 +62,18 @@ def layer_operation(layer, template, outputs) -> Operation | None:
 
 
 def _extended(layer, classes):
-    """The class among these that a layer is, or extends without overriding `call`; None if there is none."""
-    return next((cls for cls in type(layer).__mro__ if cls in classes and type(layer).call is cls.call), None)
+    """The class among `classes` that a layer has, or extends without overriding `call`; None if there is none."""
+    bases: Iterable[Any] = type(layer).__mro__
+    return next((cls for cls in bases if cls in classes and type(layer).call is cls.call), None)
 
 
-def has_view(layer) -> bool:
-    """Whether a layer has a view. The view may still not know what to make of the arguments of a call."""
+def has_view(layer: layers.Layer) -> bool:
+    """Whether a layer has a view. The view may still return None for the arguments of a call."""
     return _extended(layer, VIEWS) is not None
 
 
-def sees_mask(layer) -> bool:
-    """Whether what a layer computes in inference depends on the mask that it is given."""
+def sees_mask(layer: layers.Layer) -> bool:
+    """Whether the output of a layer in inference depends on the mask that it is given."""
     return _extended(layer, VIEWS) in (None, *MASK_READERS)
 
 
@@ -74,7 +87,7 @@ def _fused(layer, template, affine):
 
 
 def _weights(layer, shape=None, **names):
-    """Reader of the named weights, and of the bias, if any, reshaped by `shape`."""
+    """Reads the named weights, and the bias, if there is one, reshaped to `shape`."""
     sources = {name: live(lambda attribute=attribute: getattr(layer, attribute)) for name, attribute in names.items()}
     if getattr(layer, "bias", None) is not None:
         sources["bias"] = live(lambda: layer.bias if shape is None else ops.reshape(layer.bias, shape))
@@ -89,7 +102,8 @@ def _einsum_dense(layer, template, outputs):
     return _fused(layer, template, Einsum(_weights(layer, kernel="kernel"), layer.equation))
 
 
-def _geometry(layer):
+def _geometry(layer: layers.Layer) -> tuple[Any, Any, Any, str]:
+    """Strides, padding, dilation and data format."""
     return layer.strides, layer.padding, layer.dilation_rate, layer.data_format
 
 
@@ -172,7 +186,7 @@ VIEWS = {
         _routing(routing.MOVES),
         "Concatenate", "Cropping1D", "Cropping2D", "Cropping3D", "Flatten", "Permute", "RepeatVector", "Reshape",
     ),
-    # Images that are smaller than the crop are made larger, by interpolation.
+    # Images that are smaller than the crop are interpolated, so the entries are not always copies.
     **_table(_routing({"fixed": True, "keeps_sign": True}), "CenterCrop", "RandomCrop"),
     **_table(
         _routing(routing.CHOICES),
@@ -203,10 +217,10 @@ VIEWS = {
     **_table(scaling.unit_normalization_layer, "UnitNormalization"),
     **_table(scaling.group_normalization_layer, "GroupNormalization"),
 }  # fmt: skip
-"""Keras layer class -> view(layer, template of the call, symbolic outputs) -> operation."""
+"""The view of each class of Keras layers."""
 
 MASK_READERS = _layers("GlobalAveragePooling1D", "Softmax")
-"""Layers with a view whose result depends on the mask of their input."""
+"""Layers with a view whose output depends on the mask of their input."""
 
 MASKED = _layers("Multiply", "Maximum", "Minimum")
-"""Layers that leave out masked entries by themselves, which only their own code shows."""
+"""Layers whose own code leaves out masked entries, so it is read when a mask is given."""

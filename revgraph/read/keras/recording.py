@@ -1,4 +1,4 @@
-"""The calls of layers while a model runs once, in a TensorFlow graph."""
+"""Runs a model once, in a TensorFlow graph, and records the calls of its layers."""
 
 import dataclasses
 import functools
@@ -22,10 +22,10 @@ POOLING = frozenset(
     for adaptive in ("", "Adaptive")
     for kind, end in (("MaxPool", ""), ("AveragePool", ""), ("MaxPooling", "3D"), ("AveragePooling", "3D"))
 )
-"""Classes of layers and operations that pool in three dimensions."""
+"""Names of the classes of layers and operations that pool in three dimensions."""
 
 SCOPE = "revgraph.call."
-"""Operations of the call number 7 have names that begin with `revgraph.call.7/`."""
+"""TensorFlow operations of the call number 7 have names that begin with `revgraph.call.7/`."""
 
 
 @dataclasses.dataclass(eq=False)
@@ -35,11 +35,12 @@ class Recorded:
     Args:
         number: Its number in the order in which calls began.
         layer: The layer or operation.
-        path: Where it stands.
-        args, kwargs: What its `call` was given, without `training`.
-        outputs: The tensors that it returned, flat.
-        before: The tensors in front of its activation, where the name of that function says nothing; None elsewhere.
-        masked: Whether a mask is attached to a tensor that it was given.
+        path: Its path, such as `backbone/conv#2`; empty for the call of the model.
+        args, kwargs: The arguments of its `call`, without `training`.
+        outputs: The tensors that it returned, as a flat list.
+        before: The tensors in front of its activation, if that is a function that revgraph does not know by name. None
+            for other calls.
+        masked: Whether a mask is attached to one of its arguments.
         done: Its number in the order in which calls ended.
     """
 
@@ -48,31 +49,33 @@ class Recorded:
     path: str
     args: tuple
     kwargs: dict[str, Any]
-    outputs: list = dataclasses.field(default_factory=list)
-    before: list | None = None
+    outputs: list[tf.Tensor] = dataclasses.field(default_factory=list)
+    before: list[tf.Tensor] | None = None
     masked: bool = False
     done: int = 0
 
     @property
     def is_layer(self) -> bool:
-        """Whether it is a call of a layer."""
+        """Whether a layer was called, and not an operation."""
         return isinstance(self.layer, keras.layers.Layer)
 
 
 class Recording:
-    """A model's `call`, run once in a TensorFlow graph, and the calls of layers in it.
+    """Runs a model's `call` once in a TensorFlow graph, and records the calls of layers.
 
     Args:
         model: The model.
-        arguments: The arguments of the model's `call`: structures of `tf.TensorSpec`.
+        arguments: The arguments of the model's `call`, as structures of `tf.TensorSpec`.
 
     Attributes:
-        function: The concrete TensorFlow function, which takes the flat inputs and gives the flat outputs.
-        outputs: The structure of the outputs, with positions among the flat outputs.
+        function: The concrete TensorFlow function, which takes the flat inputs and returns the flat outputs.
+        outputs: The structure of the outputs, with the position among the flat outputs in the place of each tensor.
         calls: The calls in the order in which they began.
     """
 
-    def __init__(self, model, arguments):
+    outputs: Any
+
+    def __init__(self, model: keras.Model, arguments: tuple) -> None:
         self.calls: list[Recorded] = []
         self._stack: list[Recorded] = []
         self._paths: dict[str, int] = {}
@@ -97,9 +100,9 @@ class Recording:
             self.function = function.get_concrete_function(*(_named(spec, i) for i, spec in enumerate(specs)))
 
     def _watch(self, operation):
-        """Makes a layer record its calls; calls from other threads go through as ever."""
+        """Makes a layer record its calls. Calls from other threads are not recorded."""
         self._names[id(operation)] = operation.name
-        # TensorFlow takes fewer characters in the names of its scopes than Keras in those of layers.
+        # TensorFlow allows fewer characters in the name of a scope than Keras in the name of a layer.
         private.patch(operation, "name", re.sub(r"[^A-Za-z0-9_.\\/>-]|^[^A-Za-z0-9.]", "_", operation.name))
         for name in ("call", "quantized_call"):
             original = getattr(operation, name, None)
@@ -126,7 +129,8 @@ class Recording:
         record = Recorded(len(self.calls), layer, path, args, without, masked=masked)
         self.calls.append(record)
         self._stack.append(record)
-        activation = getattr(layer, "activation", None)
+        activation: Any = getattr(layer, "activation", None)
+        # The code of an unknown activation is read, so the layer runs without it, and then the activation.
         apart = callable(activation) and has_view(layer) and not is_known(activation)
         try:
             with tf.name_scope(f"{SCOPE}{record.number}/"):
@@ -147,7 +151,7 @@ class Recording:
 
     @staticmethod
     def _in_inference(call, args, kwargs, path):
-        """The arguments with `training=False`, by its name, where the code takes it."""
+        """The arguments with `training=False`, if the code takes `training`."""
         taken = parameters(call)
         if "training" not in taken:
             return args, kwargs
@@ -163,15 +167,19 @@ class Recording:
             return (*args[:position], False, *args[position + 1 :]), kwargs
         return args, {**kwargs, "training": False}
 
-    def new_path(self, path) -> str:
-        """The path, with the number of the call behind it where another call has it."""
+    def new_path(self, path: str) -> str:
+        """A path for a new call: `path`, or `path#2` and so on if earlier calls have this path."""
         self._paths[path] = self._paths.get(path, 0) + 1
         return path if self._paths[path] == 1 else f"{path}#{self._paths[path]}"
 
-    def call_of(self, name) -> tuple[Recorded, str]:
-        """The innermost call to which an operation of the graph belongs, by its name, and its name in there."""
+    def call_of(self, name: str) -> tuple[Recorded, str]:
+        """The innermost call to which a TensorFlow operation belongs, and the operation's name inside of the call.
+
+        Args:
+            name: The full name of the operation.
+        """
         found = list(re.finditer(rf"{re.escape(SCOPE)}(\d+)/", name))
-        # What Keras does in front of the model's own `call` belongs to no call.
+        # Operations that Keras adds in front of the model's `call` count as those of the model.
         return (self.calls[int(found[-1][1])], name[found[-1].end() :]) if found else (self.calls[0], name)
 
 
@@ -180,7 +188,7 @@ def _named(spec, index):
 
 
 def _code(layer, call):
-    """What runs as a layer's `call`: its own Python, or, of a few of Keras's, a form of it that is easier to read."""
+    """The code that runs as a layer's `call`: its own, or for a few layers of Keras code that is easier to read."""
     own = type(layer).call
     if own is layers.TimeDistributed.call:
         return functools.partial(_distributed, layer)
@@ -192,14 +200,14 @@ def _code(layer, call):
 
 
 def _in_float32(call, inputs):
-    """Pooling in float32 where it has three dimensions, because TensorFlow has no kernel for float64 there."""
+    """Pools in float32 over three dimensions, because TensorFlow has no float64 kernels for that."""
     if len(inputs.shape) < 5:
         return call(inputs)
     return tf.cast(call(tf.cast(inputs, "float32")), inputs.dtype)
 
 
 def _distributed(layer, inputs, training=None, mask=None):
-    """What TimeDistributed computes, with steps as samples rather than one after the other."""
+    """Computes TimeDistributed with the time steps as samples, instead of one step after the other."""
 
     def merged(x):
         z = tf.reshape(x, tf.concat([[-1], tf.shape(x)[2:]], 0))

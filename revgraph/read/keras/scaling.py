@@ -1,17 +1,22 @@
-"""Which operation each layer is that scales, shifts or normalizes."""
+"""Views of the layers that scale, shift or normalize."""
+
+from collections.abc import Sequence
 
 import keras
 import numpy as np
 import tensorflow as tf
-from keras import ops
+from keras import layers, ops
 
 from revgraph.graph import normalization
-from revgraph.graph.operations import BatchNorm, live, reading
+from revgraph.graph.operations import BatchNorm, Normalize, Scale, live, reading
 from revgraph.graph.scaling import broadcasts, scaling
+from revgraph.read.keras.template import Template
 
 
-def batch_normalization_layer(layer, template, outputs):
-    """BatchNormalization in inference, as scale and shift by the live moments."""
+def batch_normalization_layer(
+    layer: layers.Layer, template: Template, outputs: Sequence[keras.KerasTensor]
+) -> BatchNorm:
+    """The view of BatchNormalization in inference: scale and shift by the moving mean and variance, read live."""
 
     def weights(dtype):
         scale = tf.math.rsqrt(live(lambda: layer.moving_variance)(dtype) + layer.epsilon)
@@ -25,9 +30,9 @@ def batch_normalization_layer(layer, template, outputs):
     return BatchNorm(weights, layer.axis % len(outputs[0].shape))
 
 
-def rescaling_layer(layer, template, outputs):
-    """The view of Rescaling; None where its constants make the output larger than Keras says."""
-    # Keras, too, makes tensors of Python numbers before it casts them.
+def rescaling_layer(layer: layers.Layer, template: Template, outputs: Sequence[keras.KerasTensor]) -> Scale | None:
+    """The view of Rescaling; None where its constants broadcast the input to a larger shape than Keras says."""
+    # Keras, too, makes tensors of Python numbers before it casts them, which rounds them to float32.
     sources = [live(lambda n=n: tf.convert_to_tensor(getattr(layer, n))) for n in ("scale", "offset")]
     shapes = [np.shape(layer.scale), np.shape(layer.offset)]
     if keras.config.image_data_format() == "channels_first" and shapes[0]:
@@ -37,8 +42,8 @@ def rescaling_layer(layer, template, outputs):
     return scaling(outputs[0].shape, *sources, *shapes)
 
 
-def normalization_layer(layer, template, outputs):
-    """Normalization by the live mean and variance."""
+def normalization_layer(layer: layers.Layer, template: Template, outputs: Sequence[keras.KerasTensor]) -> Scale | None:
+    """The view of Normalization by its mean and variance, read live; None before the layer has them."""
     if getattr(layer, "mean", None) is None:
         return None
 
@@ -56,7 +61,9 @@ def normalization_layer(layer, template, outputs):
     return scaling(outputs[0].shape, kernel, bias, shape, shape)
 
 
-def layer_normalization_layer(layer, template, outputs):
+def layer_normalization_layer(
+    layer: layers.Layer, template: Template, outputs: Sequence[keras.KerasTensor]
+) -> Normalize:
     """The view of LayerNormalization."""
     shape = outputs[0].shape
     axes = [axis % len(shape) for axis in keras.tree.flatten(layer.axis)]
@@ -64,19 +71,23 @@ def layer_normalization_layer(layer, template, outputs):
     return normalization.of_layer(weights, axes, layer.epsilon, layer.rms_scaling)
 
 
-def rms_normalization_layer(layer, template, outputs):
+def rms_normalization_layer(layer: layers.Layer, template: Template, outputs: Sequence[keras.KerasTensor]) -> Normalize:
     """The view of RMSNormalization."""
     shape = outputs[0].shape
     axes = [axis % len(shape) for axis in keras.tree.flatten(layer.axis)]
     return normalization.of_root_mean_square(_affine(layer, "scale", None, None), axes, layer.epsilon)
 
 
-def unit_normalization_layer(layer, template, outputs):
+def unit_normalization_layer(
+    layer: layers.Layer, template: Template, outputs: Sequence[keras.KerasTensor]
+) -> Normalize:
     """The view of UnitNormalization."""
     return normalization.to_unit_norm(layer.axis, 1e-12)
 
 
-def group_normalization_layer(layer, template, outputs):
+def group_normalization_layer(
+    layer: layers.Layer, template: Template, outputs: Sequence[keras.KerasTensor]
+) -> Normalize:
     """The view of GroupNormalization."""
     rank = len(outputs[0].shape)
     axis = layer.axis % rank
@@ -85,7 +96,7 @@ def group_normalization_layer(layer, template, outputs):
 
 
 def _affine(layer, kernel, bias, shape):
-    """Reader of a normalization's own scale and shift, those that it has."""
+    """Reads the scale and the shift of a normalization, if it has them."""
     sources = {}
     for name, attribute in (("kernel", kernel), ("bias", bias)):
         if attribute is not None and getattr(layer, attribute, None) is not None:

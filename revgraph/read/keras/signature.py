@@ -1,4 +1,4 @@
-"""What a model takes and gives: the arguments of its `call`, and the names of its inputs and outputs."""
+"""The signature of a model: the arguments of its `call`, and the names of its inputs and outputs."""
 
 import dataclasses
 import re
@@ -8,24 +8,25 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from revgraph.graph.types import Tensors
 from revgraph.read.keras import private
 
 
 class SizesUnknown(ValueError):
-    """Sizes that a model's code needs are not known before data come."""
+    """The model's code needs a size, such as the number of time steps, that is not known without data."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Sized:
-    """A model, and inputs whose sizes stand for those that it does not say.
+    """A model together with example inputs, whose sizes are used where the model does not give a size.
 
     Args:
         model: A Keras model.
-        example: The inputs, in the structure in which the model takes them.
+        example: The inputs, in the structure in which the model takes them. Only their sizes count.
     """
 
     model: keras.Model
-    example: Any
+    example: Tensors
 
     @property
     def name(self) -> str:
@@ -33,38 +34,43 @@ class Sized:
         return self.model.name
 
 
-def has_any_size(model) -> bool:
-    """Whether a model may take inputs of other sizes than those on which it was built, as subclassed models do."""
+def has_any_size(model: Any) -> bool:
+    """Whether a model may take inputs of other sizes than those on which it was built.
+
+    Subclassed models may. Functional models, and anything that is no Keras model, may not.
+    """
     return isinstance(model, keras.Model) and not private.has_symbolic_ends(private.functional(model) or model)
 
 
-def arguments_of(model, example=None) -> tuple:
+def arguments_of(model: keras.Model, example: Tensors = None) -> tuple:
     """The arguments of the model's `call`, as structures of `tf.TensorSpec`.
 
     Args:
         model: The model.
-        example: Inputs whose sizes stand for those that are not known, the batch aside.
+        example: Inputs whose sizes are used where the model does not give a size. The size of the batch stays open.
 
     Raises:
-        ValueError: The model is not built.
+        SizesUnknown: The model was built without a shape, and there is no example.
+        ValueError: The model is not built, or takes another number of inputs than the example has.
     """
     arguments = _arguments(model, example)
     if example is None:
         return arguments
     if has_any_size(model) and len(keras.tree.flatten(arguments)) == len(keras.tree.flatten(example)):
-        # What it was built on is no limit.
+        # The sizes on which it was built are no limit.
         arguments = keras.tree.map_structure(
             lambda spec: _spec([None] * spec.shape.rank, spec.dtype, spec.name), arguments
         )
-    sizes = [np.shape(x) for x in keras.tree.flatten(example)]
+    shapes = [np.shape(x) for x in keras.tree.flatten(example)]
     count = len(keras.tree.flatten(arguments))
-    if len(sizes) != count:
-        raise ValueError(f"The model {model.name!r} takes {count} inputs. Received {len(sizes)}.")
-    sizes = iter(sizes)
-    return keras.tree.map_structure(lambda spec: _sized(spec, next(sizes)), arguments)
+    if len(shapes) != count:
+        raise ValueError(f"The model {model.name!r} takes {count} inputs. Received {len(shapes)}.")
+    remaining = iter(shapes)
+    return keras.tree.map_structure(lambda spec: _sized(spec, next(remaining)), arguments)
 
 
 def _sized(spec, shape):
+    """A spec whose unknown sizes are those of a shape."""
     if spec.shape.rank != len(shape):
         return spec
     sizes = [n if n is not None else m for n, m in zip(spec.shape[1:], shape[1:], strict=True)]
@@ -121,7 +127,7 @@ def _specs(shape, name, dtype):
     return _spec(shape, dtype, name)
 
 
-def names_of(model, arguments, outputs) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def names_of(model: keras.Model, arguments: tuple, outputs: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The names of the inputs and of the outputs, in flat order.
 
     Args:
@@ -140,7 +146,10 @@ def names_of(model, arguments, outputs) -> tuple[tuple[str, ...], tuple[str, ...
     return tuple(names), tuple(output_names)
 
 
-def widest_dtype(model) -> str:
-    """float64 where any weight is, float32 otherwise, whatever the compute dtype."""
+def widest_dtype(model: keras.Model) -> str:
+    """The floating dtype in which a model is explained: float64 if it has a float64 weight, and float32 otherwise.
+
+    The compute dtype of the model, such as float16, does not matter.
+    """
     wide = any(keras.backend.standardize_dtype(v.dtype) == "float64" for v in model.variables)
     return "float64" if wide or model.dtype_policy.variable_dtype == "float64" else "float32"

@@ -1,8 +1,8 @@
-"""The arguments of a call, with placeholders where tensors of the graph stood."""
+"""Templates: the arguments of a call, with a placeholder for each tensor of the graph."""
 
 import dataclasses
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -36,15 +36,22 @@ class Template:
     kwargs: dict[str, Any]
     dtype: str
 
-    def fill(self, tensors):
-        """Positional and named arguments with tensors in the place of their slots, without `training`."""
+    def fill(self, tensors: Sequence[tf.Tensor]) -> tuple[tuple, dict[str, Any]]:
+        """The positional and the named arguments of a call on these tensors, without `training`.
+
+        Args:
+            tensors: One tensor for each slot, by the index of the slot.
+        """
         kwargs = {k: v for k, v in self.kwargs.items() if k != "training"}
         return keras.tree.map_structure(
             lambda a: tensors[a.index] if isinstance(a, Slot) else a, (tuple(self.args), kwargs)
         )
 
-    def bind(self, function):
-        """The function of the tensors alone, in inference, whose floating results have the dtype of the graph."""
+    def bind(self, function: Callable) -> Callable:
+        """A function of the tensors alone, which calls `function` in inference with all other arguments as they were.
+
+        Its floating results have the dtype of the graph.
+        """
         inference = {"training": False} if "training" in parameters(function) else {}
 
         def call(*tensors):
@@ -55,32 +62,35 @@ class Template:
         return in_either_dtype(call, self.dtype, [own[i] for i in sorted(own)])
 
     def slots(self) -> list[Slot]:
-        """The slots in the order in which they stand in the arguments."""
+        """The slots in the order of the arguments."""
         return slots_in((self.args, self.kwargs))
 
-    def named(self, function) -> dict[str, Any]:
-        """The arguments by the names of the function's parameters."""
+    def named(self, function: Callable) -> dict[str, Any]:
+        """The arguments by the names of the parameters of `function`."""
         bound = inspect.signature(function).bind_partial(*self.args, **self.kwargs)
         return dict(bound.arguments)
 
-    def argument(self, function, name, default=None):
-        """The value that the parameter `name` of `function` was given."""
+    def argument(self, function: Callable, name: str, default: Any = None) -> Any:
+        """The argument for the parameter `name` of `function`."""
         return self.named(function).get(name, default)
 
 
-def is_symbolic(value) -> bool:
-    """Whether a value is a tensor of a TensorFlow graph, which has no numbers yet."""
+def is_symbolic(value: Any) -> bool:
+    """Whether a value is a tensor of a TensorFlow graph, which has no values yet."""
     return tf.is_tensor(value) and not hasattr(value, "numpy")
 
 
-def template_of(args, kwargs, dtype) -> tuple[Template, tuple]:
-    """The template of a call, and the tensors that its slots stand for.
+def template_of(args: Iterable, kwargs: Mapping[str, Any], dtype: str) -> tuple[Template, tuple[tf.Tensor, ...]]:
+    """Makes the template of a call.
 
     Args:
         args, kwargs: The arguments of the call, with tensors of a TensorFlow graph in them.
         dtype: The floating dtype in which the graph computes.
+
+    Returns:
+        The template, and the tensor for each of its slots.
     """
-    read = []
+    read: list[tf.Tensor] = []
 
     def slot(a):
         if not is_symbolic(a):
@@ -88,15 +98,15 @@ def template_of(args, kwargs, dtype) -> tuple[Template, tuple]:
         read.append(a)
         return Slot(len(read) - 1, a.dtype.name)
 
-    args, kwargs = keras.tree.map_structure(slot, (tuple(args), dict(kwargs)))
-    return Template(args, kwargs, dtype), tuple(read)
+    positional, named = keras.tree.map_structure(slot, (tuple(args), dict(kwargs)))
+    return Template(positional, named, dtype), tuple(read)
 
 
-def in_either_dtype(function, dtype, own) -> Callable:
-    """The function in the dtype of the graph, or in its own dtypes where it cannot compute in that of the graph.
+def in_either_dtype(function: Callable, dtype: str, own: Sequence[str]) -> Callable:
+    """Runs a function in the dtype of the graph, or in its own dtypes if it raises an error in that of the graph.
 
-    Code that holds float32 constants or variables cannot take the float64 tensors of a graph that computes in float64.
-    What it computes in float32 is then converted.
+    A graph may compute in float64 while the code of a model holds float32 constants or variables. Such code raises an
+    error on float64 tensors. It is then run in float32, and its results are converted to float64.
 
     Args:
         function: A function of tensors, which returns a structure of tensors.
@@ -111,7 +121,7 @@ def in_either_dtype(function, dtype, own) -> Callable:
         try:
             results = function(*tensors)
         except (TypeError, ValueError, tf.errors.InvalidArgumentError):
-            # What different dtypes raise depends on whether TensorFlow runs eagerly.
+            # Which error TensorFlow raises for mixed dtypes depends on whether it runs eagerly.
             narrow = [tf.cast(x, t) if x.dtype.is_floating else x for x, t in zip(tensors, own, strict=True)]
             if all(x.dtype == y.dtype for x, y in zip(tensors, narrow, strict=True)):
                 raise
@@ -121,18 +131,23 @@ def in_either_dtype(function, dtype, own) -> Callable:
     return call
 
 
-def slots_in(structure) -> list[Slot]:
+def slots_in(structure: Any) -> list[Slot]:
     """The slots in a structure of arguments."""
     return [a for a in keras.tree.flatten(structure) if isinstance(a, Slot)]
 
 
-def constants_in(structure) -> list:
-    """What stands in a structure of arguments besides slots: numbers, arrays, tensors, variables."""
+def constants_in(structure: Any) -> list:
+    """The constants in a structure of arguments: numbers, arrays, tensors, variables."""
     return [a for a in keras.tree.flatten(structure) if not isinstance(a, Slot) and a is not None]
 
 
-def known(constant, test) -> bool:
-    """Whether a constant is known now, cannot change, and passes a test of its values. A variable can change."""
+def known(constant: Any, test: Callable[[np.ndarray], Any]) -> bool:
+    """Whether a constant passes a test of its values, and cannot change. A variable can change.
+
+    Args:
+        constant: A number, array, tensor or variable.
+        test: Takes the values as an array, and gives booleans.
+    """
     if isinstance(constant, tf.Variable | keras.Variable):
         return False
     try:
@@ -142,8 +157,8 @@ def known(constant, test) -> bool:
         return False
 
 
-def parameters(function):
-    """The parameters of a function by name; none where Python cannot tell."""
+def parameters(function: Callable) -> Mapping[str, inspect.Parameter]:
+    """The parameters of a function by name; none for a function that Python cannot inspect."""
     try:
         return inspect.signature(function).parameters
     except (TypeError, ValueError):

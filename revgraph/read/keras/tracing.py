@@ -1,13 +1,15 @@
-"""`trace` flattens a Keras model into a `Graph` of call sites."""
+"""`trace` makes a `Graph` of a Keras model."""
 
 import dataclasses
 import functools
 import re
+from collections.abc import Iterable
 
 import keras
+import tensorflow as tf
 from keras import layers
 
-from revgraph.graph.graph import Call, Graph
+from revgraph.graph.graph import Call, Graph, Site
 from revgraph.graph.operations import Activation, Fused, Opaque
 from revgraph.read.indices import find_indices
 from revgraph.read.keras import private
@@ -20,21 +22,21 @@ from revgraph.read.savedmodel import private as graphs
 from revgraph.read.savedmodel.builder import Builder
 from revgraph.read.savedmodel.passes import simplify
 from revgraph.read.savedmodel.reader import inputs_of, outputs_of
-from revgraph.read.savedmodel.weights import Weight
 from revgraph.read.savedmodel.wholes import Whole
 
 
-def trace(model, keep=(), dtype=None) -> Graph:
-    """Flattens a Keras model into a graph of call sites.
+def trace(model: keras.Model | Sized | Graph, keep: Iterable[type] = (), dtype: str | None = None) -> Graph:
+    """Makes a graph of a Keras model: a flat list of sites, where a site is one call of one operation.
 
-    The model's `call` runs once, in a TensorFlow graph. Layers such as Dense have a view, and a call of one is one
-    site. All other code is read from the operations that TensorFlow made of it, as in a SavedModel. The model is
-    left as it was.
+    The model's `call` runs once, in a TensorFlow graph. A call of a layer that revgraph knows, such as Dense, becomes
+    one site. All other code is read from the TensorFlow operations that it made, as in a SavedModel. The model is
+    restored afterwards.
 
     Args:
-        model: A built `keras.Model`, or a `Sized` one; or a `Graph`, which stays as it is where nothing else is asked.
-        keep: Layer classes that stay one site, even where revgraph could look inside.
-        dtype: The floating dtype in which the graph computes; that of the widest weights by default.
+        model: A built `keras.Model`, or a `Sized` one. A `Graph` is returned as it is, or is read again in `dtype`.
+        keep: Layer classes whose calls become one site, even where revgraph could look inside.
+        dtype: The floating dtype in which the graph computes, `"float32"` or `"float64"`. By default float64 if the
+            model has a float64 weight, and float32 otherwise.
 
     Returns:
         A `Graph`, which can be called like the model.
@@ -42,7 +44,7 @@ def trace(model, keep=(), dtype=None) -> Graph:
     Raises:
         TypeError: `model` is not a Keras model.
         ValueError: `model` is not built, or its Python code depends on the values of its inputs.
-        SizesUnknown: Its Python code depends on the size of an axis that the model does not say.
+        SizesUnknown: Its Python code depends on a size that the model does not give, such as the number of time steps.
 
     Example:
 
@@ -64,14 +66,14 @@ def trace(model, keep=(), dtype=None) -> Graph:
     try:
         recording = Recording(model, arguments)
     except Exception as error:
-        # Whatever the model's own code raises on tensors without values means the same.
+        # The model's code may raise any type of error for a size that is None.
         unknown = example is None and any(None in spec.shape[1:] for spec in keras.tree.flatten(arguments))
         raise (SizesUnknown if unknown else ValueError)(_failure(model, error)) from error
     return _graph(model, recording, arguments, tuple(keep), dtype or widest_dtype(model))
 
 
-def _failure(model, error) -> str:
-    # Keras says where it happened first, and what in bold.
+def _failure(model: keras.Model, error: Exception) -> str:
+    # The message of Keras begins with the place, and has the reason in bold.
     reasons = re.findall(r"\x1b\[1m(.*?)\x1b\[0m", str(error), re.DOTALL) or [str(error)]
     reason = next(iter(reasons[-1].strip().splitlines()), "")
     return (
@@ -81,8 +83,8 @@ def _failure(model, error) -> str:
     )
 
 
-def _graph(model, recording, arguments, keep, dtype) -> Graph:
-    """The graph of what was recorded."""
+def _graph(model: keras.Model, recording: Recording, arguments: tuple, keep: tuple[type, ...], dtype: str) -> Graph:
+    """The graph of a recording."""
     wholes = _wholes(recording, keep, dtype)
 
     def path_of(name):
@@ -114,14 +116,14 @@ def _graph(model, recording, arguments, keep, dtype) -> Graph:
     graph = find_indices(_named(simplify(graph, held), recording))
     written = set(graph.input_slots).union(*(site.outputs for site in graph.sites))
     calls = tuple(c for c in calls if written.issuperset(c.inputs) and written.issuperset(c.outputs))
-    # The code of the model is not run again for another dtype.
+    # Another dtype needs no second run of the model's code.
     return dataclasses.replace(graph, calls=calls, again=lambda dtype: _graph(model, recording, arguments, keep, dtype))
 
 
-def _named(graph, recording) -> Graph:
-    """The graph whose raw operations have their own names where one site is all that they are."""
+def _named(graph: Graph, recording: Recording) -> Graph:
+    """The graph in which a site has the name of a Keras operation if it is the only site of that operation."""
     names = {call.path for call in recording.calls if not call.is_layer}
-    inside: dict[str, list] = {}
+    inside: dict[str | None, list[Site]] = {}
     for site in graph.sites:
         name = next((site.path[:i] for i, c in enumerate(site.path) if c == "/" and site.path[:i] in names), None)
         inside.setdefault(name, []).append(site)
@@ -129,9 +131,13 @@ def _named(graph, recording) -> Graph:
     return graph.rewrite(dataclasses.replace(site, path=alone[site]) if site in alone else site for site in graph.sites)
 
 
-def _wholes(recording, keep, dtype) -> dict:
-    """The calls that are one site: those of layers that have a view, and those of layers to keep."""
-    graphs = {}
+def _wholes(recording: Recording, keep: tuple[type, ...], dtype: str) -> dict[int, dict[str, Whole]]:
+    """The calls that become one site, because the layer has a view, or is to be kept.
+
+    Returns:
+        By the id of a TensorFlow graph, a dict from the name of a tensor to the call that returned the tensor.
+    """
+    found: dict[int, tuple[dict[str, Whole], set[str]]] = {}
     for call in recording.calls:
         kwargs = call.kwargs if sees_mask(call.layer) else {k: v for k, v in call.kwargs.items() if k != "mask"}
         tensors = [t for t in keras.tree.flatten((call.args, kwargs)) if is_symbolic(t)]
@@ -139,13 +145,13 @@ def _wholes(recording, keep, dtype) -> dict:
         if not call.is_layer or not call.path or not all(map(is_symbolic, outputs)) or not tensors:
             continue
         graph = outputs[0].graph
-        # A call that hands on what it is given does nothing.
+        # A call that returns one of its arguments is no site.
         passes = not {*map(id, tensors)}.isdisjoint(map(id, outputs))
         if passes or any(t.graph is not graph for t in (*tensors, *outputs)):
             continue
-        if id(graph) not in graphs:
-            graphs[id(graph)] = {}, _dependent(graph)
-        wholes, dependent = graphs[id(graph)]
+        if id(graph) not in found:
+            found[id(graph)] = {}, _dependent(graph)
+        wholes, dependent = found[id(graph)]
         if not all(t.name in dependent for t in tensors):
             continue
         template, read = template_of(call.args, kwargs, dtype)
@@ -153,13 +159,13 @@ def _wholes(recording, keep, dtype) -> dict:
         if operation is not None:
             whole = Whole(call.path, operation, read, tuple(outputs), call.layer)
             for tensor in outputs:
-                # The output of a layer may be that of its activation, another layer.
+                # A layer returns the output of its activation, which may be another layer that ended before.
                 wholes.setdefault(tensor.name, whole)
-    return {key: wholes for key, (wholes, _) in graphs.items()}
+    return {key: wholes for key, (wholes, _) in found.items()}
 
 
 def _operation(call, template, read, outputs, keep):
-    """The operation of a call that is one site; None where its code is read."""
+    """The operation of a call; None where its code is to be read."""
     layer = call.layer
     if isinstance(layer, keep):
         return Opaque(layer, template.bind(_without_a_trace(layer)), len(outputs))
@@ -174,7 +180,7 @@ def _operation(call, template, read, outputs, keep):
 
 
 def _without_a_trace(layer):
-    """The code of a layer that is run at every analysis."""
+    """The `call` of a layer that stays one site. It runs at every analysis, and the layer is restored each time."""
 
     @functools.wraps(layer.call)
     def call(*args, **kwargs):
@@ -184,8 +190,8 @@ def _without_a_trace(layer):
     return call
 
 
-def _dependent(graph) -> set[str]:
-    """The names of the tensors of a graph that depend on its inputs, those for captured variables aside."""
+def _dependent(graph: tf.Graph) -> set[str]:
+    """The names of the tensors of a graph that depend on its inputs. Captured variables do not count as inputs."""
     captured = {t.name for t in graphs.internal_captures(graph)}
     found = {t.name for t in graphs.ends(graph)[0] if t.name not in captured}
     for operation in graph.get_operations():
@@ -194,16 +200,20 @@ def _dependent(graph) -> set[str]:
     return found
 
 
-def _calls(recording, builder) -> tuple[Call, ...]:
-    """The calls in the order in which they ended, as far as their tensors are part of the graph."""
+def _calls(recording: Recording, builder: Builder) -> tuple[Call, ...]:
+    """The calls whose outputs are all in the graph, in the order in which they ended."""
     found = []
     for call in sorted(recording.calls, key=lambda call: call.done):
-        tensors = [t for t in keras.tree.flatten((call.args, call.kwargs)) if is_symbolic(t)]
-        read = [builder.values.get((id(t.graph), t.name)) for t in tensors]
-        written = [builder.values.get((id(t.graph), t.name)) if is_symbolic(t) else None for t in call.outputs]
-        read = [slot for slot in read if slot is not None and not isinstance(slot, Weight)]
-        # Masks say what becomes of the others.
+        read = _slots((t for t in keras.tree.flatten((call.args, call.kwargs)) if is_symbolic(t)), builder)
+        written = _slots(filter(is_symbolic, call.outputs), builder)
+        # A mask says which entries count, and is no input of its own.
         read = [slot for slot in read if builder.specs[slot].dtype != "bool"]
-        if call.path and all(slot is not None and not isinstance(slot, Weight) for slot in written):
+        if call.path and len(written) == len(call.outputs):
             found.append(Call(call.path, call.layer, tuple(dict.fromkeys(read)), tuple(written)))
     return tuple(found)
+
+
+def _slots(tensors: Iterable[tf.Tensor], builder: Builder) -> list[int]:
+    """The slots of those tensors that have one."""
+    values = (builder.values.get((id(t.graph), t.name)) for t in tensors)
+    return [value for value in values if isinstance(value, int)]

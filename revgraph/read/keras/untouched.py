@@ -1,29 +1,34 @@
-"""Running a model's own code without a trace left: attributes, containers and losses are as before afterwards."""
+"""Runs the code of a model and restores the model's attributes, containers and losses afterwards."""
 
 import collections
 import contextlib
 import random
 import threading
 import types
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
+import keras
 import numpy as np
 
 from revgraph.read.keras import private
 
 LOCK = threading.RLock()
-"""Held while code of a model runs: no two threads run it, and restore it, at once."""
+"""Held while code of a model runs, so that no two threads run and restore a model at the same time."""
 
 CONTAINERS = (list, dict, set, collections.deque, np.ndarray)
+"""Containers whose content is restored."""
 
 CODE = (type, types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.ModuleType)
+"""Types whose attributes are not restored, because they hold code and not the state of a model."""
 
 
 @contextlib.contextmanager
-def untouched(operations):
-    """Restores the attributes of layers and operations after the block.
+def untouched(operations: Iterable[keras.Operation]) -> Iterator[None]:
+    """Restores the attributes of layers and operations, and the random states of Python and NumPy, after a block.
 
-    Variables need no restoring, because operations that would assign them are added to a graph and never run. What
-    `call` does outside of the model, such as printing, is done.
+    Variables need not be restored, because operations that assign them are added to a TensorFlow graph and never run.
+    Effects of `call` outside of the model, such as printing, are not undone.
 
     Args:
         operations: The layers and operations.
@@ -41,14 +46,15 @@ def untouched(operations):
 
 
 class _Saved:
-    """What objects and the containers in their attributes held."""
+    """The content of objects, and of the containers in their attributes."""
 
-    def __init__(self):
-        self._seen = {}
-        self._undo = []
+    def __init__(self) -> None:
+        # The objects are kept, so that no other object gets the id of one of them.
+        self._seen: dict[int, object] = {}
+        self._undo: list[Callable[[], None]] = []
 
-    def take(self, item):
-        """Remembers what an object or a container holds, and what is in it."""
+    def take(self, item: Any) -> None:
+        """Remembers the content of an object or a container, and of everything inside of it."""
         if id(item) in self._seen:
             return
         if isinstance(item, CONTAINERS):
@@ -61,8 +67,7 @@ class _Saved:
     def _attributes(self, item):
         before = dict(vars(item))
         self._undo.append(lambda: _restore(vars(item), before))
-        for value in before.values():
-            self.take(value)
+        self._take_all(before.values())
         if not private.is_of_library(type(item)):
             self._of_class(type(item))
 
@@ -83,42 +88,51 @@ class _Saved:
 
     def _container(self, container):
         if isinstance(container, np.ndarray):
-            before = container.copy()
-            self._undo.append(lambda: np.array_equal(container, before) or np.copyto(container, before))
-            return
-        if isinstance(container, dict):
-            before = dict(container)
-            self._undo.append(lambda: _restore(container, before))
-            inside = before.values()
+            entries = container.copy()
+            self._undo.append(lambda: _overwrite(container, entries))
+        elif isinstance(container, dict):
+            items = dict(container)
+            self._undo.append(lambda: _restore(container, items))
+            self._take_all(items.values())
         else:
-            before = inside = list(container)
-            self._undo.append(lambda: _refill(container, before))
-        for value in inside:
-            self.take(value)
+            values = list(container)
+            self._undo.append(lambda: _refill(container, values))
+            self._take_all(values)
 
-    def restore(self):
-        """Gives everything back what it held."""
+    def _take_all(self, items):
+        for item in items:
+            self.take(item)
+
+    def restore(self) -> None:
+        """Gives every object and container its content back."""
         for undo in reversed(self._undo):
             undo()
 
 
+def _overwrite(array, before):
+    # Arrays that did not change may be read-only.
+    if not np.array_equal(array, before):
+        np.copyto(array, before)
+
+
 def _restore(mapping, before):
-    """Makes a dict what it was; the dicts of Keras would track what is put into them."""
+    """Restores a dict, past the methods of Keras's own dicts, which track what is put into them."""
     if len(mapping) != len(before) or any(mapping.get(key, mapping) is not value for key, value in before.items()):
         dict.clear(mapping)
         dict.update(mapping, before)
 
 
 def _refill(container, before):
-    """Makes a list, a set or a queue what it was."""
+    """Restores a list, a set or a queue."""
     if len(container) == len(before) and all(x is y for x, y in zip(container, before, strict=True)):
         return
-    kind = next(kind for kind in CONTAINERS if isinstance(container, kind))
+    # The methods of the base class, because Keras's own lists and sets track what is put into them.
+    kind: Any = next(kind for kind in CONTAINERS if isinstance(container, kind))
     kind.clear(container)
     (kind.update if kind is set else kind.extend)(container, before)
 
 
 def _is_plain(item):
-    """Whether an object is of a class of the user's own, which keeps attributes."""
+    """Whether an object has attributes and a class of the user's own."""
     library = type(item).__module__.partition(".")[0] in ("keras", "tensorflow", "numpy", "builtins", "collections")
     return hasattr(item, "__dict__") and not isinstance(item, CODE) and not library

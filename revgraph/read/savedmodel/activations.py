@@ -1,13 +1,12 @@
-"""Which activation a piece of pointwise arithmetic is, told by its values.
+"""Recognises activations that a model spells out in single operations, by their values.
 
-TensorFlow spells most activations out: `x * sigmoid(x)` for SiLU, a product with `erfc` for GELU. What such a piece
-computes is seen best from what it computes: its values at some points are compared with those of the activations that
-have a name.
+TensorFlow spells out most activations: `x * sigmoid(x)` for SiLU, a product with `erfc` for GELU. Such a piece of
+pointwise arithmetic is evaluated at some points, and its values are compared with those of the named activations.
 """
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
@@ -21,17 +20,23 @@ POINTS = np.concatenate(
     [
         np.linspace(-9.03, 9.01, 37),
         [-0.31, -0.07, 0.05, 0.27, 60.3, -60.7],
-        # A threshold close to zero and a bound far from it show here only.
+        # Only these points show a threshold close to zero, or a bound far from it.
         *([-x, x] for x in (1e-4, 1e-3, 0.011, 23.0, 150.0, 1e3, 1e5, 1e7)),
     ]
 )
-"""Where pieces are compared."""
+"""The points at which pieces are compared."""
+
+SOURCES = 12
+"""The largest number of tensors over which a piece of pointwise arithmetic is followed back."""
+
+DIGITS = {tf.float16: 5e-3, tf.bfloat16: 3e-2}
+"""By dtype, the error with which constants of half precision reproduce the values of an activation."""
 
 CLOSE = 43
-"""How many of the points are close enough to zero for every activation to be finite there."""
+"""The number of points, the first ones, that are so close to zero that every activation is finite there."""
 
 EXACT = 1e-12
-"""Difference up to which two functions compute the same numbers."""
+"""The difference below which two functions compute the same numbers."""
 
 NEGATIVE, POSITIVE, SMALL = 0, 36, 39
 """Positions of a negative, a positive, and a small positive point."""
@@ -42,12 +47,12 @@ POINTWISE = frozenset(
     "RealDiv Reciprocal Relu Relu6 Rsqrt Select SelectV2 Selu Sigmoid Sign Sin Softplus Softsign Sqrt Square "
     "SquaredDifference Sub Tanh ZerosLike".split()
 )
-"""Operations that compute each entry from the entries at the same place, and are what they are to a gradient, too."""
+"""Types of operations that compute each entry from the entries at the same place, and have their usual gradient."""
 
 OF_INTEGERS = frozenset(
     "BitwiseAnd BitwiseOr BitwiseXor FloorDiv FloorMod Invert LeftShift Mod RightShift TruncateDiv TruncateMod".split()
 )
-"""The same of integers alone."""
+"""Types of such operations on integers alone."""
 
 DIRECT = {
     "Elu": "elu",
@@ -62,7 +67,7 @@ DIRECT = {
     "Softsign": "softsign",
     "Tanh": "tanh",
 }
-"""TensorFlow operations that are an activation by themselves, and its name."""
+"""Types of operations that are an activation, and the name of the activation."""
 
 
 def _hard_sigmoid_of_keras_2(x):
@@ -102,7 +107,7 @@ class Piece:
     """Pointwise arithmetic as a function of one tensor.
 
     Args:
-        values: What it gives at `POINTS`.
+        values: The values of the function at `POINTS`.
         function: The function.
     """
 
@@ -111,13 +116,18 @@ class Piece:
 
 
 def start() -> Piece:
-    """The tensor itself."""
+    """The piece that is the tensor itself."""
     return Piece(tf.constant(POINTS), lambda x: x)
 
 
-def node_piece(node: Node, pieces) -> Piece:
-    """A pointwise node as a piece, from the pieces of the slots that it reads."""
-    # A bias wants an axis of channels, which points have not.
+def node_piece(node: Node, pieces: Sequence[Piece]) -> Piece:
+    """The piece of a pointwise node.
+
+    Args:
+        node: The node.
+        pieces: The piece of each slot that it reads, as functions of the same tensor.
+    """
+    # BiasAdd needs an axis of channels, which points do not have.
     run = (lambda x, b: [x + b]) if node.type == "BiasAdd" else runner(node.operation, "float64")
     whole = node.function()
     given = iter(pieces)
@@ -128,17 +138,17 @@ def node_piece(node: Node, pieces) -> Piece:
     return Piece(run(*arguments)[0], lambda x: whole(*(piece.function(x) for piece in pieces)))
 
 
-def recognise(values, tolerance, function) -> Activation | None:
+def recognise(values: np.ndarray, tolerance: float, function: Callable[[tf.Tensor], tf.Tensor]) -> Activation | None:
     """The activation that has these values at `POINTS`.
 
     Args:
-        values: Array like `POINTS`.
-        tolerance: Largest difference, relative to 1 and to the values, at which two functions are the same.
-        function: The piece itself, which stays in use where the activation differs in the last digits, as constants
-            of a model often make it do.
+        values: An array of the shape of `POINTS`.
+        tolerance: The largest difference, relative to 1 and to the values, with which two functions count as equal.
+        function: The piece itself. It is the function of the activation where its values differ in the last digits,
+            because constants of a model are often rounded.
 
     Returns:
-        An `Activation`; None where no activation has them.
+        An `Activation`; None where no activation has these values.
     """
     if values.shape != POINTS.shape or not np.isfinite(values[:CLOSE]).all() or _is_straight(values):
         return None
@@ -146,20 +156,20 @@ def recognise(values, tolerance, function) -> Activation | None:
     for name, activation, expected in (*_table(), *_families(values)):
         both = np.isfinite(values) & np.isfinite(expected)
         difference = np.max(np.abs(values - expected)[both] / (1 + np.abs(expected[both])))
-        # Whoever is told the name may count on the sign.
+        # The name of an activation promises the sign of its values.
         if difference < error and not (expected[both].min() >= 0 > values[both].min()):
             best, error = Activation(activation if difference < EXACT else function, name), difference
     return best
 
 
 def _is_straight(values):
-    """Whether the values are those of a straight line, which is a scale and a shift."""
+    """Whether the values are those of a straight line, which is a scale and a shift and no activation."""
     slopes = np.diff(values[NEGATIVE : POSITIVE + 1])
     return np.ptp(slopes) <= 1e-9 * np.abs(slopes).max()
 
 
 def _families(values):
-    """The members of families of activations that agree with the values at one point: they may be those."""
+    """Candidates from families of activations whose parameter, such as a slope, is fitted to one of the values."""
     at_minus, at_plus = values[NEGATIVE] / POINTS[NEGATIVE], values[POSITIVE] / POINTS[POSITIVE]
     candidates: list[tuple[str, Callable]] = []
     if 0 < at_minus < 1 and np.isclose(at_plus, 1, rtol=1e-6):

@@ -1,8 +1,11 @@
-"""Views of linear layers, and of the pieces in which TensorFlow computes them.
+"""Views of linear layers, some of which TensorFlow computes in several operations.
 
-One-dimensional and dilated convolutions, a dense layer over many axes and a layer normalization end in an operation
-that changes the shape. The view of that operation puts the pieces together again.
+One-dimensional and dilated convolutions, dense layers over several axes, and layer normalization end in an operation
+that changes the shape. The view of that operation joins the operations to the layer that they compute.
 """
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import tensorflow as tf
@@ -20,12 +23,19 @@ from revgraph.graph.operations import (
     reading,
 )
 from revgraph.read.savedmodel.moves import channels_at, routing, spatial
+from revgraph.read.savedmodel.nodes import Node
 from revgraph.read.savedmodel.normalization import whole_normalization
-from revgraph.read.savedmodel.weights import Weight
+from revgraph.read.savedmodel.weights import Value, Weight
+
+if TYPE_CHECKING:
+    from revgraph.read.savedmodel.builder import Builder
+
+View: TypeAlias = Callable[["Builder", Node], Sequence[Value] | None]
+"""A view takes the reader and a node, and returns the values of the node's outputs, or None if it does not fit."""
 
 
-def matmul(reader, node):
-    """A dense layer or an einsum where one side is a weight, else a product of two signals."""
+def matmul(reader: "Builder", node: Node) -> Sequence[Value]:
+    """The view of a matrix product: a dense layer or an einsum if one side is a weight, otherwise a contraction."""
     left, right = node.arguments
     turned = [
         bool(node.attribute(a, False) or node.attribute(b, False))
@@ -46,8 +56,8 @@ def matmul(reader, node):
     return reader.site(node, Einsum(reading({"kernel": kernel.read}), equation), (slot,))
 
 
-def einsum(reader, node):
-    """An einsum with a weight, or a product of two signals."""
+def einsum(reader: "Builder", node: Node) -> Sequence[Value] | None:
+    """The view of an einsum: an `Einsum` if one side is a weight, otherwise a contraction of two signals."""
     if len(node.slots) > 1:
         return reader.site(node, Contraction(node.function(), "einsum"), node.slots)
     if len(node.arguments) != 2:
@@ -60,7 +70,7 @@ def einsum(reader, node):
     return reader.site(node, Einsum(reading({"kernel": kernel.read}), f"{','.join(terms)}->{output}"), node.slots)
 
 
-def _geometry(node, rank):
+def _geometry(node: Node, rank: int) -> tuple[tuple, str, tuple, str]:
     """Strides, padding, dilation and data format of a convolution."""
     data_format = channels_at(node)
     strides = spatial(node.attribute("strides"), data_format)
@@ -68,16 +78,20 @@ def _geometry(node, rank):
     return strides, node.attribute("padding").lower(), dilation, data_format
 
 
-def _selects(kernel) -> bool:
-    """Whether every output of a convolution is one entry of its input, or of the padding, as patches have it."""
+def _selects(kernel: Weight) -> bool:
+    """Whether a convolution only copies entries, as the extraction of patches does."""
     if kernel.value is None:
         return False
-    columns = kernel.value.reshape(-1, kernel.shape[-1])
+    columns = kernel.value.reshape(-1, kernel.value.shape[-1])
     return bool(np.isin(columns, (0, 1)).all() and (columns.sum(0) == 1).all())
 
 
-def convolution(kind):
-    """The view of convolutions of one kind."""
+def convolution(kind: type[Conv] | type[DepthwiseConv]) -> View:
+    """The view of convolutions.
+
+    Args:
+        kind: The class of the operation.
+    """
 
     def view(reader, node):
         x, kernel = node.arguments
@@ -95,8 +109,8 @@ def convolution(kind):
     return view
 
 
-def conv_transpose(reader, node):
-    """A transposed convolution, which TensorFlow has as the gradient of a convolution."""
+def conv_transpose(reader: "Builder", node: Node) -> Sequence[Value] | None:
+    """The view of a transposed convolution, which TensorFlow computes as the gradient of a convolution."""
     sizes, kernel, x = node.arguments
     if not isinstance(kernel, Weight) or isinstance(x, Weight):
         return None
@@ -107,22 +121,22 @@ def conv_transpose(reader, node):
     before, after = (spatial(shape, data_format) for shape in (reader.specs[x].shape, node.specs[0].shape))
     sizes = zip(before, after, kernel.shape[:-2], strides, dilation, strict=True)
     extra = [_output_padding(*size, padding) for size in sizes]
-    # Where the size is not known in advance, Keras's own is what models have.
+    # Without it Keras infers the size of the output, as it does in a model whose size is not known.
     output_padding = None if None in extra else tuple(extra)
     operation = ConvTranspose(reading({"kernel": kernel.read}), *geometry, output_padding)
     return reader.site(node, operation, (x,))
 
 
 def _output_padding(before, after, kernel, stride, dilation, padding):
-    """Keras's `output_padding` along one axis, that gives the size `after`; None where a size is not known."""
+    """The `output_padding` of Keras along one axis that leads to the size `after`; None where a size is not known."""
     if before is None or after is None:
         return None
     kernel = (kernel - 1) * dilation + 1
     return after - (before - 1) * stride - (kernel if padding == "valid" else kernel - 2 * (kernel // 2))
 
 
-def squeeze(reader, node):
-    """Ends a one-dimensional convolution, which TensorFlow computes as one over an image of height 1."""
+def squeeze(reader: "Builder", node: Node) -> Sequence[Value]:
+    """The view of the last step of a one-dimensional convolution, which TensorFlow runs on an image of height 1."""
     (slot,) = node.slots
     conv, _ = reader.made(slot)
     if conv is None or not isinstance(conv.operation, Convolutional) or len(reader.specs[slot].shape) != 4:
@@ -131,31 +145,34 @@ def squeeze(reader, node):
     operation = conv.operation
     axis = 1 if operation.data_format == "channels_last" else 2
     squeezed = [a % 4 for a in node.attribute("squeeze_dims")]
-    if expanded is None or expanded.type != "ExpandDims" or squeezed != [axis]:
+    if expand is None or expanded is None or expanded.type != "ExpandDims" or squeezed != [axis]:
         return routing(reader, node)
-    if int(reader.integers(expanded.arguments[1])) not in (axis, axis - 4):
+    place = reader.integers(expanded.arguments[1])
+    if place is None or int(place) not in (axis, axis - 4):
         return routing(reader, node)
 
     def kernel(dtype):
         return {"kernel": tf.squeeze(operation.read(dtype)["kernel"], 0)}
 
-    extra = ()
+    extra: list[Any] = []
     if isinstance(operation, ConvTranspose):
-        extra = (None if operation.output_padding is None else operation.output_padding[1:],)
+        extra = [operation.output_padding[1:] if isinstance(operation.output_padding, tuple) else None]
     line = type(operation)(
         kernel, operation.strides[1:], operation.padding, operation.dilation[1:], operation.data_format, *extra
     )
     return reader.site(node, line, expand.inputs, path=conv.path)
 
 
-def batch_to_space(reader, node):
-    """Ends a dilated convolution, which TensorFlow computes as one on the interleaved parts of its input."""
+def batch_to_space(reader: "Builder", node: Node) -> Sequence[Value]:
+    """The view of the last step of a dilated convolution, which TensorFlow runs on interleaved parts of its input."""
     slot, block, crops = node.arguments
     conv, _ = reader.made(slot)
     if conv is None or not isinstance(conv.operation, Conv | DepthwiseConv) or conv.operation.padding != "valid":
         return routing(reader, node)
     split, interleaved = reader.made(conv.inputs[0])
-    if interleaved is None or interleaved.type != "SpaceToBatchND" or any(s != 1 for s in conv.operation.strides):
+    if split is None or interleaved is None or interleaved.type != "SpaceToBatchND":
+        return routing(reader, node)
+    if any(s != 1 for s in conv.operation.strides):
         return routing(reader, node)
     dilation, crops, paddings = (reader.integers(a) for a in (block, crops, interleaved.arguments[2]))
     if dilation is None or crops is None or paddings is None or len(dilation) != len(conv.operation.strides):
@@ -178,7 +195,7 @@ def batch_to_space(reader, node):
 
 
 def _around(padding, crop):
-    """Padding before and after along one axis, of which a part is cropped again; None for what is not known."""
+    """The padding before and after along one axis, less what is cropped; None for a width that is not known."""
     return tuple(None if p is None or c is None else int(p) - int(c) for p, c in zip(padding, crop, strict=True))
 
 
@@ -190,8 +207,12 @@ def _fits(around, wanted):
     return around[0] == wanted[0] and around[1] in (None, wanted[1])
 
 
-def reshape(reader, node):
-    """Reshape, to a shape that is known but for one axis where that is so; or the end of a dense layer."""
+def reshape(reader: "Builder", node: Node) -> Sequence[Value]:
+    """The view of a reshape.
+
+    It may be the last step of a dense layer or of a layer normalization. Otherwise it is a `Routing`, to a shape with
+    at most one unknown size if that much is known.
+    """
     x, target = node.arguments
     (spec,) = node.specs
     wanted = reader.integers(target)
@@ -212,7 +233,7 @@ def reshape(reader, node):
 
 
 def _dense_over_axes(reader, node, slot, shape):
-    """A dense layer over more axes than two, which TensorFlow computes on a matrix: x W between two reshapes."""
+    """A dense layer over more than two axes, which TensorFlow computes as x W on a matrix, between two reshapes."""
     dense, _ = reader.made(slot)
     if dense is None or not isinstance(dense.operation, Dense) or len(reader.specs[slot].shape) != 2:
         return None
@@ -229,7 +250,7 @@ def _dense_over_axes(reader, node, slot, shape):
 
 
 def _layer_normalization(reader, node, slot, shape):
-    """A layer normalization as Keras 2 computes it: batch normalization of one image with samples for channels."""
+    """A layer normalization, which Keras 2 computes as batch normalization of an image with samples as its channels."""
     _, norm = reader.made(slot)
     if norm is None or not norm.type.startswith("FusedBatchNorm") or norm.attribute("data_format") != "NCHW":
         return None
@@ -239,15 +260,15 @@ def _layer_normalization(reader, node, slot, shape):
         return None
     (source,) = flat.inputs[:1]
     one, _, size, width = reader.specs[norm.arguments[0]].shape
-    axes = [i for i in range(1, len(shape)) if None not in shape[i:] and np.prod(shape[i:]) == size]
-    if reader.specs[source].shape != shape or (one, width) != (1, 1) or not axes:
+    starts = [i for i in range(1, len(shape)) if None not in shape[i:] and np.prod(shape[i:]) == size]
+    if reader.specs[source].shape != shape or (one, width) != (1, 1) or not starts:
         return None
-    axes = tuple(range(axes[-1], len(shape)))
+    axes = tuple(range(starts[-1], len(shape)))
     return reader.normalize(node, whole_normalization(source, axes, norm.attribute("epsilon")))
 
 
-def fused_batch_norm(reader, node):
-    """Batch normalization in inference."""
+def fused_batch_norm(reader: "Builder", node: Node) -> Sequence[Value] | None:
+    """The view of batch normalization in inference; None in training, or where its moments depend on the inputs."""
     x, gamma, beta, mean, variance = node.arguments
     if node.attribute("is_training") or not all(isinstance(w, Weight) for w in (gamma, beta, mean, variance)):
         return None

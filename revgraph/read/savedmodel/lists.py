@@ -1,10 +1,11 @@
-"""Lists of tensors, which loops read and write, as stacked tensors.
+"""Lists of tensors, which loops read and write, are read as tensors that are stacked along a first axis.
 
-While a graph is read, a list is a value beside slots and weights. An operation that only knows TensorFlow's own lists
-is given one made of it (`whole`), and passes join it with what it exchanges lists with.
+While a graph is read, a list is a third kind of value, besides slots and weights. An operation without a view for lists
+is given a list of TensorFlow, which `whole` makes. Passes then join it with the sites with which it exchanges lists.
 """
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 import tensorflow as tf
 
@@ -13,7 +14,10 @@ from revgraph.graph.loops import Element, as_list, element, place
 from revgraph.graph.operations import Routing
 from revgraph.read.savedmodel.moves import is_nonnegative
 from revgraph.read.savedmodel.nodes import Node, TensorFlowOperation
-from revgraph.read.savedmodel.weights import Weight, in_dtype
+from revgraph.read.savedmodel.weights import Value, Weight, in_dtype
+
+if TYPE_CHECKING:
+    from revgraph.read.savedmodel.builder import Builder
 
 
 class ReadError(Exception):
@@ -23,32 +27,32 @@ class ReadError(Exception):
         writing: The list.
     """
 
-    def __init__(self, writing):
+    def __init__(self, writing: "Writing") -> None:
         super().__init__("A loop reads a list that it writes.")
         self.writing = writing
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Stacked:
-    """A list whose elements stand in one tensor, along the first axis.
+    """A list whose elements are stacked in one tensor, along the first axis.
 
     Args:
         tensor: The slot of the tensor, or a weight.
-        inside: It is read by a loop, in which the value of the slot is TensorFlow's own list.
+        inside: Whether a loop reads the list. Inside of the loop the value in the slot is a list of TensorFlow.
     """
 
     tensor: int | Weight
     inside: bool = False
 
-    def whole(self, reader, node):
-        """A site that makes TensorFlow's own list of it."""
+    def whole(self, reader: "Builder", node: Node) -> int:
+        """Adds a site that makes it a list of TensorFlow, for a node that reads it. Returns the slot."""
         operation, path = TensorFlowOperation(node.operation, as_list), f"{node.path}/list"
         return reader.site(node, operation, (reader.as_slot(self.tensor),), path=path, spec=Spec((), "variant"))[0]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Reserved:
-    """A list without elements, of a given size.
+    """A list of a given size, without elements yet.
 
     Args:
         node: The node that reserves it.
@@ -58,50 +62,52 @@ class Reserved:
 
     @property
     def size(self) -> int | Weight:
+        """The number of elements: a slot or a weight."""
         return self.node.arguments[1]
 
     @property
     def shape(self) -> tuple[int | None, ...] | None:
-        """The shape of an element as far as it is known; None where the number of axes is not."""
+        """The shape of an element, with None for unknown sizes; None where the number of axes is not known."""
         shape = self.node.arguments[0]
         if not isinstance(shape, Weight) or shape.value is None or shape.value.ndim != 1:
             return None
         return tuple(None if n < 0 else int(n) for n in shape.value)
 
-    def known_size(self, reader) -> int | None:
+    def known_size(self, reader: "Builder") -> int | None:
         """The number of elements; None where it is not known."""
         size = reader.integers(self.size)
         return None if size is None or size.ndim or size[()] is None else int(size)
 
-    def whole(self, reader, node):
-        """A site that makes TensorFlow's own list of it."""
+    def whole(self, reader: "Builder", node: Node) -> int:
+        """Adds a site that makes it a list of TensorFlow, for a node that reads it. Returns the slot."""
         return reader.results(self.node, {})[0]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Writing:
-    """A list inside a loop that writes it, and does not read it.
+    """A list that the loop around it writes and does not read.
 
     Args:
         loop: The node of the loop.
-        place: Its place among the arguments of the loop.
-        writes: The index and the element of each write, and whether it may be behind the end.
+        place: Position among the arguments of the loop.
+        writes: For each write the index, the element, and whether the index may lie behind the end of the list.
     """
 
     loop: Node
     place: int
     writes: tuple[tuple, ...] = ()
 
-    def whole(self, reader, node):
+    def whole(self, reader: "Builder", node: Node) -> int:
+        """Raises a `ReadError`, because a list that is being written cannot be read."""
         raise ReadError(self)
 
 
-def tensor_of(value):
-    """The stacked tensor of a list, any other value as it is."""
+def tensor_of(value: Value) -> Value:
+    """The stacked tensor of a `Stacked` list; any other value as it is."""
     return value.tensor if isinstance(value, Stacked) else value
 
 
-def is_list(value) -> bool:
+def is_list(value: Value) -> bool:
     """Whether a value is a list of tensors."""
     return isinstance(value, Stacked | Reserved | Writing)
 
@@ -155,13 +161,13 @@ def _get_item(reader, node):
 
 
 def _moved(reader, node, function, data, places, spec, fills=False, kind=Routing):
-    """A value whose entries are those of data, moved to where places say; a weight where all of these are weights."""
+    """The entries of `data`, moved to the places that `places` give. The value is a weight if all of these are."""
     given = (*data, *places)
     slots = tuple(value for value in given if not isinstance(value, Weight))
 
     def run(*tensors):
-        tensors = iter(tensors)
-        return function(*(v.read(reader.dtype) if isinstance(v, Weight) else next(tensors) for v in given))
+        remaining = iter(tensors)
+        return function(*(v.read(reader.dtype) if isinstance(v, Weight) else next(remaining) for v in given))
 
     if not slots:
         return Weight(lambda dtype: in_dtype(run(), dtype), spec.shape)
@@ -193,8 +199,8 @@ def _length(reader, node):
     return reader.site(node, size, (items.tensor,), inert=True, fixed=True)
 
 
-def computed(reader, spec) -> tf.DType:
-    """The dtype in which values of a spec are computed."""
+def computed(reader: "Builder", spec: Spec) -> tf.DType:
+    """The dtype in which revgraph computes a tensor of this spec."""
     dtype = tf.as_dtype(spec.dtype)
     return tf.as_dtype(reader.dtype) if dtype.is_floating else dtype
 
@@ -207,4 +213,4 @@ VIEWS = {
     "TensorListSetItem": _set_item,
     "TensorListStack": _stack,
 }
-"""Type of a TensorFlow operation -> view(reader, node) -> values of its outputs, None where it is not so simple."""
+"""Views of the operations on lists, by type: view(reader, node) returns the values of the outputs, or None."""

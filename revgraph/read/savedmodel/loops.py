@@ -1,6 +1,8 @@
-"""Loops: a `While` becomes a `Loop`, with the graphs of its condition and of its body."""
+"""Views of loops: a `While` becomes a `Loop`, which holds the graphs of its condition and of its body."""
 
 import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import tensorflow as tf
 
@@ -9,30 +11,33 @@ from revgraph.graph.loops import Loop, Written
 from revgraph.graph.operations import Routing
 from revgraph.read.savedmodel import lists, private
 from revgraph.read.savedmodel.lists import ReadError, Reserved, Stacked, Writing, computed, is_list, tensor_of
-from revgraph.read.savedmodel.nodes import called
+from revgraph.read.savedmodel.nodes import Node, called
 from revgraph.read.savedmodel.passes import simplify
-from revgraph.read.savedmodel.weights import Weight, in_dtype
+from revgraph.read.savedmodel.weights import Value, Weight, in_dtype
+
+if TYPE_CHECKING:
+    from revgraph.read.savedmodel.builder import Builder
 
 
 class NotSimpleError(Exception):
-    """A loop does with its lists what a `Loop` does not."""
+    """A loop uses its lists in a way that a `Loop` cannot."""
 
 
-def visit(reader, node):
-    """The values of the outputs of a node that handles lists, or is a loop; None where it is not as simple as that."""
+def visit(reader: "Builder", node: Node) -> Sequence[Value] | None:
+    """The values of the outputs of a loop, or of an operation on lists; None where the node is neither."""
     view = VIEWS.get(node.type)
     return None if view is None else view(reader, node)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Turning:
-    """The arguments of a loop, by what becomes of them.
+    """The kinds of the arguments of a loop, as their positions.
 
     Args:
-        states: Places of those that each turn makes anew.
-        lists: Places of the lists that are written.
-        constants: Places of the tensors that are the same in every turn.
-        read: Places of the lists that are read, which are constants, too.
+        states: The tensors that each turn computes anew.
+        lists: The lists that turns write.
+        constants: The tensors that are the same in every turn.
+        read: Those of the constants that are lists, which turns read.
     """
 
     states: tuple[int, ...]
@@ -42,12 +47,12 @@ class Turning:
 
 
 def _loop(reader, node):
-    """The values of the outputs of a loop.
+    """The values of the outputs of a loop; None for a loop of another form.
 
-    A list that the loop only writes is an output of it. One that it reads as well is a state, stacked: so is the single
-    element in which `keras.ops.scan` keeps what it carries on.
+    A list that the loop writes and does not read is an output. A list that it writes and reads is a state, stacked in a
+    tensor. An example is the list with a single element in which `keras.ops.scan` keeps its state.
     """
-    held = set()
+    held: set[int] = set()
     while True:
         try:
             return _read_loop(reader, node, frozenset(held))
@@ -55,7 +60,7 @@ def _loop(reader, node):
             if error.writing.loop is not node:
                 raise
             held.add(error.writing.place)
-        # What cannot be read inside is run as a whole.
+        # A loop whose inside cannot be read is run as a whole.
         except (NotSimpleError, ValueError):
             return None
 
@@ -68,7 +73,7 @@ def _read_loop(reader, node, held):
     return _site(reader, node, turning, more, (inside, results), inert, fixed)
 
 
-def _turning(reader, node, body, held) -> Turning:
+def _turning(reader: "Builder", node: Node, body: tf.Graph, held: frozenset[int]) -> Turning:
     kept, given = _kept(body), node.arguments
     inputs, _ = private.ends(body)
     for i, (value, tensor) in enumerate(zip(given, inputs, strict=True)):
@@ -88,8 +93,8 @@ def _turning(reader, node, body, held) -> Turning:
     )
 
 
-def _kept(body) -> list[int]:
-    """The places of what a turn hands on as it is."""
+def _kept(body: tf.Graph) -> list[int]:
+    """The positions of the arguments that a turn passes on unchanged."""
     inputs, outputs = private.ends(body)
 
     def source(tensor):
@@ -101,10 +106,15 @@ def _kept(body) -> list[int]:
 
 
 def _body(reader, node, body, turning):
-    """Reads the body: its reader, the values of its outputs, and the states that are inert, and fixed.
+    """Reads the body of a loop.
 
-    A counter is inert because it starts from a constant and a turn makes it of itself and constants. So all states that
-    may be are taken for inert first, and those that turn out not to be are not the next time.
+    A state is inert, which means without relevance, if it starts from a constant and a turn computes it from inert
+    states and constants, as a counter does. So all states that start from constants are assumed to be inert at first.
+    Those that are not are found, and the body is read again without them, until nothing changes.
+
+    Returns:
+        The reader of the body, the values of its outputs, the inert states, and the fixed states. A fixed state is the
+        same whatever the entries of the model's inputs are.
     """
     inert = {i for i in turning.states if _is_inert(reader, tensor_of(node.arguments[i]))}
     fixed = {i for i in inert if reader.is_fixed(tensor_of(node.arguments[i]))}
@@ -118,7 +128,11 @@ def _body(reader, node, body, turning):
 
 
 def _read(reader, node, graph, turning, inert, fixed):
-    """Reads a graph inside a loop: its reader, whose slots begin with the states and constants, and its outputs."""
+    """Reads a graph inside of a loop. Its first slots are the states, and then the constants.
+
+    Returns:
+        The reader of the graph, and the values of its outputs.
+    """
     inside, values = reader.inside(), list(node.arguments)
     ends, _ = private.ends(graph)
     shapes, _ = private.ends(called(node.operation, "body"))
@@ -137,7 +151,7 @@ def _read(reader, node, graph, turning, inert, fixed):
         values[i] = Stacked(slot, inside=True) if i in turning.read else slot
     for i in turning.lists:
         values[i] = Writing(node, i)
-    # TensorFlow names what stands inside by its whole path; a function of one's own has names of its own.
+    # TensorFlow names operations inside of a loop by their full path, and those of a user's function by a short one.
     scope = node.operation.name + "/"
     whole = any(operation.name.startswith(scope) for operation in graph.get_operations())
     prefix = node.path[: -len(node.operation.name)] if whole else node.path + "/"
@@ -194,14 +208,14 @@ def _site(reader, node, turning, more, body, inert, fixed):
 
 
 def _written(reader, node, loop, read, specs, idle):
-    """The values of what a loop writes: weights where it reads nothing but weights."""
+    """The values of the outputs of a loop. They are weights if the loop reads nothing but weights."""
 
     def run(*tensors):
         return loop(tensors, loop.read(tf.as_dtype(reader.dtype)))
 
     if not read:
-        return [Weight(lambda dtype, j=j: in_dtype(run()[j], dtype), spec.shape) for j, spec in enumerate(specs)]
-    # Nothing that a loop of inert tensors gives depends on the entries of the inputs.
+        return [Weight(_output(run, j), spec.shape) for j, spec in enumerate(specs)]
+    # If all outputs of a loop are inert, none depends on the entries of the inputs.
     operation = Routing(run, loop.label, loop.outputs_count, fills=True) if all(idle) else loop
     written = reader.site(node, operation, read, specs=specs)
     for slot, still in zip(written, idle, strict=True):
@@ -209,8 +223,12 @@ def _written(reader, node, loop, read, specs, idle):
     return written
 
 
-def _spec_of_list(reader, start, elements) -> Spec:
-    """Shape and dtype of a list that was written, stacked."""
+def _output(run, j):
+    return lambda dtype: in_dtype(run()[j], dtype)
+
+
+def _spec_of_list(reader: "Builder", start: Stacked | Reserved, elements: list[Spec]) -> Spec:
+    """Shape and dtype of a list that was written, stacked in a tensor."""
     if isinstance(start, Stacked):
         return reader.spec(start.tensor)
     dtype = elements[0].dtype if elements else start.node.attribute("element_dtype").name
@@ -222,7 +240,7 @@ def _spec_of_list(reader, start, elements) -> Spec:
 
 
 def _given(argument):
-    """The slot or the weight that a loop is given for an argument."""
+    """The slot or the weight that a `Loop` takes for an argument."""
     return argument.size if isinstance(argument, Reserved) else tensor_of(argument)
 
 
@@ -230,7 +248,7 @@ def _is_inert(reader, value):
     return isinstance(value, Weight) or value in reader.inert
 
 
-def _graph(node, reader, inputs, outputs) -> Graph:
+def _graph(node: Node, reader: "Builder", inputs: Iterable[int], outputs: Iterable[int]) -> Graph:
     graph = Graph(
         name=node.path,
         sites=tuple(reader.sites),
@@ -246,4 +264,4 @@ def _graph(node, reader, inputs, outputs) -> Graph:
 
 
 VIEWS = lists.VIEWS | {"StatelessWhile": _loop, "While": _loop}
-"""Type of a TensorFlow operation -> view(reader, node) -> values of its outputs, None where it is not so simple."""
+"""Views of loops and of operations on lists, by type: view(reader, node) returns the values of the outputs, or None."""

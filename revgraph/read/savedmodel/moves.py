@@ -1,7 +1,11 @@
-"""Views of the operations that move entries from place to place, and what is known of each of them."""
+"""Views of the operations that move entries from place to place, or average them, and the properties of each.
+
+`revgraph.graph.operations.Routing` explains the properties `copies`, `fixed`, `keeps_sign` and `fills`.
+"""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import tensorflow as tf
@@ -9,44 +13,51 @@ from keras import ops
 
 from revgraph.graph import windows
 from revgraph.graph.operations import AveragePool, Embedding, Interpolation, LinearMap, Routing, ZeroPad, reading
-from revgraph.read.savedmodel.weights import Weight
+from revgraph.graph.types import Weights
+from revgraph.read.savedmodel.nodes import Node
+from revgraph.read.savedmodel.weights import Value, Weight
+
+if TYPE_CHECKING:
+    from revgraph.read.savedmodel.builder import Builder
 
 ALL = (0, None)
+"""All arguments have entries that are moved."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Lookup(Embedding):
-    """An embedding whose indices are worked out first.
+    """An embedding whose indices are computed from its input.
 
     Args:
-        index: Gives the indices from the input.
+        index: Computes the indices.
     """
 
     index: Callable[[tf.Tensor], tf.Tensor]
 
     @property
-    def label(self):
+    def label(self) -> str:
         return "Embedding"
 
-    def __call__(self, inputs, weights):
+    def __call__(self, inputs: Sequence[tf.Tensor], weights: Weights) -> tuple[tf.Tensor, ...]:
         return super().__call__((self.index(inputs[0]),), weights)
 
 
 @dataclasses.dataclass(frozen=True)
 class Move:
-    """What is known of a TensorFlow operation that moves entries.
+    """The properties of a TensorFlow operation that moves entries.
 
-    The arguments other than the data say where the entries go: sizes, axes, indices, conditions.
+    Some of its arguments, the data, have the entries that are moved. The others say where these go: sizes, axes,
+    indices, conditions.
 
     Args:
-        data: Which arguments have the entries that are moved, as the arguments of a `slice`.
+        data: The positions of the data among the arguments, as the arguments of a `slice`.
         copies: Every entry of the output is an entry of the data, or a constant.
-        chooses: It compares the entries themselves to choose where they go.
+        chooses: It compares the entries to choose where they go.
         keeps_sign: The output has no negative entry where the data have none.
-        fills: It puts in constants that are no argument, such as zeros.
+        fills: It adds constants that are no argument, such as zeros.
     """
 
-    data: tuple = (0, 1)
+    data: tuple[int | None, ...] = (0, 1)
     copies: bool = True
     chooses: bool = False
     keeps_sign: bool = True
@@ -70,7 +81,7 @@ MOVES = {
     "Pack": Move(ALL),
     "PadV2": Move((0, None, 2)),
     "ResizeBicubic": Move(copies=False, keeps_sign=False),
-    # What lies outside of the image is zero.
+    # Entries from outside of the image are zero.
     "ScaleAndTranslate": Move(copies=False, keeps_sign=False, fills=True),
     "MatrixDiagV3": Move((0, None, 4)),
     "ScatterNd": Move((1, 2), fills=True),
@@ -78,11 +89,11 @@ MOVES = {
     "TensorScatterUpdate": Move((0, None, 2)),
     "XlaDynamicUpdateSlice": Move((0, 2)),
 }
-"""Type of a TensorFlow operation that moves entries, or takes weighted means or sums of them -> what is known of it."""
+"""The properties of the operations that move entries, or take sums or weighted means of them, by type."""
 
 
-def properties(reader, node) -> dict[str, bool]:
-    """What is known of a node that moves entries, as the arguments of a `Routing`."""
+def properties(reader: "Builder", node: Node) -> dict[str, bool]:
+    """The properties of a node that moves entries, as named arguments for a `Routing`."""
     move, arguments = MOVES[node.type], node.arguments
     moved = range(len(arguments))[slice(*move.data)]
     data = [arguments[i] for i in moved]
@@ -96,40 +107,46 @@ def properties(reader, node) -> dict[str, bool]:
     }
 
 
-def is_floating(node) -> bool:
-    """Whether a node gives floating numbers."""
+def is_floating(node: Node) -> bool:
+    """Whether the output of a node is floating."""
     return tf.as_dtype(node.specs[0].dtype).is_floating
 
 
-def is_nonnegative(weight) -> bool:
-    """Whether a weight never has a negative entry. Variables can change, so nothing is known of them."""
+def is_nonnegative(weight: Weight) -> bool:
+    """Whether a weight never has a negative entry. That is not known of variables, because they can change."""
     return weight.value is not None and weight.value.dtype != object and bool(np.all(weight.value >= 0))
 
 
-def routing(reader, node, function=None, shape=None, slots=None):
-    """The node as a `Routing`.
+def routing(
+    reader: "Builder",
+    node: Node,
+    function: Callable | None = None,
+    shape: tuple[int | None, ...] | None = None,
+    slots: Sequence[int] | None = None,
+) -> Sequence[Value]:
+    """The view of a node that becomes a `Routing`.
 
     Args:
         reader: The reader.
         node: The node.
-        function: Computes it, where that is not the TensorFlow operation itself.
-        shape: The shape of its output, where more is known of it than TensorFlow knows.
-        slots: The slots that the function takes, where these are not all of the node's.
+        function: The function that computes it; by default the TensorFlow operation.
+        shape: The shape of its output; by default the one that TensorFlow infers.
+        slots: The slots that the function takes; by default all slots of the node.
     """
     known = properties(reader, node)
     operation = Routing(function or node.function(), node.type, len(node.specs), **known)
     return reader.site(node, operation, node.slots if slots is None else slots, shape=shape)
 
 
-def cast(node) -> Routing:
-    """Integers as numbers of another type. As relevance has it, they are floating already."""
+def cast(node: Node) -> Routing:
+    """The operation of a cast of integers. When relevance is computed they are floating already, and are not cast."""
     function = node.function()
     known = dict.fromkeys(("copies", "fixed", "keeps_sign"), True)
     return Routing(lambda x: x if x.dtype.is_floating else function(x), "Cast", **known)
 
 
-def top_k(reader, node):
-    """The largest entries; where they stood carries no relevance."""
+def top_k(reader: "Builder", node: Node) -> Sequence[Value]:
+    """The view of the k largest entries. Their positions carry no relevance."""
     function = node.function()
     values = Routing(lambda *t: function(*t)[0], node.type, **properties(reader, node))
     positions = Routing(lambda *t: function(*t)[1], node.type, fills=True)
@@ -138,8 +155,8 @@ def top_k(reader, node):
     return largest, where
 
 
-def scatter(reader, node):
-    """Entries at places of their own, and zeros elsewhere; a linear map where several may come to one place."""
+def scatter(reader: "Builder", node: Node) -> Sequence[Value]:
+    """The view of entries that are put at given places among zeros. It is a linear map if places may repeat."""
     indices = node.arguments[0]
     rows = None if not isinstance(indices, Weight) else indices.value
     rows = None if rows is None else rows.reshape(-1, rows.shape[-1])
@@ -148,8 +165,8 @@ def scatter(reader, node):
     return reader.site(node, LinearMap(reading({}), node.function(), node.type), node.slots)
 
 
-def scatter_into(reader, node):
-    """A tensor to which entries of another are added."""
+def scatter_into(reader: "Builder", node: Node) -> Sequence[Value] | None:
+    """The view of a tensor to which entries of another tensor are added."""
     x, _, updates = node.arguments
     if isinstance(updates, Weight):
         return None
@@ -161,14 +178,14 @@ def scatter_into(reader, node):
     return reader.site(node, LinearMap(read, function, node.type), node.slots)
 
 
-def interpolation(reader, node):
-    """Every entry a weighted mean of entries."""
+def interpolation(reader: "Builder", node: Node) -> Sequence[Value]:
+    """The view of interpolation: each entry is a weighted mean of input entries."""
     operation = Interpolation(node.function(), node.type, **properties(reader, node))
     return reader.site(node, operation, node.slots)
 
 
-def resize_area(reader, node):
-    """Every entry the mean of an area."""
+def resize_area(reader: "Builder", node: Node) -> Sequence[Value] | None:
+    """The view of resizing by the means of areas."""
     if node.attribute("align_corners"):
         return None
     size, known = node.arguments[1], properties(reader, node)
@@ -181,8 +198,8 @@ def resize_area(reader, node):
     return reader.site(node, Interpolation(resize, node.type, **known), node.slots)
 
 
-def scale_and_translate(reader, node):
-    """Resizing with an offset, in float32: TensorFlow's gradient knows no other dtype."""
+def scale_and_translate(reader: "Builder", node: Node) -> Sequence[Value]:
+    """The view of resizing with an offset, in float32, because TensorFlow has no gradient for other dtypes."""
     function = dataclasses.replace(node, dtype="float32").function()
 
     def resize(x, *rest):
@@ -191,8 +208,8 @@ def scale_and_translate(reader, node):
     return reader.site(node, Interpolation(resize, node.type, **properties(reader, node)), node.slots)
 
 
-def diagonal(reader, node):
-    """One diagonal of each matrix, as a selection, because TensorFlow's gradient wants to know all sizes in advance."""
+def diagonal(reader: "Builder", node: Node) -> Sequence[Value] | None:
+    """The view of one diagonal of each matrix, as a selection, because TensorFlow's gradient needs all sizes."""
     which = reader.integers(node.arguments[1])
     if which is None or np.size(which) != 1:
         return None
@@ -207,27 +224,27 @@ def diagonal(reader, node):
     return routing(reader, node, diagonal, slots=node.slots[:1])
 
 
-def transpose(reader, node):
-    """Nothing where the axes stay in their order."""
+def transpose(reader: "Builder", node: Node) -> Sequence[Value]:
+    """The view of a transposition. It adds no site where the axes keep their order."""
     order = reader.integers(node.arguments[1])
     if order is not None and list(order) == list(range(len(order))):
         return (node.arguments[0],)
     return routing(reader, node)
 
 
-def pad(reader, node):
-    """Padding with zeros, whose widths are known, or with anything else."""
-    x, widths, *fill = node.arguments
-    widths = reader.integers(widths)
+def pad(reader: "Builder", node: Node) -> Sequence[Value]:
+    """The view of padding: a `ZeroPad` for zeros and known widths, otherwise a `Routing`."""
+    x, around, *fill = node.arguments
+    widths = reader.integers(around)
     zeros = not fill or (isinstance(fill[0], Weight) and fill[0].value is not None and not np.any(fill[0].value))
     if isinstance(x, Weight) or not zeros or widths is None or any(n is None for n in np.ravel(widths)):
         return routing(reader, node)
-    widths = tuple((int(before), int(after)) for before, after in widths)
-    return reader.site(node, ZeroPad(node.function(), "Pad", widths=widths, **properties(reader, node)), (x,))
+    pairs = tuple((int(before), int(after)) for before, after in widths)
+    return reader.site(node, ZeroPad(node.function(), "Pad", widths=pairs, **properties(reader, node)), (x,))
 
 
-def pooling(node):
-    """Size, strides, padding and data format of a pooling; None where it pools over samples or channels."""
+def pooling(node: Node) -> tuple[tuple[int, ...], tuple[int, ...], str, str] | None:
+    """Size, strides, padding and data format of a pooling node; None where it pools over samples or channels."""
     data_format = channels_at(node)
     size, strides = node.attribute("ksize"), node.attribute("strides")
     inner = spatial(size, data_format)
@@ -236,18 +253,18 @@ def pooling(node):
     return inner, spatial(strides, data_format), node.attribute("padding").lower(), data_format
 
 
-def channels_at(node) -> str:
-    """The data format of a node, in Keras's words."""
+def channels_at(node: Node) -> str:
+    """The data format of a node: `"channels_first"` or `"channels_last"`."""
     return "channels_first" if node.attribute("data_format", "NHWC").startswith("NC") else "channels_last"
 
 
-def spatial(values, data_format):
-    """Those of one value per axis that belong to the spatial axes."""
+def spatial(values: Sequence, data_format: str) -> tuple:
+    """The values of the spatial axes, from one value per axis."""
     return tuple(values[1:-1] if data_format == "channels_last" else values[2:])
 
 
-def average_pool(reader, node):
-    """Average pooling over windows."""
+def average_pool(reader: "Builder", node: Node) -> Sequence[Value] | None:
+    """The view of average pooling over windows."""
     geometry = pooling(node)
     if geometry is None:
         return None
@@ -259,16 +276,16 @@ def average_pool(reader, node):
     return reader.site(node, operation, node.slots)
 
 
-def max_pool_3d(reader, node):
-    """Max pooling over windows of three dimensions."""
+def max_pool_3d(reader: "Builder", node: Node) -> Sequence[Value] | None:
+    """The view of max pooling over windows of three dimensions."""
     geometry = pooling(node)
     if geometry is None:
         return None
     return routing(reader, node, windows.pooling_3d(ops.max_pool, node.function(), *geometry))
 
 
-def mean(reader, node):
-    """The mean over axes."""
+def mean(reader: "Builder", node: Node) -> Sequence[Value] | None:
+    """The view of a mean over axes; None where the axes are not known."""
     axes = reader.integers(node.arguments[1])
     if axes is None:
         return None
@@ -276,24 +293,26 @@ def mean(reader, node):
     return reader.site(node, AveragePool(node.function(), "mean", count=count, **properties(reader, node)), node.slots)
 
 
-def total(reader, node):
-    """The sum over axes."""
-    return reader.site(node, AveragePool(node.function(), "sum", **properties(reader, node)), node.slots)
+def total(reader: "Builder", node: Node) -> Sequence[Value]:
+    """The view of a sum over axes, which is average pooling that divides by one."""
+    pool = AveragePool(node.function(), "sum", count=lambda x: 1, **properties(reader, node))
+    return reader.site(node, pool, node.slots)
 
 
-def gather(reader, node):
-    """An embedding where the table is a weight; a selection of entries where the indices are."""
+def gather(reader: "Builder", node: Node) -> Sequence[Value] | None:
+    """The view of a look-up: an embedding if the table is a weight, otherwise a selection of entries."""
     table, indices, *axis = node.arguments
     if isinstance(table, Weight):
-        plain = not axis or (reader.integers(axis[0]) is not None and int(reader.integers(axis[0])) == 0)
+        known = reader.integers(axis[0]) if axis else None
+        plain = not axis or (known is not None and int(known) == 0)
         if node.type == "GatherNd" or not plain or node.attribute("batch_dims", 0):
             return None
-        source, index = reader.looked_up(indices)
+        source, index = reader.ids.looked_up(indices)
         return reader.site(node, Lookup(table.content().read, index), (source,))
     function = node.function()
 
     def gathered(x, *rest):
-        # Behind a reshape the gradient is a tensor, not the slices that a gather has of its own.
+        # The reshape makes the gradient a tensor. Without it TensorFlow returns the gradient of a gather as slices.
         return function(tf.reshape(x, tf.shape(x)), *rest)
 
     return routing(reader, node, gathered)

@@ -1,8 +1,8 @@
-"""TensorFlow operations as values: what a node reads, and how it is run again on other tensors."""
+"""Nodes: TensorFlow operations with the values that they read, and functions that run them again on other tensors."""
 
 import dataclasses
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import tensorflow as tf
@@ -11,24 +11,24 @@ from revgraph.graph.graph import Spec
 from revgraph.graph.loops import ADVICE
 from revgraph.graph.operations import Opaque
 from revgraph.read.savedmodel import private
-from revgraph.read.savedmodel.weights import Weight, alike, has_slope, in_dtype
+from revgraph.read.savedmodel.weights import Value, Weight, alike, has_slope, in_dtype
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Node:
-    """One TensorFlow operation on the way from the inputs to the outputs.
+    """One TensorFlow operation between the inputs and the outputs of a model.
 
     Args:
-        operation: The operation in TensorFlow's own graph.
-        arguments: For each of its inputs a slot, or a `Weight`.
-        path: Where it stands.
-        dtype: The dtype in which the graph computes.
-        layer: The raw Keras operation that it belongs to, if any.
-        floating: The floating dtype in which integer arithmetic is computed instead.
+        operation: The operation in TensorFlow's graph.
+        arguments: The value for each of its inputs: a slot, a `Weight`, or a list of tensors (see `lists`).
+        path: The path of its site, made from the name of the operation.
+        dtype: The dtype in which revgraph's graph computes.
+        layer: The Keras operation to which it belongs; None if there is none.
+        floating: A floating dtype, if integer arithmetic is computed in that dtype instead.
     """
 
     operation: tf.Operation
-    arguments: tuple[int | Weight, ...]
+    arguments: tuple[Value, ...]
     path: str
     dtype: str
     layer: Any = None
@@ -36,6 +36,7 @@ class Node:
 
     @property
     def type(self) -> str:
+        """The type of the operation, such as `"MatMul"`."""
         return self.operation.type
 
     @property
@@ -58,21 +59,21 @@ class Node:
             )
         return tuple(tensor.shape) if tensor.shape.rank is not None else ()
 
-    def attribute(self, name, default=None):
-        """An attribute of the operation, text as `str`."""
+    def attribute(self, name: str, default: Any = None) -> Any:
+        """An attribute of the operation; `default` where it has none of this name. Text is a `str`."""
         if not private.has_attribute(self.operation, name):
             return default
         value = self.operation.get_attr(name)
         return value.decode() if isinstance(value, bytes) else value
 
     def function(self) -> Callable:
-        """The operation as a function of the tensors in its slots that gives its output, or a list of them."""
+        """A function that runs the operation on the tensors in its slots, and returns its output, or a list of them."""
         run = runner(self.operation, self.dtype)
 
         def function(*tensors):
             given = iter(tensors)
             outputs = run(*(a.read(self.dtype) if isinstance(a, Weight) else next(given) for a in self.arguments))
-            # Some operations give float32 whatever they are given.
+            # Some operations return float32, whatever dtype they are given.
             outputs = [in_dtype(t, self.dtype) for t in outputs]
             return outputs[0] if len(outputs) == 1 else outputs
 
@@ -84,19 +85,19 @@ BRANCHES = (
     "choice outside of the model, or compute all branches and choose among their results with tf.where. Or use a "
     'gradient method such as "input_t_gradient", which needs no rules.'
 )
-"""What to do about a choice between functions."""
+"""The advice for a choice between functions."""
 
 
 class TensorFlowOperation(Opaque):
     """A TensorFlow operation without a rule: `operation` is the node in TensorFlow's own graph."""
 
     @property
-    def label(self):
+    def label(self) -> str:
         return self.operation.type
 
     @property
-    def advice(self):
-        """What to do about an operation with functions inside: a loop has a body, and a choice has branches."""
+    def advice(self) -> str | None:  # type: ignore[override]  # A property where the base class has a string.
+        """The advice for an operation with functions inside: a loop has a body, and a choice has branches."""
         if private.has_attribute(self.operation, "body"):
             return ADVICE
         branches = ("then_branch", "branches")
@@ -104,39 +105,51 @@ class TensorFlowOperation(Opaque):
 
 
 CALLS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
-"""Calls of functions."""
+"""Types of operations that call a function."""
 
 
-def called(operation, attribute="f"):
-    """The graph of the function that an operation calls, or has as an attribute; None where there is none."""
+def called(operation: tf.Operation, attribute: str = "f") -> tf.Graph | None:
+    """The graph of the function that an operation calls; None where it calls none.
+
+    Args:
+        operation: The operation.
+        attribute: The attribute that names the function, such as `"body"` for the body of a loop.
+    """
     named = attribute != "f" or operation.type in CALLS
     name = operation.get_attr(attribute).name if named else operation.type
     return private.function_in(operation, name)
 
 
-def operations_between(graph, wholes=None) -> list:
-    """The operations that lead from a graph's inputs to its outputs, each after those that it depends on.
+def operations_between(graph: tf.Graph, wholes: Mapping[str, Any] | None = None) -> list[Any]:
+    """The operations between a graph's inputs and its outputs, each after those on which it depends.
 
     Args:
         graph: The graph.
-        wholes: What is one site by the names of the tensors that it gives; it stands in the place of its operations.
+        wholes: By the name of a tensor, the `Whole` that returns it. A `Whole`, such as the call of a layer, stands in
+            the place of its operations.
     """
     wholes = wholes or {}
     inputs, outputs = private.ends(graph)
-    inputs = {t.name for t in inputs}
-    needed, stack = {}, list(outputs)
+    given = {t.name for t in inputs}
+    needed: dict[int, Any] = {}
+    stack = list(outputs)
     while stack:
         tensor = stack.pop()
         step = wholes.get(tensor.name, tensor.op)
-        if tensor.name not in inputs and id(step) not in needed:
+        if tensor.name not in given and id(step) not in needed:
             needed[id(step)] = step
             stack.extend(step.inputs)
     order = {operation.name: i for i, operation in enumerate(graph.get_operations())}
     return sorted(needed.values(), key=lambda step: min(order[t.op.name] for t in step.outputs) if step.outputs else 0)
 
 
-def graph_runner(graph, dtype) -> Callable:
-    """A function that runs a graph on its inputs and gives its outputs as a list."""
+def graph_runner(graph: tf.Graph, dtype: tf.DType | str | None) -> Callable:
+    """A function that runs a TensorFlow graph on its inputs, and returns its outputs as a list.
+
+    Args:
+        graph: The graph.
+        dtype: The dtype that replaces every floating dtype in it; None to keep them.
+    """
 
     def names(tensors):
         return [t.name for t in tensors]
@@ -174,7 +187,7 @@ def _while(operation, dtype):
     shapes = [t.shape for t in private.ends(called(operation, "body"))[0]]
 
     def run(*tensors):
-        # Handles of variables are the same in every turn, and no loop variables.
+        # Handles of variables are the same in every turn, so they are not variables of the loop.
         turning = [i for i, t in enumerate(tensors) if t.dtype != tf.resource]
 
         def whole(values):
@@ -202,13 +215,13 @@ def _if(operation, dtype):
 
 
 def _bits(operation, dtype):
-    """The bits of numbers of one type mean nothing in another."""
+    """A bitcast runs in its own dtypes, because the bits of a number mean another number in another dtype."""
     own, target = operation.inputs[0].dtype, operation.outputs[0].dtype
     return lambda x: [tf.bitcast(tf.cast(x, own), target)]
 
 
 def _update_slice(operation, dtype):
-    """A block of a tensor replaced by another. TensorFlow has no gradient of its own operation."""
+    """Replaces a block of a tensor. TensorFlow has no gradient for its own operation."""
 
     def run(x, updates, start):
         if dtype is not None:
@@ -224,21 +237,22 @@ def _update_slice(operation, dtype):
 CONTROL = frozenset(
     f"{prefix}{kind}" for prefix in ("", "Ref") for kind in ("Enter", "Exit", "Merge", "NextIteration", "Switch")
 ) | {"LoopCond"}
-"""Control flow of TensorFlow 1, which jumps between the operations of one graph and cannot be run again."""
+"""Types of control flow of TensorFlow 1. It jumps between the operations of one graph, and cannot be run again."""
 
 JUMPS = (
     "Control flow of TensorFlow 1 cannot be run again for an explanation. Build the model's graph behind "
     "tf.compat.v1.enable_control_flow_v2(), and save it again."
 )
-"""What to say of that."""
+"""The advice for such control flow."""
 
 
 class Jump(TensorFlowOperation):
-    """Control flow of TensorFlow 1."""
+    """An operation of the control flow of TensorFlow 1, which no method can explain."""
 
-    refusal = advice = JUMPS
+    refusal = JUMPS
+    advice = JUMPS
 
-    def __init__(self, operation):
+    def __init__(self, operation: tf.Operation) -> None:
         super().__init__(operation, self._run, len(operation.outputs))
 
     @staticmethod
@@ -268,15 +282,15 @@ SPECIAL = {
     "While": _while,
     "XlaDynamicUpdateSlice": _update_slice,
 }
-"""Operations that are not run by a function of `tf.raw_ops`."""
+"""Operations that no function of `tf.raw_ops` runs: the type, and what makes the function that runs the operation."""
 
 
-def runner(operation, dtype) -> Callable:
-    """A function that runs an operation on its flat inputs and gives its outputs as a list.
+def runner(operation: tf.Operation, dtype: tf.DType | str | None) -> Callable:
+    """A function that runs an operation on its flat inputs, and returns its outputs as a list.
 
     Args:
-        operation: A `tf.Operation`.
-        dtype: What stands for every floating dtype that the operation names; None to leave them.
+        operation: The operation.
+        dtype: The dtype that replaces every floating dtype of the operation; None to keep them.
     """
     if operation.type in SPECIAL:
         return SPECIAL[operation.type](operation, dtype)
@@ -312,7 +326,7 @@ def runner(operation, dtype) -> Callable:
 
 
 def _floating_together(tensors, types):
-    """The tensors, floating where another one is that has to have the same dtype: integers whose relevance is moved."""
+    """The tensors. Integers become floating where the operation needs the dtype of another tensor that is floating."""
     floating = {name: t.dtype for t, name in zip(tensors, types, strict=True) if name and t.dtype.is_floating}
     return [
         tf.cast(t, floating[name]) if t.dtype.is_integer and name in floating else t
@@ -321,7 +335,7 @@ def _floating_together(tensors, types):
 
 
 def _dtype_of(operation, attribute, dtype):
-    """The dtype that stands for one that an operation names: its own where the operation is not made for `dtype`."""
+    """The dtype for an attribute of an operation: `dtype`, or its own where the operation does not allow `dtype`."""
     own = operation.get_attr(attribute.name)
     allowed = attribute.allowed_values.list.type
     if not has_slope(own) or dtype is None:
@@ -331,26 +345,26 @@ def _dtype_of(operation, attribute, dtype):
 
 
 def _dtype_taken(argument, types):
-    """The floating dtype that an argument has to have; None where any will do."""
+    """The floating dtype that an argument must have; None where any dtype is taken."""
     taken = tf.as_dtype(argument.type) if argument.type else types.get(argument.type_attr)
     return taken if taken is not None and has_slope(taken) else None
 
 
-def _python_names(function, names) -> dict[str, str]:
-    """The parameter for each name of an operation's definition: its own but for a few that `tf.raw_ops` renames."""
+def _python_names(function: Callable, names: list[str]) -> dict[str, str]:
+    """The parameter of a `tf.raw_ops` function for each name in the operation's definition. Few names differ."""
     parameters = [p for p in inspect.signature(function).parameters if p != "name"]
     renamed = zip([n for n in names if n not in parameters], [p for p in parameters if p not in names], strict=True)
     return {**{n: n for n in names}, **dict(renamed)}
 
 
 def _is_inferred(operation, attribute):
-    """Whether an attribute follows from the inputs."""
+    """Whether TensorFlow infers an attribute from the inputs."""
     arguments = private.definition(operation).input_arg
     return any(attribute.name in (a.type_attr, a.number_attr, a.type_list_attr) for a in arguments)
 
 
 def _count(operation, argument):
-    """How many tensors an argument takes; None for one that is not a list."""
+    """The number of tensors that an argument takes; None if it takes a single tensor and not a list."""
     if argument.number_attr:
         return operation.get_attr(argument.number_attr)
     if argument.type_list_attr:

@@ -1,18 +1,21 @@
-"""Normalizations that TensorFlow spells out, put together again.
+"""Recognises normalizations that a model spells out in single operations.
 
-A layer normalization is a dozen operations: x * inv + (beta - mean(x) * inv) with inv = gamma / sqrt(var(x) + epsilon),
-or the same in another order. What each of them gives is written as a combination of x and its mean; a combination of
-the form (x - mean(x)) * factor * kernel + bias is a `Normalize`.
+A layer normalization is a dozen TensorFlow operations: x * inv + (beta - mean(x) * inv) with
+inv = gamma / sqrt(var(x) + epsilon), or the same in another order. The result of each operation is described as a
+`Statistic` of x, or as a `Combination` of x and its mean. A combination of the form
+(x - mean(x)) * factor * kernel + bias is complete, and becomes one `Normalize` site.
 """
 
 import dataclasses
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import tensorflow as tf
 
 from revgraph.graph import normalization
 from revgraph.graph.operations import Normalize
 from revgraph.read.savedmodel.nodes import Node
-from revgraph.read.savedmodel.weights import Weight
+from revgraph.read.savedmodel.weights import Value, Weight
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,12 +24,12 @@ class Statistic:
 
     Args:
         name: `"mean"`, `"centred"` (x - mean), `"squared"`, `"squared_deviation"`, `"mean_square"`, `"sum_square"`,
-            `"variance"`, `"deviation"` (its root), `"factor"` (one over that) or `"unbounded_factor"` (where
-            nothing keeps it from being infinite yet).
+            `"variance"`, `"deviation"` (the root of one of the last four), `"factor"` (one over the deviation) or
+            `"unbounded_factor"` (one over the deviation, which is infinite if the deviation is zero).
         source: The slot of the tensor.
         axes: The axes; None before any are known.
-        kind: What the factor is one over the root of: `"variance"`, `"mean_square"` or `"sum_square"`.
-        epsilon: What keeps it from zero.
+        kind: The statistic under the root of the deviation: `"variance"`, `"mean_square"` or `"sum_square"`.
+        epsilon: The number that keeps the deviation from zero.
     """
 
     name: str
@@ -35,8 +38,8 @@ class Statistic:
     kind: str | None = None
     epsilon: float | None = None
 
-    def named(self, name, **changes) -> "Statistic":
-        """The same with another name."""
+    def named(self, name: str, **changes: Any) -> "Statistic":
+        """The statistic with another name, and with other fields as given."""
         return dataclasses.replace(self, name=name, **changes)
 
 
@@ -47,9 +50,9 @@ class Combination:
     Args:
         statistic: The factor, or the mean where there is no factor yet.
         terms: Pairs of `"x"` or `"mean"` and its sign.
-        power: 1 with the factor, 0 without.
-        weights: What it is multiplied with.
-        biases: What is added.
+        power: 1 with the factor, 0 without it.
+        weights: The weights that multiply it.
+        biases: The weights that are added.
     """
 
     statistic: Statistic
@@ -59,25 +62,25 @@ class Combination:
     biases: tuple[Weight, ...] = ()
 
     def is_complete(self) -> bool:
-        """Whether this is a normalization."""
+        """Whether this is a whole normalization."""
         centred = self.statistic.kind == "variance"
         wanted = {("x", 1), ("mean", -1)} if centred else {("x", 1)}
         return self.power == 1 and self.terms == wanted
 
     def operation(self) -> Normalize:
-        """The normalization."""
+        """The operation of a combination that `is_complete`."""
         statistic, weights, biases = self.statistic, self.weights, self.biases
-        axes = list(statistic.axes)
+        axes, epsilon = list(statistic.axes or ()), statistic.epsilon or 0.0
 
         def read(dtype):
             given = {"kernel": _product(weights, dtype), "bias": _total(biases, dtype)}
             return {name: value for name, value in given.items() if value is not None}
 
         if statistic.kind == "variance":
-            return normalization.of_layer(read, axes, statistic.epsilon)
+            return normalization.of_layer(read, axes, epsilon)
         if statistic.kind == "mean_square":
-            return normalization.of_root_mean_square(read, axes, statistic.epsilon)
-        return dataclasses.replace(normalization.to_unit_norm(axes, statistic.epsilon**0.5), reader=read)
+            return normalization.of_root_mean_square(read, axes, epsilon)
+        return dataclasses.replace(normalization.to_unit_norm(axes, epsilon**0.5), reader=read)
 
 
 def _product(weights, dtype):
@@ -92,49 +95,49 @@ def _total(weights, dtype):
 
 
 class Statistics:
-    """What is known of each slot: a `Statistic` or a `Combination`."""
+    """The `Statistic` or the `Combination` in each slot that has one."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._known: dict[int, Statistic | Combination] = {}
 
-    def note(self, slot, found):
-        """Remembers what was found of a slot."""
+    def note(self, slot: int, found: Statistic | Combination | None) -> None:
+        """Remembers what a slot has, as `describe` returned it."""
         if found is not None:
             self._known.setdefault(slot, found)
 
-    def describe(self, node: Node, axes=None, rank=None) -> Statistic | Combination | None:
-        """What a node gives; None for what has no part in a normalization.
+    def describe(self, node: Node, axes: Iterable[int] | None = None, rank: int = 0) -> Statistic | Combination | None:
+        """The statistic or combination that a node computes; None if it has no part in a normalization.
 
         Args:
             node: The node.
-            axes: The axes over which it reduces.
-            rank: How many axes its input has.
+            axes: The axes over which it reduces; None if it does not reduce, or if they are not known.
+            rank: The number of axes of its input, if it reduces.
         """
-        describe = {
+        views: dict[str, Callable] = {
             "Add": self._add, "AddV2": self._add, "Maximum": self._maximum, "Minimum": self._minimum,
             "Mul": self._multiply, "Neg": self._negate, "Pow": self._power, "RealDiv": self._divide,
             "Reciprocal": self._invert, "Rsqrt": self._inverse_root, "Sqrt": self._root, "Square": self._square,
             "SquaredDifference": self._squared_difference, "StopGradient": self._same, "Sub": self._subtract,
-        }.get(node.type)  # fmt: skip
+        }  # fmt: skip
         if node.type in ("Mean", "Sum") and axes is not None and node.attribute("keep_dims"):
             return self._reduce(node, tuple(sorted(int(axis) % rank for axis in axes)))
-        return None if describe is None else describe(*node.arguments)
+        return views[node.type](*node.arguments) if node.type in views else None
 
-    def of(self, value, *names) -> Statistic | None:
-        """The statistic that a value is, if it has one of these names."""
+    def of(self, value: Value, *names: str) -> Statistic | None:
+        """The statistic in a value, if it has one of these names; None otherwise."""
         found = None if isinstance(value, Weight) else self._known.get(value)
         return found if isinstance(found, Statistic) and found.name in names else None
 
-    def combination(self, value) -> Combination | None:
-        """A value as a combination."""
+    def combination(self, value: Value) -> Combination | None:
+        """A value as a combination; None where it is no combination."""
         found = None if isinstance(value, Weight) else self._known.get(value)
-        if isinstance(found, Statistic):
-            if found.name == "mean":
-                return Combination(found, frozenset({("mean", 1)}))
-            if found.name == "centred":
-                return Combination(found, frozenset({("x", 1), ("mean", -1)}))
-            return None
-        return found
+        if not isinstance(found, Statistic):
+            return found
+        if found.name == "mean":
+            return Combination(found, frozenset({("mean", 1)}))
+        if found.name == "centred":
+            return Combination(found, frozenset({("x", 1), ("mean", -1)}))
+        return None
 
     def _reduce(self, node, axes):
         (x, *_) = node.slots
@@ -248,7 +251,7 @@ class Statistics:
         return dataclasses.replace(combination, weights=(y,)) if any(n != 1 for n in y.shape) else None
 
     def _as_factor(self, value):
-        """A factor, and the weights with which it was multiplied, as a combination without terms."""
+        """A factor and the weights that multiply it, as a combination without terms."""
         factor = self.of(value, "factor")
         if factor is not None:
             return Combination(factor, frozenset(), power=1)
@@ -256,7 +259,7 @@ class Statistics:
         return found if isinstance(found, Combination) and not found.terms else None
 
     def _times(self, slot, factor):
-        """A slot times a factor."""
+        """The product of a slot and a factor."""
         statistic = factor.statistic
         if slot == statistic.source:
             return dataclasses.replace(factor, terms=frozenset({("x", 1)}))
@@ -277,8 +280,14 @@ class Statistics:
         return self._times(x, factor)
 
 
-def whole_normalization(source, axes, epsilon) -> Combination:
-    """Layer normalization of a slot over these axes."""
+def whole_normalization(source: int, axes: tuple[int, ...], epsilon: float) -> Combination:
+    """The combination of a whole layer normalization.
+
+    Args:
+        source: The slot that is normalized.
+        axes: The axes of the statistics.
+        epsilon: The number that is added to the variance.
+    """
     factor = Statistic("factor", source, axes, "variance", epsilon)
     return Combination(factor, frozenset({("x", 1), ("mean", -1)}), power=1)
 
@@ -287,8 +296,8 @@ def _shifted(combination, weight):
     return None if combination.biases else dataclasses.replace(combination, biases=(weight,))
 
 
-def _number(value) -> float | None:
-    """The one number that a value is; None where it is not a known number."""
+def _number(value: Value) -> float | None:
+    """The number that a value is; None where it is not a known weight with a single entry."""
     if not isinstance(value, Weight) or value.value is None or value.value.size != 1:
         return None
     return float(value.value.ravel()[0])

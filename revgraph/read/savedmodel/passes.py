@@ -1,22 +1,36 @@
-"""Passes that end the reading of a TensorFlow graph: what it computes in several operations becomes one site."""
+"""Passes that run after a TensorFlow graph was read. They join operations that are one site, such as x W and + b."""
 
 import dataclasses
 import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import tensorflow as tf
 
 from revgraph.graph.graph import Graph, Site
-from revgraph.graph.operations import Affine, BatchNorm, Convolutional, Dense, Einsum, LinearMap, Opaque, Routing
+from revgraph.graph.operations import (
+    Affine,
+    BatchNorm,
+    Convolutional,
+    Dense,
+    Einsum,
+    LinearMap,
+    Opaque,
+    Operation,
+    Routing,
+)
 from revgraph.graph.scaling import scaling
 from revgraph.read.savedmodel.weights import Expression, ScaleAndShift, Weight
 
 
-def simplify(graph: Graph, held=frozenset()) -> Graph:
-    """Drops what no output depends on, gives linear layers their bias, and puts scales and shifts together.
+def simplify(graph: Graph, held: Iterable[int] = frozenset()) -> Graph:
+    """Drops unused sites, gives linear layers their bias, and joins scales and shifts.
 
     Args:
-        graph: The graph.
-        held: Slots that have to survive, because a layer of the user's model reads or writes them.
+        graph: The graph, as it was read.
+        held: Slots that must survive, because a layer of the user's model reads or writes them.
+
+    Returns:
+        A graph with the same outputs.
     """
     graph = bias_into_linear(bias_before_reshape(drop_unused(graph), held), held)
     graph = join_scale_and_shift(graph, held)
@@ -24,7 +38,7 @@ def simplify(graph: Graph, held=frozenset()) -> Graph:
 
 
 def drop_unused(graph: Graph) -> Graph:
-    """Drops the sites that no output depends on."""
+    """Drops the sites on which no output depends."""
     needed, sites = set(graph.output_slots), []
     for site in reversed(graph.sites):
         if needed.intersection(site.outputs):
@@ -33,76 +47,77 @@ def drop_unused(graph: Graph) -> Graph:
     return graph.rewrite(reversed(sites))
 
 
-def bias_into_linear(graph: Graph, held=frozenset()) -> Graph:
-    """x W, then + b: one affine site."""
+def bias_into_linear(graph: Graph, held: Iterable[int] = frozenset()) -> Graph:
+    """Joins x W and + b to one affine site."""
 
     def merge(first, second):
-        linear, shift = first.operation, second.operation
-        if not isinstance(linear, Dense | Einsum | Convolutional) or not _is_shift(shift):
+        linear, bias = first.operation, _shift_of(second.operation)
+        if not isinstance(linear, Dense | Einsum | Convolutional) or bias is None:
             return None
         # A second shift is no bias of the layer.
         if "bias" in linear.read("float32"):
             return None
-        # A bias for every single entry is not a layer's own.
+        # A tensor that differs along other axes than those of the units is no bias of a layer.
         rank = len(graph.specs[second.outputs[0]].shape)
-        if _axes(shift.bias.shape, rank) - _axes_of_units(linear, rank):
+        if _axes(bias.shape, rank) - _axes_of_units(linear, rank):
             return None
-        return dataclasses.replace(linear, reader=_Biased(linear, shift.bias))
+        return dataclasses.replace(linear, reader=_Biased(linear, bias))
 
     return _merge_pairs(graph, merge, held)
 
 
-def bias_before_reshape(graph: Graph, held=frozenset()) -> Graph:
-    """reshape(x W) + b is reshape(x W + b), where the reshape takes the units of a layer apart, as into heads."""
+def bias_before_reshape(graph: Graph, held: Iterable[int] = frozenset()) -> Graph:
+    """Makes reshape(x W) + b reshape(x W + b), where the reshape splits the units of a layer, such as into heads."""
     readers, producers, held = graph.consumers(), graph.producers(), {*held, *graph.output_slots}
 
     def alone(site):
         return len(site.outputs) == 1 and len(readers[site.outputs[0]]) == 1 and held.isdisjoint(site.outputs)
 
-    changed = {}
+    changed: dict[Site, Site] = {}
     for shift in graph.sites:
-        reshape = producers.get(shift.inputs[0]) if _is_shift(shift.operation) else None
-        moves = reshape is not None and isinstance(reshape.operation, Routing) and reshape.operation.name == "Reshape"
-        if not moves or not alone(reshape) or len(reshape.inputs) != 1:
+        bias = _shift_of(shift.operation)
+        reshape = None if bias is None else producers.get(shift.inputs[0])
+        if bias is None or reshape is None or not _is_reshape(reshape) or not alone(reshape):
             continue
         linear = producers.get(reshape.inputs[0])
         if linear is None or not isinstance(linear.operation, Dense) or not alone(linear):
             continue
         if "bias" in linear.operation.read("float32"):
             continue
-        units, parts = graph.specs[linear.outputs[0]].shape[-1], shift.operation.bias.shape
+        units, parts = graph.specs[linear.outputs[0]].shape[-1], bias.shape
         ends = graph.specs[reshape.outputs[0]].shape[-len(parts) :] if parts else ()
-        if ends == tuple(parts) and None not in ends and math.prod(ends) == units:
-            bias = shift.operation.bias.map(lambda b: tf.reshape(b, [-1]), (units,))
-            changed[reshape] = dataclasses.replace(shift, operation=ScaleAndShift(None, bias), inputs=reshape.inputs)
-            changed[reshape] = dataclasses.replace(changed[reshape], outputs=reshape.outputs)
+        if ends == tuple(parts) and None not in ends and _size(ends) == units:
+            flat = ScaleAndShift(None, bias.map(lambda b: tf.reshape(b, [-1]), (units,)))
+            moved = dataclasses.replace(shift, operation=flat, inputs=reshape.inputs, outputs=reshape.outputs)
+            changed[reshape] = moved
             changed[shift] = dataclasses.replace(reshape, inputs=reshape.outputs, outputs=shift.outputs)
     specs = {
         **graph.specs,
-        **{s.outputs[0]: graph.specs[s.inputs[0]] for s in changed.values() if _is_shift(s.operation)},
+        **{s.outputs[0]: graph.specs[s.inputs[0]] for s in changed.values() if not _is_reshape(s)},
     }
     return dataclasses.replace(graph.rewrite(changed.get(site, site) for site in graph.sites), specs=specs)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Biased:
-    """Reads the weights of a linear layer, and a bias."""
+    """Reads the weights of a linear layer, and a bias for it."""
 
     linear: Affine
     bias: Weight
 
-    def __call__(self, dtype):
+    def __call__(self, dtype: tf.DType | str) -> dict[str, tf.Tensor]:
         return {**self.linear.read(dtype), "bias": self.bias.read(dtype)}
 
 
-def join_scale_and_shift(graph: Graph, held=frozenset()) -> Graph:
-    """x * w, then + b: one site. Batch normalization written as (x - mean) * scale + shift: one site, too."""
+def join_scale_and_shift(graph: Graph, held: Iterable[int] = frozenset()) -> Graph:
+    """Joins x * w and + b to one site, and batch normalization that is written as (x - mean) * scale + shift."""
 
     def merge(first, second):
         one, two = first.operation, second.operation
         if not isinstance(one, ScaleAndShift) or not isinstance(two, ScaleAndShift):
             return None
-        centred = _is_shift(one) and two.kernel is not None and _is_batchnorm(two) and _size(one.bias.shape) > 1
+        mean = _shift_of(one)
+        centred = mean is not None and two.kernel is not None and _is_batchnorm(two) and _size(mean.shape) > 1
         if centred or (two.kernel is None and one.bias is None) or (one.kernel is not None and _is_batchnorm(one)):
             return _joined(one, two)
         return None
@@ -128,7 +143,7 @@ def _combined(left, right, function):
 
 
 def name_scales(graph: Graph) -> Graph:
-    """Makes every scale and shift a `Scale`, or a `BatchNorm` where it is one."""
+    """Makes every `ScaleAndShift` a `Scale`, or a `BatchNorm` where it divides by a standard deviation."""
 
     def rewrite(site):
         if not isinstance(site.operation, ScaleAndShift):
@@ -139,9 +154,9 @@ def name_scales(graph: Graph) -> Graph:
 
 
 def join_lists(graph: Graph) -> Graph:
-    """Joins the sites that hand each other what has no relevance of its own, and gives floating numbers in the end.
+    """Joins sites that exchange values that cannot carry relevance, until only floating numbers are exchanged.
 
-    Such are lists of tensors, as a loop over time steps has them, and complex numbers.
+    Such values are the lists of tensors of loops over time steps, and complex numbers.
     """
     group = {site: i for i, site in enumerate(graph.sites)}
     producers = graph.producers()
@@ -160,9 +175,11 @@ def join_lists(graph: Graph) -> Graph:
     return graph.rewrite(_in_order([site for parts in members.values() for site in _joined_sites(parts, graph)]))
 
 
-def _between(name, group, graph) -> list[Site]:
-    """The sites that read, through others, what a group writes, and write what it reads."""
-    after, before, behind = set(), set(), []
+def _between(name: int, group: Mapping[Site, int], graph: Graph) -> list[Site]:
+    """The sites that depend on a group of sites, and on which the same group depends, with the group."""
+    after: set[int] = set()
+    before: set[int] = set()
+    behind = []
     for site in graph.sites:
         if group[site] == name or not after.isdisjoint(site.inputs):
             after.update(site.outputs)
@@ -175,10 +192,11 @@ def _between(name, group, graph) -> list[Site]:
     return found
 
 
-def _in_order(sites) -> list[Site]:
-    """Sites, each after those that write what it reads."""
+def _in_order(sites: list[Site]) -> list[Site]:
+    """The sites, each after those that write what it reads."""
     written = {slot: site for site in sites for slot in site.outputs}
-    order, stack = {}, list(reversed(sites))
+    order: dict[Site, None] = {}
+    stack = list(reversed(sites))
     while stack:
         site = stack[-1]
         missing = [written[slot] for slot in site.inputs if slot in written and written[slot] not in order]
@@ -190,13 +208,13 @@ def _in_order(sites) -> list[Site]:
 
 
 JOINING = frozenset({"variant", "resource", "complex64", "complex128"})
-"""What sites hand to each other without relevance of its own."""
+"""Dtypes of values that cannot carry relevance from one site to another."""
 
 REAL_LINEAR = frozenset(
     "Cast Complex Conj FFT FFT2D FFT3D FFTND IFFT IFFT2D IFFT3D IFFTND Imag IRFFT IRFFT2D IRFFT3D RFFT RFFT2D RFFT3D "
     "Real".split()
 )
-"""Operations on complex numbers that are linear in their real and imaginary parts."""
+"""Types of operations on complex numbers that are linear in the real and the imaginary parts."""
 
 
 def _joined_sites(parts, graph):
@@ -242,7 +260,7 @@ def _is_real_linear(site):
 
 
 def number_paths(graph: Graph) -> Graph:
-    """Tells sites apart that come from the same node: `dense/MatMul`, `dense/MatMul#2`."""
+    """Numbers the paths of sites that come from the same node: `dense/MatMul`, `dense/MatMul#2`."""
     counts: dict[str, int] = {}
 
     def rewrite(site):
@@ -264,31 +282,37 @@ def _scale(operation, shape):
     return BatchNorm(scale.reader, scale.axis) if _is_batchnorm(operation) else scale
 
 
-def _is_shift(operation):
-    return isinstance(operation, ScaleAndShift) and operation.kernel is None
+def _shift_of(operation: Operation) -> Weight | None:
+    """The weight that an operation adds, if that is all it does; None otherwise."""
+    return operation.bias if isinstance(operation, ScaleAndShift) and operation.kernel is None else None
+
+
+def _is_reshape(site: Site) -> bool:
+    moves = isinstance(site.operation, Routing) and len(site.inputs) == 1
+    return moves and site.operation.label == "Reshape"
 
 
 def _is_batchnorm(operation):
-    """Whether the scale is one over a standard deviation, as batch normalization computes it."""
+    """Whether a scale divides by a standard deviation, as batch normalization does."""
     if operation.kernel is None:
         return False
     made_by = operation.kernel.made_by
-    # A maximum keeps the standard deviation from zero in Keras's Normalization, which is preprocessing.
+    # Keras's Normalization, which is preprocessing, keeps the standard deviation from zero by a maximum.
     return "Rsqrt" in made_by or ("Sqrt" in made_by and "Maximum" not in made_by)
 
 
-def _axes(shape, rank) -> frozenset[int]:
+def _axes(shape: Sequence[int | None], rank: int) -> frozenset[int]:
     """The axes of a tensor of `rank` axes along which a weight of this shape differs."""
     return frozenset(rank - len(shape) + i for i, n in enumerate(shape) if n != 1)
 
 
-def _axes_of_units(linear, rank) -> frozenset[int]:
-    """The axes of the output along which a linear layer has units of its own."""
+def _axes_of_units(linear: Affine, rank: int) -> frozenset[int | None]:
+    """The axes of the output along which the units of a linear layer are."""
     if not isinstance(linear, Einsum):
         return frozenset({linear.output_axis(rank)})
     inputs, output = linear.equation.replace(" ", "").split("->")
     x, kernel = inputs.split(",")
-    # From the end, because "..." may stand for axes at the front.
+    # Axes are counted from the end, because "..." may stand for axes at the front.
     return frozenset(rank - len(output) + i for i, n in enumerate(output) if n in kernel and n not in x)
 
 
@@ -296,8 +320,8 @@ def _size(shape):
     return math.prod(shape)
 
 
-def _merge_pairs(graph, merge, held) -> Graph:
-    """Makes a site and the only reader of its output one site, where `merge(first, second)` gives an operation."""
+def _merge_pairs(graph: Graph, merge: Callable[[Site, Site], Operation | None], held: Iterable[int]) -> Graph:
+    """Joins a site and the only reader of its output, where `merge(first, second)` returns an operation for both."""
     readers, held = graph.consumers(), {*held, *graph.output_slots}
     writer: dict[int, Site] = {}
     for site in graph.sites:

@@ -1,13 +1,16 @@
-"""Reading SavedModels: the TensorFlow operations of a serving function as the same `Graph` that Keras models give."""
+"""Reads SavedModels: a graph is made of the TensorFlow operations of a signature."""
 
 import dataclasses
 import os
 import re
 import warnings
+from collections.abc import Iterable
+from typing import Any
 
 import tensorflow as tf
 
 from revgraph.graph.graph import Call, Graph, Spec
+from revgraph.graph.types import PathLike
 from revgraph.read.indices import find_indices
 from revgraph.read.savedmodel import private
 from revgraph.read.savedmodel.builder import Builder
@@ -16,35 +19,37 @@ from revgraph.read.savedmodel.passes import simplify
 from revgraph.read.savedmodel.weights import Weight
 
 
-def read_savedmodel(path, signature=None) -> Graph:
-    """Reads a SavedModel's serving function into a graph.
+def read_savedmodel(path: PathLike, signature: str | None = None) -> Graph:
+    """Makes a graph of a signature of a SavedModel.
+
+    Opening a SavedModel runs a program, which can read and write files. Open only SavedModels that you trust.
 
     Args:
         path: The directory that `model.export`, Keras 2's `model.save` or `tf.saved_model.save` wrote.
-        signature: Name of the signature; `"serving_default"`, or the only one there is, by default.
+        signature: Name of the signature. By default `"serving_default"`, or the only one.
 
     Returns:
         A `Graph`, which can be called like the model. Its weights are the SavedModel's variables.
 
     Raises:
-        ValueError: Not a SavedModel, damaged, or without signatures.
-        KeyError: No signature has that name; the names are listed.
+        ValueError: It is not a SavedModel, is damaged, or has no signatures.
+        KeyError: No signature has that name. The message lists the names.
     """
-    path = os.fspath(path)
+    folder = os.fspath(path)
     try:
-        loaded = tf.saved_model.load(path)
+        loaded = tf.saved_model.load(folder)
     except Exception as error:
-        # TensorFlow raises whatever it stumbles on first in a damaged file.
+        # TensorFlow raises many types of errors for a damaged file.
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         if "Op type not registered" in reason:
-            reason = _unregistered(path) or reason
-        raise ValueError(f"The SavedModel {path!r} cannot be read: {reason}") from error
-    name = os.path.basename(os.path.normpath(path))
-    function = _signature(loaded.signatures, signature, path)
+            reason = _unregistered(folder) or reason
+        raise ValueError(f"The SavedModel {folder!r} cannot be read: {reason}") from error
+    name = os.path.basename(os.path.normpath(folder))
+    function = _signature(loaded.signatures, signature, folder)
     drawn = draws(function)
     if drawn:
         warnings.warn(
-            f"The outputs of the SavedModel {path!r} depend on chance: it draws random numbers at "
+            f"The outputs of the SavedModel {folder!r} depend on chance: it draws random numbers at "
             f"{', '.join(map(repr, drawn))}, as a model does in training. Export it with "
             f"training=False, and without layers that augment its inputs.",
             stacklevel=3,
@@ -52,8 +57,12 @@ def read_savedmodel(path, signature=None) -> Graph:
     return read_function(function, name, keep=loaded)
 
 
-def draws(function) -> list[str]:
-    """The nodes on the way to a function's outputs that draw random numbers, such as those of dropout in training."""
+def draws(function: Any) -> list[str]:
+    """The names of the nodes that draw random numbers on which a function's outputs depend, such as those of dropout.
+
+    Args:
+        function: A concrete TensorFlow function.
+    """
     found, seen = [], set()
     stack = list(private.ends(private.graph_of(function))[1])
     while stack:
@@ -77,14 +86,14 @@ def draws(function) -> list[str]:
 _DRAWS = re.compile(
     r"Random(?!GetKeyCounter|GetAlg)|Multinomial|TruncatedNormal|StatefulUniform|StatefulStandardNormal"
 )
-"""Types of operations that draw random numbers."""
+"""The types of operations that draw random numbers."""
 
 _BRANCHES = ("then_branch", "else_branch", "cond", "body")
-"""Attributes that name functions inside of an operation."""
+"""Attributes with which an operation names the functions inside of it."""
 
 
-def _unregistered(path) -> str:
-    """Names the operations that this TensorFlow does not have, and their nodes; nothing where it has all."""
+def _unregistered(path: str) -> str:
+    """Says which nodes have operations that this TensorFlow does not have; empty where it has all of them."""
     nodes, functions = private.stored_nodes(path)
     own = functions.union(dir(tf.raw_ops))
     found = {node.name: node.op for node in nodes if node.op not in own}
@@ -119,23 +128,24 @@ def _signature(signatures, name, path):
     return signatures[name]
 
 
-def read_function(function, name="function", keep=None, dtype=None) -> Graph:
-    """Reads a concrete TensorFlow function into a graph.
+def read_function(function: Any, name: str = "function", keep: Any = None, dtype: str | None = None) -> Graph:
+    """Makes a graph of a concrete TensorFlow function.
 
     Args:
-        function: A concrete function: a signature of a SavedModel, or what `get_concrete_function` returns.
+        function: A signature of a SavedModel, or the result of `tf.function(...).get_concrete_function`.
         name: Name of the graph.
-        keep: What has to live as long as the graph does.
-        dtype: The floating dtype in which the graph computes; the widest of the function by default.
+        keep: An object that has to live as long as the graph does, because it owns the variables.
+        dtype: The floating dtype in which the graph computes, `"float32"` or `"float64"`. By default float64 if the
+            function has an input, a variable or an output of that dtype, and float32 otherwise.
 
     Returns:
         A `Graph`, which can be called like the function.
     """
     builder = Builder(dtype or _dtype(function))
     slots = inputs_of(builder, function)
-    outputs = outputs_of(builder, builder.read(function, slots, keep))
+    results = outputs_of(builder, builder.read(function, slots, keep))
     inputs, input_names = _structure(_arguments(function), slots)
-    outputs, output_names = _structure(function.structured_outputs, outputs)
+    outputs, output_names = _structure(function.structured_outputs, results)
     read = Graph(
         name=name,
         sites=tuple(builder.sites),
@@ -152,24 +162,24 @@ def read_function(function, name="function", keep=None, dtype=None) -> Graph:
     return dataclasses.replace(read, calls=calls, again=lambda dtype: read_function(function, name, keep, dtype))
 
 
-def inputs_of(builder, function) -> list[int]:
-    """Slots for the inputs of a concrete function."""
+def inputs_of(builder: Builder, function: Any) -> list[int]:
+    """Makes slots for the inputs of a concrete function."""
     ends, captured = private.ends(private.graph_of(function))[0], private.captured_inputs(function)
     return [builder.new_slot(_input_spec(t)) for t in ends[: len(ends) - len(captured)]]
 
 
-def outputs_of(builder, values) -> list[int]:
-    """Slots for the outputs of a function, those that depend on no input included."""
+def outputs_of(builder: Builder, values: Iterable[int | Weight]) -> list[int]:
+    """Slots for the outputs of a function. A weight gets a site of its own, which returns it."""
     return [builder.constant(v) if isinstance(v, Weight) else v for v in values]
 
 
-def _dtype(function) -> str:
-    """float64 where any input or variable is, float32 otherwise."""
+def _dtype(function: Any) -> str:
+    """float64 if any input, variable or output has that dtype, float32 otherwise."""
     tensors = [*function.inputs, *function.variables, *function.outputs]
     return "float64" if any(t.dtype == tf.float64 for t in tensors) else "float32"
 
 
-def _input_spec(tensor) -> Spec:
+def _input_spec(tensor: tf.Tensor) -> Spec:
     if tensor.shape.rank is None:
         raise ValueError(
             f"The number of axes of input {tensor.name!r} is not known. Export the model with a signature whose inputs "
@@ -192,13 +202,13 @@ def _arguments(function):
 
 
 def _structure(structure, slots):
-    """Slots in a structure, a single one by itself, and their names."""
+    """The slots in a structure of tensors, or a single slot without it, and the names of the tensors."""
     names = tuple(_names(structure, ""))
     return (slots[0] if len(slots) == 1 else tf.nest.pack_sequence_as(structure, slots)), names
 
 
 def _names(structure, path):
-    """The name of each tensor in a structure: its keys, or its own name."""
+    """The name of each tensor in a structure: its path of keys, or the tensor's own name."""
     if isinstance(structure, dict):
         for key in sorted(structure):
             yield from _names(structure[key], f"{path}/{key}" if path else str(key))

@@ -1,9 +1,12 @@
-"""Arithmetic with shapes, computed for several sizes at once: what is the same for all of them is known in advance."""
+"""Arithmetic with shapes, computed for several sizes at once. A result that is the same for all sizes is known."""
+
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
 
-from revgraph.read.savedmodel.nodes import runner
+from revgraph.graph.graph import Spec
+from revgraph.read.savedmodel.nodes import Node, runner
 from revgraph.read.savedmodel.weights import Weight, in_dtype
 
 CASES = (
@@ -14,46 +17,49 @@ CASES = (
     lambda place: 100_003 + 3 * place,
     lambda place: 250_000 + 7 * place,
 )
-"""Sizes that stand for one not known in advance, each a function of a number that tells its slot and axis.
+"""Sizes that stand in for an unknown one. Each is a function of a number that tells slots and axes apart.
 
-Small and large ones, all alike and all different: what is the same for all of them, such as a difference or a minimum,
-does not depend on sizes.
+Some cases have small sizes and some have large ones. In the first all sizes are equal, in the others they differ. So a
+result that is the same in all cases, such as a difference or a minimum, does not depend on sizes.
 """
 
 SHAPES = frozenset({"Rank", "Shape", "ShapeN", "Size"})
-"""Operations that give the shape of a tensor."""
+"""Types of operations that return the shape of a tensor."""
 
 SHAPE_ARITHMETIC = frozenset(
     "Add AddV2 Cast Ceil ConcatV2 ExpandDims Floor FloorDiv FloorMod GatherV2 Max Maximum Min Minimum Mul Neg Pack "
     "Prod RealDiv Reshape Round Slice Split SplitV Squeeze StridedSlice Sub Sum Unpack".split()
 )
-"""Operations from which shapes are computed."""
+"""Types of operations with which models compute shapes."""
+
+ALIKE = frozenset({"OnesLike", "ZerosLike"})
+"""Types of operations that take nothing but the shape of a tensor, and fill it with a constant."""
 
 LARGEST = 100
-"""Entries up to which a tensor is taken for a shape."""
+"""The largest number of entries with which a tensor is taken for a shape."""
 
 
 class Shapes:
-    """The values of the slots that are computed from shapes alone, for each of the `CASES`.
+    """The values of those slots that are computed from shapes alone, in each of the `CASES`.
 
     Args:
         specs: Shape and dtype of each slot.
     """
 
-    def __init__(self, specs):
+    def __init__(self, specs: Mapping[int, Spec]) -> None:
         self.specs = specs
         self._values: dict[int, list[np.ndarray]] = {}
 
-    def note(self, slots, values):
-        """Remembers the values of slots."""
+    def note(self, slots: Iterable[int], values: Iterable[list]) -> None:
+        """Remembers the values of slots: for each slot, an array per case."""
         self._values.update(zip(slots, values, strict=True))
 
-    def values(self, slot) -> list | None:
-        """The value of a slot for each of the `CASES`; None where it is not known."""
+    def values(self, slot: int) -> list[np.ndarray] | None:
+        """The value of a slot in each of the `CASES`; None where it is not known."""
         return self._values.get(slot)
 
-    def of(self, node) -> list | None:
-        """For each output of a node its value for each of the `CASES`; None where that is not to be known."""
+    def of(self, node: Node) -> list[list[np.ndarray]] | None:
+        """For each output of a node its value in each of the `CASES`; None where it does not depend on shapes alone."""
         if node.type in SHAPES:
             return self._shapes(node)
         if node.type not in SHAPE_ARITHMETIC:
@@ -66,7 +72,7 @@ class Shapes:
             try:
                 cases.append(constants(node.operation, given))
             except tf.errors.InvalidArgumentError:
-                # Not every size is possible.
+                # The operation may be impossible for some of the sizes.
                 return None
         return [list(values) for values in zip(*cases, strict=True)]
 
@@ -85,23 +91,27 @@ class Shapes:
         shape, slot = (value.shape, 0) if isinstance(value, Weight) else (self.specs[value].shape, value)
         return [tuple(case(17 * slot + 5 * axis) if n is None else n for axis, n in enumerate(shape)) for case in CASES]
 
-    def integers(self, value):
-        """The entries of an integer tensor, None for those not known in advance; None where none is."""
+    def integers(self, value: int | Weight) -> np.ndarray | None:
+        """The entries of an integer tensor, with None for an entry that depends on sizes; None where nothing is known.
+
+        Args:
+            value: A slot or a weight.
+        """
         if isinstance(value, Weight):
             return value.value
         if value not in self._values:
             return None
         cases = np.stack(self._values[value])
-        return np.where((cases == cases[0]).all(axis=0), cases[0].astype(object), None)
+        return np.asarray(np.where((cases == cases[0]).all(axis=0), cases[0].astype(object), None))
 
 
-def constants(operation, values, floating=None) -> list[np.ndarray]:
-    """Runs an operation on arrays; gives arrays.
+def constants(operation: tf.Operation, values: Sequence, floating: str | None = None) -> list[np.ndarray]:
+    """Runs a TensorFlow operation on arrays, and returns arrays.
 
     Args:
-        operation: The TensorFlow operation.
+        operation: The operation.
         values: One array for each of its inputs.
-        floating: What stands for every floating dtype; None to leave them.
+        floating: The dtype that replaces every floating dtype; None to keep them.
     """
     tensors = [tf.convert_to_tensor(value, t.dtype) for value, t in zip(values, operation.inputs, strict=True)]
     if floating:
@@ -109,6 +119,6 @@ def constants(operation, values, floating=None) -> list[np.ndarray]:
     return [t.numpy() for t in runner(operation, floating)(*tensors)]
 
 
-def all_equal(values) -> bool:
+def all_equal(values: list[np.ndarray]) -> bool:
     """Whether all arrays have the same shape and entries."""
     return all(v.shape == values[0].shape and np.array_equal(v, values[0]) for v in values[1:])

@@ -1,9 +1,12 @@
-"""Which operation each TensorFlow operation is, by its type.
+"""Views of TensorFlow operations: what a node becomes in revgraph's graph, by its type.
 
-A view takes the reader and a `Node` and gives the values of the node's outputs, slots or weights; None where the node's
-arguments do not fit a rule. Views of linear layers are in `linear`, those of what moves entries in `moves`; here are
-the views of arithmetic, and the table of all.
+A view takes the reader and a `Node`. It adds sites, and returns the values of the node's outputs, which are slots or
+weights. It returns None where it does not know such arguments. `linear` has the views of linear layers, and `moves`
+those of operations that move entries. This module has the views of arithmetic, and the table of all views.
 """
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import tensorflow as tf
@@ -20,14 +23,18 @@ from revgraph.graph.operations import (
     constant,
     reading,
 )
+from revgraph.graph.types import Weights
 from revgraph.read.savedmodel import linear, moves
 from revgraph.read.savedmodel.activations import DIRECT
-from revgraph.read.savedmodel.weights import ScaleAndShift, Weight, known
+from revgraph.read.savedmodel.weights import ScaleAndShift, Value, Weight, known
+
+if TYPE_CHECKING:
+    from revgraph.read.savedmodel.builder import Builder
 
 IDENTITIES = frozenset(
     "CheckNumerics EnsureShape Identity IdentityN PlaceholderWithDefault PreventGradient Snapshot".split()
 )
-"""Operations that change nothing."""
+"""Types of operations that return their input."""
 
 POINTWISE_FUNCTIONS = {
     "Abs": "absolute",
@@ -56,51 +63,54 @@ POINTWISE_FUNCTIONS = {
     "StopGradient": "stop_gradient",
     "Tan": "tan",
 }
-"""Other functions of one tensor, entry by entry, and their names in `keras.ops`."""
+"""Types of other functions of one tensor, entry by entry, and their names in `keras.ops`."""
 
 
 class QuotientOrZero(Quotient):
-    """One input divided by the other, entry by entry; 0 where the divisor is 0."""
+    """One input divided by the other, entry by entry. The result is 0 where the divisor is 0."""
 
-    def __call__(self, inputs, weights):
+    def __call__(self, inputs: Sequence[tf.Tensor], weights: Weights) -> tuple[tf.Tensor, ...]:
         return (tf.math.divide_no_nan(*inputs),)
 
 
 def _cast(reader, node):
-    """Nothing where numbers stay floating, because a graph has one floating dtype; else a move, unless it rounds."""
+    """A cast of integers is a move. One between floating dtypes adds no site, because a graph has one floating dtype.
+
+    None for a cast that rounds.
+    """
     (x,) = node.arguments
     before, after = (tf.as_dtype(spec.dtype) for spec in (reader.specs[x], *node.specs))
     if before.is_floating and after.is_floating:
         return (x,)
     if before.is_floating or not (after.is_integer or after.is_floating):
         return None
-    # The relevance of another number is that of its id only where it is looked up.
-    if after.is_floating and reader.is_renumbered(x):
-        slot = reader.floating(node, x)
+    # A number that was made from an id has the relevance of the id only if it is looked up.
+    if after.is_floating and reader.ids.is_renumbered(x):
+        slot = reader.ids.floating(node, x)
         return None if slot is None else (slot,)
     return reader.site(node, moves.cast(node), (x,))
 
 
 def _bitcast(reader, node):
-    """The bytes of a tensor read as another type; as the same type it is the tensor itself."""
+    """The bytes of a tensor, read as another type. The same type adds no site."""
     (x,) = node.arguments
     return (x,) if reader.specs[x].dtype == node.specs[0].dtype else None
 
 
 def _one_hot(reader, node):
-    """An embedding in a table that has the one value in its diagonal, and the other in all other places."""
+    """One-hot encoding is an embedding, in a table with one value on its diagonal and another value elsewhere."""
     indices, depth, *ends = node.arguments
     fixed = all(isinstance(a, Weight) and a.value is not None for a in (depth, *ends))
     if isinstance(indices, Weight) or not fixed or node.attribute("axis") != -1 or not moves.is_floating(node):
         return None
-    depth, (on, off) = int(depth.value), (float(end.value) for end in ends)
-    # An index that has no place in it looks up the last row.
-    table = np.where(np.eye(depth + 1, depth, dtype=bool), on, off)
-    source, index = reader.looked_up(indices)
+    size, (on, off) = int(depth.value), (float(end.value) for end in ends)
+    # The last row is for an index outside of the table.
+    table = np.where(np.eye(size + 1, size, dtype=bool), on, off)
+    source, index = reader.ids.looked_up(indices)
 
     def row(x):
         i = index(x)
-        return tf.where((i >= 0) & (i < depth), i, depth)
+        return tf.where((i >= 0) & (i < size), i, size)
 
     return reader.site(node, moves.Lookup(constant(table), row), (source,))
 
@@ -112,7 +122,7 @@ def _linear_map(reader, node):
 
 
 def _activation(name):
-    """A function of one tensor, whatever else it takes."""
+    """The view of a function of one tensor; its other arguments are weights."""
 
     def view(reader, node):
         if len(node.slots) > 1:
@@ -123,7 +133,7 @@ def _activation(name):
 
 
 def _clip(reader, node):
-    """An activation where the bounds are weights, else a choice between the three."""
+    """Clipping is an activation if the bounds are weights, otherwise a choice between three tensors."""
     x, *bounds = node.arguments
     if not moves.is_floating(node) or isinstance(x, Weight) or not all(isinstance(bound, Weight) for bound in bounds):
         return moves.routing(reader, node)
@@ -137,7 +147,7 @@ def _extremum(reader, node):
 
 
 def _sum_of(signs):
-    """`a + b`, `a - b`, where one operand may be a weight."""
+    """The view of `a + b` or `a - b`: a shift if one operand is a weight, otherwise a sum."""
 
     def view(reader, node):
         left, right = node.arguments
@@ -187,7 +197,7 @@ def _multiply(reader, node):
 
 
 def _quotient(divide, operation):
-    """Division by a weight is a scale, that of a weight an activation."""
+    """The view of `a / b`: a scale if b is a weight, and an activation if a is a weight."""
 
     def view(reader, node):
         left, right = node.arguments
@@ -206,16 +216,14 @@ def _negative(reader, node):
 
 
 def _turned(reader, node, slot):
-    """-f(-x) for f that moves entries: TensorFlow sorts the negative to sort upwards."""
+    """-f(-x), where f moves entries. TensorFlow sorts in ascending order by sorting the negative."""
     functions = []
     while (site := reader.made(slot)[0]) is not None and isinstance(site.operation, Routing) and len(site.inputs) == 1:
         if not site.operation.copies or site.operation.fills or len(site.outputs) != 1:
             return None
         functions.append(site.operation)
         (slot,) = site.inputs
-    if not functions or not _is_stretch(site) or site.operation.kernel.value is None:
-        return None
-    if np.any(site.operation.kernel.value != -1):
+    if not functions or site is None or not _is_stretch(site) or not site.operation.kernel.is_all(-1):
         return None
 
     def turned(x):
@@ -229,7 +237,7 @@ def _turned(reader, node, slot):
 
 
 def _softmax(reader, node):
-    """Softmax spelt out: exp(x - max x) / sum exp(x - max x)."""
+    """Softmax that is spelt out as exp(x - max x) / sum exp(x - max x); None for other quotients."""
     top, bottom = node.arguments
     _, total = reader.made(bottom)
     exponential, _ = reader.made(top)
@@ -248,7 +256,7 @@ def _softmax(reader, node):
         return None
     rank = len(reader.specs[x].shape)
     axes, alike = (_axes(reader, n.arguments[1], rank) for n in (total, maximum))
-    # What is subtracted has to be the same along the axis over which the softmax is taken.
+    # The maximum must be the same along the axis of the softmax.
     if len(axes) != 1 or not axes <= alike:
         return None
     (axis,) = axes
@@ -256,7 +264,7 @@ def _softmax(reader, node):
 
 
 def _softmax_over_axes(reader, node):
-    """Softmax spelt out by logarithms: exp(x - log sum exp x), over several axes."""
+    """Softmax that is spelt out as exp(x - log sum exp x), over several axes; None for other exponentials."""
     difference, subtraction = reader.made(node.arguments[0])
     if subtraction is None or subtraction.type != "Sub" or len(difference.inputs) != 2:
         return None
@@ -274,7 +282,7 @@ def _softmax_over_axes(reader, node):
 
 
 def _log_sum_exp(reader, x, slot, rank):
-    """The axes over which a slot is log sum exp x, computed as m + log sum exp(x - m); None where it is not that."""
+    """The axes over which a slot is log sum exp x, computed as m + log sum exp(x - m); None where it is not."""
     shifted, addition = reader.made(slot)
     if addition is None or addition.type not in ("Add", "AddV2") or len(shifted.inputs) != 2:
         return None
@@ -283,8 +291,10 @@ def _log_sum_exp(reader, x, slot, rank):
         if not _is(logarithm, "log"):
             continue
         _, total = reader.made(logarithm.inputs[0])
-        exponential, _ = reader.made(total.arguments[0]) if total is not None and total.type == "Sum" else (None, None)
-        if not _is(exponential, "exp") or not total.attribute("keep_dims"):
+        if total is None or total.type != "Sum" or not total.attribute("keep_dims"):
+            continue
+        exponential, _ = reader.made(total.arguments[0])
+        if not _is(exponential, "exp"):
             continue
         difference, subtraction = reader.made(exponential.inputs[0])
         if subtraction is not None and subtraction.type == "Sub" and difference.inputs == (x, shift):
@@ -296,14 +306,14 @@ def _exponential(reader, node):
     return _softmax_over_axes(reader, node) or _activation("exp")(reader, node)
 
 
-def _axes(reader, value, rank) -> frozenset[int]:
-    """The axes that a tensor names; none where they are not known in advance."""
+def _axes(reader: "Builder", value: Value, rank: int) -> frozenset[int]:
+    """The axes that a tensor names; none where they are not known."""
     axes = reader.integers(value)
     return frozenset() if axes is None else frozenset(int(axis) % rank for axis in np.ravel(axes))
 
 
 def _prelu(reader, node):
-    """PReLU spelt out: relu(x) + (-alpha) relu(-x)."""
+    """PReLU that is spelt out as relu(x) + (-alpha) relu(-x); None for other sums."""
     positive, negative = (reader.made(slot)[0] for slot in node.arguments)
     if node.type == "Sub" or not _is(positive, "relu") or not _is_stretch(negative):
         return None
@@ -312,7 +322,7 @@ def _prelu(reader, node):
         return None
     minus, _ = reader.made(flipped.inputs[0])
     slope = negative.operation.kernel
-    if not _is_stretch(minus) or minus.inputs != positive.inputs or np.any(minus.operation.kernel.value != -1):
+    if not _is_stretch(minus) or minus.inputs != positive.inputs or not minus.operation.kernel.is_all(-1):
         return None
 
     def prelu(x):
@@ -378,4 +388,4 @@ VIEWS = {
     "TopKV2": moves.top_k,
     "Transpose": moves.transpose,
 }
-"""Type of a TensorFlow operation -> view(reader, node) -> values of its outputs, None where no rule fits."""
+"""The view of each type of TensorFlow operations."""

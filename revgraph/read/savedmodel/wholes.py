@@ -1,39 +1,52 @@
-"""Operations that are one site: the calls of layers that have a view."""
+"""Wholes: calls of layers that become one site, in the place of the TensorFlow operations that they made."""
 
 import dataclasses
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 
 from revgraph.graph.graph import Site, Spec
 from revgraph.graph.operations import Activation, Affine, Contraction, Operation, Product, Quotient, Routing, Scale
 from revgraph.graph.scaling import broadcast_to, broadcasts
-from revgraph.read.savedmodel.weights import Weight
+from revgraph.read.savedmodel.weights import Value, Weight
+
+if TYPE_CHECKING:
+    from revgraph.read.savedmodel.builder import Builder
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Whole:
-    """Operations that are one site, such as a call of a layer.
+    """A call of a layer that becomes one site.
 
     Args:
-        path: Where it stands.
-        operation: What they compute.
-        inputs: The tensors that it takes.
-        outputs: The tensors that it gives.
+        path: The path of the site.
+        operation: The operation of the layer.
+        inputs: The tensors that it takes, in TensorFlow's graph.
+        outputs: The tensors that it returns, in TensorFlow's graph.
         layer: The layer.
     """
 
     path: str
     operation: Operation
-    inputs: tuple
-    outputs: tuple
+    inputs: tuple[tf.Tensor, ...]
+    outputs: tuple[tf.Tensor, ...]
     layer: Any
 
 
-def add_whole(builder, whole, given) -> tuple[int, ...]:
-    """Adds the site of a whole to a builder, and returns the slots of its outputs.
+def add_whole(builder: "Builder", whole: Whole, given: Sequence[Value]) -> tuple[int, ...]:
+    """Adds the site of a whole to a builder.
 
-    Sites in front of it make floating numbers of integers, and a signal as large as the constants that it meets.
+    Where the operation needs floating numbers, a site in front of it casts integers. Where constants of the layer
+    broadcast its input to a larger shape, a site in front of it broadcasts the input.
+
+    Args:
+        builder: The builder.
+        whole: The call of a layer.
+        given: The value for each of its inputs.
+
+    Returns:
+        The slots of its outputs.
     """
     slots = [builder.constant(a) if isinstance(a, Weight) else a for a in given]
     if isinstance(whole.operation, Affine | Product | Quotient | Contraction | Activation):
@@ -46,7 +59,7 @@ def add_whole(builder, whole, given) -> tuple[int, ...]:
 
 
 def _floating(builder, slot, whole):
-    """The slot, or that of its tensor as floating numbers where it has integers."""
+    """The slot, or a slot with the same numbers in a floating dtype where it has integers."""
     spec = builder.specs[slot]
     if tf.as_dtype(spec.dtype).is_floating:
         return slot
@@ -55,7 +68,7 @@ def _floating(builder, slot, whole):
 
 
 def _as_large(builder, slots, whole):
-    """The slots, or that of the tensor broadcast to the shape of the output where it is smaller."""
+    """The slots, or a slot with the tensor broadcast to the shape of the output where it is smaller."""
     (slot,), shape = slots, tuple(whole.outputs[0].shape)
     spec = builder.specs[slot]
     if not broadcasts(spec.shape, shape):
