@@ -23,7 +23,7 @@ class WithReference(Operation):
     operation: Operation
 
     @property
-    def outputs_count(self) -> int:  # type: ignore[override]  # A property where the base class has a number.
+    def outputs_count(self) -> int:
         return 2 * self.operation.outputs_count
 
     @property
@@ -31,7 +31,7 @@ class WithReference(Operation):
         return f"{self.operation.label} with reference"
 
     @property
-    def advice(self) -> str | None:  # type: ignore[override]  # A property where the base class has a string.
+    def advice(self) -> str | None:
         return self.operation.advice
 
     def weights(self, dtype: tf.DType | str, inputs: Sequence[tf.Tensor]) -> dict[str, tf.Tensor]:
