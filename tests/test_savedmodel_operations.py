@@ -50,6 +50,26 @@ LINEAR = {
 }
 
 
+UNKNOWN_AXES = {
+    "a mean, kept": lambda x, axis: x - tf.reduce_mean(x, axis, keepdims=True),
+    "a sum, kept": lambda x, axis: x / tf.reduce_sum(x, axis, keepdims=True),
+    "a softmax": lambda x, axis: tf.exp(x) / tf.reduce_sum(tf.exp(x), axis, keepdims=True),
+}
+
+
+@pytest.mark.parametrize("given", ["as an input", "by a size"])
+@pytest.mark.parametrize("name", UNKNOWN_AXES)
+def test_axes_may_be_unknown(name, given):
+    function = UNKNOWN_AXES[name]
+    if given == "as an input":
+        graph = graph_of(function, tf.TensorSpec((None, 6, 4), tf.float64), tf.TensorSpec((), tf.int32))
+        inputs = [X, np.int32(1)]
+    else:
+        graph = graph_of(lambda x: function(x, tf.shape(x)[0] % 2), tf.TensorSpec((None, 6, 4), tf.float64))
+        inputs = X
+    np.testing.assert_allclose(graph(inputs), function(X, 1), rtol=1e-12)
+
+
 @pytest.mark.parametrize("name", LINEAR)
 def test_linear_operations_have_input_times_gradient(name):
     function = LINEAR[name]

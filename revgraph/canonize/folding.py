@@ -52,7 +52,7 @@ def fold_padding(graph: Graph, keep: Iterable[int] = frozenset()) -> Graph:
 
 
 def _padded(pad, conv):
-    """padding -> convolution, or padding -> padding, as one site; None where they do not fit."""
+    """One site for padding in front of a convolution or of other padding; None where they cannot be joined."""
     operation, widths = conv.operation, pad.operation.widths
     if isinstance(operation, ZeroPad):
         both = tuple((a + c, b + d) for (a, b), (c, d) in zip(widths, operation.widths, strict=True))
@@ -295,7 +295,7 @@ def _channel_map(
 
 
 def _after(linear, chain, scale, specs, dtype):
-    """linear -> chain -> scale, with the scale in the linear site; None where they do not fit."""
+    """The linear site in front of a chain and a scale, with the scale in its weights; None where that cannot be."""
     operation, factor = linear.operation, scale.operation
     shape = specs[linear.outputs[0]].shape
     rank = len(shape)
@@ -350,7 +350,7 @@ def _order(factor, chain, shape, axis, rank, dtype, backwards):
 
 
 def _before(scale, chain, linear, specs, dtype):
-    """scale -> chain -> linear, with the scale in the linear site; None where they do not fit.
+    """The linear site behind a scale and a chain, with the scale in its weights; None where that cannot be.
 
     The linear layer maps the shift, and the result becomes bias. A convolution pads the shift with zeros as it pads its
     input, so outputs at the border stay right.

@@ -23,7 +23,7 @@ class WithReference(Operation):
     operation: Operation
 
     @property
-    def outputs_count(self) -> int:  # A property where the base class has a number.
+    def outputs_count(self) -> int:
         return 2 * self.operation.outputs_count
 
     @property

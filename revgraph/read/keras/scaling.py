@@ -33,13 +33,13 @@ def batch_normalization_layer(
 def rescaling_layer(layer: layers.Layer, template: Template, outputs: Sequence[keras.KerasTensor]) -> Scale | None:
     """The view of Rescaling; None where its constants broadcast the input to a larger shape than Keras says."""
     # Keras, too, makes tensors of Python numbers before it casts them, which rounds them to float32.
-    sources = [live(lambda n=n: tf.convert_to_tensor(getattr(layer, n))) for n in ("scale", "offset")]
-    shapes = [np.shape(layer.scale), np.shape(layer.offset)]
-    if keras.config.image_data_format() == "channels_first" and shapes[0]:
-        shapes[0] += (1,) * (3 - len(shapes[0]))
-    if any(broadcasts(outputs[0].shape, shape) for shape in shapes):
+    kernel, bias = (live(lambda n=n: tf.convert_to_tensor(getattr(layer, n))) for n in ("scale", "offset"))
+    kernel_shape, bias_shape = np.shape(layer.scale), np.shape(layer.offset)
+    if keras.config.image_data_format() == "channels_first" and kernel_shape:
+        kernel_shape += (1,) * (3 - len(kernel_shape))
+    if any(broadcasts(outputs[0].shape, shape) for shape in (kernel_shape, bias_shape)):
         return None
-    return scaling(outputs[0].shape, *sources, *shapes)
+    return scaling(outputs[0].shape, kernel, bias, kernel_shape, bias_shape)
 
 
 def normalization_layer(layer: layers.Layer, template: Template, outputs: Sequence[keras.KerasTensor]) -> Scale | None:

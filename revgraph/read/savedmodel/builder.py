@@ -272,13 +272,18 @@ class Builder:
         """The entries of an integer tensor, with None for an entry that is not known; None where nothing is known."""
         return self.shapes.integers(value)
 
+    def known_integers(self, value: int | Weight) -> list[int] | None:
+        """The integers in a tensor, such as axes, as a flat list; None unless all of them are known."""
+        entries = self.integers(value)
+        flat: list[Any] = [None] if entries is None else list(np.ravel(entries))
+        return None if None in flat else [int(entry) for entry in flat]
+
     def statistic(self, node: Node) -> Statistic | Combination | None:
         """The statistic or combination that a node computes; None if it has no part in a normalization."""
         if node.type not in ("Mean", "Sum"):
             return self._statistics.describe(node)
-        axes = self.integers(node.arguments[1])
-        rank = len(self.specs[node.slots[0]].shape)
-        return self._statistics.describe(node, None if axes is None else np.ravel(axes), rank)
+        axes, rank = self.known_integers(node.arguments[1]), len(self.specs[node.slots[0]].shape)
+        return self._statistics.describe(node, axes, rank)
 
     def normalize(self, node: Node, combination: Combination) -> list[int]:
         """Adds the site of a complete normalization, whose last operation is the node."""

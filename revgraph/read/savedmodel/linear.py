@@ -147,8 +147,7 @@ def squeeze(reader: "Builder", node: Node) -> Sequence[Value]:
     squeezed = [a % 4 for a in node.attribute("squeeze_dims")]
     if expand is None or expanded is None or expanded.type != "ExpandDims" or squeezed != [axis]:
         return routing(reader, node)
-    place = reader.integers(expanded.arguments[1])
-    if place is None or int(place) not in (axis, axis - 4):
+    if reader.known_integers(expanded.arguments[1]) not in ([axis], [axis - 4]):
         return routing(reader, node)
 
     def kernel(dtype):

@@ -210,10 +210,10 @@ def scale_and_translate(reader: "Builder", node: Node) -> Sequence[Value]:
 
 def diagonal(reader: "Builder", node: Node) -> Sequence[Value] | None:
     """The view of one diagonal of each matrix, as a selection, because TensorFlow's gradient needs all sizes."""
-    which = reader.integers(node.arguments[1])
-    if which is None or np.size(which) != 1:
+    which = reader.known_integers(node.arguments[1])
+    if which is None or len(which) != 1:
         return None
-    right, down = max(int(np.ravel(which)[0]), 0), max(-int(np.ravel(which)[0]), 0)
+    right, down = max(which[0], 0), max(-which[0], 0)
 
     def diagonal(x):
         *others, rows, columns = tf.unstack(tf.shape(x))
@@ -226,8 +226,8 @@ def diagonal(reader: "Builder", node: Node) -> Sequence[Value] | None:
 
 def transpose(reader: "Builder", node: Node) -> Sequence[Value]:
     """The view of a transposition. It adds no site where the axes keep their order."""
-    order = reader.integers(node.arguments[1])
-    if order is not None and list(order) == list(range(len(order))):
+    order = reader.known_integers(node.arguments[1])
+    if order is not None and order == list(range(len(order))):
         return (node.arguments[0],)
     return routing(reader, node)
 
@@ -286,10 +286,10 @@ def max_pool_3d(reader: "Builder", node: Node) -> Sequence[Value] | None:
 
 def mean(reader: "Builder", node: Node) -> Sequence[Value] | None:
     """The view of a mean over axes; None where the axes are not known."""
-    axes = reader.integers(node.arguments[1])
+    axes = reader.known_integers(node.arguments[1])
     if axes is None:
         return None
-    count = windows.of_mean([int(axis) for axis in np.ravel(axes)])
+    count = windows.of_mean(axes)
     return reader.site(node, AveragePool(node.function(), "mean", count=count, **properties(reader, node)), node.slots)
 
 
@@ -303,8 +303,7 @@ def gather(reader: "Builder", node: Node) -> Sequence[Value] | None:
     """The view of a look-up: an embedding if the table is a weight, otherwise a selection of entries."""
     table, indices, *axis = node.arguments
     if isinstance(table, Weight):
-        known = reader.integers(axis[0]) if axis else None
-        plain = not axis or (known is not None and int(known) == 0)
+        plain = not axis or reader.known_integers(axis[0]) == [0]
         if node.type == "GatherNd" or not plain or node.attribute("batch_dims", 0):
             return None
         source, index = reader.ids.looked_up(indices)

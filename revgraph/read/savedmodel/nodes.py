@@ -96,7 +96,7 @@ class TensorFlowOperation(Opaque):
         return self.operation.type
 
     @property
-    def advice(self) -> str | None:  # type: ignore[override]  # A property where the base class has a string.
+    def advice(self) -> str | None:
         """The advice for an operation with functions inside: a loop has a body, and a choice has branches."""
         if private.has_attribute(self.operation, "body"):
             return ADVICE

@@ -308,8 +308,7 @@ def _exponential(reader, node):
 
 def _axes(reader: "Builder", value: Value, rank: int) -> frozenset[int]:
     """The axes that a tensor names; none where they are not known."""
-    axes = reader.integers(value)
-    return frozenset() if axes is None else frozenset(int(axis) % rank for axis in np.ravel(axes))
+    return frozenset(axis % rank for axis in reader.known_integers(value) or ())
 
 
 def _prelu(reader, node):
