@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from revgraph.visualize import DEFAULT, heatmap
-from revgraph.visualize.heatmaps import displayable, largest, reduced
+from revgraph.visualize.colormaps import DEFAULT
+from revgraph.visualize.heatmaps import displayable, heatmap, largest, reduced
 
 OPACITY = 0.9
 """The opacity of the strongest relevance over the image."""
