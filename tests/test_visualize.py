@@ -448,6 +448,8 @@ class TestBatchAxis:
         y = np.eye(len(x))
         assert not visualize.plot(x, x, y).axes[0].images
         assert visualize.plot(x, x, titles=["a"] * len(x)).axes[0].get_title(loc="left") == "a"
+        options = {"channel_names": ["a"]} if len(shape) == 3 else {"top": 1}
+        assert not visualize.plot(x, x, **options).axes[0].images
         with pytest.raises(ValueError, match="batch axis is missing"):
             visualize.plot(x, x, y[:1])
         with pytest.raises(ValueError, match="batch axis is missing"):

@@ -12,16 +12,17 @@ import sys
 import tempfile
 import traceback
 import warnings
+from collections.abc import Sequence
+from typing import NoReturn
 
 import revgraph
 from revgraph.cli.methods import methods
 
 METHOD = "lrp.epsilon_plus_flat"
-"""The method where none is named."""
+"""The default method."""
 
 FAILED, USAGE = 1, 2
-"""Exit codes."""
-
+"""The exit codes of a command that failed, and of one that was used wrongly."""
 
 OPTIONS = {
     r"overwrite=True": "--overwrite",
@@ -34,18 +35,18 @@ OPTIONS = {
     r"class_names=\.\.\. of open_dataset": "--classes FILE",
     r"(\w+)=\.\.\.": r"--param \1=...",
 }
-"""Arguments of functions, as errors name them, by the options that stand for them here."""
+"""Patterns of arguments in error messages, and the options that stand for them on the command line."""
 
 
 class UsageError(Exception):
     """The command line itself is wrong."""
 
 
-def main(arguments=None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command.
 
     Args:
-        arguments: What follows `revgraph` on the command line; by default that of this process.
+        arguments: The words behind `revgraph` on the command line; by default those of this process.
 
     Returns:
         The exit code: 0, 1 where the command failed, 2 where it was used wrongly.
@@ -56,7 +57,7 @@ def main(arguments=None) -> int:
         with _warnings_in_one_line():
             return _run(options)
     except BrokenPipeError:
-        # Whoever read the output has seen enough.
+        # The program that reads the output has ended, as `head` does.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return FAILED
     except KeyboardInterrupt as interrupt:
@@ -83,8 +84,8 @@ def _failed(options, message, code):
     return code
 
 
-def _message(error) -> str:
-    """What an error says, in one line."""
+def _message(error):
+    """The message of an error in one line."""
     text = error.args[0] if isinstance(error, KeyError) and error.args else error
     if isinstance(error, OSError) and error.strerror:
         where = f": {error.filename}" if error.filename else ""
@@ -108,13 +109,13 @@ def _warnings_in_one_line():
 
 @contextlib.contextmanager
 def _quiet_tensorflow(debug):
-    """What TensorFlow says about the machine while it is imported is kept back, unless the import fails."""
+    """Hides what TensorFlow prints while it is imported, unless the import fails."""
     if debug or "tensorflow" in sys.modules:
         yield
         return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.stderr.flush()
-    # It writes from C++, before any setting can stop it.
+    # It prints from C++, before any setting can stop it.
     kept = os.dup(2)
     with tempfile.TemporaryFile() as said:
         os.dup2(said.fileno(), 2)
@@ -130,9 +131,10 @@ def _quiet_tensorflow(debug):
 
 
 class Parser(argparse.ArgumentParser):
-    """Says in one line what is wrong."""
+    """A parser whose errors are one line."""
 
-    def error(self, message):
+    def error(self, message: str) -> NoReturn:
+        """Ends the process with a message."""
         self.exit(USAGE, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
 
 
@@ -336,7 +338,7 @@ def _list_methods(options):
         print(f"{name:{widths[0]}}  {what:{widths[1]}}  {paper}".rstrip())
 
 
-# What the values of options may be.
+# The types of options.
 
 
 def _method(name):

@@ -1,4 +1,4 @@
-"""What the commands do, once TensorFlow is imported."""
+"""The commands that need TensorFlow. Each takes the parsed options and may return an exit code."""
 
 import contextlib
 import importlib
@@ -9,7 +9,9 @@ import os
 import re
 import sys
 import tempfile
+from argparse import Namespace
 from pathlib import Path
+from typing import Any, TextIO
 
 import keras
 import numpy as np
@@ -42,7 +44,7 @@ from revgraph.saving.provenance import plain, provenance, rules
 tf.get_logger().setLevel(logging.ERROR)
 
 
-def explain(options):
+def explain(options: Namespace) -> None:
     """`revgraph explain`."""
     preprocess, names = preprocessing(options), class_names(options)
     analyzer = _analyzer(options)
@@ -83,7 +85,7 @@ def explain(options):
 
 
 def _explain_one(analyzer, item, selection, options):
-    """What is told of one explained target, with the contents of its files by the end of their names."""
+    """The results for one target, with the contents of its files by the endings of their names."""
     relevance = analyzer.analyze(item.x, selection)
     names = analyzer.graph.input_names
     flat = dict(zip(names if len(names) > 1 else [""], keras.tree.flatten(relevance), strict=True))
@@ -95,7 +97,7 @@ def _explain_one(analyzer, item, selection, options):
     if item.picture is not None:
         drawn = pictures(item.picture, flat[""][0], options.cmap, options.percentile)
         contents |= {f"{name}.png": png for name, png in drawn.items()}
-    told = {"relevance": float(sum(array.sum(dtype="float64") for array in flat.values()))}
+    told: dict[str, Any] = {"relevance": float(sum(array.sum(dtype="float64") for array in flat.values()))}
     report = _ledger(analyzer, item.x, selection)
     if report is not None:
         told["conservation"] = {name: float(getattr(report, name)[0]) for name in FIELDS}
@@ -103,7 +105,7 @@ def _explain_one(analyzer, item, selection, options):
 
 
 def _ledger(analyzer, x, selection):
-    """Where relevance went; None for methods that keep no account of it."""
+    """The ledger of one sample, which says where relevance went; None for methods that have none."""
     try:
         return analyzer.conservation(x, selection)
     except Unsupported:
@@ -135,7 +137,7 @@ def _shown(target):
     return f"{name}, output {target['value']:.4g}"
 
 
-def explain_dataset(options):
+def explain_dataset(options: Namespace) -> None:
     """`revgraph explain-dataset`."""
     preprocess, names = preprocessing(options), class_names(options)
     where = _sink(options, names)
@@ -153,7 +155,7 @@ def explain_dataset(options):
                 where,
                 _target_of_all(options, analyzer.graph, names or getattr(dataset, "class_names", None)),
                 options.batch_size,
-                # Without --resume an interrupted run is neither lost nor gone on with by accident.
+                # Without --resume an interrupted run is neither replaced nor continued by accident.
                 resume=bool(options.resume),
                 overwrite=options.overwrite,
                 on_failure="raise" if options.stop_on_failure else "record",
@@ -184,12 +186,12 @@ def _target_of_all(options, graph, names):
     """The selection for a whole dataset."""
     output = output_index(graph, options.output)
     if options.target in ("top1", "label"):
-        chosen = None if options.target == "top1" else "label"
+        chosen: int | str | None = None if options.target == "top1" else "label"
     elif re.fullmatch(r"top\d+", options.target):
         raise UsageError(f"--target {options.target}: a dataset is explained for one class per sample, such as top1.")
     else:
         count = units_of(graph, output)
-        # Directories are the names of classes where there is one for each.
+        # Directories name the classes if there is one for each.
         fit = names and (len(names) == count or is_binary(names, count))
         chosen = class_index(options.target, names if fit else None, count)
         chosen = 0 if is_binary(names, count) else chosen
@@ -202,7 +204,7 @@ def _selection(graph, output, chosen):
 
 @contextlib.contextmanager
 def _progress(options):
-    """Keras's progress bar goes to stderr, in colour only where that is wanted, and whole only to terminals."""
+    """Shows Keras's progress bar on stderr: in colour if that is wanted, and updated only on terminals."""
     if options.json:
         yield 0
     else:
@@ -212,27 +214,27 @@ def _progress(options):
 
 @contextlib.contextmanager
 def _bars_on(stream):
-    """Keras's progress bars go to a stream, with the verbosity that fits it."""
+    """Prints Keras's progress bars to a stream, with the verbosity that fits it."""
     plain_text = "NO_COLOR" in os.environ or not stream.isatty()
     with contextlib.redirect_stdout(_Uncoloured(stream) if plain_text else stream):
         yield 1 if stream.isatty() else 2
 
 
 class _Uncoloured(io.TextIOBase):
-    """Text without the sequences that colour it."""
+    """A stream of text without the sequences that colour it."""
 
-    def __init__(self, stream):
+    def __init__(self, stream: TextIO):
         self._stream = stream
 
-    def write(self, text):
+    def write(self, text: str) -> int:
         self._stream.write(re.sub(r"\x1b\[[0-9;]*m", "", text))
         return len(text)
 
-    def flush(self):
+    def flush(self) -> None:
         self._stream.flush()
 
 
-def check(options):
+def check(options: Namespace) -> int:
     """`revgraph check`."""
     model = _model(options)
     with _wrong_parameters(options):
@@ -241,7 +243,7 @@ def check(options):
     return 0 if report.supported else 1
 
 
-def summary(options):
+def summary(options: Namespace) -> None:
     """`revgraph summary`."""
     analyzer = _analyzer(options)
     if options.json:
@@ -250,7 +252,7 @@ def summary(options):
         print(analyzer.summary())
 
 
-def export(options):
+def export(options: Namespace) -> None:
     """`revgraph export`."""
     analyzer = _analyzer(options)
     path = analyzer.export(options.out, version=options.serving_version, overwrite=options.overwrite)
@@ -260,7 +262,7 @@ def export(options):
         print(f"{path}: {analyzer.name} of {analyzer.graph.name!r}")
 
 
-def demo(options):
+def demo(options: Namespace) -> None:
     """`revgraph demo`."""
     from revgraph import demo as digits
 
@@ -296,7 +298,7 @@ def _analyzer(options):
 
 @contextlib.contextmanager
 def _wrong_parameters(options):
-    """Errors of a method's parameters are errors of the command line."""
+    """Turns errors of a method's parameters into errors of the command line."""
     try:
         yield
     except NotAnalyzeableModelException:
@@ -307,14 +309,15 @@ def _wrong_parameters(options):
         raise
 
 
-def _npy(array) -> bytes:
+def _npy(array):
+    """The content of a `.npy` file."""
     file = io.BytesIO()
     np.save(file, array)
     return file.getvalue()
 
 
 def _refuse_existing(out, samples):
-    """Raises an error before anything is computed if files of these samples are there."""
+    """Raises an error, before anything is computed, if there are files of these samples."""
     for item in samples:
         for path in out.glob("*.relevance.npy"):
             if path.name.startswith(f"{item.stem}."):
@@ -322,7 +325,7 @@ def _refuse_existing(out, samples):
 
 
 def _place(files, overwrite):
-    """Writes files that are there whole or not at all."""
+    """Writes files that get their names when all of them are whole."""
     existing = [path for path in files if path.exists()]
     if existing and not overwrite:
         raise FileExistsError(f"{str(existing[0])!r} exists. Pass overwrite=True to replace it, or another --out.")

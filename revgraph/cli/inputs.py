@@ -1,10 +1,12 @@
-"""What the commands read beside the model: images and arrays, preprocessing, names of classes, targets."""
+"""Inputs of the commands other than the model: images and arrays, preprocessing, names of classes, targets."""
 
 import dataclasses
 import difflib
 import importlib
 import json
 import re
+from argparse import Namespace
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from revgraph.class_names import counted, is_binary, units_of
 from revgraph.cli import UsageError
 from revgraph.datasets.images import Images
 from revgraph.graph import Graph
+from revgraph.graph.types import PathLike
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -22,10 +25,10 @@ class Item:
     """A sample to explain.
 
     Args:
-        name: Where it comes from.
-        stem: What the names of its files begin with.
-        x: What the model takes: a batch of one.
-        picture: The image (height, width, channels), in any range, to lay relevance over; None if it is none.
+        name: The name of its file, with its position in an array.
+        stem: The beginning of the names of the files that are written.
+        x: The model's input, a batch of one.
+        picture: The image (height, width, channels), in any range, under the relevance; None if it is no image.
     """
 
     name: str
@@ -34,16 +37,26 @@ class Item:
     picture: np.ndarray | None
 
 
-def items(paths, graph: Graph, size, preprocess) -> list[Item]:
+def items(
+    paths: Iterable[PathLike],
+    graph: Graph,
+    size: tuple[int, int] | None,
+    preprocess: Callable[[np.ndarray], Any] | None,
+) -> list[Item]:
     """The samples in image files, `.npy` and `.npz`.
 
     Args:
         paths: The files.
-        graph: The model's graph.
+        graph: The graph of the model.
         size: (width, height) to which images are resized.
         preprocess: As `preprocessing` returns it.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: A file cannot be read, or does not fit the model.
     """
-    found, images = [], None
+    found: list[Item] = []
+    images = None
     for path in map(Path, paths):
         if not path.exists():
             raise FileNotFoundError(f"There is no file {str(path)!r}.")
@@ -52,7 +65,7 @@ def items(paths, graph: Graph, size, preprocess) -> list[Item]:
         if path.suffix.lower() in (".npy", ".npz"):
             found += _of_arrays(path, graph, preprocess)
         else:
-            # One reader for all files sees whether their sizes differ.
+            # One reader for all files notices if their sizes differ.
             images = images or Images.of(graph, size, preprocess)
             image = images.read(path)
             found.append(Item(str(path), path.stem, images.prepared(image)[None], image / 255))
@@ -66,7 +79,7 @@ def items(paths, graph: Graph, size, preprocess) -> list[Item]:
 def _of_arrays(path, graph, preprocess):
     try:
         stored = np.load(path, allow_pickle=False)
-        arrays = dict(stored) if path.suffix.lower() == ".npz" else {"": stored}
+        arrays: dict[str, np.ndarray] = dict(stored) if path.suffix.lower() == ".npz" else {"": stored}
     except (OSError, ValueError, EOFError) as error:
         raise ValueError(f"{str(path)!r} cannot be read as an array: {error}") from error
     names = graph.input_names
@@ -76,7 +89,8 @@ def _of_arrays(path, graph, preprocess):
                 f"The model has {len(names)} inputs: hand in an .npz with the arrays {', '.join(map(repr, names))}. "
                 f"{str(path)!r} has {', '.join(map(repr, sorted(arrays)))}."
             )
-        x, pictures = arrays, None
+        x: Any = arrays
+        pictures = None
     else:
         if len(arrays) > 1:
             raise ValueError(f"Which array is meant? {str(path)!r} has {', '.join(map(repr, sorted(arrays)))}.")
@@ -94,8 +108,12 @@ def _of_arrays(path, graph, preprocess):
     return found
 
 
-def preprocessing(options):
-    """The function that `--preprocess`, or `--scale` and `--offset`, ask for; None if nothing does."""
+def preprocessing(options: Namespace) -> Callable[[np.ndarray], Any] | None:
+    """The function that `--preprocess`, or `--scale` and `--offset`, ask for; None without these options.
+
+    Raises:
+        UsageError: There is no such function, or the options exclude each other.
+    """
     if options.preprocess is not None:
         if options.offset is not None:
             raise UsageError("--offset goes with --scale, not with --preprocess.")
@@ -122,7 +140,7 @@ def _imported(name):
 
 def _attribute(module, name):
     try:
-        # Keras hands out its applications as attributes, not all of which can be imported.
+        # Keras has its applications as attributes, and not all of them can be imported.
         package, _, last = module.rpartition(".")
         home = getattr(importlib.import_module(package), last, None) if package else None
         return getattr(home or importlib.import_module(module), name, None)
@@ -130,8 +148,13 @@ def _attribute(module, name):
         return None
 
 
-def class_names(options) -> list[str] | None:
-    """Names of the classes, from the file that `--classes` names."""
+def class_names(options: Namespace) -> list[str] | None:
+    """Names of the classes from the file that `--classes` names; None without this option.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file has no names of classes.
+    """
     path = options.classes
     if path is None:
         return None
@@ -155,8 +178,12 @@ def _names_in(content):
     return [str(entry[-1] if isinstance(entry, list) else entry) for entry in content]
 
 
-def output_index(graph: Graph, name) -> int:
-    """The position of the output that `--output` names."""
+def output_index(graph: Graph, name: str | None) -> int:
+    """The position of the output that `--output` names.
+
+    Raises:
+        UsageError: There is no such output, or there are several and none is named.
+    """
     names = graph.output_names
     if name is None and len(names) == 1:
         return 0
@@ -166,7 +193,7 @@ def output_index(graph: Graph, name) -> int:
     return names.index(name)
 
 
-def check_names(options, names, graph: Graph, output):
+def check_names(options: Namespace, names: Sequence[str] | None, graph: Graph, output: int) -> None:
     """Raises a ValueError if the names do not fit the output at this position."""
     units = units_of(graph, output)
     if names is not None and units not in (None, len(names)) and not is_binary(names, units):
@@ -177,18 +204,18 @@ def check_names(options, names, graph: Graph, output):
         )
 
 
-def class_index(target, names, count) -> int:
-    """The class that a target means: a number or a name.
+def class_index(target: str, names: Sequence[str] | None, count: int | None) -> int:
+    """The class of a target that is a number or a name.
 
     Args:
-        target: What `--target` says.
+        target: The value of `--target`.
         names: Names of the classes, or None.
         count: Number of outputs; None if that is not known.
 
     Raises:
         UsageError: There is no such class, or no output stands for it.
     """
-    if is_binary(names, count):
+    if names and is_binary(names, count):
         index = class_index(target, names, None)
         if index > 1:
             raise UsageError(f"--target {target}: there are 2 classes, 0 to 1.")
@@ -219,8 +246,20 @@ def _unknown(target, names):
     return f"--target {target}: no class has that name.{hint}"
 
 
-def targets(target, y, names) -> list[int | None]:
-    """The classes of an output, (classes,), that a target means; None for the largest value of one with more axes."""
+def targets(target: str, y: np.ndarray, names: Sequence[str] | None) -> Sequence[int | None]:
+    """The classes that a target asks for.
+
+    Args:
+        target: The value of `--target`.
+        y: The output for one sample, (classes,), or with more axes.
+        names: Names of the classes, or None.
+
+    Returns:
+        Numbers of classes; only None, which stands for the largest value, if the output has more axes.
+
+    Raises:
+        UsageError: There is no such class.
+    """
     largest = re.fullmatch(r"top([1-9]\d*)", target)
     if y.ndim != 1:
         if target != "top1":
@@ -236,12 +275,15 @@ def targets(target, y, names) -> list[int | None]:
     return [int(i) for i in np.argsort(-y, kind="stable")[: int(largest[1])]]
 
 
-def unit_of(index, y, names) -> int | None:
-    """The position in an output, (classes,), of a class; None for the largest value of an output with more axes."""
+def unit_of(index: int | None, y: np.ndarray, names: Sequence[str] | None) -> int | None:
+    """The position of a class in the output y, (classes,). For a binary classifier it is that of the only unit.
+
+    It is None if the class is None.
+    """
     return 0 if y.ndim == 1 and is_binary(names, len(y)) else index
 
 
-def named_class(index, value, names) -> dict:
-    """A class for people and for machines: index, name and value."""
+def named_class(index: int, value: float, names: Sequence[str] | None) -> dict[str, Any]:
+    """A class with its index, name and value, for JSON."""
     named = {"name": names[index]} if names and index < len(names) else {}
     return {"index": int(index), **named, "value": float(value)}

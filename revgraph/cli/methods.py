@@ -2,24 +2,26 @@
 
 import ast
 from pathlib import Path
+from typing import Any, cast
 
 import revgraph
 
 REGISTRY = Path(revgraph.__file__).parent / "analyzers" / "registry.py"
-"""The table of methods, which is read here and not run."""
+"""The file with the table of methods. It is parsed and not imported."""
 
 
 def methods() -> dict[str, tuple[str, str]]:
-    """What each method computes and the paper that it comes from, by its name, as `revgraph.ANALYZERS` says."""
-    constants, table = {}, None
+    """For each name in `revgraph.ANALYZERS`, what the method computes and its paper."""
+    constants: dict[str, Any] = {}
+    table: Any = None
     for statement in ast.parse(REGISTRY.read_text(encoding="utf-8")).body:
         if isinstance(statement, ast.Assign):
             (target,) = statement.targets
             if isinstance(target, ast.Name) and target.id == "ANALYZERS":
-                (table,) = statement.value.args
+                (table,) = cast(ast.Call, statement.value).args
             elif isinstance(target, ast.Tuple) and isinstance(statement.value, ast.Tuple):
                 pairs = zip(target.elts, statement.value.elts, strict=True)
-                constants |= {n.id: value.value for n, value in pairs if isinstance(value, ast.Constant)}
+                constants |= {ast.unparse(n): value.value for n, value in pairs if isinstance(value, ast.Constant)}
             elif isinstance(target, ast.Name) and isinstance(statement.value, ast.Constant):
                 constants[target.id] = statement.value.value
 

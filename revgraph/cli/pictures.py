@@ -1,20 +1,24 @@
-"""Pictures of one explained sample, as PNG; needs neither matplotlib nor Pillow."""
+"""Pictures of one explained sample, as PNG. They need neither matplotlib nor Pillow."""
+
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from revgraph.visualize import DEFAULT, heatmap
-from revgraph.visualize.heatmaps import displayable, largest, reduced
+from revgraph.visualize.colormaps import DEFAULT
+from revgraph.visualize.heatmaps import displayable, heatmap, largest, reduced
 
 OPACITY = 0.9
-"""Of the strongest relevance that is laid over an image."""
+"""The opacity of the strongest relevance over the image."""
 
 SMALLEST = 200
-"""Pictures of a lesser width and height are enlarged, each pixel to a square, so that one can see them."""
+"""Pictures of smaller width and height are enlarged, so that their pixels can be seen."""
 
 
-def pictures(x, relevance, cmap=None, percentile=None) -> dict[str, bytes]:
-    """The PNG files `heatmap` and `overlay`.
+def pictures(
+    x: np.ndarray, relevance: np.ndarray, cmap: Any = None, percentile: float | None = None
+) -> dict[str, bytes]:
+    """The contents of PNG files: the `heatmap`, and the `overlay` of the heatmap and a gray copy of the image.
 
     Args:
         x: The image (height, width, channels), in any range.
@@ -27,13 +31,13 @@ def pictures(x, relevance, cmap=None, percentile=None) -> dict[str, bytes]:
     values = reduced(relevance)
     limit = largest(values, percentile)[0] or 1
     opacity = OPACITY * np.sqrt(np.clip(np.abs(values[0]) / limit, 0, 1))[..., None]
-    # Gray, and neither black nor white, so that colours can be seen on it.
+    # It is never black nor white, so that colours can be seen on it.
     gray = 0.35 + 0.6 * displayable(x[None])[0].mean(axis=-1, keepdims=True)
     return {"heatmap": _png(colours), "overlay": _png(opacity * colours + (1 - opacity) * gray)}
 
 
-def _png(pixels) -> bytes:
-    """A PNG file of pixels (height, width, 3) between 0 and 1."""
+def _png(pixels):
+    """The content of a PNG file of pixels (height, width, 3) between 0 and 1."""
     times = -(-SMALLEST // max(pixels.shape[:2]))
     pixels = pixels.repeat(times, axis=0).repeat(times, axis=1)
     return tf.io.encode_png(np.rint(255 * pixels).astype(np.uint8)).numpy()

@@ -92,7 +92,7 @@ class ImageFolder(Samples):
         ValueError: There are no images, or a subdirectory is no name of a class.
     """
 
-    seekable = True
+    seekable: bool = True
 
     def __init__(self, path: PathLike, images: Images, class_names: Sequence[str] | None = None):
         self.images = images

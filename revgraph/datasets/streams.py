@@ -154,7 +154,7 @@ class Arrays(Source):
         labels: Labels, (samples, ...), or None.
     """
 
-    seekable = True
+    seekable: bool = True
 
     def __init__(self, arrays: Any, graph: Graph, batch_size: int, labels: Any):
         super().__init__(graph)
@@ -179,7 +179,7 @@ class Arrays(Source):
 class Items(Source):
     """The items of a `keras.utils.PyDataset`. An item that raises an error becomes a batch of samples that failed."""
 
-    seekable = True
+    seekable: bool = True
 
     def __init__(self, dataset: Any, graph: Graph):
         super().__init__(graph)

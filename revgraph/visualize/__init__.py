@@ -8,7 +8,7 @@
 import importlib
 from typing import Any
 
-from revgraph.visualize.colormaps import DEFAULT, MAPS, ColorMap, colormap
+from revgraph.visualize.colormaps import MAPS, ColorMap, colormap
 from revgraph.visualize.heatmaps import clip_quantile, gamma, graymap, heatmap, project
 from revgraph.visualize.tokens import Text, text
 
@@ -18,8 +18,8 @@ _NEED_AN_EXTRA = {
 }  # fmt: skip
 
 __all__ = [
-    "DEFAULT", "MAPS", "ColorMap", "Text", "clip_quantile", "colormap", "compare", "gamma", "graymap", "gridify",
-    "heatmap", "imgify", "imsave", "palette", "plot", "plot_grid", "plot_volume", "project", "text",
+    "MAPS", "ColorMap", "Text", "clip_quantile", "colormap", "compare", "gamma", "graymap", "gridify", "heatmap",
+    "imgify", "imsave", "palette", "plot", "plot_grid", "plot_volume", "project", "text",
 ]  # fmt: skip
 
 

@@ -59,8 +59,8 @@ def plot(
 
     Raises:
         ValueError: Shapes or the number of names do not fit, relevance is not finite, or an option is illegal. An array
-            that may be one sample without a batch axis, such as (8, 8, 1), is refused unless `kind`, `outputs` or
-            `titles` say that it is a batch.
+            that may be one sample without a batch axis, such as (8, 8, 1), is refused unless `kind`, `outputs`,
+            `titles` or an option such as `channel_names` tell what it is.
         TypeError: There is no such option.
 
     Example:
@@ -192,12 +192,14 @@ def _drawing(x, kind, options, has_batch):
     x = np.asarray(sole(x))
     if kind is not None and kind not in KINDS:
         raise ValueError(f"kind is {', '.join(map(repr, KINDS))} or None. Received: {kind!r}.")
+    usual = {made.rank: name for name, made in KINDS.items()}
+    # An option such as channel_names says what x is.
+    if kind is None and x.ndim in usual and _options_of(KINDS[usual[x.ndim]]).intersection(options):
+        kind = usual[x.ndim]
     check_batch(x.shape, kind, has_batch)
-    if kind is None:
-        kind = next(name for name, made in KINDS.items() if made.rank == x.ndim)
-    made = KINDS[kind]
-    fields = {f.name for f in dataclasses.fields(made)}
-    known = fields | {f.name for f in dataclasses.fields(Colours)}
+    made = KINDS[kind or usual[x.ndim]]
+    fields = _options_of(made)
+    known = fields | _options_of(Colours)
     unknown = [name for name in options if name not in known]
     if unknown:
         raise TypeError(f"{made.__name__} take the options {', '.join(sorted(known))}. Received: {unknown[0]}.")
@@ -205,6 +207,10 @@ def _drawing(x, kind, options, has_batch):
     x = x if x.ndim == made.rank else x[..., None]
     colours = Colours(**{k: v for k, v in options.items() if k not in fields})
     return x, made(**{k: v for k, v in options.items() if k in fields}), colours
+
+
+def _options_of(kind):
+    return {field.name for field in dataclasses.fields(kind)}
 
 
 def _is_batch(x, outputs, titles):

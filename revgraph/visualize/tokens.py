@@ -66,7 +66,7 @@ class Text:
     def _repr_html_(self):
         return self.to_html()
 
-    def __rich__(self):
+    def __rich__(self) -> RichText:
         lines = [
             RichText(" ").join(
                 RichText(token, Style(bgcolor=f"#{_hex(c)}", color=f"#{_ink(c)}")) for token, _, c in self._of(i)
@@ -81,7 +81,7 @@ class Text:
     def __repr__(self):
         return f"<Text: {len(self)} texts, {sum(map(len, self.tokens))} tokens>"
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.tokens)
 
 
