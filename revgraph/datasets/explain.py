@@ -21,6 +21,7 @@ from revgraph.datasets.streams import Batch, Samples, Source, reason, source
 from revgraph.graph import Graph
 from revgraph.graph.tables import Table, Tabular
 from revgraph.reverse.walk import input_spec
+from revgraph.saving.names import file_name
 from revgraph.saving.provenance import now, plain, provenance
 
 LISTED = 20
@@ -149,7 +150,7 @@ def explain_dataset(
             Run(analyzer, data, selection, sink.with_inputs, on_failure, staging).run(verbose)
             _finish(sink, staging, verbose)
         finally:
-            if not staging.records:
+            if not staging.has_batches():
                 staging.remove()
     return Report(str(sink.target), staging.samples, staging.failures, resumed)
 
@@ -171,15 +172,13 @@ def _finished(sink: Sink, head, resume, overwrite) -> Report | None:
 
 def _taken_up(staging: Staging, sink: Sink, head, resume, overwrite) -> bool:
     """Whether the run in the directory goes on."""
-    if not staging.resume():
+    if (overwrite and not resume) or not staging.resume():
         return False
     if sink.target.exists() and sink.origin().get("run") == staging.head["run"]:
         # It had finished, and was interrupted when it tidied up.
         staging.remove()
         staging.records = []
-        staging.folder.mkdir()
-        return False
-    if overwrite and not resume:
+        staging.folder.mkdir(exist_ok=True)
         return False
     where = str(staging.folder)
     if resume is False:
@@ -432,7 +431,7 @@ def _finish(sink, staging, verbose):
         raise staging.unwritten(error) from error
     for path in sink.outputs():
         if path.is_dir():
-            os.replace(path, staging.folder / f"replaced-{now()}")
+            os.replace(path, staging.folder / file_name(f"replaced-{now()}"))
         os.replace(folder / path.name, path)
     sync_folder(sink.target.parent)
     staging.remove()

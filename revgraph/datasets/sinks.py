@@ -14,6 +14,7 @@ import numpy as np
 from revgraph.datasets import virelay
 from revgraph.datasets.staging import Staging, sync_folder
 from revgraph.graph import Graph
+from revgraph.saving.names import file_name
 
 CHUNK = 2**18
 """Bytes that a chunk should have at least."""
@@ -87,7 +88,8 @@ class NpyShards(Sink):
     """A directory with `attribution-00000.npy`, `prediction-00000.npy`, `label-00000.npy`, `index-00000.npy` and so on.
 
     Arrays are as the analyzer gives them. With several inputs or outputs their names are part of the file names, such
-    as `attribution.image-00000.npy`. `provenance.json` says where they come from, and what failed.
+    as `attribution.image-00000.npy`; `:` and other characters that Windows does not allow are percent-encoded.
+    `provenance.json` says where they come from, and what failed.
 
     Args:
         path: The directory.
@@ -124,9 +126,15 @@ class NpyShards(Sink):
 
     def origin(self):
         try:
-            return json.loads((self.target / PROVENANCE).read_bytes())
-        except (OSError, json.JSONDecodeError):
+            return _whole(json.loads((self.target / PROVENANCE).read_bytes()))
+        # RecursionError: JSON that is nested too deep.
+        except (OSError, ValueError, RecursionError):
             return {}
+
+
+def _in_files(name, separator) -> str:
+    """The name of an array, such as `attribution/image`, as part of the name of a file."""
+    return separator.join(map(file_name, name.split("/", 1)))
 
 
 class _Shards:
@@ -134,7 +142,7 @@ class _Shards:
 
     def __init__(self, folder, name, size, count, spec):
         (_, *self.shape), self.dtype = spec
-        self.folder, self.name, self.size, self.rest = folder, name.replace("/", "."), size, count
+        self.folder, self.name, self.size, self.rest = folder, _in_files(name, "."), size, count
         self.number = self.room = 0
         self.file = None
 
@@ -268,9 +276,16 @@ class HDF5(Sink):
         try:
             with h5py.File(self.target, "r") as file:
                 stored = {name: file.attrs[name] for name in file.attrs}
-        except OSError:
+        # What a damaged file leads to depends on where the damage is.
+        except (OSError, KeyError, RuntimeError, ValueError):
             return {}
-        return {name: _parsed(value) for name, value in stored.items()}
+        return _whole({name: _parsed(value) for name, value in stored.items()})
+
+
+def _whole(origin) -> dict:
+    """What an output says of its run; empty where it does not say what every run writes."""
+    says = isinstance(origin, dict) and isinstance(origin.get("failures"), dict) and "samples" in origin
+    return origin if says else {}
 
 
 def _parsed(value):
@@ -357,8 +372,9 @@ class _SteadyWriter(io.RawIOBase):
 class Zarr(Sink):
     """A Zarr group with the arrays `attribution`, `prediction`, `label` and `index`, as the analyzer gives them.
 
-    With several inputs or outputs `attribution` and `prediction` are groups. Attributes say where the results come
-    from, and what failed. Needs zarr: `pip install "revgraph[zarr]"`.
+    With several inputs or outputs `attribution` and `prediction` are groups; `:` and other characters of names that
+    Windows does not allow are percent-encoded. Attributes say where the results come from, and what failed. Needs
+    zarr: `pip install "revgraph[zarr]"`.
 
     Args:
         path: The directory.
@@ -382,7 +398,7 @@ class Zarr(Sink):
         for name, ((count, *shape), dtype) in staging.specs().items():
             rows = max(1, min(count, CHUNK // max(1, dtype.itemsize * math.prod(shape))))
             columns[name] = group.create_array(
-                name, shape=(count, *shape), chunks=(rows, *(max(1, n) for n in shape)), dtype=dtype
+                _in_files(name, "/"), shape=(count, *shape), chunks=(rows, *(max(1, n) for n in shape)), dtype=dtype
             )
         done = 0
         for batch in staging.batches():
@@ -395,8 +411,9 @@ class Zarr(Sink):
 
     def origin(self):
         try:
-            return dict(_zarr().open_group(self.target, mode="r").attrs)
-        except (OSError, ValueError, KeyError):
+            return _whole(dict(_zarr().open_group(self.target, mode="r").attrs))
+        # What a damaged file leads to depends on where the damage is.
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return {}
 
 

@@ -11,6 +11,7 @@ import os
 import shutil
 import uuid
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +27,10 @@ FORMAT = 1
 """Version of the files in the directory."""
 
 _HEAD, _LOCK, _RECORD, _NEW = "run.json", "lock", "record", "new"
+
+# RuntimeError stands for methods of compression that are not there, and for JSON that is nested too deep.
+_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, TypeError, ValueError, AttributeError, RuntimeError)
+"""What reading a damaged file raises, which depends on where the damage is."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,10 +66,14 @@ class Staging:
         self.folder = target.with_name(target.name + ".partial")
         self.records: list[Record] = []
         self.head = None
-        self._lock = None
+        self._removed = False
 
     def exists(self) -> bool:
         return self.folder.exists()
+
+    def has_batches(self) -> bool:
+        """Whether files of finished batches are there, of whatever version."""
+        return any(self.folder.glob("batch-*"))
 
     @contextlib.contextmanager
     def locked(self):
@@ -77,6 +86,9 @@ class Staging:
             except BlockingIOError as error:
                 raise BlockingIOError(f"Another process is writing to {str(self.folder)!r}. Wait for it.") from error
             yield
+        # Windows keeps a file that is open, so `remove` has left the lock there.
+        if self._removed and not fcntl:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def begin(self, head: dict):
         """Begins a run anew."""
@@ -88,19 +100,26 @@ class Staging:
         self._put(_HEAD, lambda file: file.write(json.dumps(self.head, indent=1).encode()))
 
     def resume(self) -> bool:
-        """Takes up the run that is there; false if there is none that had begun."""
+        """Takes up the run that is there; false if there is none that had begun, or what it noted is damaged."""
+        self.records = []
         try:
             self.head = json.loads((self.folder / _HEAD).read_bytes())
-        except (FileNotFoundError, json.JSONDecodeError):
+            version = self.head["format"]
+            whole = isinstance(self.head["run"], str) and isinstance(self.head["question"], dict)
+        except (FileNotFoundError, *_DAMAGE):
             return False
-        self.records = []
-        with contextlib.suppress(FileNotFoundError, zipfile.BadZipFile, KeyError, EOFError):
-            while True:
+        if version != FORMAT:
+            raise ValueError(
+                f"The interrupted run in {str(self.folder)!r} is of format {version!r}, and this revgraph reads format "
+                f"{FORMAT}. Go on with the version that began it, or pass overwrite=True to begin anew."
+            )
+        with contextlib.suppress(FileNotFoundError, *_DAMAGE):
+            while whole:
                 with np.load(self._path(len(self.records)), allow_pickle=False) as stored:
                     record = json.loads(stored[_RECORD].item())
                 failures = {int(index): why for index, why in record.pop("failures").items()}
                 self.records.append(Record(**record, failures=failures))
-        return True
+        return whole
 
     def add(self, record: Record, arrays: dict[str, np.ndarray]):
         """Keeps a finished batch."""
@@ -111,7 +130,7 @@ class Staging:
     def batches(self, *names) -> Iterator[dict[str, np.ndarray]]:
         """The arrays of each finished batch that has any: those of these names, or all."""
         for number in range(len(self.records)):
-            with np.load(self._path(number), allow_pickle=False) as stored:
+            with self._stored(number) as stored:
                 wanted = names or [name for name in stored.files if name != _RECORD]
                 arrays = {name: stored[name] for name in wanted if name in stored.files}
             if arrays:
@@ -122,7 +141,7 @@ class Staging:
         found = {}
         for number, record in enumerate(self.records):
             if record.count > len(record.failures):
-                with np.load(self._path(number), allow_pickle=False) as stored:
+                with self._stored(number) as stored:
                     found = {name: (stored[name].shape[1:], stored[name].dtype) for name in stored.files}
                 break
         found.pop(_RECORD, None)
@@ -145,12 +164,26 @@ class Staging:
 
     def remove(self):
         """Removes the directory and all that is in it."""
+        self._removed = True
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def unwritten(self, error: OSError) -> OSError:
         """The error that says what has become of the run when something could not be written."""
         what = f"{error.strerror or error}; {self.samples} samples are finished and kept. Make room and run it again"
         return OSError(error.errno, what, str(self.folder))
+
+    @contextlib.contextmanager
+    def _stored(self, number):
+        """The arrays of a finished batch."""
+        path = self._path(number)
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                yield stored
+        except _DAMAGE as error:
+            raise ValueError(
+                f"The finished batch {str(path)!r} is damaged ({type(error).__name__}: {error}). Delete this file and "
+                f"run it again: its samples and those after them are then computed again."
+            ) from error
 
     def _path(self, number):
         return self.folder / f"batch-{number:08d}.npz"
