@@ -25,6 +25,7 @@ from revgraph.graph import Graph
 from revgraph.graph.tables import Table, Tabular
 from revgraph.graph.types import PathLike, Selection
 from revgraph.reverse.walk import input_spec
+from revgraph.saving.names import file_name
 from revgraph.saving.provenance import now, plain, provenance
 
 LISTED = 20
@@ -161,7 +162,7 @@ def explain_dataset(
             Run(analyzer, data, selection, output.with_inputs, on_failure, staging, class_names).run(verbose)
             _finish(output, staging, verbose)
         finally:
-            if not staging.records:
+            if not staging.has_batches():
                 staging.remove()
     return Report(str(output.target), staging.samples, staging.failures, resumed)
 
@@ -186,15 +187,13 @@ def _finished(sink, head, resume, overwrite):
 
 def _taken_up(staging, sink, head, resume, overwrite):
     """Whether the run in the directory is continued."""
-    if not staging.resume():
+    if (overwrite and not resume) or not staging.resume():
         return False
     if sink.target.exists() and sink.origin().get("run") == staging.head["run"]:
         # It had finished, and was interrupted when it tidied up.
         staging.remove()
         staging.records = []
-        staging.folder.mkdir()
-        return False
-    if overwrite and not resume:
+        staging.folder.mkdir(exist_ok=True)
         return False
     where = str(staging.folder)
     if resume is False:
@@ -468,7 +467,7 @@ def _finish(sink, staging, verbose):
         raise staging.unwritten(error) from error
     for path in sink.outputs():
         if path.is_dir():
-            os.replace(path, staging.folder / f"replaced-{now()}")
+            os.replace(path, staging.folder / file_name(f"replaced-{now()}"))
         os.replace(folder / path.name, path)
     sync_folder(sink.target.parent)
     staging.remove()

@@ -18,6 +18,7 @@ from revgraph.datasets import virelay
 from revgraph.datasets.staging import Staging, sync_folder
 from revgraph.graph import Graph
 from revgraph.graph.types import PathLike
+from revgraph.saving.names import file_name
 
 CHUNK = 2**18
 """The smallest size of a chunk, in bytes."""
@@ -106,7 +107,8 @@ class NpyShards(Sink):
     """A directory with `attribution-00000.npy`, `prediction-00000.npy`, `label-00000.npy`, `index-00000.npy` and so on.
 
     Arrays have the shapes that the analyzer returns. With several inputs or outputs their names are part of the file
-    names, such as `attribution.image-00000.npy`. `provenance.json` says where they come from, and which samples failed.
+    names, such as `attribution.image-00000.npy`. Characters that Windows does not allow, such as `:`, are
+    percent-encoded. `provenance.json` says where the arrays come from, and which samples failed.
 
     Args:
         path: The directory.
@@ -143,9 +145,15 @@ class NpyShards(Sink):
 
     def origin(self) -> dict[str, Any]:
         try:
-            return json.loads((self.target / PROVENANCE).read_bytes())
-        except (OSError, json.JSONDecodeError):
+            return _whole(json.loads((self.target / PROVENANCE).read_bytes()))
+        # RecursionError: JSON that is nested too deep.
+        except (OSError, ValueError, RecursionError):
             return {}
+
+
+def _in_files(name: str, separator: str) -> str:
+    """The name of an array, such as `attribution/image`, as part of the name of a file."""
+    return separator.join(map(file_name, name.split("/", 1)))
 
 
 class _Shards:
@@ -153,7 +161,7 @@ class _Shards:
 
     def __init__(self, folder, name, size, count, spec):
         (_, *self.shape), self.dtype = spec
-        self.folder, self.name, self.size, self.rest = folder, name.replace("/", "."), size, count
+        self.folder, self.name, self.size, self.rest = folder, _in_files(name, "."), size, count
         self.number = self.room = 0
         self.file: Any = None
 
@@ -296,9 +304,16 @@ class HDF5(Sink):
         try:
             with h5py.File(self.target, "r") as file:
                 stored = {name: file.attrs[name] for name in file.attrs}
-        except OSError:
+        # What a damaged file leads to depends on where the damage is.
+        except (OSError, KeyError, RuntimeError, ValueError):
             return {}
-        return {name: _parsed(value) for name, value in stored.items()}
+        return _whole({name: _parsed(value) for name, value in stored.items()})
+
+
+def _whole(origin: Any) -> dict[str, Any]:
+    """What an output says of its run; empty where it does not say what every run writes."""
+    says = isinstance(origin, dict) and isinstance(origin.get("failures"), dict) and "samples" in origin
+    return origin if says else {}
 
 
 def _parsed(value):
@@ -386,8 +401,8 @@ class Zarr(Sink):
     """A Zarr group with the arrays `attribution`, `prediction`, `label` and `index`.
 
     Arrays have the shapes that the analyzer returns. With several inputs or outputs `attribution` and `prediction` are
-    groups. Attributes say where the results come from, and which samples failed. Needs zarr:
-    `pip install "revgraph[zarr]"`.
+    groups. Characters of names that Windows does not allow, such as `:`, are percent-encoded. Attributes say where the
+    results come from, and which samples failed. Needs zarr: `pip install "revgraph[zarr]"`.
 
     Args:
         path: The directory.
@@ -411,7 +426,7 @@ class Zarr(Sink):
         for name, ((count, *shape), dtype) in staging.specs().items():
             rows = max(1, min(count, CHUNK // max(1, dtype.itemsize * math.prod(shape))))
             columns[name] = group.create_array(
-                name, shape=(count, *shape), chunks=(rows, *(max(1, n) for n in shape)), dtype=dtype
+                _in_files(name, "/"), shape=(count, *shape), chunks=(rows, *(max(1, n) for n in shape)), dtype=dtype
             )
         done = 0
         for batch in staging.batches():
@@ -424,8 +439,9 @@ class Zarr(Sink):
 
     def origin(self) -> dict[str, Any]:
         try:
-            return dict(_zarr().open_group(self.target, mode="r").attrs)
-        except (OSError, ValueError, KeyError):
+            return _whole(dict(_zarr().open_group(self.target, mode="r").attrs))
+        # What a damaged file leads to depends on where the damage is.
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return {}
 
 

@@ -11,6 +11,7 @@ import os
 import shutil
 import uuid
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -30,6 +31,10 @@ FORMAT = 1
 """Version of the files in the directory."""
 
 _HEAD, _LOCK, _RECORD, _NEW = "run.json", "lock", "record", "new"
+
+# RuntimeError stands for methods of compression that are not there, and for JSON that is nested too deep.
+_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, TypeError, ValueError, AttributeError, RuntimeError)
+"""What reading a damaged file raises, which depends on where the damage is."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,11 +70,15 @@ class Staging:
         self.folder = target.with_name(target.name + ".partial")
         self.records: list[Record] = []
         self.head: dict[str, Any] = {}
-        self._lock = None
+        self._removed = False
 
     def exists(self) -> bool:
         """Whether there is a directory of an unfinished run."""
         return self.folder.exists()
+
+    def has_batches(self) -> bool:
+        """Whether files of finished batches are there, of whatever version."""
+        return any(self.folder.glob("batch-*"))
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -86,6 +95,9 @@ class Staging:
             except BlockingIOError as error:
                 raise BlockingIOError(f"Another process is writing to {str(self.folder)!r}. Wait for it.") from error
             yield
+        # Windows keeps a file that is open, so `remove` has left the lock there.
+        if self._removed and not fcntl:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def begin(self, head: dict[str, Any]) -> None:
         """Begins a new run, and removes what is left of another."""
@@ -100,20 +112,30 @@ class Staging:
         """Continues the run in the directory.
 
         Returns:
-            Whether there is one.
+            Whether there is one. A run whose notes are damaged is none.
+
+        Raises:
+            ValueError: Another version of revgraph began the run.
         """
+        self.records = []
         try:
             self.head = json.loads((self.folder / _HEAD).read_bytes())
-        except (FileNotFoundError, json.JSONDecodeError):
+            version = self.head["format"]
+            whole = isinstance(self.head["run"], str) and isinstance(self.head["question"], dict)
+        except (FileNotFoundError, *_DAMAGE):
             return False
-        self.records = []
-        with contextlib.suppress(FileNotFoundError, zipfile.BadZipFile, KeyError, EOFError):
-            while True:
+        if version != FORMAT:
+            raise ValueError(
+                f"The interrupted run in {str(self.folder)!r} is of format {version!r}, and this revgraph reads format "
+                f"{FORMAT}. Go on with the version that began it, or pass overwrite=True to begin anew."
+            )
+        with contextlib.suppress(FileNotFoundError, *_DAMAGE):
+            while whole:
                 with np.load(self._path(len(self.records)), allow_pickle=False) as stored:
                     record = json.loads(stored[_RECORD].item())
                 failures = {int(index): why for index, why in record.pop("failures").items()}
                 self.records.append(Record(**record, failures=failures))
-        return True
+        return whole
 
     def add(self, record: Record, arrays: dict[str, np.ndarray]) -> None:
         """Writes a finished batch."""
@@ -128,7 +150,7 @@ class Staging:
             *names: The names of the arrays; by default all.
         """
         for number in range(len(self.records)):
-            with np.load(self._path(number), allow_pickle=False) as stored:
+            with self._stored(number) as stored:
                 wanted = names or [name for name in stored.files if name != _RECORD]
                 arrays = {name: stored[name] for name in wanted if name in stored.files}
             if arrays:
@@ -139,7 +161,7 @@ class Staging:
         found: dict[str, tuple[tuple[int, ...], np.dtype]] = {}
         for number, record in enumerate(self.records):
             if record.count > len(record.failures):
-                with np.load(self._path(number), allow_pickle=False) as stored:
+                with self._stored(number) as stored:
                     found = {name: (stored[name].shape[1:], stored[name].dtype) for name in stored.files}
                 break
         found.pop(_RECORD, None)
@@ -162,12 +184,26 @@ class Staging:
 
     def remove(self) -> None:
         """Removes the directory with its content."""
+        self._removed = True
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def unwritten(self, error: OSError) -> OSError:
         """An error that adds to another error of writing that finished samples are kept."""
         what = f"{error.strerror or error}; {self.samples} samples are finished and kept. Make room and run it again"
         return OSError(error.errno, what, str(self.folder))
+
+    @contextlib.contextmanager
+    def _stored(self, number):
+        """The arrays of a finished batch."""
+        path = self._path(number)
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                yield stored
+        except _DAMAGE as error:
+            raise ValueError(
+                f"The finished batch {str(path)!r} is damaged ({type(error).__name__}: {error}). Delete this file and "
+                f"run it again: its samples and those after them are then computed again."
+            ) from error
 
     def _path(self, number):
         return self.folder / f"batch-{number:08d}.npz"

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -126,11 +127,14 @@ def _zip_description(path):
             config = json.loads(archive.read("config.json"))
             metadata = json.loads(archive.read("metadata.json"))
             damaged = archive.testzip()
-    except (KeyError, ValueError, zipfile.BadZipFile) as error:
+        if not isinstance(metadata, dict):
+            raise ValueError(f"metadata.json is {metadata!r}, and not a dict")
+    # RuntimeError: JSON that is nested too deep, a password, or a method of compression that is not there.
+    except (KeyError, ValueError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"The file {str(path)!r} is not a model that Keras wrote, or is damaged: {error}") from error
     if damaged:
         raise ValueError(f"The file {str(path)!r} is damaged: {damaged} cannot be read.")
-    return config, metadata.get("keras_version", "")
+    return config, _text(metadata.get("keras_version", ""))
 
 
 def _hdf5_description(path):
@@ -144,7 +148,11 @@ def _hdf5_description(path):
             f"The file {str(path)!r} holds no model, only weights or other data. Build the model, and read weights "
             f"with model.load_weights."
         )
-    return json.loads(_text(config)), _text(version)
+    try:
+        return json.loads(_text(config)), _text(version)
+    # RecursionError: JSON that is nested too deep.
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"The file {str(path)!r} is damaged: its model_config is no JSON ({error}).") from error
 
 
 def _text(value):

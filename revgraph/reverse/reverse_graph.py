@@ -6,8 +6,8 @@ that maps the relevance of a site's outputs to that of its inputs.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, cast
 
 import numpy as np
 import tensorflow as tf
@@ -17,7 +17,7 @@ from revgraph.fast import Speed
 from revgraph.graph.graph import Graph
 from revgraph.graph.operations import ordered_sum
 from revgraph.reverse.ledger import Conservation, Entry, balanced, why_it_does_not_add_up
-from revgraph.reverse_rules.engine import Pullback, ReplacementLayer
+from revgraph.reverse_rules.engine import Pullback, ReplacementLayer, Rule
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -50,7 +50,7 @@ class ReverseGraph:
         self,
         graph: Graph,
         bound: tuple[Bound, ...],
-        starts: Iterable[int] | None = None,
+        starts: Collection[int] | None = None,
         adjust: Callable[[int, tf.Tensor], tf.Tensor] | None = None,
         fast: bool = True,
         frozen: bool = False,
@@ -61,8 +61,10 @@ class ReverseGraph:
         self.frozen = frozen
         speed = Speed(graph, bound, starts or graph.output_slots, adjusted=bool(adjust)) if fast else None
         self._speed = speed
+        # `Composite.bind` raises an error for a site without a rule.
         self.replacements = tuple(
-            ReplacementLayer(b.site, b.rule, graph.dtype, speed.recorder(b.site) if speed else None) for b in bound
+            ReplacementLayer(b.site, cast(Rule, b.rule), graph.dtype, speed.recorder(b.site) if speed else None)
+            for b in bound
         )
 
     def forward(self, inputs: Sequence[tf.Tensor], frozen: bool = False) -> Forward:

@@ -113,10 +113,13 @@ def _unpacked(archive, folder):
         with np.load(io.BytesIO(archive.read(_ARRAYS)), allow_pickle=False) as stored:
             arrays = dict(stored)
         file = archive.extract(_MODEL, folder)
-    # KeyError: a part is missing; RuntimeError: a part has a password.
-    except (KeyError, ValueError, RuntimeError, OSError, RecursionError) as error:
+    # KeyError: a part is missing; RuntimeError: a part has a password; TypeError, AttributeError: it is another part.
+    except (KeyError, ValueError, RuntimeError, OSError, RecursionError, TypeError, AttributeError) as error:
         raise Damaged(str(error)) from error
-    if not isinstance(description, dict) or not isinstance(description.get("format"), int):
+    if not zipfile.is_zipfile(file):
+        raise Damaged(f"{_MODEL} is no model")
+    version = description.get("format") if isinstance(description, dict) else None
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise Damaged(f"{_DESCRIPTION} is no description of an analyzer")
     if "analyzer" not in description:
         raise Damaged(f"{_DESCRIPTION} has no analyzer")
