@@ -22,13 +22,13 @@ READY_OLDEST = .venv-oldest/.ready
 
 help:
 	@echo "make demo               train a small network on handwritten digits and explain it: build/demo/digits.png"
-	@echo "make test               ruff and the test suite"
+	@echo "make test               ruff, mypy and the test suite"
 	@echo "make test-oldest        the test suite on the lowest versions that pyproject.toml declares"
 	@echo "make test-slow          the tests that take longer"
 	@echo "make test-applications  the tests on the networks of keras.applications"
 	@echo "make bench              measure what explaining costs, half an hour: benchmarks/results (BENCH=--help for more)"
 	@echo "make docs               build the documentation: build/docs/index.html"
-	@echo "make lint               ruff only;  make format  applies what ruff can mend"
+	@echo "make lint               ruff and mypy;  make format  applies what ruff can mend"
 	@echo "make clean              remove what was built;  make distclean  the virtual environments too"
 
 # TensorFlow writes about the machine's hardware to stderr before any setting can stop it. What the demo itself has to
@@ -60,6 +60,7 @@ bench: $(READY)
 lint: $(READY)
 	.venv/bin/python -m ruff check .
 	.venv/bin/python -m ruff format --check .
+	.venv/bin/python -m mypy
 
 format: $(READY)
 	.venv/bin/python -m ruff check --fix .
