@@ -154,7 +154,7 @@ RULES = {
     "WSquare": (WSquare(), oracle.w_square),
     "Flat": (Flat(), oracle.flat_rule),
     "Flat epsilon": (Flat(epsilon=0.1), functools.partial(oracle.flat_rule, epsilon=0.1)),
-    "Norm": (Norm(), oracle.epsilon),
+    "Norm": (Norm(), oracle.lrp_0),
     "iNNvestigate Z": (as_innvestigate(Z()), oracle.innvestigate_z),
     "iNNvestigate ZPlus": (
         as_innvestigate(ZPlus()),

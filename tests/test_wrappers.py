@@ -234,7 +234,7 @@ def test_bad_input(rng):
     gradient = revgraph.create_analyzer("gradient", model)
     with pytest.raises(TypeError, match="wraps an analyzer of revgraph"):
         GaussianSmoother(model)
-    with pytest.raises(ValueError, match="augment_by_n must be a positive int. Received: 0"):
+    with pytest.raises(ValueError, match="steps must be a positive int. Received: 0"):
         PathIntegrator(gradient, steps=0)
     with pytest.raises(ValueError, match="noise_scale must be a number >= 0"):
         GaussianSmoother(gradient, noise_scale=-1)

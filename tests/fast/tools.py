@@ -38,7 +38,11 @@ def used_operations(walk):
     """The operations of a walk's function that have a use."""
     target = (tf.TensorSpec((None,), tf.int32), tf.TensorSpec((None,), tf.float64))
     specs = walk.input_specs()
-    graph = tf.function(lambda x, i: walk._trace_relevance([x], [i])).get_concrete_function(specs[0], target).graph
+    graph = (
+        tf.function(lambda x, i: walk._trace_relevance([x], [i]), autograph=False)
+        .get_concrete_function(specs[0], target)
+        .graph
+    )
     outputs = [t.op.name for t in graph.outputs]
     used = {node.name for node in tf.compat.v1.graph_util.extract_sub_graph(graph.as_graph_def(), outputs).node}
     return [operation for operation in graph.get_operations() if operation.name in used]
