@@ -67,7 +67,8 @@ class _Saved:
     def _attributes(self, item):
         before = dict(vars(item))
         self._undo.append(lambda: _restore(vars(item), before))
-        self._take_all(before.values())
+        for value in before.values():
+            self.take(value)
         if not private.is_of_library(type(item)):
             self._of_class(type(item))
 
@@ -90,18 +91,15 @@ class _Saved:
         if isinstance(container, np.ndarray):
             entries = container.copy()
             self._undo.append(lambda: _overwrite(container, entries))
-        elif isinstance(container, dict):
+            return
+        values = list(container.values() if isinstance(container, dict) else container)
+        if isinstance(container, dict):
             items = dict(container)
             self._undo.append(lambda: _restore(container, items))
-            self._take_all(items.values())
         else:
-            values = list(container)
             self._undo.append(lambda: _refill(container, values))
-            self._take_all(values)
-
-    def _take_all(self, items):
-        for item in items:
-            self.take(item)
+        for value in values:
+            self.take(value)
 
     def restore(self) -> None:
         """Gives every object and container its content back."""
