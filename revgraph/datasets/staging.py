@@ -88,7 +88,7 @@ class Staging:
             yield
 
     def begin(self, head: dict[str, Any]) -> None:
-        """Begins a new run, and removes what is left of another."""
+        """Begins a new run, and removes the files of an earlier one."""
         for path in self.folder.iterdir():
             if path.name != _LOCK:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
