@@ -66,7 +66,7 @@ class Digits:
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured of one analyzer. `found` and `error` are None for analyzers other than LRP.
+    """The measurements of one analyzer. `found` and `error` are None for analyzers other than LRP.
 
     Args:
         name: Name of the analyzer.

@@ -314,7 +314,7 @@ def test_resume_is_asked_for(run, made, monkeypatch):
         patch.setattr(Run, "_compute", interrupted)
         code, out, err = run(command)
     assert (code, out) == (1, "") and err.endswith(
-        "revgraph: error: interrupted; what is finished is kept: go on with --resume\n"
+        "revgraph: error: interrupted; finished batches are kept: go on with --resume\n"
     )
     code, _, err = run(command)
     assert code == 1 and "Pass --resume to go on with it, or --overwrite to begin anew." in err

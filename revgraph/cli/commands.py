@@ -163,7 +163,7 @@ def explain_dataset(options: Namespace) -> None:
                 verbose=verbose,
             )
     except KeyboardInterrupt:
-        raise KeyboardInterrupt("interrupted; what is finished is kept: go on with --resume") from None
+        raise KeyboardInterrupt("interrupted; finished batches are kept: go on with --resume") from None
     if options.json:
         failures = {str(index): why for index, why in report.failures.items()}
         told = {"out": options.out, "samples": report.samples, "explained": report.explained, "failures": failures}

@@ -276,9 +276,9 @@ def targets(target: str, y: np.ndarray, names: Sequence[str] | None) -> Sequence
 
 
 def unit_of(index: int | None, y: np.ndarray, names: Sequence[str] | None) -> int | None:
-    """The position of a class in the output y, (classes,). For a binary classifier it is that of the only unit.
+    """The position in the output y, (classes,), of a class; None for None.
 
-    It is None if the class is None.
+    Both classes of a binary classifier with a single unit have the position 0.
     """
     return 0 if y.ndim == 1 and is_binary(names, len(y)) else index
 

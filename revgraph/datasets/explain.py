@@ -97,8 +97,8 @@ def explain_dataset(
             `revgraph.datasets` have options.
         neuron_selection: What to explain, as in `analyze`: one selection for all samples, or an array with one int for
             each. `"label"` explains the class of the sample's label.
-        batch_size: Number of samples that are computed at once. By default it is that of the dataset's batches, or 32
-            for a dataset without batches.
+        batch_size: Number of samples that are computed at once. By default the dataset's batches are used, and 32
+            samples for a dataset without batches.
         labels: Labels of arrays, (samples,) or (samples, classes).
         resume: True continues an interrupted run, and accepts a finished one. False refuses both. By default an
             interrupted run is continued, and an output that exists is refused.
@@ -412,7 +412,7 @@ def _checked_selection(selection, data):
 
 
 def _check_directories(names, graph, selection):
-    """Raises a ValueError if labels select the outputs, and the numbers of directories are not those of outputs."""
+    """Raises a ValueError if labels select outputs, and there are not as many directories as outputs."""
     for slot, output in zip(graph.output_slots, graph.output_names, strict=True):
         chosen = selection.get(output) if isinstance(selection, dict) else selection
         shape = graph.specs[slot].shape

@@ -100,7 +100,7 @@ class Staging:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def begin(self, head: dict[str, Any]) -> None:
-        """Begins a new run, and removes what is left of another."""
+        """Begins a new run, and removes the files of an earlier one."""
         for path in self.folder.iterdir():
             if path.name != _LOCK:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -112,8 +112,8 @@ def source(dataset: Any, graph: Graph, batch_size: int | None = None, labels: An
     Args:
         dataset: See `revgraph.explain_dataset`.
         graph: The graph of the model.
-        batch_size: Number of samples that are computed at once. By default it is that of the dataset's batches, or 32
-            for a dataset without batches.
+        batch_size: Number of samples that are computed at once. By default the dataset's batches are used, and 32
+            samples for a dataset without batches.
         labels: Labels of arrays, (samples, ...).
 
     Raises:

@@ -13,7 +13,7 @@ from revgraph.reverse_rules import Absorbed, DeconvNet, GuidedBackprop, Jacobian
 from revgraph.reverse_rules.pattern import Pattern
 
 ABSORBED = tuple(field.name for field in dataclasses.fields(Absorbed))
-"""The columns of the ledger that say what absorbed relevance, as `Absorbed` names them."""
+"""The columns of the ledger for absorbed relevance, with the names of `Absorbed`."""
 
 FIELDS = ("start", "input", *ABSORBED, "other")
 """All columns of the ledger, for every site and in total."""
@@ -28,7 +28,7 @@ COLOURS = {
     "stabiliser": "#e69f00",
     "other": "#cc79a7",
 }
-"""The colours of what absorbs relevance, from Okabe and Ito, because colour-blind people can tell them apart."""
+"""The colours of these columns in `plot`, from Okabe and Ito, because colour-blind people can tell them apart."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -85,7 +85,7 @@ class Conservation(Tabular):
         other: The rest. Where all rules conserve relevance it is rounding, or a fault of revgraph.
         layers: One entry per site that relevance passed, from output to input.
         magnitude: Sum |R| at the start, (batch,). By default |start|, which is right if relevance starts at one neuron.
-        subject: The name of what is accounted for, for the title.
+        subject: The name of the quantity in the title, such as "Relevance".
         note: A sentence on why `other` need not be small; None if it must be.
 
     Example:
@@ -276,7 +276,7 @@ def balanced(
 
 
 def completeness(contributions: Iterable[np.ndarray], gap: np.ndarray) -> Conservation:
-    """The ledger of contributions that should add up to a difference of outputs, as those of DeepLIFT do.
+    """The ledger of contributions, such as DeepLIFT's, that should add up to a difference of outputs.
 
     Args:
         contributions: One array (batch, ...) per input.

@@ -15,7 +15,7 @@ from revgraph.visualize.shapes import check_batch
 from revgraph.visualize.titles import check_titles, is_one_per_sample, sole, titles_of_graph, titles_of_outputs
 
 COMPARED = ("input_t_gradient", "lrp.epsilon", "lrp.gamma", "lrp.alpha_2_beta_1", "lrp.epsilon_plus")
-"""The analyzers that `compare` takes by default. Their relevance has one unit, that of the output."""
+"""The analyzers that `compare` takes by default. Their relevance has the unit of the output."""
 
 
 def plot(
@@ -42,7 +42,7 @@ def plot(
         outputs: The model's outputs (batch, classes). The title names the selected class and its output.
         class_names: Names of the classes, one for each output. A binary classifier whose only output (batch, 1) is the
             probability of the second class takes two names. Its title names the predicted class, with that class's
-            probability. Relevance is that of the output: what is positive speaks for the second class.
+            probability. Relevance explains the output, so positive relevance speaks for the second class.
         neuron_selection: The class that was explained, as given to `analyze`: an int, one int per sample, or None for
             the largest output. Other selections have no title.
         kind: `"images"`, `"series"` or `"features"`. By default the number of axes decides. Images may lack the channel

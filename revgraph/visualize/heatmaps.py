@@ -23,7 +23,7 @@ REDUCTIONS: dict[str, Reduction] = {
         x, np.expand_dims(np.argmax(np.abs(x), axis=axis), axis), axis
     ).squeeze(axis),
 }
-"""How the channels of a pixel become one number; `absmax` takes that of largest absolute value, with its sign."""
+"""How the channels of a pixel become one number. `absmax` takes the value of largest magnitude, with its sign."""
 
 
 def reduced(X: ArrayLike, reduce_op: str | Reduction = "sum", reduce_axis: int | None = -1) -> np.ndarray:
@@ -136,7 +136,7 @@ def heatmap(
 
 
 def scaled(largest_values: np.ndarray, scale: str) -> np.ndarray:
-    """The largest value of each sample, (batch,), or that of all samples for the scale `"batch"`."""
+    """The largest value of each sample, (batch,). For the scale `"batch"` each is the largest of all samples."""
     if scale == "image":
         return largest_values
     if scale == "batch":

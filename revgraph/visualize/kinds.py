@@ -197,4 +197,4 @@ KINDS: dict[str, type[Images] | type[Series] | type[Features]] = {
     "series": Series,
     "features": Features,
 }
-"""How samples are drawn, by the name of what they are."""
+"""The kinds of samples by name."""

@@ -20,8 +20,8 @@ def is_like_a_series(shape: tuple[int, ...]) -> bool:
 def check_batch(shape: tuple[int, ...], kind: str | None, has_batch: bool) -> None:
     """Checks that an array is a batch of samples that can be drawn.
 
-    Shapes alone do not tell one image (8, 8, 1) from eight time series of eight steps. What may be either is refused,
-    because a picture of the wrong one looks like an answer.
+    The shape (8, 8, 1) may be one image or eight time series of eight steps. Such arrays are refused, because a picture
+    of the wrong kind looks like an answer.
 
     Args:
         shape: The shape of the array.
