@@ -16,14 +16,16 @@ unexport PYTHONPATH PYTHONHOME PIP_TARGET PIP_PREFIX
 READY = .venv/.ready
 READY_DOCS = .venv/.ready-docs
 READY_OLDEST = .venv-oldest/.ready
+READY_NIGHTLY = .venv-nightly/.ready
 
 .DEFAULT_GOAL = help
-.PHONY: help demo test lint docs format test-slow test-applications test-oldest bench clean distclean
+.PHONY: help demo test lint docs format test-slow test-applications test-oldest test-nightly bench clean distclean
 
 help:
 	@echo "make demo               train a small network on handwritten digits and explain it: build/demo/digits.png"
 	@echo "make test               ruff, mypy and the test suite"
 	@echo "make test-oldest        the test suite on the lowest versions that pyproject.toml declares"
+	@echo "make test-nightly       the test suite on last night's Keras, over the same TensorFlow"
 	@echo "make test-slow          the tests that take longer"
 	@echo "make test-applications  the tests on the networks of keras.applications"
 	@echo "make bench              measure what explaining costs, half an hour: benchmarks/results (BENCH=--help for more)"
@@ -51,6 +53,11 @@ test-applications: $(READY)
 test-oldest: $(READY_OLDEST)
 	.venv-oldest/bin/python -m pytest -n $(WORKERS)
 
+# Last night's Keras changes from day to day, so this needs the network each time, and no CI runs it.
+test-nightly: $(READY_NIGHTLY)
+	.venv-nightly/bin/python -m pip install --quiet --pre --upgrade keras-nightly
+	.venv-nightly/bin/python -m pytest -n $(WORKERS)
+
 docs: $(READY_DOCS)
 	@NO_MKDOCS_2_WARNING=1 TF_CPP_MIN_LOG_LEVEL=3 .venv/bin/python -m mkdocs build --strict --clean
 
@@ -71,7 +78,7 @@ clean:
 	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
 
 distclean: clean
-	rm -rf .venv .venv-oldest
+	rm -rf .venv .venv-oldest .venv-nightly
 
 # The build backend is installed first and used without isolation, so that a newer pyproject.toml whose requirements
 # are already there needs no network either.
@@ -84,15 +91,25 @@ define install
 	@touch $(1)/.ready
 endef
 
-$(READY): pyproject.toml
+define venv
 	@command -v "$(PYTHON)" >/dev/null \
 		|| { echo "No '$(PYTHON)' found. Install Python 3.10 or newer, or name one: make PYTHON=/path/to/python3 ..." >&2; exit 1; }
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
 		|| { echo "revgraph needs Python 3.10 or newer, '$(PYTHON)' is $$("$(PYTHON)" --version 2>&1). Name a newer one: make PYTHON=python3.12 ..." >&2; exit 1; }
 	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null \
 		|| { echo "'$(PYTHON)' has no venv module. On Debian and Ubuntu: sudo apt install python3-venv" >&2; exit 1; }
-	@"$(PYTHON)" -m venv .venv
+	@"$(PYTHON)" -m venv $(1)
+endef
+
+$(READY): pyproject.toml
+	$(call venv,.venv)
 	$(call install,.venv,)
+
+# keras-nightly is the package `keras` by another name, so Keras makes room for it; `make test-nightly` installs it.
+$(READY_NIGHTLY): pyproject.toml
+	$(call venv,.venv-nightly)
+	$(call install,.venv-nightly,)
+	@.venv-nightly/bin/python -m pip uninstall --quiet --yes keras keras-nightly
 
 $(READY_DOCS): $(READY)
 	@.venv/bin/python -m pip install --quiet --no-build-isolation --editable ".[docs]"

@@ -5,6 +5,7 @@ import gc
 import pickle
 import threading
 import weakref
+from multiprocessing.reduction import ForkingPickler
 
 import keras
 import numpy as np
@@ -16,6 +17,7 @@ import revgraph
 from revgraph.reverse import recent
 from revgraph.reverse.recent import Recent
 from revgraph.reverse.walk import Walk
+from revgraph.reverse_rules import AlphaBeta, Gamma, Pass, SafeDivide, ZBox
 from tests.models import inputs_of, mlp, randomized
 
 
@@ -165,3 +167,88 @@ def test_a_walk_is_compiled_once_by_many_threads(traced, rng):
     for found in results:
         np.testing.assert_array_equal(found, results[0])
     assert all(isinstance(walk, Walk) for walk in analyzer._walks.values())
+
+
+def questions(rng, count=8):
+    """Questions of different inputs, selections, batch sizes and layers, as keyword arguments of `analyze`."""
+    options = [{}, {"batch_size": 2}, {"return_layers": ["d1"]}, {"layer": "d2"}, {"layer": "d2", "batch_size": 3}]
+    selections = [0, 1, [0, 1, 2, 1, 0], [[0, 2]] * 5, "all", None]
+    return [
+        {
+            "X": rng.uniform(0.5, 1, (5, 3)).astype("float32"),
+            "neuron_selection": selections[k % len(selections)],
+            **options[k % len(options)],
+        }
+        for k in range(count)
+    ]
+
+
+def flat(answer):
+    """The arrays of an answer."""
+    return [np.asarray(array) for array in keras.tree.flatten(answer)]
+
+
+@pytest.mark.parametrize("name", ["lrp.gamma", "gradient"])
+def test_threads_that_ask_different_questions_get_their_own_answers(name, rng):
+    asked = questions(rng)
+    one = revgraph.create_analyzer(name, deep(4))
+    answers = in_threads(len(asked), lambda k: one.analyze(**asked[k]))
+    for question, answer in zip(asked, answers, strict=True):
+        expected = flat(one.analyze(**question))
+        assert len(flat(answer)) == len(expected)
+        for found, alone in zip(flat(answer), expected, strict=True):
+            np.testing.assert_allclose(found, alone, rtol=1e-6)
+
+
+def test_threads_that_record_and_ask_for_the_ledger(rng):
+    one = revgraph.create_analyzer("lrp.epsilon", deep(4))
+    x = rng.uniform(0.5, 1, (8, 2, 3)).astype("float32")
+    recorded = in_threads(8, lambda k: one.record(x[k]).analyze(k % 3))
+    reports = in_threads(4, lambda k: one.conservation(x[k], k % 3))
+    for k, found in enumerate(recorded):
+        np.testing.assert_allclose(found, one.record(x[k]).analyze(k % 3), rtol=1e-6)
+    for k, report in enumerate(reports):
+        np.testing.assert_array_equal(report.input, one.conservation(x[k], k % 3).input)
+
+
+def test_analyzers_of_one_model_made_in_threads(rng):
+    model, x = deep(3), rng.uniform(0.5, 1, (2, 3)).astype("float32")
+    names = ["lrp.epsilon", "gradient", "lrp.z_plus", "lrp.flat"] * 2
+    found = in_threads(8, lambda k: revgraph.create_analyzer(names[k], model).record(x).analyze(1))
+    for name, relevance in zip(names, found, strict=True):
+        expected = revgraph.create_analyzer(name, model).record(x).analyze(1)
+        np.testing.assert_allclose(relevance, expected, rtol=1e-6)
+
+
+def test_a_recorded_pass_refuses_to_be_pickled_as_its_analyzer_does(rng):
+    recorded = revgraph.create_analyzer("lrp.epsilon", deep(1)).record(np.ones((1, 3), "float32"))
+    with pytest.raises(TypeError, match=r"cannot be pickled.*analyzer\.save\(path\)"):
+        pickle.dumps(recorded)
+
+
+PLAIN = {
+    "rules": [Gamma(0.3), AlphaBeta(2, 1), Pass()],
+    "a rule with arrays": [ZBox(np.zeros(3), np.ones(3))],
+    "parts of a rule": Gamma(0.3).parts(),
+    "a division": [SafeDivide(0.1)],
+}
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda value: pickle.loads(spawned(value))])
+@pytest.mark.parametrize("name", PLAIN)
+def test_values_can_be_copied_and_sent_to_other_processes(name, copied):
+    for value in PLAIN[name]:
+        assert type(copied(value)) is type(value) and str(copied(value)) == str(value)
+
+
+def spawned(value):
+    """What `multiprocessing` sends to a process that it has spawned."""
+    return ForkingPickler.dumps(value)
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda value: pickle.loads(spawned(value))])
+def test_a_ledger_can_be_copied_and_sent_to_other_processes(copied):
+    report = revgraph.create_analyzer("lrp.epsilon", deep(2)).conservation(np.ones((2, 3), "float32"), 0)
+    again = copied(report)
+    np.testing.assert_array_equal(again.input, report.input)
+    assert str(again.table()) == str(report.table())
