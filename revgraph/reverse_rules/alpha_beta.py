@@ -20,7 +20,8 @@ def alpha_and_beta(alpha: float | None, beta: float | None, name: str = "AlphaBe
         ValueError: alpha - beta is not 1, or beta is negative.
     """
     for argument, value in (("alpha", alpha), ("beta", beta)):
-        if value is not None:
+        # The check below says more of what is not a number in the sense of IEEE 754.
+        if value is not None and value == value:
             check_number(f"{name}: {argument}", value)
     a, b = alpha, beta
     if a is None:
