@@ -8,18 +8,16 @@ from revgraph.reverse_rules.embedding import NormOverEmbedding, SumOverEmbedding
 from revgraph.reverse_rules.engine import Absorbed, Pullback, Rule, SafeDivide, SiteCall
 from revgraph.reverse_rules.engine import ReplacementLayer as ReplacementLayer
 from revgraph.reverse_rules.merging import Bilinear, Equal, Gate, IdentityBranch, Only, Saturation, Unreached
+from revgraph.reverse_rules.relus import DeconvNet, GuidedBackprop, ReLUBetaSmooth
 from revgraph.reverse_rules.rules import (
     AlphaBeta,
-    DeconvNet,
     Epsilon,
     Flat,
     Gamma,
-    GuidedBackprop,
     Jacobian,
     Norm,
     Padding,
     Pass,
-    ReLUBetaSmooth,
     WSquare,
     Z,
     ZBox,

@@ -13,12 +13,19 @@ Notation for one layer, with j and i for its inputs and k for its outputs:
 * t^+ = max(t, 0) and t^- = min(t, 0) are the positive and the negative part of a number.
 * z_k^+ = sum_j (x_j w_jk)^+ + b_k^+ is the sum of what is positive in z_k, and z_k^- the sum of what is negative.
 
-A denominator may be close to zero. So every division is *stabilised*, which means that a small epsilon of the sign of
-the denominator is added to it. It is 1e-7 if nothing else is said, and is left out of the formulas of all rules but
-`Epsilon`. Each rule takes it as a keyword, `epsilon=`.
+A contribution with the sign of the denominator gets relevance with the sign of R_k. A contribution with the other sign
+gets relevance with the opposite sign.
 
-A bias that stands in the denominator gets a share like an input. This share is *absorbed*: it stays at the layer, and
-the inputs get less than the outputs had. A rule that leaves the bias out divides this share among the inputs, too.
+A denominator may be close to zero. So every division is *stabilised*: epsilon is added to a positive denominator and
+subtracted from a negative one. Its default is 1e-7. Only the formula of `Epsilon` shows it, but each rule that divides
+takes the keyword `epsilon=`.
+
+A bias that stands in the denominator takes a share of R_k, like an input. This share is *absorbed*: it stays at the
+layer, and the inputs get less than the outputs had. `bias=False` takes the bias out of the denominator, and its share
+goes to the inputs. A rule *drops* the relevance of an output for which it has no denominator.
+
+Where to begin: `Epsilon` for dense layers, `ZPlus` for convolutions, `Flat` or `ZBox` for the first layer. `Gamma` and
+`AlphaBeta` stand in for `ZPlus` if one wants to see what speaks against the output.
 
 References:
     [BACH2015] Bach et al.: On Pixel-Wise Explanations for Non-Linear Classifier Decisions by Layer-Wise Relevance
@@ -68,9 +75,8 @@ class Z(Rule):
 
         R_j = sum_k x_j w_jk / z_k R_k
 
-    Use it as a reference. Contributions against the sign of z_k get relevance of the opposite sign of R_k. Where
-    contributions cancel, z_k is small, and relevance becomes large and noisy. In a network of ReLUs the result is input
-    times gradient.
+    Use it to check other rules, and not for a picture: where contributions cancel, z_k is small, and relevance becomes
+    large and noisy. If all layers of a network of ReLUs have it, the result is input times gradient.
 
     Args:
         bias: Whether the bias stands in z_k, and absorbs its share.
@@ -84,15 +90,16 @@ class Z(Rule):
 
 @dataclasses.dataclass(frozen=True)
 class Epsilon(Rule):
-    """LRP-epsilon: LRP-0 with a stabiliser, which takes relevance from small outputs.  [BACH2015, eq. 58]
+    """LRP-epsilon: LRP-0 with a stabiliser that you choose.  [BACH2015, eq. 58]
 
         R_j = sum_k x_j w_jk / (z_k + epsilon sgn(z_k)) R_k
 
-    Use it for dense layers. The larger epsilon is, the less noise and the less relevance arrives. Contributions against
-    the sign of z_k get relevance of the opposite sign of R_k.
+    Use it for dense layers. An output whose |z_k| is much smaller than epsilon hands on almost nothing. So the larger
+    epsilon is, the less noise arrives, and the less relevance. Usual values are 1e-7, where it is LRP-0, up to about
+    0.1, or a tenth of the typical |z_k|.
 
     Args:
-        epsilon: The stabiliser, non-negative, in the unit of z_k. Outputs that are small against it count little.
+        epsilon: The stabiliser, non-negative, in the unit of z_k.
         bias: Whether the bias stands in z_k, and absorbs its share.
     """
 
@@ -105,16 +112,17 @@ class Epsilon(Rule):
 
 @dataclasses.dataclass(frozen=True)
 class ZPlus(Rule):
-    """z+: positive contributions share the relevance, negative ones get none.  [MONTAVON2017]
+    """z+: positive contributions share the relevance, and negative ones get none.  [MONTAVON2017]
 
         R_j = sum_k (x_j w_jk)^+ / z_k^+ R_k
 
-    Use it for convolutions: relevance keeps its sign and never explodes, and the result is smooth. Inputs may have any
-    sign. A negative weight counts where its input is negative, too. An output without positive contributions drops its
-    relevance.
+    Use it for convolutions. Relevance keeps its sign and never explodes, so the picture is smooth. Inputs may have any
+    sign: a negative weight counts where its input is negative, because their product is positive. An output without any
+    positive contribution drops its relevance.
 
     Args:
-        bias: Whether b_k^+ stands in z_k^+, and absorbs its share. Deep Taylor decomposition leaves it out.
+        bias: Whether b_k^+ stands in z_k^+, and absorbs its share. The paper, which is about deep Taylor decomposition,
+            leaves the bias out; LRP keeps it.
     """
 
     bias: bool = True
@@ -129,7 +137,8 @@ class ZPlusFast(Rule):
 
         R_j = sum_k x_j w_jk^+ / (sum_i x_i w_ik^+) R_k
 
-    Behind a ReLU it equals `ZPlus(bias=False)`. Do not use it for inputs with negative entries.
+    It equals `ZPlus(bias=False)` if the inputs come from a ReLU. It is here because iNNvestigate has it. It does not
+    check its inputs, and has no meaning for negative ones.
     """
 
     def parts(self) -> tuple[Part, ...]:
@@ -138,20 +147,20 @@ class ZPlusFast(Rule):
 
 @dataclasses.dataclass(frozen=True)
 class AlphaBeta(Rule):
-    """alpha-beta: positive and negative contributions are shared out apart, and weighted.  [BACH2015, eq. 60]
+    """alpha-beta: positive and negative contributions share the relevance separately.  [BACH2015, eq. 60]
 
         R_j = sum_k (alpha (x_j w_jk)^+ / z_k^+ - beta (x_j w_jk)^- / z_k^-) R_k,  alpha - beta = 1
 
-    Use it for convolutions, to see what speaks against the output, too. Negative contributions get relevance of the
-    opposite sign of R_k, weighted by beta. `AlphaBeta(1, 0)` is `ZPlus`. If alpha and beta are both left out, they are
-    2 and 1. If one is left out, it follows from alpha - beta = 1.
+    Use it for convolutions, to see what speaks against the output, too. Positive contributions get alpha R_k together,
+    negative ones -beta R_k. `AlphaBeta(1, 0)` is `ZPlus`. If alpha and beta are both left out, they are 2 and 1. If one
+    is left out, it follows from alpha - beta = 1.
 
     Args:
         alpha: Weight of the positive contributions, at least 1.
-        beta: Weight of the negative contributions, at least 0.
+        beta: Weight of the negative contributions, at least 0. Other values of alpha - beta than 1 are an error.
         bias: Whether b_k^+ stands in z_k^+ and b_k^- in z_k^-. Each absorbs its share.
-        rare_neurons: Whether an output with contributions of one sign only hands on exactly its relevance. By default
-            it hands on alpha times its relevance, or -beta times if its contributions are negative.
+        rare_neurons: What an output hands on if its contributions, bias included, all have the same sign. True: exactly
+            R_k. False, as in the paper: alpha R_k or -beta R_k, and the ledger books the difference under *rule*.
     """
 
     alpha: float | None = None
@@ -176,21 +185,21 @@ class AlphaBeta(Rule):
 
 @dataclasses.dataclass(frozen=True)
 class Gamma(Rule):
-    """LRP-gamma: positive contributions count 1 + gamma times.  [MONTAVON2019], for any sign [ANDEOL2021]
+    """LRP-gamma: contributions of the sign of z_k count 1 + gamma times.  [MONTAVON2019; any sign ANDEOL2021]
 
-    Where z_k >= 0:
+        R_j = sum_k (x_j w_jk + gamma (x_j w_jk)^+) / (z_k + gamma z_k^+) R_k,  where z_k >= 0
+        R_j = sum_k (x_j w_jk + gamma (x_j w_jk)^-) / (z_k + gamma z_k^-) R_k,  where z_k < 0
 
-        R_j = sum_k (x_j w_jk + gamma (x_j w_jk)^+) / (z_k + gamma z_k^+) R_k
-
-    Where z_k < 0, the formula has ^- for ^+, and so favours negative contributions. Use it for convolutions. It stands
-    between `Z` (gamma 0) and `ZPlus` (gamma large): contributions against the sign of z_k get relevance of the opposite
-    sign of R_k, but less than under `Z`.
+    Use it for convolutions. It stands between `Z` (gamma 0) and `ZPlus` (gamma large): contributions against the sign
+    of z_k get less relevance than under `Z`, and more than none.
 
     Args:
         gamma: How much contributions of the sign of z_k are favoured, non-negative.
-        generalized: False for the form of [MONTAVON2019], for inputs that are not negative: the weights become
-            w_jk + gamma w_jk^+, and the bias stays b_k.
-        bias: Whether the bias stands in the denominator, and absorbs its share.
+        generalized: Whether inputs and outputs may have any sign, as in the formula above. False is the form of
+            [MONTAVON2019], for inputs that are not negative: the weights become w_jk + gamma w_jk^+ for every z_k, and
+            the bias stays b_k.
+        bias: Whether the bias stands in the denominator, and absorbs its share. The sign of z_k is always that of the
+            layer's output, bias included.
     """
 
     gamma: float = 0.25
@@ -222,8 +231,9 @@ class ZBox(Rule):
 
     Args:
         low, high: Bounds of what the layer reads: numbers, or arrays that broadcast against it, such as one value per
-            channel. None takes the bounds that were declared for the model's input (`input_bounds`), carried to here.
-        carried: Set by the composite: a function that gives the carried bounds in a dtype.
+            channel. If they are left out, they follow from those of the model's input:
+            `create_analyzer(..., input_bounds=(0, 255))`.
+        carried: Internal: the composite sets it to a function that gives those bounds in a dtype.
     """
 
     low: Any = None
@@ -277,7 +287,8 @@ class Flat(Rule):
 
         R_j = sum_k 1 / (sum_i 1) R_k
 
-    Use it for the first layer, to see the result at the resolution of the layers above. Weights and bias are left out.
+    Use it for the first layer. The picture becomes coarser and calmer, because the pixels in the window of a
+    convolution are not told apart. Weights and bias are left out.
     """
 
     def parts(self) -> tuple[Part, ...]:
@@ -290,8 +301,7 @@ class Norm(Rule):
 
         R_j = sum_k x_j / (sum_i x_i) R_k
 
-    Summands against the sign of the sum get relevance of the opposite sign of R_k. On a layer with weights the summands
-    are x_j w_jk, and the sum is the layer's output, bias included: there it equals `Epsilon`, as zennit's `Norm` does.
+    On a layer with weights the summands are x_j w_jk and the bias, so it is `Epsilon`, as zennit's `Norm` is.
     """
 
     def parts(self) -> tuple[Part, ...]:
@@ -300,9 +310,10 @@ class Norm(Rule):
 
 @dataclasses.dataclass(frozen=True)
 class Pass(Rule):
-    """For activation functions: relevance passes unchanged, R_j = R_j.  [BACH2015]
+    """Relevance passes unchanged, R_j = R_k with k = j, for activation functions.  [BACH2015]
 
-    An input that is broadcast, such as a number to which a table is added, gets the sum over its copies.
+    An operation may also copy an input to a larger shape, such as a column that is added to a table of constants. Such
+    an input gets the sum of the relevance of its copies.
     """
 
     def record(self, call: SiteCall) -> OutputsAndPullback:
@@ -317,8 +328,9 @@ class Jacobian(Rule):
     """The transposed Jacobian, which is the chain rule of gradients: R_j = sum_k dz_k/dx_j R_k.
 
     Use it where entries are only moved: reshape, concatenation, max pooling. Each entry gets the relevance of the
-    places to which it was moved; in max pooling the winner takes all. Constants that were put in, such as padding,
-    absorb their share. At every site of a network this rule makes the gradient.
+    places to which it was moved. In max pooling the largest entry of a window gets all of it. Constants that were put
+    in, such as padding, absorb their share. On a layer with weights it is the gradient: R_k times the weight, with its
+    sign, and without the input and the bias. If every site has this rule, the result is the gradient.
     """
 
     def at(self, site: Site, facts: Facts) -> Rule | None:
@@ -337,46 +349,8 @@ class Jacobian(Rule):
 
 @dataclasses.dataclass(frozen=True)
 class Padding(Jacobian):
-    """For padding and masks: each entry gets its relevance back, and the zeros that were put in absorb theirs.
+    """`Jacobian` for padding and masks, as an entry of its own in summaries: R_j = R_k where entry j went.
 
-    A zero gets relevance where it is the largest entry of a max pooling's window, or under rules that do not multiply
-    by the input.
+    The zeros that were put in absorb the relevance of their places. They get some where a zero is the largest entry of
+    a max pooling's window, and under `Flat`, `WSquare` and `ZBox`, which do not multiply by the input.
     """
-
-
-@dataclasses.dataclass(frozen=True)
-class DeconvNet(Rule):
-    """Deconvnet's rule for ReLUs: negative relevance is dropped, R_j = max(R_j, 0).  [Zeiler and Fergus, ECCV 2014]"""
-
-    def record(self, call: SiteCall) -> OutputsAndPullback:
-        return call.outputs, Pullback(lambda relevance: (pos(relevance),))
-
-
-@dataclasses.dataclass(frozen=True)
-class GuidedBackprop(Rule):
-    """Guided backpropagation's rule for ReLUs: R_j = max(f'(x_j) R_j, 0).  [Springenberg et al., ICLR workshop 2015]
-
-    Relevance passes where it is positive and the ReLU's input is, too.
-    """
-
-    def record(self, call: SiteCall) -> OutputsAndPullback:
-        return call.outputs, Pullback(lambda relevance: tuple(pos(r) for r in call.transposed(relevance)))
-
-
-@dataclasses.dataclass(frozen=True)
-class ReLUBetaSmooth(Rule):
-    """The gradient of a ReLU whose kink is smoothed: R_j = sigmoid(beta x_j) R_j.  [Dombrowski et al., NeurIPS 2019]
-
-    Args:
-        beta: Sharpness, positive. The larger it is, the closer the result is to the ReLU's own gradient.
-    """
-
-    beta: float = 10.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_number("ReLUBetaSmooth: beta", self.beta, above=0)
-
-    def record(self, call: SiteCall) -> OutputsAndPullback:
-        slope = tf.math.sigmoid(self.beta * call.inputs[0])
-        return call.outputs, Pullback(lambda relevance: (slope * relevance,))
