@@ -1,6 +1,7 @@
 """Names of classes, wherever they are taken: one for each output, or two for the single unit of a binary classifier."""
 
 import json
+import re
 
 import h5py
 import keras
@@ -30,9 +31,8 @@ def binary(activation=None, spelt_out=False):
     return model
 
 
-def titles(picture, columns=3):
-    rows = [axes.get_ylabel() for axes in picture.axes]
-    return [title for title in rows if title]
+def titles(picture):
+    return [axes.get_ylabel() for axes in picture.axes if axes.get_ylabel()]
 
 
 def test_one_unit_tells_two_classes_apart():
@@ -67,6 +67,7 @@ def test_as_many_names_as_outputs(units, count, selection):
         (np.zeros((3, 2)), None, "outputs of 3 samples, and x has 4"),
         (np.zeros((4, 2)), 2, "neuron_selection is out of range: there are 2 outputs, 0 to 1"),
         (np.zeros((4, 2)), -1, "neuron_selection is out of range"),
+        (P, [0, 1, 1, 0], "there is 1 output, 0. Received"),
         (np.zeros((4, 2)), [0, 1, 0], "3 entries for 4 samples"),
     ],
 )
@@ -134,9 +135,6 @@ def test_the_command_line_refuses(command, more, code, message, files, capsys):
     line = [command, "model.keras", "x.npy", *more.split(), *(["--out", "o.h5"] if command != "explain" else [])]
     assert main(line) == code
     err = capsys.readouterr().err
-    assert err.count("\n") == 1 or "probability" in err
-    import re
-
     assert re.search(message, err)
 
 
@@ -155,7 +153,8 @@ def test_sinks_and_datasets_take_a_name_for_each_output(names, tmp_path):
     analyzer = revgraph.create_analyzer("gradient", model)
     with pytest.raises(ValueError, match=f"{len(names)} class names.*3 outputs"):
         revgraph.explain_dataset(analyzer, X, HDF5(tmp_path / "o.h5", class_names=names), verbose=0)
-    keras.utils.save_img(tmp_path / "images/a/1.png", X[0]) if (tmp_path / "images/a").mkdir(parents=True) else None
+    (tmp_path / "images/a").mkdir(parents=True)
+    keras.utils.save_img(tmp_path / "images/a/1.png", X[0])
     with pytest.raises(ValueError, match=f"{len(names)} class names.*3 outputs"):
         open_dataset(tmp_path / "images", analyzer, class_names=names)
 

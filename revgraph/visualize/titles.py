@@ -67,9 +67,8 @@ def _one_per_sample(selection, count, units):
             f"neuron_selection has {len(chosen)} entries for {count} samples: pass one index, or one per sample."
         )
     if chosen.min() < 0 or chosen.max() >= units:
-        raise ValueError(
-            f"neuron_selection is out of range: there are {units} outputs, 0 to {units - 1}. Received: {selection!r}."
-        )
+        there = "is 1 output, 0" if units == 1 else f"are {units} outputs, 0 to {units - 1}"
+        raise ValueError(f"neuron_selection is out of range: there {there}. Received: {selection!r}.")
     return np.broadcast_to(chosen, count)
 
 
