@@ -19,11 +19,12 @@ READY_OLDEST = .venv-oldest/.ready
 READY_NIGHTLY = .venv-nightly/.ready
 
 .DEFAULT_GOAL = help
-.PHONY: help demo test lint docs format test-slow test-applications test-oldest test-nightly bench clean distclean
+.PHONY: help demo test coverage lint docs format test-slow test-applications test-oldest test-nightly bench clean distclean
 
 help:
 	@echo "make demo               train a small network on handwritten digits and explain it: build/demo/digits.png"
 	@echo "make test               ruff, mypy and the test suite"
+	@echo "make coverage           the test suite, and which lines of the package it does not run: build/coverage/index.html"
 	@echo "make test-oldest        the test suite on the lowest versions that pyproject.toml declares"
 	@echo "make test-nightly       the test suite on last night's Keras, over the same TensorFlow"
 	@echo "make test-slow          the tests that take longer"
@@ -43,6 +44,9 @@ demo: $(READY)
 
 test: lint
 	.venv/bin/python -m pytest -n $(WORKERS)
+
+coverage: $(READY)
+	.venv/bin/python -m pytest -n $(WORKERS) --cov --cov-report=html
 
 test-slow: $(READY)
 	.venv/bin/python -m pytest -n $(WORKERS) -m slow

@@ -28,6 +28,7 @@ def dense_model(*kernels, biases=None, activation=None):
 
 
 def close(actual, expected, rtol=1e-6):
+    """Equal but for the stabiliser, 1e-7, which the numbers by hand leave out."""
     np.testing.assert_allclose(actual, expected, rtol=rtol, atol=1e-6)
 
 

@@ -35,7 +35,7 @@ def saved(model, tmp_path_factory):
     model.save(folder / "m.h5")
     revgraph.create_analyzer("gradient", model).save(folder / "m.revgraph")
     found = {path.suffix: path.read_bytes() for path in folder.iterdir()}
-    model.export(folder / "exported", verbose=False)
+    model.export(folder / "exported")
     return {**found, "savedmodel": folder / "exported"}
 
 

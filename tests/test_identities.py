@@ -74,7 +74,7 @@ def test_large_gamma_is_z_plus():
     layer = model.layers[-1]
     layer.set_weights([layer.get_weights()[0], np.full(4, 20.0)])
     x = inputs_of(model)
-    same(relevance(model, Gamma(1e9), x), relevance(model, ZPlus(), x), rtol=1e-7)
+    same(relevance(model, Gamma(1e9), x), relevance(model, ZPlus(), x), rtol=1e-8)
 
 
 PIECEWISE_LINEAR = {
@@ -111,7 +111,7 @@ def test_lrp_0_is_gradient_times_input(name):
             variable.assign(1e4 * variable)
     lrp = create_analyzer("lrp.z", model).analyze(x, neuron_selection=1, initial_relevance=lambda y: y)
     gradient = create_analyzer("input_t_gradient", model).analyze(x, neuron_selection=1)
-    same(lrp, gradient, rtol=1e-6)
+    same(lrp, gradient, rtol=1e-6)  # 1e-7 is the stabiliser.
 
 
 def slope(function, x):
@@ -145,7 +145,7 @@ def test_linear_in_relevance(rule):
         (ZPlus(epsilon=0), True),
         (AlphaBeta(1, 0, epsilon=0), True),
         (Gamma(epsilon=0), False),
-        (Flat(), True),
+        (Flat(epsilon=0), True),
     ],
     ids=str,
 )
@@ -159,7 +159,8 @@ def test_conservation_without_biases(name, rule, positive):
             variable.assign(np.abs(variable))
     x = inputs_of(model, positive=positive)
     arrived = sum(r.reshape(len(r), -1).sum(1) for r in relevance(model, rule, x))
-    same(arrived, np.asarray(model(x)).sum(1), rtol=1e-6)
+    # The rules of pooling and sums have stabilisers of their own, 1e-7.
+    same(arrived, np.asarray(model(x)).sum(1), rtol=1e-6 if name in ("cnn", "residual") else 1e-9)
 
 
 @pytest.mark.parametrize("name", ["cnn", "shared", "two_inputs"])
@@ -277,8 +278,8 @@ def test_random_architectures(architecture):
     gamma, epsilon = (relevance(model, rule, x, composite=linear) for rule in (Gamma(0), Epsilon()))
     same(gamma, epsilon)
     for rule in (AlphaBeta(2, 1), Gamma(0.25)):
-        same(relevance(model, rule, x), relevance(model, rule, x, fast=False), rtol=1e-7)
+        same(relevance(model, rule, x), relevance(model, rule, x, fast=False))
     x = 1e4 * x
     lrp = relevance(model, Epsilon(0), x)[0]
     same(lrp[:1], relevance(model, Epsilon(0), x[:1])[0])
-    same(lrp, x * slope(lambda t: tf.reduce_sum(model(t)), x), rtol=1e-5)
+    same(lrp, x * slope(lambda t: tf.reduce_sum(model(t)), x))
