@@ -132,6 +132,12 @@ class LRP(ReverseAnalyzer):
             to their positive parts, `"equal"`, or `"identity"`, all to the shortcut.
         gate: How products share it out: all to the `"signal"`, and none to the gates [Arras et al., 2017], or
             `"uniform"` [Achtibat et al., 2024].
+        attention: How attention shares it out: `"cp"`, all to the values, because the weights of the attention count as
+            constants [Ali et al., 2022]; or `"attnlrp"`, half to the weights, through the softmax to queries and keys
+            [Achtibat et al., 2024].
+        normalization: How it passes normalizations of a sample by its own statistics, such as LayerNormalization:
+            `"constant_std"`, by the linear map that they are with a constant standard deviation, or `"identity"`,
+            unchanged.
         **options: See `ReverseAnalyzer`.
 
     Example:
@@ -153,6 +159,8 @@ class LRP(ReverseAnalyzer):
         convention: str = "paper",
         add: str = "proportional",
         gate: str = "signal",
+        attention: str = "cp",
+        normalization: str = "constant_std",
         **options: Any,
     ) -> None:
         if rule is None:
@@ -174,7 +182,7 @@ class LRP(ReverseAnalyzer):
             )
         if self.bn_layer_rule is not None:
             extra.append((BatchNorm, self.bn_layer_rule))
-        extra.extend(composites.merging(add, gate))
+        extra.extend(composites.merging(add, gate, attention, normalization, _tightest(composite)))
         composite = Composite(*extra, *composite.entries, defaults=composite.defaults, name=composite.name)
         if options.get("allow_lambda_layers"):
             lambdas = (keras.layers.Lambda, Jacobian())
@@ -192,6 +200,11 @@ class LRP(ReverseAnalyzer):
 
     def _warns_of(self, magnitudes):
         return warn_of_vanishing(magnitudes, stacklevel=outside() + 1)
+
+
+def _tightest(composite):
+    """The smallest stabiliser of the LRP-0 and LRP-epsilon rules in a composite, and at most the default."""
+    return min([rule.epsilon for _, rule in composite.entries if isinstance(rule, Z | Epsilon)] + [Epsilon().epsilon])
 
 
 def as_rule(rule: RuleLike) -> Rule:

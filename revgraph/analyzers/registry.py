@@ -137,13 +137,25 @@ def _epsilon_gamma_box(model, low=None, high=None, gamma=0.25, epsilon=1e-6, **o
     return LRP(model, rule=composites.epsilon_gamma_box(low, high, gamma, epsilon), **options)
 
 
+def _cp(model, epsilon=1e-6, **options):
+    return LRP(model, rule=Epsilon(epsilon), **{"attention": "cp", **options})
+
+
+def _attnlrp(model, epsilon=1e-6, **options):
+    return LRP(model, rule=Epsilon(epsilon), **{"attention": "attnlrp", "gate": "uniform", **options})
+
+
+def _vit(model, epsilon=1e-6, gamma=0.05, patch_gamma=0.25, **options):
+    return LRP(model, rule=composites.vit(epsilon, gamma, patch_gamma), **options)
+
+
 def _excitation_backprop(model, **options):
     return LRP(model, rule=composites.excitation_backprop(), **options)
 
 
 BACH, MONTAVON, SIMONYAN = "Bach et al., 2015", "Montavon et al., 2017", "Simonyan et al., 2014"
 LAPUSCHKIN, OVERVIEW, ZHANG = "Lapuschkin et al., 2019", "Montavon et al., 2019", "Zhang et al., 2018"
-KINDERMANS = "Kindermans et al., 2018"
+KINDERMANS, ALI, ACHTIBAT = "Kindermans et al., 2018", "Ali et al., 2022", "Achtibat et al., 2024"
 
 ANALYZERS = Methods(
     {
@@ -218,6 +230,13 @@ ANALYZERS = Methods(
         "lrp.epsilon_gamma_box": Method(
             _epsilon_gamma_box, "convolutions gamma, dense epsilon, box on the first: low, high", OVERVIEW
         ),
+        "lrp.cp": Method(_cp, "epsilon, and attention hands all to its values: epsilon=1e-6", ALI),
+        "lrp.attnlrp": Method(
+            _attnlrp, "epsilon, and attention and gates share equally: epsilon=1e-6, for language models", ACHTIBAT
+        ),
+        "lrp.vit": Method(
+            _vit, "gamma for patches, feed-forward layers and head, epsilon for attention: gamma=0.05", ACHTIBAT
+        ),
         "excitation_backprop": Method(_excitation_backprop, "z+ without bias on every linear layer", ZHANG),
         "deep_taylor": Method(DeepTaylor, "deep Taylor decomposition", MONTAVON),
         "deep_taylor.bounded": Method(
@@ -237,7 +256,8 @@ LRPName = Literal[
     "lrp.alpha_1_beta_0_IB", "lrp.z_plus", "lrp.z_plus_fast", "lrp.sequential_preset_a", "lrp.sequential_preset_b",
     "lrp.sequential_preset_a_flat", "lrp.sequential_preset_b_flat", "lrp.sequential_preset_b_flat_until_idx",
     "lrp.epsilon_plus", "lrp.epsilon_plus_flat", "lrp.epsilon_alpha2_beta1", "lrp.epsilon_alpha2_beta1_flat",
-    "lrp.epsilon_gamma_box", "excitation_backprop", "deep_taylor", "deep_taylor.bounded",
+    "lrp.epsilon_gamma_box", "lrp.cp", "lrp.attnlrp", "lrp.vit", "excitation_backprop", "deep_taylor",
+    "deep_taylor.bounded",
 ]  # fmt: skip
 GradientName = Literal[
     "gradient", "gradient.baseline", "input_t_gradient", "deconvnet", "guided_backprop", "beta_smooth"

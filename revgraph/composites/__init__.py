@@ -18,11 +18,13 @@ from revgraph.composites.matchers import (
     PADDING,
     POOLING,
     PRODUCT,
+    PROJECTION,
     QUOTIENT,
     RELU,
     ROUTING,
     SATURATION,
     SCALE,
+    SOFTMAX,
     STEP,
     SUM,
     Matcher,
@@ -47,6 +49,7 @@ from revgraph.composites.presets import (
     everywhere,
     excitation_backprop,
     sequential_preset,
+    vit,
 )
 from revgraph.composites.structure import STRUCTURE, merging
 
@@ -72,11 +75,13 @@ __all__ = [
     "PADDING",
     "POOLING",
     "PRODUCT",
+    "PROJECTION",
     "QUOTIENT",
     "RELU",
     "ROUTING",
     "SATURATION",
     "SCALE",
+    "SOFTMAX",
     "STEP",
     "STRUCTURE",
     "SUM",
@@ -96,4 +101,5 @@ __all__ = [
     "operations",
     "position",
     "sequential_preset",
+    "vit",
 ]

@@ -100,6 +100,9 @@ POOLING = operations(ChannelDiagonalConv, text="average pooling")
 SUM = operations(Sum, text="sums")
 SCALE = operations(Scale, text="scale and shift")
 ACTIVATION = operations(Activation, text="activations")
+SOFTMAX = Matcher(
+    lambda site, facts: isinstance(site.operation, Activation) and site.operation.name == "softmax", "softmax"
+)
 RELU = Matcher(lambda site, facts: site.operation.traits.relu, "ReLUs")
 ROUTING = operations(Routing, text="routing")
 PADDING = Matcher(lambda site, facts: is_padding(site.operation), "padding and masks")
@@ -112,6 +115,7 @@ INTERPOLATION = operations(Interpolation, text="interpolation")
 SATURATION = Matcher(lambda site, facts: site.operation.traits.saturates, "activations with a bound")
 STEP = Matcher(lambda site, facts: site.operation.traits.step, "step functions")
 EMBEDDING = operations(Embedding, text="embeddings")
+PROJECTION = Matcher(lambda site, facts: site in facts.projections, "projections of attention")
 FIRST = Matcher(lambda site, facts: site in facts.first_linear, "first linear layer")
 ANY = Matcher(lambda site, facts: True, "everything")
 

@@ -15,6 +15,7 @@ from typing import Any
 from revgraph.composites.composite import Composite
 from revgraph.composites.matchers import (
     ANY,
+    CONTRACTION,
     CONVOLUTION,
     DENSE,
     EMBEDDING,
@@ -24,6 +25,7 @@ from revgraph.composites.matchers import (
     LINEAR_MAP,
     NORMALIZATION,
     POOLING,
+    PROJECTION,
     RELU,
     SATURATION,
     SCALE,
@@ -37,6 +39,7 @@ from revgraph.reverse_rules import (
     Epsilon,
     Flat,
     Gamma,
+    Gate,
     GuidedBackprop,
     Jacobian,
     Norm,
@@ -106,6 +109,7 @@ def _affine(rule):
         (POOLING, Norm(epsilon=tight)),
         (NORMALIZATION, rule),
         (LINEAR_MAP, rule),
+        (CONTRACTION, Gate(epsilon=tight)),
         (INTERPOLATION, rule),
         (SATURATION, Saturation()),
     )
@@ -155,6 +159,25 @@ def excitation_backprop() -> Composite:
     share. `everywhere(ZPlus())` keeps it, too.
     """
     return Composite((LINEAR, ZPlus(bias=False)), name="excitation_backprop")
+
+
+def vit(epsilon: float = 1e-6, gamma: float = 0.05, patch_gamma: float = 0.25) -> Composite:
+    """For vision transformers: gamma for patches, feed-forward layers and the head, epsilon for attention.
+
+    Attention hands all relevance to its values (CP), unless the analyzer says otherwise.  [ACHTIBAT2024, appendix]
+
+    Args:
+        epsilon: The stabiliser of the layers that make queries, keys and values, or read what attention gives.
+        gamma: gamma of the feed-forward layers and the head.
+        patch_gamma: gamma of the convolution that reads the patches.
+    """
+    return Composite(
+        (FIRST & CONVOLUTION, Gamma(patch_gamma)),
+        (PROJECTION, Epsilon(epsilon)),
+        (DENSE, Gamma(gamma)),
+        (LINEAR, Epsilon(epsilon)),
+        name="vit",
+    )
 
 
 def sequential_preset(alpha: float, beta: float, epsilon: float = 0.1, first: Rule | None = None) -> Composite:

@@ -1,5 +1,7 @@
 """Rules for everything that has no kernel: activations, sums, products, moves, normalizations."""
 
+import dataclasses
+
 from revgraph.composites.matchers import (
     ACTIVATION,
     CONTRACTION,
@@ -12,6 +14,7 @@ from revgraph.composites.matchers import (
     QUOTIENT,
     ROUTING,
     SCALE,
+    SOFTMAX,
     STEP,
     SUM,
     Entry,
@@ -28,6 +31,7 @@ from revgraph.reverse_rules import (
     Padding,
     Pass,
     Saturation,
+    SoftmaxTaylor,
     SumOverEmbedding,
     ZPlus,
 )
@@ -37,6 +41,7 @@ STRUCTURE: tuple[Entry, ...] = (
     (PADDING, Padding()),
     (ROUTING, Jacobian()),
     (STEP, Saturation()),
+    (SOFTMAX, SoftmaxTaylor()),
     (ACTIVATION, Pass()),
     (SUM, Epsilon()),
     (POOLING, Norm()),
@@ -60,22 +65,56 @@ to the shortcut of a residual block. `STRUCTURE` has the rule for what is empty 
 
 PRODUCT_SHARES: dict[str, tuple[Entry, ...]] = {
     "signal": (),
-    "uniform": ((PRODUCT, Equal()), (CONTRACTION, Bilinear())),
+    "uniform": ((PRODUCT, Equal()),),
 }
 """How the factors of a product share relevance: all to the signal, none to its gates; or equally."""
 
+ATTENTIONS: dict[str, tuple[Entry, ...]] = {
+    "cp": (),
+    "attnlrp": ((CONTRACTION, Bilinear()),),
+}
+"""How products of matrices, such as those of attention, share relevance: all to the values, because the weights of the
+attention count as constants; or half to the values and half to the weights, through the softmax to queries and keys."""
 
-def merging(add: str = "proportional", gate: str = "signal") -> tuple[Entry, ...]:
-    """Entries for sums and products of tensors. Put them before the other entries of a composite.
+NORMALIZATIONS: dict[str, tuple[Entry, ...]] = {
+    "constant_std": (),
+    "identity": ((NORMALIZATION, Pass()),),
+}
+"""How relevance passes normalizations of a sample by its own statistics: by the linear map that they are if the
+standard deviation counts as a constant; or unchanged."""
+
+
+def merging(
+    add: str = "proportional",
+    gate: str = "signal",
+    attention: str = "cp",
+    normalization: str = "constant_std",
+    epsilon: float = 1e-7,
+) -> tuple[Entry, ...]:
+    """Entries for sums and products of tensors, attention and normalization, to put before those of a composite.
 
     Args:
         add: How the summands of a sum share relevance: `"proportional"`, `"z_plus"`, `"equal"` or `"identity"`.
         gate: How the factors of a product share relevance: `"signal"` or `"uniform"`.
+        attention: How attention shares relevance: `"cp"` or `"attnlrp"`.
+        normalization: How relevance passes normalizations: `"constant_std"` or `"identity"`.
+        epsilon: The stabiliser of the products of matrices in attention.
 
     Raises:
         ValueError: It is none of these.
     """
-    for name, value, choices in (("add", add, SUM_SHARES), ("gate", gate, PRODUCT_SHARES)):
-        if value not in choices:
+    entries: list[Entry] = []
+    for name, value, choices in (
+        ("add", add, SUM_SHARES),
+        ("gate", gate, PRODUCT_SHARES),
+        ("attention", attention, ATTENTIONS),
+        ("normalization", normalization, NORMALIZATIONS),
+    ):
+        if not isinstance(value, str) or value not in choices:
             raise ValueError(f"{name} is one of {', '.join(map(repr, choices))}. Received: {value!r}.")
-    return (*SUM_SHARES[add], *PRODUCT_SHARES[gate])
+        stabilised = name == "attention"
+        entries += [
+            (match, dataclasses.replace(rule, epsilon=epsilon) if stabilised else rule)
+            for match, rule in choices[value]
+        ]
+    return tuple(entries)

@@ -7,11 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from revgraph.graph.graph import Graph, Site, Spec
 from revgraph.graph.operations import (
     Activation,
+    Contraction,
     Convolutional,
     Dense,
     Einsum,
     Embedding,
     Inert,
+    Normalize,
     Operation,
     Product,
     Routing,
@@ -67,6 +69,21 @@ class Facts:
     def first_linear(self) -> frozenset[Site]:
         """The linear layers that read an input, directly or behind reshapes, padding, scaling and normalization."""
         return first_linear_sites(self.graph)
+
+    @functools.cached_property
+    def projections(self) -> frozenset[Site]:
+        """The linear layers that make queries, keys and values of an attention, or read what it gives.
+
+        Moves, scale, activations and normalizations may stand between them and the products of matrices.
+        """
+        readers, found = self.graph.consumers(), set[Site]()
+        for site in self.graph.sites:
+            if isinstance(site.operation, Contraction):
+                for slot in site.inputs:
+                    found.update(_first_linear(slot, lambda s: [self.producers[s]] if s in self.producers else []))
+                for slot in site.outputs:
+                    found.update(_first_linear(slot, lambda s: readers[s], forwards=True))
+        return frozenset(found)
 
     @functools.cached_property
     def producers(self) -> dict[int, Site]:
@@ -177,6 +194,16 @@ class Facts:
             for below in producer.inputs:
                 reach(below, readers[slot])
         return depths
+
+
+def _first_linear(slot, neighbours, forwards=False):
+    """The linear layers that come first on the way from a slot, behind moves, scale, activations and the like."""
+    for site in neighbours(slot):
+        if is_linear_layer(site.operation):
+            yield site
+        elif isinstance(site.operation, Routing | Scale | Activation | Normalize):
+            for further in site.outputs if forwards else site.inputs:
+                yield from _first_linear(further, neighbours, forwards)
 
 
 def signals(site: Site, producers: Mapping[int, Site], specs: Mapping[int, Spec]) -> tuple[int, ...]:

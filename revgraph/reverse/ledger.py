@@ -25,6 +25,7 @@ COLOURS = {
     "bias": "#0072b2",
     "constants": "#009e73",
     "rule": "#56b4e9",
+    "softmax": "#f0e442",
     "stabiliser": "#e69f00",
     "other": "#cc79a7",
 }
@@ -43,6 +44,7 @@ class Entry:
         constants: Relevance absorbed by constants that contribute to the outputs: padding, fill values, saturated
             units.
         rule: Relevance that the rule drops, or adds where it is negative, by its definition.
+        softmax: Relevance that the Taylor expansion of a softmax leaves out, or adds where it is negative.
         stabiliser: Relevance absorbed by the stabiliser, the epsilon that is added to a denominator.
         other: The rest: `start` less `input` and all that was absorbed.
         growth: Sum |R| at the inputs over sum |R| at the outputs.
@@ -54,6 +56,7 @@ class Entry:
     bias: np.ndarray
     constants: np.ndarray
     rule: np.ndarray
+    softmax: np.ndarray
     stabiliser: np.ndarray
     other: np.ndarray
     growth: np.ndarray
@@ -69,7 +72,9 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Conservation(Tabular):
-    """Where relevance went: `start = input + bias + constants + rule + stabiliser + other`, arrays of shape (batch,).
+    """Where relevance went: `start = input + bias + constants + rule + softmax + stabiliser + other`.
+
+    Each is an array of shape (batch,).
 
     It prints as a table of means over the samples, with the sites that lose most at the top. `report[3]` is the report
     on one sample, `report[:8]` on several.
@@ -81,6 +86,7 @@ class Conservation(Tabular):
         constants: Relevance absorbed by constants that contribute to outputs: padding, fill values, saturated units.
         rule: Relevance that rules drop or add by their definition. For example, z+ drops the relevance of a unit that
             has no positive contributions.
+        softmax: Relevance that the Taylor expansions of softmaxes leave out, or add where it is negative.
         stabiliser: Relevance absorbed by stabilisers, the epsilons that are added to denominators.
         other: The rest. Where all rules conserve relevance it is rounding, or a fault of revgraph.
         layers: One entry per site that relevance passed, from output to input.
@@ -100,6 +106,7 @@ class Conservation(Tabular):
     bias: np.ndarray
     constants: np.ndarray
     rule: np.ndarray
+    softmax: np.ndarray
     stabiliser: np.ndarray
     other: np.ndarray
     layers: tuple[Entry, ...] = ()
@@ -171,12 +178,13 @@ class Conservation(Tabular):
         listed = self.sorted_layers()
         if len(listed) > LISTED:
             listed = [entry for entry in listed if self._loses(entry)]
-        rows = [("total", *_averages(self), 100 * self._loss(self), "")]
-        rows += [(e.path, *_averages(e), 100 * self._loss(e), float(np.max(e.growth))) for e in listed]
+        names = _shown(self)
+        rows = [("total", *_averages(self, names), 100 * self._loss(self), "")]
+        rows += [(e.path, *_averages(e, names), 100 * self._loss(e), float(np.max(e.growth))) for e in listed]
         rest = len(self.layers) - len(listed)
         below = [f"{rest} more sites hand on all they get."] if rest else []
         return Table(
-            ("site", *FIELDS, "lost %", "growth"),
+            ("site", *names, "lost %", "growth"),
             rows,
             title=f"{self.subject} of {self._count()}, {means}{self._found()} of it found at the input",
             footer="\n".join([*below, *filter(None, [self.note])]) or None,
@@ -332,10 +340,16 @@ def _stack(axes, rows, shares):
         left += np.minimum(values, 0)
 
 
-def _averages(entry):
-    return [float(np.mean(getattr(entry, name))) for name in FIELDS]
+def _shown(entry):
+    """The columns that a table shows: that of softmax only where there is one."""
+    return [name for name in FIELDS if name != "softmax" or np.any(entry.softmax)]
+
+
+def _averages(entry, names):
+    return [float(np.mean(getattr(entry, name))) for name in names]
 
 
 def _means(entry):
-    values = ", ".join(f"{name} {value:.4g}" for name, value in zip(FIELDS, _averages(entry), strict=True))
+    names = _shown(entry)
+    values = ", ".join(f"{name} {value:.4g}" for name, value in zip(names, _averages(entry, names), strict=True))
     return f"{values} (means)" if len(entry.start) > 1 else values

@@ -4,6 +4,7 @@
 its own module.
 """
 
+from revgraph.reverse_rules.attention import SoftmaxTaylor
 from revgraph.reverse_rules.embedding import NormOverEmbedding, SumOverEmbedding
 from revgraph.reverse_rules.engine import Absorbed, Pullback, Rule, SafeDivide, SiteCall
 from revgraph.reverse_rules.engine import ReplacementLayer as ReplacementLayer
@@ -30,6 +31,6 @@ from revgraph.reverse_rules.terms import Part, Term, identity, neg, on, ones, po
 __all__ = [
     "Absorbed", "AlphaBeta", "BRule", "Bilinear", "DeconvNet", "ERule", "Epsilon", "Equal", "Flat", "Gamma", "Gate",
     "GuidedBackprop", "IdentityBranch", "Jacobian", "Norm", "NormOverEmbedding", "Only", "Padding", "Part", "Pass",
-    "Pullback", "ReLUBetaSmooth", "Rule", "SafeDivide", "Saturation", "SiteCall", "SumOverEmbedding", "Term",
-    "Unreached", "WSquare", "Z", "ZBox", "ZPlus", "ZPlusFast", "identity", "neg", "on", "ones", "pos",
+    "Pullback", "ReLUBetaSmooth", "Rule", "SafeDivide", "Saturation", "SiteCall", "SoftmaxTaylor", "SumOverEmbedding",
+    "Term", "Unreached", "WSquare", "Z", "ZBox", "ZPlus", "ZPlusFast", "identity", "neg", "on", "ones", "pos",
 ]  # fmt: skip

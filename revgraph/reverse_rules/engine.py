@@ -172,12 +172,14 @@ class Absorbed:
         constants: The share of constants: padding, fill values, tables, activations at their bound.
         rule: What the rule drops or adds by design. z+, for example, drops the relevance of outputs without any
             positive contribution.
+        softmax: What the Taylor expansion of a softmax leaves out, or adds.
         stabiliser: What is lost because the stabiliser makes the denominators larger.
     """
 
     bias: tf.Tensor | float = 0.0
     constants: tf.Tensor | float = 0.0
     rule: tf.Tensor | float = 0.0
+    softmax: tf.Tensor | float = 0.0
     stabiliser: tf.Tensor | float = 0.0
 
 
