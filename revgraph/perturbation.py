@@ -62,9 +62,8 @@ class Perturbation:
         if isinstance(perturbation_function, str):
             if perturbation_function not in known:
                 names = ", ".join(map(repr, known))
-                raise ValueError(
-                    f"perturbation_function is one of {names} or a function. Received: {perturbation_function!r}."
-                )
+                text = f"one of {names}, or a function. Received: {perturbation_function!r}."
+                raise ValueError(f"perturbation_function is {text}")
             perturbation_function = known[perturbation_function]
         elif not callable(perturbation_function):
             raise TypeError(f"perturbation_function is a function or a name. Received: {perturbation_function!r}.")
