@@ -61,10 +61,9 @@ class Perturbation:
         }
         if isinstance(perturbation_function, str):
             if perturbation_function not in known:
-                raise ValueError(
-                    f"perturbation_function is a function or one of {', '.join(map(repr, known))}. "
-                    f"Received: {perturbation_function!r}."
-                )
+                names = ", ".join(map(repr, known))
+                text = f"one of {names}, or a function. Received: {perturbation_function!r}."
+                raise ValueError(f"perturbation_function is {text}")
             perturbation_function = known[perturbation_function]
         elif not callable(perturbation_function):
             raise TypeError(f"perturbation_function is a function or a name. Received: {perturbation_function!r}.")
@@ -197,10 +196,7 @@ class PerturbationAnalysis:
         Args:
             x: Images, (batch, height, width, channels), or channels first.
             analysis: Relevance of x, of the same shape. By default it is computed.
-            return_analysis: Whether to return the relevance too.
-
-        Returns:
-            The perturbed images, or a pair of them and their relevance.
+            return_analysis: Return a pair of the perturbed images and their relevance.
         """
         analysis = self.analyzer.analyze(x) if analysis is None else analysis
         perturbed = self.perturbation.perturbate_on_batch(x, analysis)
@@ -211,11 +207,7 @@ class PerturbationAnalysis:
         return self._evaluate([(self.compute_on_batch(x, analysis), y)])
 
     def compute_perturbation_analysis(self) -> list[Any]:
-        """The model's scores before the first step and after each step.
-
-        Returns:
-            List of steps + 1 entries, as `model.evaluate` returns them.
-        """
+        """The model's scores before the first step and after each step, as `model.evaluate` returns them."""
         scores, regions = [self._evaluate(self.batches)], self.perturbation.num_perturbed_regions
         try:
             for batches in self._perturbed():

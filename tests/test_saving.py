@@ -178,6 +178,23 @@ def test_files_of_format_1_are_read(model, rng, tmp_path):
     np.testing.assert_array_equal(again.analyze(x), analyzer.analyze(x))
 
 
+def test_a_class_that_stood_in_another_module_of_revgraph(model, tmp_path):
+    """Files outlive the places of classes."""
+
+    def elsewhere(code):
+        if isinstance(code, dict):
+            moved = {key: elsewhere(value) for key, value in code.items()}
+            ours = str(code.get("module")).startswith("revgraph.")
+            return {**moved, "module": "revgraph.of.old"} if ours else moved
+        return [elsewhere(item) for item in code] if isinstance(code, list) else code
+
+    analyzer = revgraph.create_analyzer("lrp", model, rule=revgraph.Composite((composites.LINEAR, Epsilon(0.5))))
+    analyzer.save(tmp_path / "a.revgraph")
+    rewritten(tmp_path / "a.revgraph", elsewhere)
+    again = revgraph.load_analyzer(tmp_path / "a.revgraph")
+    assert type(again) is LRP and [b.rule for b in again.bound] == [b.rule for b in analyzer.bound]
+
+
 class Gradient(analyzers.InputTimesGradient):
     """A class of the user's own, which has the name of one of revgraph's."""
 

@@ -286,7 +286,8 @@ class _Decoder:
         if module is None:
             found = self.custom_objects.get(name, ours)
         else:
-            is_ours = ours is not None and module in (ours.__module__, _KERAS)
+            # A class may stand in another module of revgraph than when the file was written.
+            is_ours = ours is not None and (module == _KERAS or module.partition(".")[0] == "revgraph")
             found = ours if is_ours else self.custom_objects.get(name)
         if found is None:
             raise ValueError(
