@@ -164,7 +164,7 @@ def test_the_picture_of_a_long_ledger_has_those_that_lose_most(monkeypatch, repo
 
 def test_relevance_that_starts_at_zero_prints_and_draws():
     zero = np.zeros(2)
-    report = Conservation(*[zero] * 7, (Entry("a", *[zero] * 8),))
+    report = Conservation(*[zero] * 8, (Entry("a", *[zero] * 9),))
     assert "none of it found" in str(report)
     assert report.plot().axes
 

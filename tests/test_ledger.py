@@ -335,7 +335,7 @@ def test_networks_with_relus_are_not_warned_of():
 
 
 def test_absorbed_are_the_columns():
-    assert FIELDS == ("start", "input", "bias", "constants", "rule", "stabiliser", "other")
+    assert FIELDS == ("start", "input", "bias", "constants", "rule", "softmax", "stabiliser", "other")
     assert FIELDS[2:-1] == ABSORBED
 
 
