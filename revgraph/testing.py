@@ -33,6 +33,7 @@ class Checked:
         bias: Relevance absorbed by the bias.
         constants: Relevance absorbed by constants that contribute to the outputs, such as padding.
         rule: Relevance that the rule drops or adds by its definition.
+        softmax: Relevance that the Taylor expansion of a softmax leaves out or adds.
         stabiliser: Relevance absorbed by the stabiliser, the epsilon that is added to a denominator.
         other: The rest.
     """
@@ -44,6 +45,7 @@ class Checked:
     bias: np.ndarray
     constants: np.ndarray
     rule: np.ndarray
+    softmax: np.ndarray
     stabiliser: np.ndarray
     other: np.ndarray
 
