@@ -66,7 +66,7 @@ def test_records_and_exports_of_such_models(kind, x, tmp_path):
 def test_a_savedmodel_with_such_outputs(x, tmp_path):
     i, y, second = body(SECOND["integers"])
     model = keras.Model(i, {"score": y, "second": second})
-    model.export(tmp_path / "m", verbose=False)
+    model.export(tmp_path / "m")
     analyzer = revgraph.create_analyzer("lrp.epsilon", tmp_path / "m")
     expected = revgraph.create_analyzer("lrp.epsilon", model).analyze(x, {"score": 1})
     np.testing.assert_allclose(analyzer.analyze(x, {"score": 1}), expected, rtol=1e-5, atol=1e-6)
