@@ -18,7 +18,7 @@ OPEN_ROWS = 25
 """A table of more rows is folded when a notebook shows it first."""
 
 
-def _restored(text, attributes) -> "Table":
+def _restored(text: str, attributes: dict[str, Any]) -> "Table":
     """A copy of a table, from its text and attributes."""
     table = str.__new__(Table, text)
     vars(table).update(attributes)
