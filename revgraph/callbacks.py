@@ -1,5 +1,6 @@
 """`RelevanceCallback`: TensorBoard shows what the network looks at while it learns."""
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -60,7 +61,7 @@ class RelevanceCallback(keras.callbacks.Callback):
         self.x = np.asarray(x)
         if self.x.ndim != 4:
             check_batch(self.x.shape, options.get("kind"), has_batch=True)
-        self.log_dir = str(log_dir)
+        self.log_dir = os.fspath(log_dir)
         self.analyzer = analyzer
         self.neuron_selection = neuron_selection
         self.every = every

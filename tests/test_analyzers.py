@@ -159,10 +159,10 @@ def test_what_is_explained(model, x):
         np.testing.assert_array_equal(analyzer.analyze(x, selection), analyzer.analyze(x, best))
     for i in range(3):
         alone = analyzer.analyze(x, neuron_selection=int(best[i]))
-        np.testing.assert_allclose(alone[i], analyzer.analyze(x)[i], rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(alone[i], analyzer.analyze(x)[i], rtol=1e-5, atol=1e-6)
     # LRP-0 is linear in the relevance it starts from.
     single = sum(analyzer.analyze(x, neuron_selection=i) for i in range(4))
-    np.testing.assert_allclose(analyzer.analyze(x, neuron_selection="all"), single, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(analyzer.analyze(x, neuron_selection="all"), single, rtol=1e-5, atol=1e-6)
 
 
 def test_selection_modes_of_the_constructor(model, x):
@@ -182,7 +182,7 @@ def test_several_outputs_are_named():
     x, analyzer = inputs_of(model), create_analyzer("lrp.z", model)
     kind, size = (analyzer.analyze(x, neuron_selection={name: 1}) for name in ("kind", "size"))
     both = analyzer.analyze(x, neuron_selection={"kind": 1, "size": 1})
-    np.testing.assert_allclose(both, kind + size, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(both, kind + size, rtol=1e-5, atol=1e-6)
     with pytest.raises(ValueError, match=r"2 outputs.*'kind', 'size'"):
         analyzer.analyze(x, neuron_selection=1)
     with pytest.raises(KeyError, match=r"Unknown outputs \['shape'\]"):
@@ -220,15 +220,15 @@ def test_streams_of_every_kind(model, x):
     expected = analyzer.analyze(x)
     data = tf.data.Dataset.from_tensor_slices((x, np.zeros(3)))
     for given in (data.batch(2), data.batch(1).map(lambda x, y: x), Pairs(x), (x[i : i + 1] for i in range(3))):
-        np.testing.assert_allclose(analyzer.analyze(given), expected, rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(analyzer.analyze(data.batch(3), batch_size=2), expected, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(analyzer.analyze(given), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(analyzer.analyze(data.batch(3), batch_size=2), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_batches_and_the_progress_bar(model, x, capsys):
     analyzer = create_analyzer("lrp.epsilon", model)
     expected = analyzer.analyze(x, [0, 1, 2])
     capsys.readouterr()
-    np.testing.assert_allclose(analyzer.analyze(x, [0, 1, 2], batch_size=2), expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(analyzer.analyze(x, [0, 1, 2], batch_size=2), expected, rtol=1e-5, atol=1e-6)
     assert capsys.readouterr().out == ""
     analyzer.analyze(x, batch_size=2, verbose=1)
     assert "2/2" in capsys.readouterr().out
@@ -288,10 +288,10 @@ def test_conservation_adds_up(model, x):
     for name in ("lrp.epsilon", "lrp.sequential_preset_b_flat", "lrp.epsilon_alpha2_beta1"):
         analyzer = create_analyzer(name, model)
         report = analyzer.conservation(x)
-        np.testing.assert_allclose(report.start, np.asarray(model(x)).max(1), rtol=1e-4)
-        np.testing.assert_allclose(report.input, analyzer.analyze(x).sum((1, 2, 3)), rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(report.start, np.asarray(model(x)).max(1), rtol=1e-5)
+        np.testing.assert_allclose(report.input, analyzer.analyze(x).sum((1, 2, 3)), rtol=1e-5, atol=1e-5)
         total = report.input + report.bias + report.stabiliser + report.other
-        np.testing.assert_allclose(total, report.start, rtol=1e-4)
+        np.testing.assert_allclose(total, report.start, rtol=1e-10)
         assert report.layers[0].path == "logits" and report.layers[-1].path == "conv1"
 
 
@@ -316,7 +316,7 @@ def test_weights_assigned_later_are_seen():
     after = analyzer.analyze(x)
     assert np.abs(after - before).max() > 1e-2
     np.testing.assert_array_equal(after, create_analyzer("lrp.sequential_preset_b", model).analyze(x))
-    np.testing.assert_allclose(analyzer.conservation(x).start, np.asarray(model(x)).max(1), rtol=1e-4)
+    np.testing.assert_allclose(analyzer.conservation(x).start, np.asarray(model(x)).max(1), rtol=1e-5)
 
 
 def test_training_goes_on_between_explanations():
@@ -327,7 +327,7 @@ def test_training_goes_on_between_explanations():
     before = analyzer.analyze(x)
     model.fit(x, np.ones((8, 3)), verbose=0)
     assert np.abs(analyzer.analyze(x) - before).max() > 0
-    np.testing.assert_allclose(analyzer.conservation(x).start, np.asarray(model(x)).max(1), rtol=1e-4)
+    np.testing.assert_allclose(analyzer.conservation(x).start, np.asarray(model(x)).max(1), rtol=1e-5)
 
 
 def test_models_with_equal_names_do_not_interfere():

@@ -110,8 +110,8 @@ def test_every_kind_of_dataset_gives_the_relevance_of_analyze(kind, analyzer, x,
     report = run(analyzer, DATASETS[kind](x, y, tmp_path), tmp_path / "out")
     assert report.samples == report.explained == COUNT and not report.failures
     found = read(tmp_path / "out")
-    np.testing.assert_allclose(found["attribution"], analyzer.analyze(x), rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(found["prediction"], analyzer.model(x), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found["attribution"], analyzer.analyze(x), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found["prediction"], analyzer.model(x), rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(found["label"], y)
     np.testing.assert_array_equal(found["index"], np.arange(COUNT))
     assert sorted(p.name for p in tmp_path.iterdir() if p.suffix != ".npy" and p.name != "x.h5") == ["out"]
@@ -161,7 +161,7 @@ def test_several_inputs_and_outputs_have_their_names(tmp_path):
     run(analyzer, x, tmp_path / "out.h5", {"kind": np.arange(7) % 3}, batch_size=3)
     found = read(tmp_path / "out.h5")
     np.testing.assert_allclose(
-        found["attribution"][:, 0, 0], analyzer.analyze(x, {"kind": np.arange(7) % 3}), rtol=1e-4, atol=1e-6
+        found["attribution"][:, 0, 0], analyzer.analyze(x, {"kind": np.arange(7) % 3}), rtol=1e-5, atol=1e-6
     )
     assert {"prediction/kind", "prediction/size"} <= found.keys() and "label" not in found
 
@@ -170,7 +170,7 @@ def test_several_inputs_and_outputs_have_their_names(tmp_path):
 def test_the_label_can_be_what_is_explained(one_hot, analyzer, x, y, tmp_path):
     labels = np.eye(4)[y] if one_hot else y
     run(analyzer, (x, labels), tmp_path / "out", "label", batch_size=5)
-    np.testing.assert_allclose(read(tmp_path / "out")["attribution"], analyzer.analyze(x, y), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(read(tmp_path / "out")["attribution"], analyzer.analyze(x, y), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("selection", [2, "all", (slice(0, 2),), lambda y: y[:, 0] - y[:, 3], list(range(3)) * 8])
@@ -178,7 +178,7 @@ def test_the_selection_is_that_of_analyze(selection, analyzer, x, tmp_path):
     selection = selection[:COUNT] if isinstance(selection, list) else selection
     run(analyzer, x, tmp_path / "out", selection, batch_size=5)
     expected = analyzer.analyze(x, selection)
-    np.testing.assert_allclose(read(tmp_path / "out")["attribution"], expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(read(tmp_path / "out")["attribution"], expected, rtol=1e-5, atol=1e-6)
 
 
 # What is written.
@@ -195,7 +195,7 @@ def test_hdf5_has_the_layout_of_virelay(analyzer, x, y, tmp_path):
         assert file["attribution"].shape == (COUNT, 2, 8, 8) and file["prediction"].shape == (COUNT, 4)
         assert file["attribution"].chunks and file["attribution"].compression == "gzip"
         relevance = np.moveaxis(file["attribution"][:], 1, -1)
-    np.testing.assert_allclose(relevance, analyzer.analyze(x), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(relevance, analyzer.analyze(x), rtol=1e-5, atol=1e-6)
     found = read(tmp_path / "relevance.input.h5")
     np.testing.assert_array_equal(found["data"], np.moveaxis(x, -1, 1))
     np.testing.assert_array_equal(found["label"], y)
@@ -248,7 +248,7 @@ def test_zarr_has_the_arrays_of_analyze(analyzer, x, y, tmp_path):
     group = zarr.open_group(tmp_path / "out.zarr", mode="r")
     good = np.delete(np.arange(COUNT), 3)
     np.testing.assert_array_equal(group["index"][:], good)
-    np.testing.assert_allclose(group["attribution"][:], analyzer.analyze(x[good]), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(group["attribution"][:], analyzer.analyze(x[good]), rtol=1e-5, atol=1e-6)
     assert group.attrs["method"] == "lrp.epsilon" and group.attrs["failures"] == {"3": "the input contains NaN"}
     assert run(analyzer, (x, y), tmp_path / "out.zarr", resume=True).resumed == COUNT
 
@@ -292,7 +292,7 @@ def test_samples_that_are_not_finite_are_recorded_and_left_out(analyzer, x, y, t
     np.testing.assert_array_equal(found["index"], good)
     np.testing.assert_array_equal(found["label"], y[good])
     expected = np.moveaxis(analyzer.analyze(x[good], good % 3), -1, 1)
-    np.testing.assert_allclose(found["attribution"], expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found["attribution"], expected, rtol=1e-5, atol=1e-6)
     # The positions of the inputs are those of the dataset.
     data = read(tmp_path / "out.input.h5")["data"]
     np.testing.assert_array_equal(data[good], np.moveaxis(x, -1, 1)[good])
@@ -398,7 +398,7 @@ def test_samples_of_ones_own_can_be_unreadable(analyzer, x, tmp_path):
     good = [1, 2, 3, 4, *range(10, 22)]
     found = read(tmp_path / "out")
     np.testing.assert_array_equal(found["index"], good)
-    np.testing.assert_allclose(found["attribution"], analyzer.analyze(x[good]), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found["attribution"], analyzer.analyze(x[good]), rtol=1e-5, atol=1e-6)
 
 
 # Runs that are interrupted.
@@ -454,7 +454,7 @@ def test_streams_are_resumed_without_computing_again(kind, analyzer, x, y, tmp_p
         run(analyzer, DATASETS[kind](x, y, tmp_path), tmp_path / "out", **size)
     run(analyzer, DATASETS[kind](x, y, tmp_path), tmp_path / "out", **size)
     assert explained == [6, 6, None, 6, 5]
-    np.testing.assert_allclose(read(tmp_path / "out")["attribution"], analyze(x), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(read(tmp_path / "out")["attribution"], analyze(x), rtol=1e-5, atol=1e-6)
 
 
 def test_only_the_same_question_is_resumed(analyzer, x, y, tmp_path):
@@ -501,7 +501,7 @@ def test_overwriting_begins_anew_and_keeps_the_old_output_until_the_end(analyzer
     assert_same(read(out), before)
     rows.at = None
     assert run(analyzer, rows, out, batch_size=4).resumed == 12
-    np.testing.assert_allclose(read(out)["attribution"], analyzer.analyze(2 * x), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(read(out)["attribution"], analyzer.analyze(2 * x), rtol=1e-5, atol=1e-6)
     assert run(analyzer, x, out, overwrite=True).resumed == 0
     assert_same(read(out), before)
 

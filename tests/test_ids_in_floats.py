@@ -49,7 +49,7 @@ def of(request, tmp_path):
     def given(model):
         if request.param == "in memory":
             return model
-        model.export(tmp_path / "model", verbose=False)
+        model.export(tmp_path / "model")
         return revgraph.load_model(tmp_path / "model")
 
     return given

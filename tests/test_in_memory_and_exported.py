@@ -90,7 +90,7 @@ def network(shape, function):
 
 
 def assert_same(model, path, x, methods):
-    model.export(path, verbose=False)
+    model.export(path)
     graph = revgraph.load_model(path)
     np.testing.assert_allclose(graph(x), model(x), rtol=1e-5, atol=1e-6)
     for method in methods.split():

@@ -41,7 +41,7 @@ def read(request, tmp_path):
             return model
         if request.node.callspec.params.get("name", "lrp.z") not in EXPORTED:
             pytest.skip("an export takes a second")
-        model.export(str(tmp_path / "model"), verbose=False)
+        model.export(str(tmp_path / "model"))
         return revgraph.load_model(str(tmp_path / "model"))
 
     return read
@@ -179,7 +179,7 @@ def test_ids_that_choose_among_ids_are_refused(read):
 
 
 def exported(model, path):
-    model.export(str(path), verbose=False)
+    model.export(str(path))
     return revgraph.load_model(str(path))
 
 

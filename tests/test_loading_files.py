@@ -308,7 +308,7 @@ def exported_in_training(model, path):
     archive.add_endpoint(
         "serving_default", lambda x: model(x, training=True), [tf.TensorSpec((None, *model.input_shape[1:]), name="x")]
     )
-    archive.write_out(path, verbose=False)
+    archive.write_out(path)
 
 
 def with_a_choice(path):
@@ -334,10 +334,10 @@ def test_savedmodels_that_draw_random_numbers_say_so_once(tmp_path, recwarn):
     exported_in_training(in_training(), tmp_path / "training")
     (message,) = warned_of_chance(tmp_path / "training", recwarn)
     assert "noise" in message and "drop" in message and "conv" not in message
-    in_training().export(tmp_path / "inference", verbose=False)
+    in_training().export(tmp_path / "inference")
     assert not warned_of_chance(tmp_path / "inference", recwarn)
     i = keras.Input((4,))
-    keras.Model(i, layers.Dropout(0.5)(layers.Dense(2)(i), training=True)).export(tmp_path / "always", verbose=False)
+    keras.Model(i, layers.Dropout(0.5)(layers.Dense(2)(i), training=True)).export(tmp_path / "always")
     assert len(warned_of_chance(tmp_path / "always", recwarn)) == 1
 
 
@@ -350,6 +350,6 @@ def test_chance_in_branches_and_where_nobody_uses_it(tmp_path, recwarn):
 def test_a_model_that_augments_its_inputs(tmp_path, recwarn):
     """Keras exports these layers as they are in training, whatever the model is exported for."""
     i = keras.Input((4, 4, 3))
-    keras.Model(i, layers.Flatten()(layers.RandomFlip(name="flip")(i))).export(tmp_path / "m", verbose=False)
+    keras.Model(i, layers.Flatten()(layers.RandomFlip(name="flip")(i))).export(tmp_path / "m")
     (message,) = warned_of_chance(tmp_path / "m", recwarn)
     assert "flip" in message and "without layers that augment" in message

@@ -20,7 +20,7 @@ def exported(tmp_path):
 
     def export(model):
         path = tmp_path / "model"
-        model.export(path, verbose=False)
+        model.export(path)
         return revgraph.load_model(path)
 
     return export

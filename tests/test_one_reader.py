@@ -222,7 +222,7 @@ def gradient(model, x, index=1):
 
 def compare(model, path, x, tolerance, methods=METHODS, has_gradient=True):
     """In memory, exported, and the model's own gradient."""
-    model.export(path, verbose=False)
+    model.export(path)
     exported = revgraph.load_model(path)
     np.testing.assert_allclose(revgraph.read.trace(model)(x), model(x), rtol=tolerance, atol=tolerance)
     np.testing.assert_allclose(exported(x), model(x), rtol=tolerance, atol=tolerance)
@@ -276,7 +276,7 @@ def test_in_memory_as_exported_in_float64(name, tmp_path, rng):
 @pytest.mark.parametrize("form", ["in memory", "exported"])
 def test_the_ledger_of_a_float32_model_is_in_float64(form, tmp_path, rng):
     model, x = network(MODELS["own layers"]), rng.normal(size=(2, 4, 3)).astype("float32")
-    model.export(tmp_path / "model", verbose=False)
+    model.export(tmp_path / "model")
     graph = revgraph.read.trace(model) if form == "in memory" else revgraph.load_model(tmp_path / "model")
     precise = revgraph.read.trace(graph, dtype="float64")
     assert (graph.dtype, precise.dtype, precise(x).dtype) == ("float32", "float64", tf.float64)

@@ -236,7 +236,7 @@ def test_an_exported_model_is_explained_as_in_memory(seed, tmp_path):
     model, x = case(seed)
     with holds("export", seed):
         try:
-            quietly(model.export, str(tmp_path / "sm"), verbose=False)
+            quietly(model.export, str(tmp_path / "sm"))
         except (TypeError, ValueError) as error:
             pytest.skip(f"Keras cannot export it: {error}")
         saved = tf.saved_model.load(str(tmp_path / "sm"))

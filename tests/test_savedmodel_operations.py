@@ -220,7 +220,7 @@ def test_masks_of_any_dtype(dtype, tmp_path):
     h = layers.Dense(5, activation="relu")(x)
     h = ops.sum(h * weight, 1) / ops.maximum(ops.sum(weight, 1), 1.0)
     model = keras.Model([x, m], layers.Dense(2)(h))
-    model.export(str(tmp_path / "model"), verbose=False)
+    model.export(str(tmp_path / "model"))
     graph, given = load_model(str(tmp_path / "model")), [X.astype("float32"), MASK.astype(dtype)]
     for name in ("lrp.z", "lrp.alpha_1_beta_0", "gradient"):
         expected = create_analyzer(name, model).analyze(given, 1)[0]

@@ -39,6 +39,7 @@ from revgraph.datasets import HDF5, NpyShards, Zarr, open_dataset
 from revgraph.datasets.explain import predictor
 from revgraph.datasets.sinks import sink as sink_of
 from revgraph.reverse.ledger import FIELDS
+from revgraph.saving.names import file_name
 from revgraph.saving.provenance import plain, provenance, rules
 
 tf.get_logger().setLevel(logging.ERROR)
@@ -93,7 +94,7 @@ def _explain_one(analyzer, item, selection, options):
         raise ValueError(f"The relevance of {item.name!r} is not finite: its values, or the model's, are not.")
     contents = {}
     for name, array in flat.items():
-        contents[f"{name and f'{name}.'}relevance.npy"] = _npy(array[0])
+        contents[f"{name and f'{file_name(name)}.'}relevance.npy"] = _npy(array[0])
     if item.picture is not None:
         drawn = pictures(item.picture, flat[""][0], options.cmap, options.percentile)
         contents |= {f"{name}.png": png for name, png in drawn.items()}

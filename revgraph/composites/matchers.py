@@ -64,6 +64,24 @@ class Matcher:
     def __and__(self, other: "Match") -> "Matcher":
         return both(self, matcher(other))
 
+    def __copy__(self) -> "Matcher":
+        return self
+
+    def __deepcopy__(self, memo: Any) -> "Matcher":
+        return self
+
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        named = next((name for name, value in globals().items() if value is self), None)
+        if named is not None:
+            return named
+        if not self.recipe:
+            raise TypeError(
+                f"The matcher {self.text!r} cannot be pickled, because it matches by a function. Match by class, name, "
+                f"position or kind."
+            )
+        make, *arguments = self.recipe
+        return globals()[make], tuple(arguments)
+
 
 Match: TypeAlias = Matcher | str | type | tuple[type, ...] | Callable[[Any], bool]
 """What an entry of a composite may match; see `matcher`."""

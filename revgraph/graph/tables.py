@@ -18,6 +18,13 @@ OPEN_ROWS = 25
 """A table of more rows is folded when a notebook shows it first."""
 
 
+def _restored(text: str, attributes: dict[str, Any]) -> "Table":
+    """A copy of a table, from its text and attributes."""
+    table = str.__new__(Table, text)
+    vars(table).update(attributes)
+    return table
+
+
 class Table(str):
     """A table as text, a string that can be printed, searched and compared.
 
@@ -50,6 +57,10 @@ class Table(str):
 
     def __repr__(self) -> str:
         return str(self)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The cells are text by now, so a copy cannot be made of the rows again.
+        return _restored, (str(self), vars(self))
 
     def __rich__(self) -> RichTable:
         return _grid(
