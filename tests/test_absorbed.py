@@ -134,7 +134,7 @@ STEPS = {
     "round": ops.round,
     "floor": ops.floor,
     "ceil": ops.ceil,
-    "trunc": ops.trunc,
+    "trunc": lambda x: ops.trunc(x),
     "stop_gradient": ops.stop_gradient,
 }
 

@@ -33,7 +33,7 @@ def functions(name):
         return OTHERS[name]
     if name == "sparsemax":
         # The operation is spelt out by a sort and running sums.
-        return [layers.Activation(name)]
+        return [layers.Activation(name)] if hasattr(keras.activations, name) else []
     found = getattr(ops, name, None) or getattr(ops, name.replace("_", ""), None)
     return [found, *([layers.Activation(name)] if hasattr(keras.activations, name) else [])]
 

@@ -409,8 +409,8 @@ CHOOSING = {
     "a computed condition": (lambda x: ops.where(x > 0.5, x, -1.0), {"copies", "fills"}),
     "a computed condition and zero": (lambda x: ops.where(x > 0.5, x, 0.0), {"copies", "keeps_sign", "fills"}),
     "computed places": (
-        lambda x: ops.take_along_axis(x, ops.argmax(x, axis=1, keepdims=True), axis=1),
-        {"copies", "fills"},
+        lambda x: ops.take_along_axis(x, ops.cast(x > 0.0, "int32"), axis=1),
+        {"copies", "keeps_sign"},
     ),
     "a computed index": (lambda x: ops.take(x, ops.cast(x[0, 0] > 0, "int32"), axis=1), {"copies", "keeps_sign"}),
     "sorting": (lambda x: ops.sort(x, axis=1), {"copies", "keeps_sign"}),

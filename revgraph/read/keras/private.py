@@ -12,7 +12,7 @@ import tensorflow as tf
 from keras import KerasTensor
 from keras.src.utils.tracking import Tracker
 
-CHECKED = ("3.15",)
+CHECKED = ("3.5", "3.15", "3.16")
 """Versions of Keras with which the functions below were tried."""
 
 
