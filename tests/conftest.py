@@ -7,9 +7,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 import pytest
-from packaging.version import Version
 
-from tests.models import precision
+from tests.models import OLDER_KERAS, precision
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -18,7 +17,7 @@ def pytest_runtest_call(item):
     outcome = yield
     error = outcome.excinfo and outcome.excinfo[1]
     missing = isinstance(error, AttributeError) and str(error).startswith("module 'keras")
-    if missing and Version(keras.__version__) < Version("3.15"):
+    if missing and OLDER_KERAS:
         outcome.force_exception(pytest.skip.Exception(f"Keras {keras.__version__}: {error}"))
 
 

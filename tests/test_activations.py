@@ -9,6 +9,7 @@ from keras import layers, ops
 from revgraph.graph.activations import TRAITS, UNKNOWN, Traits
 from revgraph.graph.operations import Activation, Dense, reading
 from revgraph.read import trace
+from tests.models import OLDER_KERAS
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -41,7 +42,7 @@ def functions(name):
 def activations():
     for name in TRAITS:
         for function in functions(name):
-            if function is not None:
+            if function is not None and not (OLDER_KERAS and name == "stop_gradient"):
                 yield pytest.param(name, function, id=name)
 
 
@@ -111,6 +112,7 @@ def test_every_claim_holds_on_values(name, function):
         np.testing.assert_allclose(chances, expected, rtol=1e-9)
 
 
+@pytest.mark.skipif(OLDER_KERAS, reason="some functions are newer")
 def test_every_name_of_the_table_is_one_that_keras_has():
     tested = {name for name in TRAITS if any(function is not None for function in functions(name))}
     assert tested == TRAITS.keys()

@@ -11,7 +11,7 @@ import revgraph
 from revgraph.graph.operations import Inert, Opaque, Routing
 from revgraph.read import trace
 from revgraph.read.keras.layers import VIEWS as LAYERS
-from tests.models import inputs_of, randomized
+from tests.models import OLDER_KERAS, inputs_of, randomized
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -231,6 +231,9 @@ def defined():
 NOT_IN_GRAPHS = {"ConvTranspose", "Exp2", "Vsplit"}
 """Operations that Keras 3.15 itself cannot run in a TensorFlow graph: on float64, or on a batch of unknown size."""
 
+if OLDER_KERAS:
+    NOT_IN_GRAPHS |= {"BatchNorm", "StopGradient", "Trace", "Tril", "Triu"}
+
 
 @pytest.mark.parametrize("name", sorted({*OPERATIONS, *ACTIVATIONS} & defined() - NOT_IN_GRAPHS))
 def test_every_operation(name):
@@ -324,6 +327,8 @@ IDENTITIES = frozenset(
 
 @pytest.mark.parametrize("name", sorted({cls.__name__ for cls in LAYERS} | {n for n in IDENTITIES if hasattr(L, n)}))
 def test_every_layer(name):
+    if name == "RandomCrop" and OLDER_KERAS:
+        pytest.skip("it computes in float32 there")
     if name == "Embedding":
         tokens = keras.Input((3,), dtype="int32")
         model = randomized(keras.Model(tokens, L.Embedding(5, 2)(tokens)))
@@ -599,6 +604,7 @@ def test_a_bias_of_einsum_dense_is_added_as_keras_adds_it():
     same(trace(model)(values), model(values))
 
 
+@pytest.mark.skipif(OLDER_KERAS, reason="resizing by areas is newer")
 @pytest.mark.parametrize("form", ["layer", "operation"])
 @pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
 @pytest.mark.parametrize("size", [(2, 3), (4, 5), (7, 3)])

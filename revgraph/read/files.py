@@ -207,9 +207,17 @@ def _reason(error: Exception, config: Any = None) -> str:
     missing = _MISSING.search(str(error))
     if missing is None:
         return (str(error).strip().splitlines() or [type(error).__name__])[0]
-    name = missing[1]
+    name = _function_name(config) or missing[1] if missing[1] == "function" else missing[1]
     key = _registered_name(config, name) or name
     return f"it has the class or function {name!r}, which Keras does not know. Pass custom_objects={{{key!r}: ...}}."
+
+
+def _function_name(config: Any) -> str | None:
+    """The name of the first function of a configuration; Keras may say only that it is a function."""
+    if isinstance(config, dict) and config.get("class_name") == "function" and isinstance(config.get("config"), str):
+        return config["config"]
+    parts = config.values() if isinstance(config, dict) else config if isinstance(config, list) else ()
+    return next(filter(None, map(_function_name, parts)), None)
 
 
 def _registered_name(config: Any, name: str) -> str | None:
