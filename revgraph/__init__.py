@@ -9,7 +9,7 @@ Example:
 import importlib
 import importlib.util
 import pkgutil
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
@@ -32,7 +32,19 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from revgraph import canonize, composites, rules, visualize
+    from revgraph import analyzers as analyzers
+    from revgraph import callbacks as callbacks
+    from revgraph import canonize as canonize
+    from revgraph import composites as composites
+    from revgraph import datasets as datasets
+    from revgraph import demo as demo
+    from revgraph import graph as graph
+    from revgraph import perturbation as perturbation
+    from revgraph import read as read
+    from revgraph import reverse_rules as reverse_rules
+    from revgraph import rules as rules
+    from revgraph import testing as testing
+    from revgraph import visualize as visualize
     from revgraph.analyzers import ANALYZERS, create_analyzer, load_analyzer
     from revgraph.checking import check
     from revgraph.composites import Composite, NotAnalyzeableModelException
@@ -56,13 +68,16 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        value = globals()[name] = getattr(importlib.import_module(f"revgraph.{_HOMES[name]}"), name)
-        return value
-    if not name.startswith("_") and importlib.util.find_spec(f"revgraph.{name}"):
-        return importlib.import_module(f"revgraph.{name}")
-    raise AttributeError(f"module 'revgraph' has no attribute {name!r}")
+# Type checkers know the names from above, and so find a name that is misspelt.
+if not TYPE_CHECKING:
+
+    def __getattr__(name):
+        if name in _HOMES:
+            value = globals()[name] = getattr(importlib.import_module(f"revgraph.{_HOMES[name]}"), name)
+            return value
+        if not name.startswith("_") and importlib.util.find_spec(f"revgraph.{name}"):
+            return importlib.import_module(f"revgraph.{name}")
+        raise AttributeError(f"module 'revgraph' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -16,6 +16,8 @@ from revgraph.reverse.ledger import FIELDS
 from revgraph.visualize.heatmaps import displayable, heatmap
 from revgraph.visualize.shapes import check_batch
 
+__all__ = ["RelevanceCallback"]
+
 
 class RelevanceCallback(keras.callbacks.Callback):
     """Writes heatmaps and the conservation of chosen samples to TensorBoard, epoch by epoch.

@@ -9,8 +9,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from revgraph.analyzers.analyzer import Analyzer
-from revgraph.graph.arguments import check_count, check_number
+from revgraph.graph.arguments import check_count, check_number, check_seed
 from revgraph.graph.tables import Table, Tabular
+
+__all__ = ["FlippingCurve", "Perturbation", "PerturbationAnalysis", "pixel_flipping"]
 
 
 class Perturbation:
@@ -52,6 +54,7 @@ class Perturbation:
         seed: int | None = None,
         data_format: str | None = None,
     ):
+        check_seed(seed)
         self._random = np.random.default_rng(seed)
         known: dict[str, Callable[[np.ndarray], Any]] = {
             "zeros": np.zeros_like,
@@ -179,6 +182,8 @@ class PerturbationAnalysis:
         self.model = model
         self.perturbation = perturbation
         check_count("steps", steps)
+    check_count("batch_size", batch_size)
+    check_seed(seed)
         check_count("regions_per_step", regions_per_step)
         self.steps = steps
         self.regions_per_step = regions_per_step

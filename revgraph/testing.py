@@ -18,6 +18,8 @@ from revgraph.read.keras.private import is_of_keras
 from revgraph.reverse.ledger import FIELDS
 from revgraph.reverse_rules.engine import ReplacementLayer, Rule
 
+__all__ = ["Checked", "RuleReport", "check_rule"]
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Checked:
@@ -102,7 +104,7 @@ def check_rule(
         print(check_rule(keras.layers.Conv2D(4, 3, strides=2), MyRule(), input_shape=(8, 8, 3)))
     """
     if not isinstance(rule, Rule):
-        raise TypeError(f"Expected a rule, such as revgraph.reverse_rules.Epsilon(). Received: {rule!r}.")
+        raise TypeError(f"Expected a rule, such as revgraph.rules.Epsilon(). Received: {rule!r}.")
     graph = _graph(layer, input_shape)
     sites = [s for s in graph.sites if is_linear_layer(s.operation) or isinstance(s.operation, Affine | Opaque)]
     if not sites:

@@ -119,10 +119,12 @@ def test_the_message_names_the_argument_that_is_no_number(name, argument, wrong)
         create_analyzer(name, TINY, **{**options, argument: wrong})
 
 
-@pytest.mark.parametrize("bounds", [("0", 1), (0, "1"), (np.nan, 1), (0, [1, "2"]), (0, object()), (False, True)])
+@pytest.mark.parametrize(
+    "bounds", [("0", 1), (0, "1"), (np.nan, 1), (0, np.inf), (0, [1, "2"]), (0, object()), (False, True)]
+)
 @pytest.mark.parametrize("name", ["deep_taylor.bounded", "lrp.epsilon_gamma_box"])
 def test_bounds_that_are_no_numbers(name, bounds):
-    with pytest.raises(ValueError, match=r"low and high must be numbers, or arrays of them.*Received: low="):
+    with pytest.raises(ValueError, match=r"low and high must be finite numbers, or arrays of them.*Received: low="):
         create_analyzer(name, TINY, low=bounds[0], high=bounds[1])
     with pytest.raises(ValueError, match=r"input_bounds is a pair \(low, high\) of numbers.*Received"):
         create_analyzer("lrp.z", TINY, input_bounds=bounds)

@@ -44,8 +44,8 @@ def test_the_remedy_of_a_tensorflow_operation_works():
     graph = read_function(function.get_concrete_function(tf.TensorSpec((None, 3), name="x")))
     (site,) = revgraph.check(graph, "lrp.epsilon").unsupported
     assert (site.path, site.operation) == ("erfinv/Erfinv", "Erfinv")
-    assert f"({site.path!r}, revgraph.reverse_rules.Jacobian())" in site.remedy
-    rule = revgraph.Composite((site.path, revgraph.reverse_rules.Jacobian()))
+    assert f"({site.path!r}, revgraph.rules.Jacobian())" in site.remedy
+    rule = revgraph.Composite((site.path, revgraph.rules.Jacobian()))
     assert revgraph.check(graph, "lrp", rule=rule).supported
 
 
@@ -57,7 +57,7 @@ def test_the_remedy_for_what_only_moves_entries_gives_the_right_numbers():
     with pytest.raises(revgraph.NotAnalyzeableModelException) as error:
         revgraph.create_analyzer("lrp.epsilon", model)
     (line,) = [text.strip() for text in str(error.value).splitlines() if "create_analyzer" in text]
-    line = line.replace("...", "(revgraph.composites.LINEAR, revgraph.reverse_rules.Epsilon())")
+    line = line.replace("...", "(revgraph.composites.LINEAR, revgraph.rules.Epsilon())")
     analyzer = eval(line, {"revgraph": revgraph, "model": model})
     data = np.float32([[1.0, 2.0, -3.0, 4.0]])
     kernel = model.layers[-1].kernel.numpy()[:, 1]

@@ -281,3 +281,39 @@ def test_a_quotient_by_hand():
     analyzer = revgraph.create_analyzer("deep_lift", keras.Model([a, b], a / b), reference_inputs=[1, 2])
     first, second = analyzer.record([np.array([[6.0]]), np.array([[3.0]])]).analyze()
     np.testing.assert_allclose([first, second], [[[25 / 12]], [[-7 / 12]]])
+
+
+STEPS = {
+    "cast to integers": lambda x: ops.cast(ops.cast(x, "int32"), "float64"),
+    "bins": lambda x: ops.cast(layers.Flatten()(layers.Discretization([-1.0, 0.0, 1.0])(x)), "float64"),
+}
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_integers_that_are_made_of_numbers_are_refused(name):
+    """Their difference from the reference is a step, and zero would be wrong without a word."""
+    inputs = layers.Input((4,))
+    with pytest.raises(revgraph.NotAnalyzeableModelException, match="No rule for"):
+        revgraph.create_analyzer("deep_lift", keras.Model(inputs, layers.Dense(2)(STEPS[name](inputs))))
+
+
+def test_functions_of_the_output_have_to_be_linear(rng):
+    inputs = layers.Input((4,))
+    model = randomize(keras.Model(inputs, layers.Dense(3)(ops.tanh(inputs))), rng)
+    analyzer, x = revgraph.create_analyzer("deep_lift", model), rng.normal(size=(2, 4))
+    y, y_ref = model(x).numpy(), model(np.zeros((1, 4))).numpy()
+    difference = (y - y_ref)[:, 2] - (y - y_ref)[:, 0]
+    for ask in (analyzer, analyzer.record(x)):
+        given = () if ask is not analyzer else (x,)
+        found = ask.analyze(*given, lambda y: y[:, 2] - y[:, 0])
+        np.testing.assert_allclose(found.sum(axis=1), difference, rtol=1e-10)
+        with pytest.raises(ValueError, match="only functions that are linear in the output"):
+            ask.analyze(*given, lambda y: y[:, 0] ** 2)
+
+
+@pytest.mark.parametrize("name", ["deep_lift", "integrated_gradients"])
+@pytest.mark.parametrize("wrong", ["0.1", None, np.nan, [1.0, np.inf]])
+def test_references_that_are_no_numbers(name, wrong):
+    model = keras.Sequential([layers.Input((2,)), layers.Dense(1)])
+    with pytest.raises((TypeError, ValueError), match="^reference_inputs must be (numbers|finite). Received: "):
+        revgraph.create_analyzer(name, model, reference_inputs=wrong)

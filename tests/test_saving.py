@@ -63,7 +63,7 @@ def test_composites_of_every_kind_of_matcher(model, rng, tmp_path):
         ((layers.Conv1D, layers.Conv3D), ZPlus(bias=False)),
         ("ou*", Epsilon(0.25)),
         (composites.position(-1), Flat()),
-        (composites.keras_op("relu"), revgraph.reverse_rules.Pass()),
+        (composites.keras_op("relu"), revgraph.rules.Pass()),
         name="mine",
     )
     analyzer = LRP(model, composite, max_growth=7.0)

@@ -122,7 +122,7 @@ def test_a_layer_that_stays_whole_is_not_changed_either():
     model = randomized(functional())
     model(X)
     before = state_of(model)
-    rule = revgraph.Composite((Restless, revgraph.reverse_rules.Epsilon()), (L.Dense, revgraph.reverse_rules.Epsilon()))
+    rule = revgraph.Composite((Restless, revgraph.rules.Epsilon()), (L.Dense, revgraph.rules.Epsilon()))
     analyzer = create_analyzer("lrp", model, rule=rule)
     assert analyzer.graph.sites[0].path == "restless"
     analyzer.analyze(X, 0)

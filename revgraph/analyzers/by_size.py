@@ -12,7 +12,7 @@ from revgraph.analyzers.inputs import flat_inputs, is_stream
 from revgraph.analyzers.recorded import RecordedPass
 from revgraph.composites import NotAnalyzeableModelException
 from revgraph.graph.tables import Table, Tabular
-from revgraph.graph.types import Relevance, Tensors
+from revgraph.graph.types import PathLike, Relevance, Tensors
 from revgraph.read.keras.signature import Sized
 from revgraph.reverse.ledger import Conservation
 from revgraph.reverse.recent import Recent
@@ -33,8 +33,8 @@ class AnalyzerBySize(Tabular):
 
     `create_analyzer` returns one for a subclassed model, which takes other sizes than those on which it was built, and
     where the Python code of a model has to know the size of an axis that the model does not say. The batch does not
-    count. What it does not answer itself is answered by the analyzer for the inputs that came last, whose class it
-    has for `isinstance`.
+    count. What it does not answer itself is answered by the analyzer for the sizes that the model says, or else for
+    those that came last. It has the class of that analyzer for `isinstance`.
 
     Args:
         make: Makes the analyzer of a model.
@@ -58,6 +58,7 @@ class AnalyzerBySize(Tabular):
         self.model = model
         self.usual = usual
         self._analyzers = Recent(SIZES)
+        self._asked: Analyzer | None = None
 
     @property  # type: ignore[misc]
     def __class__(self) -> type[Analyzer]:  # type: ignore[override]
@@ -68,6 +69,9 @@ class AnalyzerBySize(Tabular):
             raise AttributeError(name)
         return getattr(self._last(), name)
 
+    def __dir__(self) -> list[str]:
+        return sorted({*object.__dir__(self), *dir(self.kind)})
+
     def __copy__(self) -> "AnalyzerBySize":
         twin = object.__new__(type(self))
         twin.__dict__.update(self.__dict__)
@@ -77,6 +81,10 @@ class AnalyzerBySize(Tabular):
 
     def at(self, X: Tensors) -> Analyzer:
         """The analyzer for inputs of the size of X."""
+        self._asked = self._of(X)
+        return self._asked
+
+    def _of(self, X):
         if self.usual is None:
             return self._sized(X)
         try:
@@ -131,14 +139,34 @@ class AnalyzerBySize(Tabular):
         analyzer.name = self.name
         return analyzer
 
-    def _last(self) -> Analyzer:
-        if self._analyzers:
-            return next(reversed(self._analyzers.values()))
+    @property
+    def reversed_tensors(self) -> Any:
+        """See `ReverseAnalyzer`: those of the analyzer that was asked last."""
+        return getattr(self._asked or self._last(), "reversed_tensors", None)
+
+    def save(self, path: PathLike, overwrite: bool = False) -> None:
+        """See `Analyzer.save`. What is read again takes the sizes that the model says.
+
+        Raises:
+            TypeError: The model does not say its sizes, which only data have.
+        """
         if self.usual is None:
+            raise TypeError(
+                f"An analyzer of {self.model.name!r} cannot be saved, because only data have the sizes that its code "
+                f"needs. Save the model, and make the analyzer again; or write this one for the sizes that came last "
+                f"with analyzer.export(path)."
+            )
+        self.usual.save(path, overwrite)
+
+    def _last(self) -> Analyzer:
+        """The analyzer for the sizes that the model says, or else for those that came last."""
+        if self.usual is not None:
+            return self.usual
+        if not self._analyzers:
             raise SizesNotKnown(
                 f"The sizes of the inputs of {self.model.name!r} are not known yet. Call `analyze` on data first."
             )
-        return self.usual
+        return next(reversed(self._analyzers.values()))
 
 
 def _dtype(x):

@@ -1,6 +1,6 @@
 """DeepLIFT: contributions of differences from a reference input."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from revgraph.analyzers.inputs import Batch, flat_inputs, refuse_mixed_ids
 from revgraph.analyzers.recorded import RecordedPass
-from revgraph.analyzers.reference import flat_references
+from revgraph.analyzers.reference import check_references, flat_references
 from revgraph.analyzers.reverse_analyzer import ReverseAnalyzer
 from revgraph.canonize.pairs import WithReference, is_linear, with_reference
 from revgraph.canonize.passes import prune
@@ -89,6 +89,7 @@ class DeepLIFT(ReverseAnalyzer):
     name = "deep_lift"
 
     def __init__(self, model: keras.Model | Graph, reference_inputs: Tensors = 0, **options: Any) -> None:
+        check_references(reference_inputs)
         self.reference_inputs = reference_inputs
         super().__init__(model, DEEP_LIFT, **options)
         refuse_mixed_ids(self.name, self.graph)
@@ -112,6 +113,11 @@ class DeepLIFT(ReverseAnalyzer):
 
     def _references(self, inputs, samples=slice(None), count=None):
         return flat_references(self.reference_inputs, inputs, self.graph, samples, count)
+
+    def _on_outputs(self, walk, inputs, chosen):
+        values = walk.graph.run([tf.cast(x, spec.dtype) for x, spec in zip(inputs, walk.input_specs(), strict=True)])
+        outputs = [values[slot] for slot in walk.question.starts]
+        return [t.on(y, r) for t, y, r in zip(chosen, outputs, walk.references(values), strict=True)]
 
     def _packed(self, flat):
         return super()._packed(flat[: len(self.graph.input_slots)])
@@ -147,6 +153,9 @@ class DifferenceWalk(Walk):
     ) -> None:
         super().__init__(reverse, question, own, finish, **options)
         self.beside = beside
+
+    def references(self, values: Mapping[int, tf.Tensor]) -> list[tf.Tensor | None]:
+        return [values[self.beside[slot]] for slot in self.question.starts]
 
     def _pulled_once(self, forward, tensors, watch=False):
         result = super()._pulled_once(forward, tensors, watch)

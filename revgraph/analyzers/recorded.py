@@ -31,6 +31,8 @@ class RecordedPass:
         selection = self._analyzer.selected(neuron_selection)
         shapes = [graph.specs[slot].shape[1:] for slot in starts]
         chosen = make_targets(selection, initial_relevance, int(self._inputs[0].shape[0]), graph.output_names, shapes)
-        chosen = [t.on(self._forward.values[slot]) for t, slot in zip(chosen, starts, strict=True)]
+        values = self._forward.values
+        references = self._walk.references(values)
+        chosen = [t.on(values[slot], r) for t, slot, r in zip(chosen, starts, references, strict=True)]
         result = self._walk.pulled(self._forward, self._walk.tensors(chosen))
         return self._analyzer.answer([result], {}, False, False)

@@ -31,6 +31,29 @@ def flat_references(
     return [_reference(part, np.asarray(x), name, samples, count) for part, x, name in named]
 
 
+def check_references(reference: Tensors) -> None:
+    """Refuses what can be no reference for any input.
+
+    Args:
+        reference: See `flat_references`.
+
+    Raises:
+        TypeError: Not numbers.
+        ValueError: Numbers that are not finite.
+    """
+    if isinstance(reference, dict):
+        for part in reference.values():
+            check_references(part)
+        return
+    # A list may hold one reference for each input, of different shapes.
+    parts = reference if isinstance(reference, list | tuple) else [reference]
+    for value in map(np.asarray, parts):
+        if value.dtype.kind not in "fiub":
+            raise TypeError(f"reference_inputs must be numbers. Received: {reference!r}.")
+        if not np.all(np.isfinite(value)):
+            raise ValueError(f"reference_inputs must be finite. Received: {reference!r}.")
+
+
 def _parts(reference, graph):
     names = graph.input_names
     if isinstance(reference, dict):

@@ -325,8 +325,12 @@ class ReverseAnalyzer(Analyzer):
                 targets = make_targets(selection, initial, count, names, shapes)
             chosen = [target.part(samples) for target in targets]
             if any(target.needs_output() for target in chosen):
-                chosen = [t.on(y) for t, y in zip(chosen, walk.outputs(inputs), strict=True)]
+                chosen = self._on_outputs(walk, inputs, chosen)
             yield inputs, chosen
+
+    def _on_outputs(self, walk, inputs, chosen):
+        """Targets that no longer depend on the outputs."""
+        return [target.on(y) for target, y in zip(chosen, walk.outputs(inputs), strict=True)]
 
     def starts(
         self, layer: str | keras.Layer | None, at_input: bool, pre_activation: bool

@@ -12,7 +12,7 @@ import tensorflow as tf
 from revgraph.analyzers.analyzer import Analyzer
 from revgraph.analyzers.gradient import Gradient, checked_convention
 from revgraph.analyzers.inputs import flat_inputs, is_stream, packed, refuse_mixed_ids
-from revgraph.analyzers.reference import flat_references
+from revgraph.analyzers.reference import check_references, flat_references
 from revgraph.analyzers.selected import outputs_at_start, selected_values
 from revgraph.composites.composite import Bound
 from revgraph.graph import Graph
@@ -258,6 +258,7 @@ class PathIntegrator(AugmentReduceBase):
     ) -> None:
         self.convention = checked_convention(convention)
         check_count("steps", steps)
+        check_references(reference_inputs)
         super().__init__(subanalyzer, steps, neuron_selection_mode)
         _check_floating(self)
         self.reference_inputs = reference_inputs

@@ -34,7 +34,8 @@ class WithReference(Operation):
     def advice(self) -> str | None:
         return self.operation.advice or (
             "DeepLIFT has no rule for it whose contributions add up to the difference from the reference. The analyzer "
-            '"integrated_gradients" explains the same difference and needs no rules.'
+            '"integrated_gradients" explains the same difference, if the inputs are no ids and the output does not '
+            "jump on the way from the reference. LRP and the gradients need no reference."
         )
 
     def weights(self, dtype: tf.DType | str, inputs: Sequence[tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -68,9 +69,10 @@ def with_reference(graph: Graph) -> tuple[Graph, dict[int, int]]:
         operation = WithReference(Routing(lambda x: x, "input", copies=True, fixed=True, keeps_sign=True))
         sites.append(Site(name, operation, (outer, outer + 1), (slot, slot + shift)))
         outer_slots.append(outer)
+    jumping = _integers_that_jump(graph)
     for site in graph.sites:
         beside = [tuple(slot + shift for slot in slots) for slots in (site.inputs, site.outputs)]
-        if is_linear(site.operation):
+        if is_linear(site.operation) and jumping.isdisjoint(site.inputs):
             sites.append(site)
             path = f"{site.path} (reference)"
             sites.append(dataclasses.replace(site, path=path, inputs=beside[0], outputs=beside[1]))
@@ -83,6 +85,15 @@ def with_reference(graph: Graph) -> tuple[Graph, dict[int, int]]:
     inputs = (*outer_slots, *(slot + 1 for slot in outer_slots))
     paired = dataclasses.replace(graph, sites=tuple(sites), specs=specs, inputs=inputs, input_names=names)
     return paired, {slot: slot + shift for slot in graph.specs}
+
+
+def _integers_that_jump(graph):
+    """The slots of integers that are computed from other numbers, such as by a cast. Their differences are steps."""
+    found: set[int] = set()
+    for site in graph.sites:
+        if not (isinstance(site.operation, Routing) and site.operation.fixed) or not found.isdisjoint(site.inputs):
+            found.update(slot for slot in site.outputs if "int" in graph.specs[slot].dtype)
+    return found
 
 
 def is_linear(operation: Operation) -> bool:

@@ -7,6 +7,7 @@ A site gets the rule of the first entry that matches it.
 import dataclasses
 import difflib
 import fnmatch
+import inspect
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -80,14 +81,17 @@ class Composite(Tabular):
     @staticmethod
     def _entry(entry):
         if not isinstance(entry, tuple | list) or len(entry) != 2:
+            hint = (
+                f" It is a function that makes a composite: {entry.__name__}(...)." if inspect.isfunction(entry) else ""
+            )
             raise TypeError(
                 f"A composite's entry is a pair (match, rule), or a composite that stands for its entries. "
-                f"Received: {entry!r}."
+                f"Received: {entry!r}.{hint}"
             )
         match, rule = entry
         if not isinstance(rule, Rule):
             raise TypeError(
-                f"The second half of a composite's entry is a rule, such as revgraph.reverse_rules.Epsilon(). "
+                f"The second half of a composite's entry is a rule, such as revgraph.rules.Epsilon(). "
                 f"Received: {rule!r}."
             )
         return matcher(match), rule
@@ -207,7 +211,7 @@ def remedy(site: Site) -> str:
     return (
         f"revgraph knows no rule of LRP for what it computes. If it only moves entries, give it a rule:\n"
         f'    revgraph.create_analyzer("lrp", model, rule=revgraph.Composite(({site.path!r}, '
-        f"revgraph.reverse_rules.Jacobian()), ...))\n"
+        f"revgraph.rules.Jacobian()), ...))\n"
         f'Otherwise use a gradient method such as "input_t_gradient", which needs no rules.'
     )
 

@@ -166,6 +166,10 @@ def position(start: int, stop: int | None = None) -> Matcher:
         stop: The place behind the last one that matches. None matches one place only.
     """
 
+    for place in (start, 0 if stop is None else stop):
+        if not isinstance(place, int) or isinstance(place, bool):
+            raise TypeError(f"position takes ints, the places of linear layers. Received: {place!r}.")
+
     def test(site, facts):
         return site in (facts.linear[start:][:1] if stop is None else facts.linear[start:stop])
 

@@ -17,6 +17,7 @@ from revgraph.class_names import check_names, units_of
 from revgraph.datasets import virelay
 from revgraph.datasets.staging import Staging, sync_folder
 from revgraph.graph import Graph
+from revgraph.graph.arguments import check_count
 from revgraph.graph.types import PathLike
 from revgraph.saving.names import file_name
 
@@ -120,6 +121,9 @@ class NpyShards(Sink):
     inputs: bool = False
 
     kind: ClassVar[str] = "npy"
+
+    def __post_init__(self) -> None:
+        check_count("shard_size", self.shard_size)
 
     @property
     def with_inputs(self) -> bool:

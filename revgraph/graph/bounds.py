@@ -91,6 +91,7 @@ def checked_bounds(bounds: Any) -> Bounds:
 
 
 def are_bounds(low: Any, high: Any) -> bool:
-    """Whether both are numbers or arrays of numbers, and low <= high everywhere."""
+    """Whether both are finite numbers, or arrays of them, and low <= high everywhere."""
     low, high = np.asarray(low), np.asarray(high)
-    return low.dtype.kind in "fiu" and high.dtype.kind in "fiu" and bool(np.all(low <= high))
+    numbers = all(bound.dtype.kind in "fiu" and np.all(np.isfinite(bound)) for bound in (low, high))
+    return numbers and bool(np.all(low <= high))

@@ -68,10 +68,22 @@ class Target:
         """Whether the start depends on the values or the size of the output."""
         return self.contrast is not None or self.place is not None or callable(self.amount)
 
-    def on(self, y: tf.Tensor) -> "Target":
-        """The same target for an output y, (batch, ...), on which it no longer depends."""
+    def on(self, y: tf.Tensor, reference: tf.Tensor | None = None) -> "Target":
+        """The same target for an output y, (batch, ...), on which it no longer depends.
+
+        Args:
+            y: The output.
+            reference: The output of the reference with which a method compares, like y.
+
+        Raises:
+            ValueError: A function of the output is not linear between the reference and y, so it has no one slope.
+        """
         batch, *shape = map(int, y.shape)
-        mask = self.mask if self.contrast is None else slope(self.contrast, y)
+        mask = self.mask
+        if self.contrast is not None:
+            mask = slope(self.contrast, y)
+            if reference is not None:
+                _check_linear(self.contrast, mask, y, reference)
         amount = self.amount
         if callable(amount):
             amount = as_amount(amount(tf.convert_to_tensor(y)), batch, tuple(shape))
@@ -128,6 +140,16 @@ def chosen_neurons(y: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
     chosen = tf.one_hot(index, tf.shape(flat)[1], dtype=y.dtype)
     chosen = tf.where((index == MAX)[:, None], top, tf.where((index == ALL)[:, None], tf.ones_like(flat), chosen))
     return tf.reshape(chosen, tf.shape(y))
+
+
+def _check_linear(contrast, mask, y, reference):
+    found = np.asarray(contrast(tf.convert_to_tensor(y)) - contrast(tf.convert_to_tensor(reference)))
+    steps = (mask * np.asarray(y - reference)).reshape(len(found), -1)
+    if not np.allclose(found, steps.sum(axis=1), rtol=0, atol=1e-4 * max(np.abs(steps).sum(axis=1).max(), 1e-30)):
+        raise ValueError(
+            "A method that compares with a reference takes as neuron_selection only functions that are linear in the "
+            "output, such as lambda y: y[:, 3] - y[:, 5]. Give the model such an output of its own, and select that."
+        )
 
 
 def slope(contrast: Callable[[tf.Tensor], tf.Tensor], y: tf.Tensor) -> np.ndarray:

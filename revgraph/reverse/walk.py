@@ -90,6 +90,14 @@ class Walk:
         """
         return self._function("outputs", ())(self._arguments(inputs))
 
+    def references(self, values: Mapping[int, tf.Tensor]) -> list[tf.Tensor | None]:
+        """The tensors with which those at which relevance starts are compared; None where nothing is compared.
+
+        Args:
+            values: The value of each slot.
+        """
+        return [None for _ in self.question.starts]
+
     def relevance(self, inputs: Sequence[Tensors], chosen: Sequence[targets.Target]) -> dict[str, Any]:
         """The relevance of inputs.
 

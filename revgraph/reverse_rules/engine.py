@@ -57,6 +57,9 @@ class SafeDivide:
     epsilon: float = 1e-7
     zeros_only: bool = False
 
+    def __post_init__(self) -> None:
+        check_number("SafeDivide: epsilon", self.epsilon, least=0)
+
     def __call__(self, r: tf.Tensor, z: tf.Tensor) -> tf.Tensor:
         epsilon = tf.constant(self.epsilon, z.dtype)
         if self.zeros_only:

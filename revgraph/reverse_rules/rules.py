@@ -246,8 +246,8 @@ class ZBox(Rule):
             raise ValueError(f"ZBox: give both bounds or neither. Received: low={self.low!r}, high={self.high!r}.")
         if self.low is not None and not are_bounds(self.low, self.high):
             raise ValueError(
-                f"ZBox: low and high must be numbers, or arrays of them, and low must not exceed high. Received: "
-                f"low={self.low!r}, high={self.high!r}."
+                f"ZBox: low and high must be finite numbers, or arrays of them, and low must not exceed high. "
+                f"Received: low={self.low!r}, high={self.high!r}."
             )
 
     def bounds(self, dtype: tf.DType) -> Bounds:
@@ -305,7 +305,7 @@ class Norm(Rule):
     """
 
     def parts(self) -> tuple[Part, ...]:
-        return (Part((Term(),)),)
+        return (Part((Term(identity, on(bias=True)),)),)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,7 @@
 """
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING
 
 from revgraph.visualize.colormaps import MAPS, ColorMap, colormap
 from revgraph.visualize.heatmaps import clip_quantile, gamma, graymap, heatmap, project
@@ -23,10 +23,16 @@ __all__ = [
 ]  # fmt: skip
 
 
-def __getattr__(name: str) -> Any:
-    if name in _NEED_AN_EXTRA:
-        return getattr(importlib.import_module(f"revgraph.visualize.{_NEED_AN_EXTRA[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if TYPE_CHECKING:
+    from revgraph.visualize.figures import compare, plot, plot_grid
+    from revgraph.visualize.images import gridify, imgify, imsave, palette
+    from revgraph.visualize.volumes import plot_volume
+else:
+
+    def __getattr__(name):
+        if name in _NEED_AN_EXTRA:
+            return getattr(importlib.import_module(f"revgraph.visualize.{_NEED_AN_EXTRA[name]}"), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

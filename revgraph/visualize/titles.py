@@ -34,9 +34,14 @@ def titles_of_outputs(
         ValueError: Names, outputs or the selection do not fit.
     """
     outputs = sole(outputs)
-    if outputs is None or np.ndim(outputs) != 2:
+    if outputs is None:
         return None
     outputs = np.asarray(outputs)
+    if outputs.dtype.kind not in "fiub":
+        raise ValueError(f"outputs must be numbers, such as model.predict gives. Received dtype {outputs.dtype}.")
+    outputs = outputs[:, None] if outputs.ndim == 1 else outputs
+    if outputs.ndim != 2:
+        return None
     units = outputs.shape[1]
     check_names(class_names, units)
     if len(outputs) != count:
