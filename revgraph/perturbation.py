@@ -182,8 +182,6 @@ class PerturbationAnalysis:
         self.model = model
         self.perturbation = perturbation
         check_count("steps", steps)
-    check_count("batch_size", batch_size)
-    check_seed(seed)
         check_count("regions_per_step", regions_per_step)
         self.steps = steps
         self.regions_per_step = regions_per_step
@@ -340,6 +338,8 @@ def pixel_flipping(
     if order not in ORDERS:
         raise ValueError(f"order is one of {', '.join(map(repr, ORDERS))}. Received: {order!r}.")
     check_count("steps", steps)
+    check_count("batch_size", batch_size)
+    check_seed(seed)
     first = _outputs(model, x, batch_size)
     if first.ndim != 2:
         raise ValueError(f"pixel_flipping follows outputs of shape (batch, classes). Received: {first.shape}.")
