@@ -33,6 +33,7 @@ from revgraph.composites.matchers import (
     Entry,
 )
 from revgraph.composites.structure import STRUCTURE
+from revgraph.graph.arguments import check_number
 from revgraph.reverse_rules import (
     AlphaBeta,
     DeconvNet,
@@ -171,6 +172,7 @@ def vit(epsilon: float = 1e-6, gamma: float = 0.05, patch_gamma: float = 0.25) -
         gamma: gamma of the feed-forward layers and the head.
         patch_gamma: gamma of the convolution that reads the patches.
     """
+    check_number("patch_gamma", patch_gamma, least=0)
     return Composite(
         (FIRST & CONVOLUTION, Gamma(patch_gamma)),
         (PROJECTION, Epsilon(epsilon)),
