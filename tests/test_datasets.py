@@ -728,3 +728,9 @@ def test_the_progress_bar_is_that_of_keras(analyzer, x, tmp_path, capsys):
     explain_dataset(analyzer, x, tmp_path / "out", batch_size=4)
     printed = capsys.readouterr().out
     assert "6/6" in printed and "/batch" in printed
+
+
+@pytest.mark.parametrize("size", [0, -1, "0.1", None, 1.5])
+def test_a_shard_has_samples(size, tmp_path):
+    with pytest.raises(ValueError, match=rf"shard_size must be a positive int. Received: {size!r}"):
+        revgraph.datasets.NpyShards(tmp_path / "out", shard_size=size)

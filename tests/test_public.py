@@ -142,6 +142,31 @@ def test_an_analyzer_by_size_stands_for_the_one_inside(models):
         analyzer.__reduce_ex__(4)
 
 
+class Pooled(keras.Model):
+    """Takes images of every size."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.conv, self.dense = layers.Conv2D(2, 3, activation="relu"), layers.Dense(2)
+
+    def call(self, x):
+        return self.dense(keras.ops.mean(self.conv(x), axis=(1, 2)))
+
+
+def test_an_analyzer_by_size_answers_for_the_sizes_of_the_model(tmp_path):
+    """Whatever sizes it was asked about in between."""
+    model, small, large = Pooled(), np.ones((2, 5, 5, 1), "float32"), np.ones((1, 7, 7, 1), "float32")
+    model(small)
+    analyzer = revgraph.create_analyzer("gradient", model)
+    assert analyzer.analyze(large).shape == large.shape
+    smooth = revgraph.analyzers.GaussianSmoother(analyzer, augment_by_n=2, seed=0)
+    assert smooth.analyze(small).shape == small.shape
+    analyzer.save(tmp_path / "a.revgraph")
+    again = revgraph.load_analyzer(tmp_path / "a.revgraph", {"Pooled": Pooled})
+    np.testing.assert_allclose(again.analyze(small), analyzer.analyze(small), rtol=1e-6)
+    assert {"graph", "composite", "traced", "analyze", "save"} <= set(dir(analyzer))
+
+
 def test_options_that_an_analyzer_does_not_take(models):
     model, _ = models
     for name in ("input", "random"):
@@ -175,6 +200,8 @@ def use(model: object, x: np.ndarray, name: str) -> None:
     wrong: int = revgraph.create_analyzer("lrp.z", "model.keras")  # error
     lrp.analyze(x, no_such_option=1)  # error
     Epsilon(no_such_option=1)  # error
+    revgraph.visualize.plot(x)  # error
+    revgraph.create_analyser("lrp.z", "model.keras")  # error
 """
 
 

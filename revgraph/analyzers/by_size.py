@@ -70,7 +70,8 @@ class AnalyzerBySize(Tabular):
         return getattr(self._last(), name)
 
     def __dir__(self) -> list[str]:
-        return sorted({*object.__dir__(self), *dir(self.kind)})
+        known = self._last() if self.usual or self._analyzers else self.kind
+        return sorted({*object.__dir__(self), *dir(known)})
 
     def __copy__(self) -> "AnalyzerBySize":
         twin = object.__new__(type(self))
