@@ -111,7 +111,7 @@ def test_every_kind_of_number_is_among_the_arguments():
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("wrong", ["0.1", np.nan, [0.5], -np.inf], ids=str)
+@pytest.mark.parametrize("wrong", ["0.1", np.nan, [0.5]], ids=str)
 @pytest.mark.parametrize(("name", "argument"), ARGUMENTS)
 def test_the_message_names_the_argument_that_is_no_number(name, argument, wrong):
     options = {"until_layer_idx": 0} if name.endswith("until_idx") else {"rule": "Z"} if name == "lrp" else {}

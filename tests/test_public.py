@@ -114,6 +114,10 @@ OPTIONS = {
 }
 
 
+BY_SIZE = {"lrp", "lrp.epsilon_gamma_box", "deep_taylor", "gradient", "smoothgrad", "deep_lift", "pattern.net", "input"}
+"""One method of each kind, for the subclassed model, too."""
+
+
 @pytest.mark.parametrize("name", revgraph.ANALYZERS)
 def test_an_analyzer_has_the_class_of_its_name(name, models):
     kind = revgraph.ANALYZERS[name].kind
@@ -126,7 +130,7 @@ def test_an_analyzer_has_the_class_of_its_name(name, models):
     # What the overloads of `create_analyzer` say.
     for names, of_names in declared.items():
         assert (name in typing.get_args(names)) == issubclass(kind, of_names)
-    for model in models:
+    for model in models if name in BY_SIZE else models[:1]:
         analyzer = revgraph.create_analyzer(name, model, **OPTIONS.get(name, {}))
         assert isinstance(analyzer, kind) and isinstance(analyzer, revgraph.analyzers.Analyzer)
         assert analyzer.name == name and repr(analyzer).startswith(f"<{name} of")
