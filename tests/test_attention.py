@@ -155,7 +155,7 @@ class Attention(layers.Layer):
 
 def explained(model, x, attention, path=None, index=1):
     if path is not None:
-        model.export(str(path), verbose=False)
+        model.export(str(path))
         model = revgraph.load_model(str(path))
     analyzer = revgraph.create_analyzer("lrp", model, rule=rules.Epsilon(TINY), attention=attention)
     recorded = analyzer.record(x)
