@@ -17,6 +17,8 @@ def pytest_runtest_call(item):
     outcome = yield
     error = outcome.excinfo and outcome.excinfo[1]
     missing = isinstance(error, AttributeError) and "module 'keras" in str(error)
+    # `ops.tril` and `ops.triu` of Keras 3.5 do not run in a graph.
+    missing |= "pred must not be a Python bool" in str(error)
     if missing and OLDER_KERAS:
         outcome.force_exception(pytest.skip.Exception(f"Keras {keras.__version__}: {error}"))
 
