@@ -165,10 +165,20 @@ def test_an_analyzer_by_size_answers_for_the_sizes_of_the_model(tmp_path):
     assert analyzer.analyze(large).shape == large.shape
     smooth = revgraph.analyzers.GaussianSmoother(analyzer, augment_by_n=2, seed=0)
     assert smooth.analyze(small).shape == small.shape
-    analyzer.save(tmp_path / "a.revgraph")
-    again = revgraph.load_analyzer(tmp_path / "a.revgraph", {"Pooled": Pooled})
-    np.testing.assert_allclose(again.analyze(small), analyzer.analyze(small), rtol=1e-6)
+    for each in (analyzer, smooth):
+        each.save(tmp_path / "a.revgraph", overwrite=True)
+        again = revgraph.load_analyzer(tmp_path / "a.revgraph", {"Pooled": Pooled})
+        np.testing.assert_allclose(again.analyze(small), each.analyze(small), rtol=1e-6)
     assert {"graph", "composite", "traced", "analyze", "save"} <= set(dir(analyzer))
+
+
+def test_relevance_that_is_kept_is_that_of_the_last_question():
+    model, small, large = Pooled(), np.ones((2, 5, 5, 1), "float32"), np.ones((1, 7, 7, 1), "float32")
+    model(small)
+    analyzer = revgraph.create_analyzer("gradient", model, reverse_keep_tensors=True)
+    for x, asked in ((large, large), (small, iter([small])), (large, large)):
+        analyzer.analyze(asked)
+        assert any(tensor.shape == x.shape for tensor in analyzer.reversed_tensors.values())
 
 
 def test_options_that_an_analyzer_does_not_take(models):

@@ -103,6 +103,7 @@ class AnalyzerBySize(Tabular):
     def analyze(self, X: Tensors, *args: Any, **options: Any) -> Relevance:
         """See `ReverseAnalyzer.analyze`."""
         if is_stream(X) and self.usual is not None:
+            self._asked = self.usual
             return self.usual.analyze(X, *args, **options)
         if not is_stream(X):
             return self.at(X).analyze(X, *args, **options)

@@ -153,7 +153,9 @@ def _encode(value, arrays, where):
         return {"model": None}
     if isinstance(value, Configured):
         arguments = _encode(value.config(), arrays, where)
-        return {"class": type(value).__name__, **_module(value), "name": value.name, "arguments": arguments}
+        # An analyzer by size has the class of the analyzer for which it stands.
+        kind = {"class": value.__class__.__name__, "module": value.__class__.__module__}
+        return {**kind, "name": value.name, "arguments": arguments}
     if isinstance(value, Rule):
         fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
         fields = _encode(fields, arrays, f"{where} {type(value).__name__}")

@@ -26,7 +26,7 @@ class Sized:
     """
 
     model: keras.Model
-    example: Tensors
+    example: Tensors = dataclasses.field(repr=False)
 
     @property
     def name(self) -> str:
