@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from revgraph.analyzers.analyzer import Analyzer
 from revgraph.graph.arguments import check_count, check_number, check_seed
 from revgraph.graph.tables import Table, Tabular
+from revgraph.reverse.targets import from_start
 
 __all__ = ["FlippingCurve", "Perturbation", "PerturbationAnalysis", "pixel_flipping"]
 
@@ -344,8 +345,9 @@ def pixel_flipping(
     if first.ndim != 2:
         raise ValueError(f"pixel_flipping follows outputs of shape (batch, classes). Received: {first.shape}.")
     index = first.argmax(axis=1) if neuron_selection is None else np.broadcast_to(neuron_selection, len(x))
-    if index.dtype.kind not in "iu" or index.min() < 0 or index.max() >= first.shape[1]:
-        raise ValueError(f"neuron_selection is an int from 0 to {first.shape[1] - 1}. Received: {neuron_selection!r}.")
+    if index.dtype.kind not in "iu":
+        raise ValueError(f"neuron_selection takes an int, or one per sample. Received: {neuron_selection!r}.")
+    index = from_start(index, first.shape[1], neuron_selection)
     if isinstance(relevance, Analyzer):
         relevance = relevance.analyze(x, index, batch_size=batch_size)
     channel_axis = None if x.ndim == 2 else channel_axis

@@ -44,6 +44,13 @@ def test_one_unit_tells_two_classes_apart():
     assert titles(visualize.plot(X, R, P))[0] == "output 0: 0.2"
 
 
+def test_negative_numbers_count_from_the_end():
+    outputs = np.array([[0.1, 0.2, 0.7]] * 4)
+    for negative, positive in ((-1, 2), ([-1, 0, -2, 1], [2, 0, 1, 1])):
+        shown, expected = (titles(visualize.plot(X, R, outputs, ["a", "b", "c"], s)) for s in (negative, positive))
+        assert shown == expected and shown[0] == "c: 0.7"
+
+
 def test_a_logit_is_not_taken_for_a_probability():
     with pytest.raises(ValueError, match=r"values from -2 to 3.*1 / \(1 \+ np.exp\(-outputs\)\)"):
         visualize.plot(X, R, np.array([[-2.0], [3.0], [0.1], [0.2]]), ["cat", "dog"])
@@ -65,9 +72,9 @@ def test_as_many_names_as_outputs(units, count, selection):
     "outputs, selection, message",
     [
         (np.zeros((3, 2)), None, "outputs of 3 samples, and x has 4"),
-        (np.zeros((4, 2)), 2, "neuron_selection is out of range: there are 2 outputs, 0 to 1"),
-        (np.zeros((4, 2)), -1, "neuron_selection is out of range"),
-        (P, [0, 1, 1, 0], "there is 1 output, 0. Received"),
+        (np.zeros((4, 2)), 2, "neuron_selection is out of range: there are 2 neurons, 0 to 1"),
+        (np.zeros((4, 2)), -3, "neuron_selection is out of range"),
+        (P, [0, 1, 1, 0], "there is 1 neuron, 0. Received"),
         (np.zeros((4, 2)), [0, 1, 0], "3 entries for 4 samples"),
     ],
 )

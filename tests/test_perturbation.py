@@ -175,6 +175,8 @@ def test_pixel_flipping_of_images(rng):
     np.testing.assert_allclose(curve.scores[:, 4:], 0, atol=1e-12)
     assert np.all(curve.scores[:, 1] < curve.scores[:, 0])
     relevance = analyzer.analyze(x, 1)
+    last = pixel_flipping(model, x, analyzer, -1, steps=8, batch_size=16)
+    np.testing.assert_array_equal(last.scores, curve.scores)
     per_pixel = pixel_flipping(model, x, relevance[..., 0], 1, steps=8)
     np.testing.assert_allclose(per_pixel.scores, curve.scores)
     mean = pixel_flipping(model, x, relevance, 1, steps=1, replacement="mean")
@@ -202,7 +204,7 @@ def test_pixel_flipping_of_images(rng):
             "revgraph.perturbation.Perturbation",
         ),
         (lambda m, a, x: pixel_flipping(m, x, x[:, :2]), ValueError, r"the shape of x, \(40, 4, 4, 1\)"),
-        (lambda m, a, x: pixel_flipping(m, x, x, 2), ValueError, "an int from 0 to 1. Received: 2"),
+        (lambda m, a, x: pixel_flipping(m, x, x, 2), ValueError, "there are 2 neurons, 0 to 1. Received: 2"),
         (lambda m, a, x: pixel_flipping(m, x, x, steps=0), ValueError, "steps must be a positive int"),
         (lambda m, a, x: pixel_flipping(m, x, x, order="up"), ValueError, "order is one of"),
         (

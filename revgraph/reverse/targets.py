@@ -326,16 +326,31 @@ def _checked_index(chosen, selection, batch, shape):
         raise ValueError(
             f"neuron_selection has {len(chosen)} entries for {batch} samples: pass one index, or one per sample."
         )
-    (size,) = shape
-    if size is None:
-        return chosen
-    if chosen.size and not -size <= chosen.min() <= chosen.max() < size:
-        raise ValueError(
-            f"neuron_selection is out of range: there are {size} neurons, 0 to {size - 1}. Received: {selection!r}. "
-            f"Negative numbers count from the end, -{size} to -1."
-        )
     # Negative numbers are codes from here on, such as that of the largest neuron.
-    return np.where(chosen < 0, chosen + size, chosen).astype(np.int32)
+    return chosen if shape[0] is None else from_start(chosen, shape[0], selection)
+
+
+def from_start(index: np.ndarray, size: int, received: Any) -> np.ndarray:
+    """Indices of neurons counted from the first one, of which negative ones were counted from the end.
+
+    Args:
+        index: Ints.
+        size: Number of neurons.
+        received: What the user gave, for the error.
+
+    Returns:
+        int32 array of the shape of `index`.
+
+    Raises:
+        ValueError: There is no such neuron.
+    """
+    if index.size and not -size <= index.min() <= index.max() < size:
+        there = "is 1 neuron, 0" if size == 1 else f"are {size} neurons, 0 to {size - 1}"
+        raise ValueError(
+            f"neuron_selection is out of range: there {there}. Received: {received!r}. Negative numbers count from the "
+            f"end, -{size} to -1."
+        )
+    return np.where(index < 0, index + size, index).astype(np.int32)
 
 
 def _text(shape):

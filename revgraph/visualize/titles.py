@@ -9,6 +9,7 @@ import numpy as np
 from revgraph.class_names import check_names, gives_logits, has_logits, is_binary, predicted
 from revgraph.graph import Graph
 from revgraph.graph.types import Selection, Tensors
+from revgraph.reverse.targets import from_start
 
 
 def titles_of_outputs(
@@ -71,10 +72,7 @@ def _one_per_sample(selection, count, units):
         raise ValueError(
             f"neuron_selection has {len(chosen)} entries for {count} samples: pass one index, or one per sample."
         )
-    if chosen.min() < 0 or chosen.max() >= units:
-        there = "is 1 output, 0" if units == 1 else f"are {units} outputs, 0 to {units - 1}"
-        raise ValueError(f"neuron_selection is out of range: there {there}. Received: {selection!r}.")
-    return np.broadcast_to(chosen, count)
+    return np.broadcast_to(from_start(chosen, units, selection), count)
 
 
 def titles_of_graph(
