@@ -317,3 +317,13 @@ def test_references_that_are_no_numbers(name, wrong):
     model = keras.Sequential([layers.Input((2,)), layers.Dense(1)])
     with pytest.raises((TypeError, ValueError), match="^reference_inputs must be (numbers|finite). Received: "):
         revgraph.create_analyzer(name, model, reference_inputs=wrong)
+
+
+def test_a_contrast_of_large_outputs_near_the_reference_is_linear():
+    """It is rounded by more than the outputs differ from those of the reference."""
+    inputs = layers.Input((2,), dtype="float32")
+    model = keras.Model(inputs, layers.Dense(3, dtype="float32")(inputs))
+    model.set_weights([np.ones((2, 3)) * [1.0, 2.0, 3.0], np.array([1e3, 3e3, 2e3])])
+    x = np.full((2, 2), 1e-4, "float32")
+    recorded = revgraph.create_analyzer("deep_lift", model).record(x)
+    np.testing.assert_allclose(recorded.analyze(lambda y: y[:, 2] - y[:, 0]), 2e-4, rtol=1e-5)

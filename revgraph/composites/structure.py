@@ -103,7 +103,6 @@ def merging(
     Raises:
         ValueError: It is none of these.
     """
-    entries: list[Entry] = []
     for name, value, choices in (
         ("add", add, SUM_SHARES),
         ("gate", gate, PRODUCT_SHARES),
@@ -112,9 +111,5 @@ def merging(
     ):
         if not isinstance(value, str) or value not in choices:
             raise ValueError(f"{name} is one of {', '.join(map(repr, choices))}. Received: {value!r}.")
-        stabilised = name == "attention"
-        entries += [
-            (match, dataclasses.replace(rule, epsilon=epsilon) if stabilised else rule)
-            for match, rule in choices[value]
-        ]
-    return tuple(entries)
+    products = ((match, dataclasses.replace(rule, epsilon=epsilon)) for match, rule in ATTENTIONS[attention])
+    return (*SUM_SHARES[add], *PRODUCT_SHARES[gate], *products, *NORMALIZATIONS[normalization])

@@ -76,14 +76,12 @@ class Facts:
 
         Moves, scale, activations and normalizations may stand between them and the products of matrices.
         """
-        readers, found = self.graph.consumers(), set[Site]()
-        for site in self.graph.sites:
-            if isinstance(site.operation, Contraction):
-                for slot in site.inputs:
-                    found.update(_first_linear(slot, lambda s: [self.producers[s]] if s in self.producers else []))
-                for slot in site.outputs:
-                    found.update(_first_linear(slot, lambda s: readers[s], forwards=True))
-        return frozenset(found)
+        products = [site for site in self.graph.sites if isinstance(site.operation, Contraction)]
+        writers = {slot: [site] for slot, site in self.producers.items()}
+        before = _first_linear([slot for site in products for slot in site.inputs], writers, lambda site: site.inputs)
+        readers = self.graph.consumers()
+        behind = _first_linear([slot for site in products for slot in site.outputs], readers, lambda site: site.outputs)
+        return frozenset(before | behind)
 
     @functools.cached_property
     def producers(self) -> dict[int, Site]:
@@ -196,14 +194,18 @@ class Facts:
         return depths
 
 
-def _first_linear(slot, neighbours, forwards=False):
-    """The linear layers that come first on the way from a slot, behind moves, scale, activations and the like."""
-    for site in neighbours(slot):
-        if is_linear_layer(site.operation):
-            yield site
-        elif isinstance(site.operation, Routing | Scale | Activation | Normalize):
-            for further in site.outputs if forwards else site.inputs:
-                yield from _first_linear(further, neighbours, forwards)
+def _first_linear(slots, sites_at, beyond):
+    """The linear layers that come first on the way from slots, through moves, scale, activations and normalizations."""
+    found, seen, stack = set(), set(slots), list(slots)
+    while stack:
+        for site in sites_at.get(stack.pop(), ()):
+            if is_linear_layer(site.operation):
+                found.add(site)
+            elif isinstance(site.operation, Routing | Scale | Activation | Normalize):
+                new = [slot for slot in beyond(site) if slot not in seen]
+                seen.update(new)
+                stack += new
+    return found
 
 
 def signals(site: Site, producers: Mapping[int, Site], specs: Mapping[int, Spec]) -> tuple[int, ...]:
