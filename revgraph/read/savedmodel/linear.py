@@ -1,4 +1,4 @@
-"""Views of linear layers, some of which TensorFlow computes in several operations.
+"""Views of linear layers. TensorFlow computes some of them in several operations.
 
 One-dimensional and dilated convolutions, dense layers over several axes, and layer normalization end in an operation
 that changes the shape. The view of that operation joins the operations to the layer that they compute.
