@@ -225,17 +225,39 @@ def test_layers_of_keras_conserve_and_cp_stops_at_the_weights(name, rng):
         assert np.all(np.abs(ledger.other) <= 1e-8 * ledger.magnitude)
 
 
-@pytest.mark.parametrize("low", [-1e9, -np.inf])
-def test_rows_that_are_masked_altogether_have_no_relevance_of_their_scores(low, rng):
-    """The weights of such a row are equal, whatever the scores are, or NaN, which Keras replaces by 0."""
+MASKS = {
+    "a number in place": lambda x, mask: ops.where(mask, x, ops.cast(-1e9, "float64")),
+    "minus infinity in place": lambda x, mask: ops.where(mask, x, ops.cast(-np.inf, "float64")),
+    "a number added": lambda x, mask: x + (1.0 - ops.cast(mask, "float64")) * -1e9,
+}
+
+
+@pytest.mark.parametrize("how", MASKS)
+def test_rows_that_are_masked_altogether_have_no_relevance_of_their_scores(how, rng):
+    """What the mask leaves of such a row says nothing. The ledger closes without NaN."""
     x, mask = keras.Input((3,)), keras.Input((3,), dtype="bool")
-    y = ops.softmax(ops.where(mask, 2.0 * x, ops.cast(low, "float64")))
-    model = keras.Model([x, mask], layers.Dense(2)(ops.where(mask, y, 0.0)))
+    y = ops.softmax(MASKS[how](2.0 * x, mask))
+    model = randomized(keras.Model([x, mask], layers.Dense(2)(ops.where(mask, y, 0.0))))
     data = [rng.normal(size=(2, 3)), np.array([[True, False, True], [False, False, False]])]
-    recorded = revgraph.create_analyzer("lrp", randomized(model), rule="Epsilon", attention="attnlrp").record(data)
-    found = recorded.analyze(1)[0]
+    analyzer = revgraph.create_analyzer("lrp", model, rule="Epsilon", attention="attnlrp")
+    found = analyzer.record(data).analyze(1)[0]
     assert np.isfinite(found).all() and found[0, 0] != 0 and found[0, 1] == 0
     np.testing.assert_array_equal(found[1], 0)
+    ledger = analyzer.conservation([x[:1] for x in data], 1)
+    assert np.all(np.abs(ledger.other) <= 1e-9 * ledger.magnitude) and np.isfinite(ledger.constants).all()
+
+
+@pytest.mark.parametrize("how", MASKS)
+def test_the_rule_gives_nothing_to_what_is_left_out(how):
+    """Not even where relevance arrives, as it does for a row that is left out altogether."""
+    scores = tf.constant(MASKS[how](np.array([[0.3, -1.2], [0.4, 0.9]]), np.array([[True, False], [False, False]])))
+    if np.isinf(scores.numpy()[1]).all():
+        scores = scores[:1]
+    site = site_of(layers.Softmax(), shapes=[(2,)])
+    _, pullback = ReplacementLayer(site, rules.SoftmaxTaylor(), "float64")(scores)
+    found = pullback(tf.constant([[1.0, 3.0]] * len(scores), tf.float64))[0].numpy()
+    assert np.isfinite(found).all() and found[0, 1] == 0
+    np.testing.assert_array_equal(found[1:], 0)
 
 
 def test_products_of_three_signals_are_uniform_however_they_are_bracketed():

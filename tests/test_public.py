@@ -64,7 +64,7 @@ def test_everything_public_has_types(module):
 @pytest.mark.parametrize("module", MODULES)
 def test_everything_public_has_a_docstring(module):
     values = [(name, value) for name, value in public(module) if inspect.isfunction(value) or inspect.isclass(value)]
-    assert values or module == "revgraph.rules"
+    assert values
     assert not [name for name, value in values if not (value.__doc__ or "").strip()]
 
 
