@@ -235,6 +235,22 @@ def test_classes_and_functions_of_ones_own(name, ending, wrap, tmp_path, monkeyp
     np.testing.assert_allclose(analyzer.graph(x), model(x), rtol=1e-6)
 
 
+@pytest.mark.parametrize("ending", [".keras", ".h5"])
+def test_a_function_is_named_where_keras_says_only_that_it_is_one(ending, tmp_path, monkeypatch):
+    """Keras 3.5 does so."""
+    path = tmp_path / f"m{ending}"
+    keras.Sequential([keras.Input((3,)), layers.Dense(3, activation=doubled)]).save(path)
+
+    def load_model(*args, **kwargs):
+        raise TypeError(
+            "Could not interpret activation function identifier: {'module': 'builtins', 'class_name': 'function', 'config': 'doubled'}"
+        )
+
+    monkeypatch.setattr(keras.models, "load_model", load_model)
+    with pytest.raises(ValueError, match=r"Pass custom_objects=\{'doubled': ...\}"):
+        revgraph.load_model(path)
+
+
 def test_the_error_of_both_versions_of_keras_stands_once(tmp_path):
     pytest.importorskip("tf_keras")
     path = tmp_path / "m.h5"
