@@ -242,9 +242,8 @@ def test_a_function_is_named_where_keras_says_only_that_it_is_one(ending, tmp_pa
     keras.Sequential([keras.Input((3,)), layers.Dense(3, activation=doubled)]).save(path)
 
     def load_model(*args, **kwargs):
-        raise TypeError(
-            "Could not interpret activation function identifier: {'module': 'builtins', 'class_name': 'function', 'config': 'doubled'}"
-        )
+        told = "{'module': 'builtins', 'class_name': 'function', 'config': 'doubled'}"
+        raise TypeError(f"Could not interpret activation function identifier: {told}")
 
     monkeypatch.setattr(keras.models, "load_model", load_model)
     with pytest.raises(ValueError, match=r"Pass custom_objects=\{'doubled': ...\}"):
