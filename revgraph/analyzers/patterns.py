@@ -144,10 +144,10 @@ class PatternNet(ReverseAnalyzer):
             moments.append([*sums, *(tf.reduce_sum(t, axes) for t in (mask, y, tf.ones_like(y)))])
         return moments
 
-    def _questions(self, *args):
+    def questions(self, *args):
         if self.patterns is None:
             raise ValueError(f"{self.name!r} has no patterns yet: call fit(x_train) before analyze, or pass patterns=.")
-        return super()._questions(*args)
+        return super().questions(*args)
 
 
 def _at(path: str) -> Matcher:
