@@ -82,18 +82,18 @@ def look_inside(
         values=tuple(each.weights for each in found),
     )
     walk = analyzer.walk(question)
-    rows: list[tuple[list[np.ndarray], ...]] = []
+    batches: list[list[tuple[np.ndarray, ...]]] = []
     for inputs, chosen in analyzer.questions(walk, names, X, neuron_selection, initial, batch_size, verbose):
         result = walk.relevance(inputs, single(chosen, "attentions"))
-        batch = len(inputs[0])
+        count = len(inputs[0])
         parts = zip(found, result["values"], result["layers"], strict=True)
-        rows.append(tuple(_row(each, weights, *inside, batch) for each, weights, inside in parts))
-    joined = [tuple(map(np.concatenate, zip(*parts, strict=True))) for parts in zip(*rows, strict=True)]
+        batches.append([_on_batch(each, weights, *inside, count) for each, weights, inside in parts])
+    joined = [[np.concatenate(parts) for parts in zip(*each, strict=True)] for each in zip(*batches, strict=True)]
     paths = [each.path for each in found]
     return Attentions(*(dict(zip(paths, kind, strict=True)) for kind in zip(*joined, strict=True)))
 
 
-def _row(attention, weights, mixed, source, batch):
+def _on_batch(attention, weights, mixed, source, batch):
     """Maps, heads and tokens of one attention on one batch."""
     tokens = source.numpy().sum(axis=-1).reshape(batch, -1)
     maps = attention.maps(weights.numpy(), tokens.shape[1], batch)

@@ -445,8 +445,9 @@ class ReverseAnalyzer(Analyzer):
         for name in start:
             if name not in known:
                 raise TypeError(f"{asked} does not take {name!r}.")
-        initial, *where = (start.get(name, default) for name, default in known.items())
-        return *self.starts(*where), initial
+        given: dict[str, Any] = {**known, **start}
+        where = self.starts(given["layer"], given["attribute_to_neuron_input"], given["pre_activation"])
+        return *where, given["initial_relevance"]
 
     def _ledger(self, question, inputs, chosen):
         """The ledger of one batch, in float64 if the model can be computed in it."""

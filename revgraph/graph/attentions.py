@@ -133,7 +133,7 @@ def _path(site: Site, weights: int, producers: Mapping[int, Site]) -> str:
 
 
 def _source(slot, producers, specs):
-    """The tokens of which values are made: behind moves, one linear layer, and normalizations, from the product back."""
+    """The tokens of which values are made, found on the way back from the product."""
     passed = False
     while slot in producers:
         site = producers[slot]
@@ -150,8 +150,7 @@ def _leads_to_source(site, specs, passed):
     operation = site.operation
     if not isinstance(operation, Routing):
         return passed and isinstance(operation, Normalize | Scale)
-    # In front of the linear layer heads are split. Behind it every token must stay, as it does if windows are cut.
-    sizes = [int(np.prod([n or 1 for n in specs[slot].shape])) for slot in (site.inputs[0], site.outputs[0])]
-    return not passed or (
-        operation.copies and not operation.fills and (sizes[0] == sizes[1] or "Reshape" in str(operation.name))
-    )
+    # The linear layer makes heads, which are split. What the layer reads may be cut into windows, but every token stays.
+    sizes = {int(np.prod([n or 1 for n in specs[slot].shape])) for slot in (site.inputs[0], site.outputs[0])}
+    stays = len(sizes) == 1 or operation.name == "Reshape"
+    return not passed or (operation.copies and not operation.fills and stays)

@@ -1,8 +1,8 @@
 """Pictures of relevance.
 
 `heatmap` and its relatives, and `text`, need nothing that revgraph does not install. `plot`, `plot_grid`, `compare`,
-`plot_volume`, `plot_heads`, `plot_tokens` and `plot_attention` need matplotlib, and `imgify`, `gridify`, `imsave` and `palette` need Pillow. Both come with
-`pip install "revgraph[plot]"`.
+`plot_volume`, `plot_heads`, `plot_tokens` and `plot_attention` need matplotlib, and `imgify`, `gridify`, `imsave` and
+`palette` need Pillow. Both come with `pip install "revgraph[plot]"`.
 """
 
 import importlib

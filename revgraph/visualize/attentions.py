@@ -82,7 +82,8 @@ def plot_attention(
 ) -> Picture:
     """Draws the attention weights of each head of one layer, with the head's relevance above them.
 
-    Each row is a query, and each column a key: how much the query looks there. The darker, the more.
+    Each row is a query, and each column a key: how much the query looks there. The darker, the more,
+    on one scale for all heads.
 
     Args:
         attentions: What `analyzer.attentions(x)` returns.
@@ -112,6 +113,7 @@ def plot_attention(
     path = layer if isinstance(layer, str) else paths[layer]
     maps = [_up_to(_up_to(weights, tokens).T, tokens).T for weights in attentions.maps[path][sample]]
     relevance = attentions.heads[path][sample].sum(axis=-1)
+    most = max(max(float(weights.max()) for weights in maps), 1e-12)
     columns = min(columns, len(maps))
     rows = -(-len(maps) // columns)
     picture = Picture(2.4 * columns + 0.4, 2.6 * rows + 0.5)
@@ -120,7 +122,7 @@ def plot_attention(
         axes.set_axis_off()
     for head, (axes, weights) in enumerate(zip(grid, maps, strict=False)):
         axes.set_axis_on()
-        axes.imshow(weights, cmap="Greys", vmin=0, vmax=max(float(weights.max()), 1e-12), aspect="auto")
+        axes.imshow(weights, cmap="Greys", vmin=0, vmax=most, aspect="auto")
         axes.set_title(f"head {head}: relevance {relevance[head]:+.2g}", fontsize=9)
         _name_axis(axes.xaxis, weights.shape[1], tokens, rotation=90)
         _name_axis(axes.yaxis, weights.shape[0], tokens)
