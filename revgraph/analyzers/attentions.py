@@ -87,7 +87,7 @@ def look_inside(
         result = walk.relevance(inputs, single(chosen, "attentions"))
         count = len(inputs[0])
         parts = zip(found, result["values"], result["layers"], strict=True)
-        batches.append([_on_batch(each, weights, *inside, count) for each, weights, inside in parts])
+        batches.append([_on_batch(each, weights, inside[0], inside[1], count) for each, weights, inside in parts])
     joined = [[np.concatenate(parts) for parts in zip(*each, strict=True)] for each in zip(*batches, strict=True)]
     paths = [each.path for each in found]
     return Attentions(*(dict(zip(paths, kind, strict=True)) for kind in zip(*joined, strict=True)))

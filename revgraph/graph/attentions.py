@@ -150,7 +150,7 @@ def _leads_to_source(site, specs, passed):
     operation = site.operation
     if not isinstance(operation, Routing):
         return passed and isinstance(operation, Normalize | Scale)
-    # The linear layer makes heads, which are split. What the layer reads may be cut into windows, but every token stays.
+    # What the linear layer makes is split into heads. What it reads may be cut into windows, but every token stays.
     sizes = {int(np.prod([n or 1 for n in specs[slot].shape])) for slot in (site.inputs[0], site.outputs[0])}
     stays = len(sizes) == 1 or operation.name == "Reshape"
     return not passed or (operation.copies and not operation.fills and stays)
