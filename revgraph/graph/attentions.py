@@ -151,6 +151,8 @@ def _leads_to_source(site, specs, passed):
     if not isinstance(operation, Routing):
         return passed and isinstance(operation, Normalize | Scale)
     # What the linear layer makes is split into heads. What it reads may be cut into windows, but every token stays.
-    sizes = {int(np.prod([n or 1 for n in specs[slot].shape])) for slot in (site.inputs[0], site.outputs[0])}
-    stays = len(sizes) == 1 or operation.name == "Reshape"
+    before, after = (specs[slot].shape for slot in (site.inputs[0], site.outputs[0]))
+    stays = before[-1:] == after[-1:] and (
+        sorted(before, key=str) == sorted(after, key=str) or operation.name == "Reshape"
+    )
     return not passed or (operation.copies and not operation.fills and stays)
