@@ -11,15 +11,16 @@ import inspect
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from revgraph.composites.matchers import ClassMatcher, Entry, matcher
+from revgraph.composites.matchers import ANY, ClassMatcher, Entry, matcher
 from revgraph.composites.structure import STRUCTURE
 from revgraph.graph import Graph, Site
 from revgraph.graph.analysis import Facts
 from revgraph.graph.bounds import CarriedBounds
-from revgraph.graph.operations import Opaque
+from revgraph.graph.loops import Loop
+from revgraph.graph.operations import Contraction, Opaque, Product, Quotient
 from revgraph.graph.tables import Table, Tabular
 from revgraph.graph.types import Bounds
-from revgraph.reverse_rules import Rule, Unreached, ZBox
+from revgraph.reverse_rules import Jacobian, Rule, Turns, Unreached, ZBox
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,11 +31,17 @@ class Bound:
         site: The site.
         rule: Its rule; None where no entry matches.
         reason: The entry from which the rule comes, as text.
+        inside: For a loop whose rule is `Turns`, the sites inside of it with their rules.
     """
 
     site: Site
     rule: Rule | None
     reason: str
+    inside: "tuple[Bound, ...]" = ()
+
+    def flat(self) -> "tuple[Bound, ...]":
+        """This site, or for a loop the sites inside of it, those of inner loops included."""
+        return tuple(each for bound in self.inside for each in bound.flat()) if self.inside else (self,)
 
 
 class Composite(Tabular):
@@ -120,11 +127,31 @@ class Composite(Tabular):
             NotAnalyzeableModelException: No entry matches a site.
             ValueError: A `ZBox` has no bounds, and the input has none either.
         """
-        facts = Facts(graph)
-        reached, backwards = set(graph.output_slots), []
+        bound, _ = self._bind_all(Facts(graph), graph.output_slots, input_bounds)
+        flat = tuple(each for entry in bound for each in entry.flat())
+        if any(entry.rule is None for entry in flat):
+            raise NotAnalyzeableModelException(self._without_rule(flat), flat)
+        return bound
+
+    def _bind_all(self, facts, starts, input_bounds, elements=()):
+        """Gives every site of a graph its rule.
+
+        Args:
+            facts: What is known of the graph.
+            starts: Slots at which relevance may start.
+            input_bounds: See `bind`.
+            elements: Sites that read an element of a list of a loop. The loop hands their relevance to the list.
+
+        Returns:
+            Each site with its rule, and the slots that relevance reaches.
+        """
+        graph, reached, backwards = facts.graph, set(starts), list[Bound]()
         for site in reversed(graph.sites):
             if reached.isdisjoint(site.outputs):
                 backwards.append(Bound(site, Unreached(), "no relevance comes here"))
+                continue
+            if site in elements:
+                backwards.append(Bound(site, Unreached(), "the loop hands it to the list"))
                 continue
             entry = self._bind(site, facts, input_bounds)
             backwards.append(entry)
@@ -132,10 +159,7 @@ class Composite(Tabular):
                 reached.update(site.inputs)
                 continue
             reached.update(slot for i, slot in enumerate(site.inputs) if entry.rule.reaches(i, graph.specs[slot].dtype))
-        bound = tuple(reversed(backwards))
-        if any(entry.rule is None for entry in bound):
-            raise NotAnalyzeableModelException(self._without_rule(bound), bound)
-        return bound
+        return tuple(reversed(backwards)), reached
 
     def _without_rule(self, bound):
         """The message about sites that no entry matches."""
@@ -148,9 +172,43 @@ class Composite(Tabular):
 
     def _bind(self, site, facts, input_bounds):
         for match, rule in (*self.entries, *self.defaults):
-            if match(site, facts):
+            if not _fits(rule, site.operation) or not match(site, facts):
+                continue
+            if not isinstance(site.operation, Loop):
                 return Bound(site, _boxed(rule.at(site, facts), site, facts.graph, input_bounds), str(match))
+            turns = self._bind_loop(site, facts, input_bounds, match)
+            whole = isinstance(rule, Jacobian) and (match is not ANY or _is_gradient(turns))
+            return Bound(site, rule.at(site, facts), str(match)) if whole else turns
         return Bound(site, None, "no entry matches")
+
+    def _bind_loop(self, site, facts, input_bounds, match):
+        """A loop with the rules of the sites inside of it."""
+        loop, outside = site.operation, facts.graph.specs
+        slots = iter(site.inputs)
+        given = [next(slots) if source is None else None for source in loop.sources]
+        constants = given[loop.outputs_count :]
+        body = loop.body
+        # Where a loop reads an input of the model, its sites inside are the first ones.
+        pairs = list(zip(body.input_slots, (*given[: loop.states], *constants), strict=True))
+        first = {inner for inner, outer in pairs if outer in facts.reached_by_inputs and "float" in outside[outer].dtype}
+        elements = loop.elements()
+        first.update(s.outputs[0] for s in elements if s.inputs[0] in first)
+        written = [element for writes in loop.writes() for _, element in writes]
+        starts = [body.output_slots[i] for i in loop.signals]
+        starts += [slot for slot in written if "float" in body.specs[slot].dtype]
+        inside, reached = self._bind_all(Facts(body, first), starts, input_bounds, elements)
+        read = {elements[s][0] for s in elements if s.outputs[0] in reached}
+        relevant = [
+            *(i in loop.signals for i in range(loop.states)),
+            *(not each.reserved and "float" in each.dtype for each in loop.lists),
+            *(i in read if i in loop.read_lists else body.input_slots[loop.states + i] in reached
+              for i in range(len(constants))),
+        ]  # fmt: skip
+        positions = [relevance for slot, relevance in zip(given, relevant, strict=True) if slot is not None]
+        floating = ("float" in outside[slot].dtype for slot in site.inputs)
+        both = zip(positions, floating, strict=True)
+        rule = Turns(frozenset(i for i, (relevance, number) in enumerate(both) if relevance and number))
+        return Bound(site, rule, str(match), inside)
 
     def unused_names(self, graph: Graph) -> list[str]:
         """Messages about entries that match by a name that no site of a graph has, one for each."""
@@ -166,6 +224,17 @@ class Composite(Tabular):
     def table(self) -> Table:
         """The entries in the order in which they are tried, with the defaults at the end."""
         return Table(("match", "rule"), (*self.entries, *self.defaults), title=repr(self)[1:-1])
+
+
+def _fits(rule, operation):
+    """Whether a rule is made for an operation. A rule with parts is not made for products of signals, nor for loops."""
+    parts = type(rule).record is Rule.record and type(rule).at is Rule.at
+    return not parts or not isinstance(operation, Product | Contraction | Quotient | Loop)
+
+
+def _is_gradient(bound):
+    """Whether the rules inside of a loop are those of the gradient, which TensorFlow computes of the loop as a whole."""
+    return all(isinstance(entry.rule, Jacobian | Unreached) for entry in bound.flat())
 
 
 def _instead(pattern, graph):

@@ -15,6 +15,7 @@ import keras
 
 from revgraph.graph import Site
 from revgraph.graph.analysis import Facts, is_linear_layer, is_padding
+from revgraph.graph.loops import Loop
 from revgraph.graph.operations import (
     Activation,
     ChannelDiagonalConv,
@@ -132,6 +133,7 @@ LINEAR_MAP = operations(LinearMap, text="linear maps")
 INTERPOLATION = operations(Interpolation, text="interpolation")
 SATURATION = Matcher(lambda site, facts: site.operation.traits.saturates, "activations with a bound")
 STEP = Matcher(lambda site, facts: site.operation.traits.step, "step functions")
+LOOP = operations(Loop, text="loops")
 EMBEDDING = operations(Embedding, text="embeddings")
 PROJECTION = Matcher(lambda site, facts: site in facts.projections, "projections of attention")
 FIRST = Matcher(lambda site, facts: site in facts.first_linear, "first linear layer")

@@ -7,6 +7,7 @@ from revgraph.composites.matchers import (
     CONTRACTION,
     EMBEDDING,
     LINEAR_MAP,
+    LOOP,
     NORMALIZATION,
     PADDING,
     POOLING,
@@ -33,6 +34,7 @@ from revgraph.reverse_rules import (
     Saturation,
     SoftmaxTaylor,
     SumOverEmbedding,
+    Turns,
     ZPlus,
 )
 
@@ -51,6 +53,7 @@ STRUCTURE: tuple[Entry, ...] = (
     (PRODUCT, Gate()),
     (CONTRACTION, Gate()),
     (QUOTIENT, Only(0)),
+    (LOOP, Turns()),
 )
 """Rules for everything that has no kernel. They are tried after a composite's own entries."""
 

@@ -2,7 +2,7 @@
 
 import functools
 import heapq
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from revgraph.graph.graph import Graph, Site, Spec
 from revgraph.graph.operations import (
@@ -37,9 +37,25 @@ def is_padding(operation: Operation) -> bool:
     return isinstance(operation, ZeroPad) or (isinstance(operation, Routing) and operation.name == "Masking")
 
 
-def first_linear_sites(graph: Graph) -> frozenset[Site]:
-    """The linear layers that read an input, directly or behind reshapes, padding, scaling and normalization."""
-    reach, first = set(graph.input_slots), set[Site]()
+def first_linear_sites(graph: Graph, inputs: Iterable[int] | None = None) -> frozenset[Site]:
+    """The linear layers that read an input, directly or behind reshapes, padding, scaling and normalization.
+
+    Args:
+        graph: The graph.
+        inputs: Slots of the inputs of the model; by default those of the graph.
+    """
+    first, _ = _reached(graph, inputs)
+    return first
+
+
+def reached_by_inputs(graph: Graph, inputs: Iterable[int] | None = None) -> frozenset[int]:
+    """The slots of the inputs, and those behind them through reshapes, padding, scaling and normalization alone."""
+    _, reach = _reached(graph, inputs)
+    return reach
+
+
+def _reached(graph, inputs):
+    reach, first = set(graph.input_slots if inputs is None else inputs), set[Site]()
     for site in graph.sites:
         if not reach.intersection(site.inputs):
             continue
@@ -47,7 +63,7 @@ def first_linear_sites(graph: Graph) -> frozenset[Site]:
             first.add(site)
         elif isinstance(site.operation, Scale) or is_padding(site.operation) or getattr(site.operation, "fixed", False):
             reach.update(site.outputs)
-    return frozenset(first)
+    return frozenset(first), frozenset(reach)
 
 
 class Facts:
@@ -55,10 +71,13 @@ class Facts:
 
     Args:
         graph: The graph.
+        inputs: Slots of the inputs of the model. By default those of the graph. In the body of a loop most inputs are
+            states, and not inputs of the model.
     """
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, inputs: Collection[int] | None = None) -> None:
         self.graph = graph
+        self.inputs: Collection[int] = graph.input_slots if inputs is None else inputs
 
     @functools.cached_property
     def linear(self) -> tuple[Site, ...]:
@@ -68,7 +87,12 @@ class Facts:
     @functools.cached_property
     def first_linear(self) -> frozenset[Site]:
         """The linear layers that read an input, directly or behind reshapes, padding, scaling and normalization."""
-        return first_linear_sites(self.graph)
+        return first_linear_sites(self.graph, self.inputs)
+
+    @functools.cached_property
+    def reached_by_inputs(self) -> frozenset[int]:
+        """The slots of the inputs, and those behind them through reshapes, padding, scaling and normalization alone."""
+        return reached_by_inputs(self.graph, self.inputs)
 
     @functools.cached_property
     def projections(self) -> frozenset[Site]:
@@ -91,7 +115,7 @@ class Facts:
     @functools.cached_property
     def integers(self) -> frozenset[int]:
         """The slots of integers that are entries of an input, such as token ids, perhaps moved to other places."""
-        found = {slot for slot in self.graph.input_slots if "int" in self.graph.specs[slot].dtype}
+        found = {slot for slot in self.inputs if "int" in self.graph.specs[slot].dtype}
         shapes: set[int] = set()
         for site in self.graph.sites:
             if isinstance(site.operation, Inert):

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
-from revgraph.graph.graph import Graph
+from revgraph.graph.graph import Graph, Site
 from revgraph.graph.operations import Operation, Routing, Source
 from revgraph.graph.types import Weights
 
@@ -114,17 +114,7 @@ class Loop(Operation):
     The site reads, in this order, the first states, the start of each list, and the constants. Those that `sources`
     reads are left out. It writes the last states, and then the lists.
 
-    There is no rule for loops yet. A rule can be built on this operation in two walks. The forward walk runs the turns
-    in a `tf.while_loop`. It counts them, and keeps the states before each turn and nothing else, because the body is
-    run again on the backward walk. The pullback runs the turns in reverse order:
-
-    * A turn takes the relevance of the elements that it wrote from the relevance of the lists, at their indices. An
-      element that a later turn overwrites has no relevance. The turn adds the relevance of the states in `signals`, and
-      walks back over the sites of the body.
-    * Relevance that arrives at the states is that of the turn before.
-    * Relevance that arrives at a constant is summed over the turns.
-    * Relevance that arrives at an `Element` site is added to that of the list, at the index that the turn read.
-    * Relevance that arrives at first states which `sources` reads is that of constants.
+    `revgraph.reverse.loops` walks back through the turns.
 
     Args:
         condition: Says whether another turn follows, from the states and the constants.
@@ -158,10 +148,6 @@ class Loop(Operation):
     def outputs_count(self) -> int:
         return self.states + len(self.lists)
 
-    @property
-    def advice(self) -> str:
-        return ADVICE
-
     def read(self, dtype: str | tf.DType) -> dict[str, tf.Tensor]:
         """Reads what `sources` read, as `"given:<place>"`, and the weights of sites, as `"<place>:<name>"`."""
         sites = [*self.condition.sites, *self.body.sites]
@@ -169,14 +155,46 @@ class Loop(Operation):
         inside = {
             f"{i}:{name}": weight
             for i, site in enumerate(sites)
-            if not _depends_on_inputs(site)
+            if not depends_on_inputs(site)
             for name, weight in site.operation.read(dtype).items()
         }
         return given | inside
 
     def __call__(self, inputs: Sequence[tf.Tensor], weights: Weights) -> tuple[tf.Tensor, ...]:
+        return self.run(inputs, weights).outputs
+
+    def given(self, inputs: Sequence[tf.Tensor], weights: Weights) -> list[tf.Tensor]:
+        """First states, starts of lists and constants: those that the site reads, and those that `sources` read."""
         remaining = iter(inputs)
-        given = [next(remaining) if source is None else weights[f"given:{i}"] for i, source in enumerate(self.sources)]
+        return [next(remaining) if source is None else weights[f"given:{i}"] for i, source in enumerate(self.sources)]
+
+    def elements(self) -> dict[Site, tuple[int, int]]:
+        """The sites of the body that read an element of a list.
+
+        Returns:
+            For each such site, the place of the list among the constants, and the slot of the index.
+        """
+        lists = {self.body.input_slots[self.states + i]: i for i in self.read_lists}
+        return {
+            site: (lists[site.inputs[0]], site.inputs[1])
+            for site in self.body.sites
+            if isinstance(site.operation, Element) and site.inputs[0] in lists
+        }
+
+    def writes(self) -> list[list[tuple[int, int]]]:
+        """For each list, the slots of the index and of the element of every write of a turn."""
+        slots = iter(self.body.output_slots[self.states :])
+        return [[(next(slots), next(slots)) for _ in range(written.writes)] for written in self.lists]
+
+    def run(self, inputs: Sequence[tf.Tensor], weights: Weights, keep: bool = False) -> "Run":
+        """Runs the turns.
+
+        Args:
+            inputs: The inputs of the site.
+            weights: Its weights, as `read` gives them.
+            keep: Keep the states in front of each turn.
+        """
+        given = self.given(inputs, weights)
         count = self.outputs_count
         lists = zip(self.lists, given[self.states : count], strict=True)
         starts = [*given[: self.states], *(written.start(t) for written, t in lists)]
@@ -188,18 +206,19 @@ class Loop(Operation):
             values = dict(zip(graph.input_slots, [*states, *constants], strict=True))
 
             def weights_of(i, site, arguments):
-                if _depends_on_inputs(site):
+                if depends_on_inputs(site):
                     return site.operation.weights(graph.dtype, arguments)
                 return inside.get(str(first + i), {})
 
             values = graph.compute(values, weights_of)
             return [values[slot] for slot in graph.output_slots]
 
-        def condition(*turning):
+        def condition(turns, kept, *turning):
             (more,) = run(self.condition, 0, turning[: self.states])
             return tf.reshape(more, ())
 
-        def turn(*turning):
+        def turn(turns, kept, *turning):
+            kept = [array.write(turns, state) for array, state in zip(kept, turning, strict=False)]
             results = run(self.body, len(self.condition.sites), turning[: self.states])
             states = [tf.ensure_shape(t, shape) for t, shape in zip(results[: self.states], shapes, strict=True)]
             written, lists = iter(results[self.states :]), []
@@ -207,14 +226,41 @@ class Loop(Operation):
                 for _ in range(kind.writes):
                     items = kind.write(items, next(written), next(written))
                 lists.append(items)
-            return [*states, *lists]
+            return [turns + 1, kept, *states, *lists]
 
+        empty = [_array(state.dtype, shape) for state, shape in zip(starts, shapes, strict=False)] if keep else []
         invariants = [*map(tf.TensorShape, shapes), *(t.shape for t in starts[self.states :])]
-        results = tf.while_loop(condition, turn, starts, invariants)
-        return (*results[: self.states], *(w.stack(t) for w, t in zip(self.lists, results[self.states :], strict=True)))
+        nothing = [tf.TensorShape([]), [tf.TensorShape(None) for _ in empty]]
+        turns, kept, *results = tf.while_loop(
+            condition, turn, [tf.constant(0), empty, *starts], [*nothing, *invariants]
+        )
+        stacked = (w.stack(t) for w, t in zip(self.lists, results[self.states :], strict=True))
+        return Run((*results[: self.states], *stacked), turns, tuple(kept))
 
 
-def _depends_on_inputs(site):
+@dataclasses.dataclass(frozen=True, eq=False)
+class Run:
+    """A run of a loop.
+
+    Args:
+        outputs: The outputs of the site.
+        turns: How many turns there were, a scalar.
+        kept: For each state, the `tf.TensorArray` of its values in front of each turn, if they were kept.
+    """
+
+    outputs: tuple[tf.Tensor, ...]
+    turns: tf.Tensor
+    kept: tuple[tf.TensorArray, ...] = ()
+
+
+def _array(dtype, shape):
+    """An empty list of tensors, for as many turns as there will be."""
+    return tf.TensorArray(
+        dtype, 0, dynamic_size=True, clear_after_read=False, infer_shape=False, element_shape=tf.TensorShape(shape)
+    )
+
+
+def depends_on_inputs(site: Site) -> bool:
     """Whether the weights of a site depend on the inputs of the call."""
     return type(site.operation).weights is not Operation.weights
 
@@ -226,13 +272,3 @@ def _grouped(weights):
         place, _, own = name.partition(":")
         groups.setdefault(place, {})[own] = weight
     return groups
-
-
-ADVICE = (
-    "It is a loop, such as a recurrent layer has, and there are no rules for loops yet. A loop with a known number of "
-    "steps can be written out. For a recurrent layer of Keras, build the model again with unroll=True, copy the "
-    "weights with new.set_weights(old.get_weights()), and explain the new model. Write a loop of your own as a `for` "
-    "of Python. "
-    'Or use a gradient method such as "input_t_gradient", which needs no rules and takes the loop as it is.'
-)
-"""What to do about a loop that has no rule."""

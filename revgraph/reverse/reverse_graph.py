@@ -14,9 +14,11 @@ import tensorflow as tf
 
 from revgraph.composites.composite import Bound
 from revgraph.fast import Speed
-from revgraph.graph.graph import Graph
+from revgraph.graph.graph import Graph, Site
 from revgraph.graph.operations import ordered_sum
+from revgraph.graph.types import Weights
 from revgraph.reverse.ledger import Conservation, Entry, balanced, why_it_does_not_add_up
+from revgraph.reverse.loops import LoopLayer
 from revgraph.reverse_rules.engine import Pullback, ReplacementLayer, Rule
 
 
@@ -61,29 +63,43 @@ class ReverseGraph:
         self.frozen = frozen
         speed = Speed(graph, bound, starts or graph.output_slots, adjusted=bool(adjust)) if fast else None
         self._speed = speed
-        # `Composite.bind` raises an error for a site without a rule.
-        self.replacements = tuple(
-            ReplacementLayer(b.site, cast(Rule, b.rule), graph.dtype, speed.recorder(b.site) if speed else None)
-            for b in bound
-        )
+        self.replacements = tuple(self._replacement(b, speed) for b in bound)
 
-    def forward(self, inputs: Sequence[tf.Tensor], frozen: bool = False) -> Forward:
+    def _replacement(self, bound, speed):
+        if bound.inside:
+            body = bound.site.operation.body
+            return LoopLayer(bound.site, ReverseGraph(body, bound.inside, fast=speed is not None, frozen=self.frozen))
+        # `Composite.bind` raises an error for a site without a rule.
+        rule = cast(Rule, bound.rule)
+        return ReplacementLayer(bound.site, rule, self.graph.dtype, speed.recorder(bound.site) if speed else None)
+
+    def forward(
+        self, inputs: Sequence[tf.Tensor], frozen: bool = False, weights: Mapping[Site, Weights] | None = None
+    ) -> Forward:
         """Walks forward.
 
         Args:
             inputs: One tensor per input of the graph.
             frozen: Whether backward walks use the weights that the model has now, even if it has others by then.
+            weights: The weights of sites whose weights have been read already.
         """
-        graph = self.graph
+        graph, known = self.graph, weights or {}
         values = {slot: graph.cast(slot, x) for slot, x in zip(graph.input_slots, inputs, strict=True)}
         pullbacks = []
         for site, replacement in zip(graph.sites, self.replacements, strict=True):
-            outputs, pullback = replacement(*(values[slot] for slot in site.inputs), frozen=frozen or self.frozen)
+            outputs, pullback = replacement(
+                *(values[slot] for slot in site.inputs), frozen=frozen or self.frozen, weights=known.get(site)
+            )
             values.update(zip(site.outputs, outputs, strict=True))
             pullbacks.append(pullback)
         return Forward(values, tuple(pullbacks))
 
-    def relevance(self, forward: Forward, seeds: Mapping[int, tf.Tensor]) -> dict[int, tf.Tensor]:
+    def relevance(
+        self,
+        forward: Forward,
+        seeds: Mapping[int, tf.Tensor],
+        account: Callable[..., None] | None = None,
+    ) -> dict[int, tf.Tensor]:
         """Walks backward.
 
         If several sites read a slot, the relevance that they hand to it is summed before it is handed on.
@@ -91,11 +107,12 @@ class ReverseGraph:
         Args:
             forward: The forward walk.
             seeds: The relevance that starts, by slot.
+            account: Called for each site with its pullback, the relevance of its outputs, and that of its inputs.
 
         Returns:
             Relevance by slot, of every slot that was reached.
         """
-        return self._backward(forward.values, forward.pullbacks.__getitem__, seeds)
+        return self._backward(forward.values, forward.pullbacks.__getitem__, seeds, account or _no_account)
 
     def ledger(self, values: Mapping[int, tf.Tensor], seeds: Mapping[int, tf.Tensor]) -> Conservation:
         """An account of where relevance went on one backward walk.
@@ -129,8 +146,7 @@ class ReverseGraph:
 
         def literally(i):
             site = self.bound[i].site
-            layer = ReplacementLayer(site, self.bound[i].rule, self.graph.dtype)
-            _, pullback = layer(*(values[slot] for slot in site.inputs), frozen=self.frozen)
+            _, pullback = self._replacement(self.bound[i], None)(*(values[slot] for slot in site.inputs), frozen=self.frozen)
             return pullback
 
         def account(site, pullback, given, taken):
@@ -149,7 +165,7 @@ class ReverseGraph:
         note = why_it_does_not_add_up(self.bound)
         return balanced(start, at_inputs, entries, magnitude, note=note)
 
-    def _backward(self, values, pullback_of, seeds, account=lambda *_: None):
+    def _backward(self, values, pullback_of, seeds, account):
         """Walks backward over the sites.
 
         Args:
@@ -180,6 +196,10 @@ class ReverseGraph:
     def _summed(self, slot, arrived):
         relevance = ordered_sum(arrived[slot])
         return self.adjust(slot, relevance) if self.adjust else relevance
+
+
+def _no_account(site, pullback, given, taken):
+    """Nobody asks where relevance went."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -277,15 +277,22 @@ class SiteCall:
         dtype: Dtype in which its weights are read.
         frozen: Whether the weights are copied now, so that later assignments are not seen. Weights that depend on the
             inputs are never copied.
+        weights: The weights, where they have been read already.
     """
 
     def __init__(
-        self, operation: Operation, inputs: Iterable[tf.Tensor], dtype: str | tf.DType, frozen: bool = False
+        self,
+        operation: Operation,
+        inputs: Iterable[tf.Tensor],
+        dtype: str | tf.DType,
+        frozen: bool = False,
+        weights: Weights | None = None,
     ) -> None:
         self.operation = operation
         self.inputs = distinct(inputs)
         self.dtype = dtype
         self.frozen = frozen and type(operation).weights is Operation.weights
+        self._given = weights
 
     @functools.cached_property
     def weights(self) -> dict[str, tf.Tensor]:
@@ -294,6 +301,8 @@ class SiteCall:
 
     def read(self) -> dict[str, tf.Tensor]:
         """Reads the weights by name, as they are at this moment."""
+        if self._given is not None:
+            return dict(self._given)
         if not self.frozen:
             return self.operation.weights(self.dtype, self.inputs)
         with tf.init_scope():
@@ -365,18 +374,21 @@ class ReplacementLayer:
         self.dtype = tf.as_dtype(dtype)
         self._record = record or (lambda rule, call: rule.record(call))
 
-    def __call__(self, *inputs: tf.Tensor, frozen: bool = False) -> OutputsAndPullback:
+    def __call__(
+        self, *inputs: tf.Tensor, frozen: bool = False, weights: Weights | None = None
+    ) -> OutputsAndPullback:
         """Calls the site on these inputs.
 
         Args:
             *inputs: One tensor or array per input of the site.
             frozen: Whether the weights are copied now, so that later assignments are not seen.
+            weights: The weights, where they have been read already.
 
         Returns:
             The outputs, and the `Pullback` that maps their relevance to that of the inputs.
         """
         operation = self.site.operation if isinstance(self.site, Site) else self.site
-        call = SiteCall(operation, map(tf.convert_to_tensor, inputs), self.dtype, frozen)
+        call = SiteCall(operation, map(tf.convert_to_tensor, inputs), self.dtype, frozen, weights)
         return self._record(self.rule, call)
 
     def __repr__(self) -> str:

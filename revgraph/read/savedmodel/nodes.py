@@ -8,7 +8,6 @@ from typing import Any
 import tensorflow as tf
 
 from revgraph.graph.graph import Spec
-from revgraph.graph.loops import ADVICE
 from revgraph.graph.operations import Opaque
 from revgraph.read.savedmodel import private
 from revgraph.read.savedmodel.weights import Value, Weight, alike, has_slope, in_dtype
@@ -99,10 +98,18 @@ class TensorFlowOperation(Opaque):
     def advice(self) -> str | None:
         """The advice for an operation with functions inside: a loop has a body, and a choice has branches."""
         if private.has_attribute(self.operation, "body"):
-            return ADVICE
+            return LOOP
         branches = ("then_branch", "branches")
         return BRANCHES if any(private.has_attribute(self.operation, name) for name in branches) else None
 
+
+LOOP = (
+    "It is a loop that cannot be read, such as one that uses its lists in an unusual way. A loop with a known number of "
+    "steps can be written as a `for` of Python. A recurrent layer of Keras can be built again with unroll=True; copy "
+    "the weights with new.set_weights(old.get_weights()), and explain the new model. "
+    'Or use a gradient method such as "input_t_gradient", which needs no rules and takes the loop as it is.'
+)
+"""What to do about a loop that cannot be read."""
 
 CALLS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
 """Types of operations that call a function."""
