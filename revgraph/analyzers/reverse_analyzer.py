@@ -471,7 +471,8 @@ class ReverseAnalyzer(Analyzer):
         return self.table()
 
     def table(self) -> Table:
-        rows = [(b.site.path, b.site.operation.label, b.rule, b.reason, ", ".join(b.site.merged)) for b in self.bound]
+        flat = [each for bound in self.bound for each in bound.flat()]
+        rows = [(b.site.path, b.site.operation.label, b.rule, b.reason, ", ".join(b.site.merged)) for b in flat]
         return Table(("site", "operation", "rule", "matched by", "merged"), rows, title=repr(self)[1:-1])
 
 

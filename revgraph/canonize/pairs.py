@@ -38,8 +38,11 @@ class WithReference(Operation):
             "jump on the way from the reference. LRP and the gradients need no reference."
         )
 
-    def weights(self, dtype: tf.DType | str, inputs: Sequence[tf.Tensor]) -> dict[str, tf.Tensor]:
-        return self.operation.weights(dtype, inputs[: len(inputs) // 2])
+    def read(self, dtype: str | tf.DType) -> dict[str, tf.Tensor]:
+        return self.operation.read(dtype)
+
+    def completed(self, weights: Weights, dtype: str | tf.DType, inputs: Sequence[tf.Tensor]) -> dict[str, tf.Tensor]:
+        return self.operation.completed(weights, dtype, inputs[: len(inputs) // 2])
 
     def __call__(self, inputs: Sequence[tf.Tensor], weights: Weights) -> tuple[tf.Tensor, ...]:
         half = len(inputs) // 2

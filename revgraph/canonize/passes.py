@@ -9,10 +9,12 @@ from collections.abc import Iterable
 
 import keras
 
+from revgraph.canonize.cells import join_cells, slice_kernels
 from revgraph.canonize.folding import fold_batchnorm, fold_padding
 from revgraph.canonize.products import join_products
 from revgraph.graph.graph import Graph, Site, Spec
 from revgraph.graph.log import timed
+from revgraph.graph.loops import Loop
 from revgraph.graph.operations import (
     AveragePool,
     ChannelDiagonalConv,
@@ -251,6 +253,28 @@ def hold_deviations(graph: Graph, keep: Iterable[int] = frozenset()) -> Graph:
     return graph.rewrite(map(rewrite, graph.sites))
 
 
+def canonize_loops(graph: Graph, keep: Iterable[int] = frozenset()) -> Graph:
+    """Canonizes the body of every loop, and joins the affine parts of a recurrent cell to one site.
+
+    Args:
+        graph: The graph.
+        keep: Taken as every pass takes it; this pass removes no slot of the graph itself.
+
+    Returns:
+        A graph with the same outputs.
+    """
+
+    def rewrite(site):
+        if not isinstance(site.operation, Loop):
+            return site
+        body = site.operation.body
+        for each in (*PASSES, slice_kernels, join_cells):
+            body = each(body, frozenset())
+        return dataclasses.replace(site, operation=dataclasses.replace(site.operation, body=body))
+
+    return graph.rewrite(map(rewrite, graph.sites))
+
+
 PASSES = (
     split_activations,
     split_separable,
@@ -259,5 +283,6 @@ PASSES = (
     join_products,
     fold_padding,
     fold_batchnorm,
+    canonize_loops,
 )
 """The passes of `canonize`, in their order."""

@@ -158,7 +158,12 @@ class Composite(Tabular):
             if entry.rule is None:
                 reached.update(site.inputs)
                 continue
-            reached.update(slot for i, slot in enumerate(site.inputs) if entry.rule.reaches(i, graph.specs[slot].dtype))
+            constants = site.operation.constants
+            reached.update(
+                slot
+                for i, slot in enumerate(site.inputs)
+                if i not in constants and entry.rule.reaches(i, graph.specs[slot].dtype)
+            )
         return tuple(reversed(backwards)), reached
 
     def _without_rule(self, bound):
@@ -190,7 +195,9 @@ class Composite(Tabular):
         body = loop.body
         # Where a loop reads an input of the model, its sites inside are the first ones.
         pairs = list(zip(body.input_slots, (*given[: loop.states], *constants), strict=True))
-        first = {inner for inner, outer in pairs if outer in facts.reached_by_inputs and "float" in outside[outer].dtype}
+        first = {
+            inner for inner, outer in pairs if outer in facts.reached_by_inputs and "float" in outside[outer].dtype
+        }
         elements = loop.elements()
         first.update(s.outputs[0] for s in elements if s.inputs[0] in first)
         written = [element for writes in loop.writes() for _, element in writes]

@@ -14,15 +14,12 @@ from typing import Any, TypeAlias
 import keras
 
 from revgraph.graph import Site
-from revgraph.graph.analysis import Facts, is_linear_layer, is_padding
+from revgraph.graph.analysis import Facts, is_convolution, is_dense, is_linear_layer, is_padding
 from revgraph.graph.loops import Loop
 from revgraph.graph.operations import (
     Activation,
     ChannelDiagonalConv,
     Contraction,
-    Convolutional,
-    Dense,
-    Einsum,
     Embedding,
     Interpolation,
     LinearMap,
@@ -112,11 +109,12 @@ def operations(*kinds: type[Operation], text: str | None = None) -> Matcher:
     )
 
 
-DENSE = operations(Dense, Einsum, text="dense layers")
-CONVOLUTION = operations(Convolutional, text="convolutions")
+DENSE = Matcher(lambda site, facts: is_dense(site.operation), "dense layers")
+CONVOLUTION = Matcher(lambda site, facts: is_convolution(site.operation), "convolutions")
 LINEAR = Matcher(lambda site, facts: is_linear_layer(site.operation), "linear layers")
 POOLING = operations(ChannelDiagonalConv, text="average pooling")
 SUM = operations(Sum, text="sums")
+STATES = Matcher(lambda site, facts: isinstance(site.operation, Sum) and facts.in_loop, "sums of states")
 SCALE = operations(Scale, text="scale and shift")
 ACTIVATION = operations(Activation, text="activations")
 SOFTMAX = Matcher(

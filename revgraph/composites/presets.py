@@ -29,6 +29,7 @@ from revgraph.composites.matchers import (
     RELU,
     SATURATION,
     SCALE,
+    STATES,
     SUM,
     Entry,
 )
@@ -106,6 +107,7 @@ def _affine(rule):
     """Entries for everything that is affine, or affine in pieces: the rule, or one that conserves as precisely."""
     tight = min(rule.epsilon, Epsilon().epsilon)
     return (
+        (STATES, Epsilon(rule.epsilon)),
         (SUM, Epsilon(tight)),
         (POOLING, Norm(epsilon=tight)),
         (NORMALIZATION, rule),

@@ -13,6 +13,7 @@ from revgraph.graph.operations import (
     Einsum,
     Embedding,
     Inert,
+    Joined,
     Normalize,
     Operation,
     Product,
@@ -29,7 +30,18 @@ GATE_TRAITS = ("gate", "squash", "self_gate")
 
 def is_linear_layer(operation: Operation) -> bool:
     """Whether an operation is a linear layer, which means a dense layer or a convolution."""
-    return isinstance(operation, Dense | Einsum | Convolutional)
+    return is_dense(operation) or is_convolution(operation)
+
+
+def is_dense(operation: Operation) -> bool:
+    """Whether an operation is a dense layer, or several that are joined."""
+    return isinstance(operation, Dense | Einsum) or (isinstance(operation, Joined) and not is_convolution(operation))
+
+
+def is_convolution(operation: Operation) -> bool:
+    """Whether an operation is a convolution, or several linear layers that are joined, with a convolution among them."""
+    parts = operation.parts if isinstance(operation, Joined) else (operation,)
+    return any(isinstance(part, Convolutional) for part in parts)
 
 
 def is_padding(operation: Operation) -> bool:
@@ -71,13 +83,14 @@ class Facts:
 
     Args:
         graph: The graph.
-        inputs: Slots of the inputs of the model. By default those of the graph. In the body of a loop most inputs are
-            states, and not inputs of the model.
+        inputs: Slots of the inputs of the model. By default those of the graph. The body of a loop names them, because
+            most of its inputs are states.
     """
 
     def __init__(self, graph: Graph, inputs: Collection[int] | None = None) -> None:
         self.graph = graph
         self.inputs: Collection[int] = graph.input_slots if inputs is None else inputs
+        self.in_loop = inputs is not None
 
     @functools.cached_property
     def linear(self) -> tuple[Site, ...]:

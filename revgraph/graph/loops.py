@@ -153,10 +153,7 @@ class Loop(Operation):
         sites = [*self.condition.sites, *self.body.sites]
         given = {f"given:{i}": source(dtype) for i, source in enumerate(self.sources) if source is not None}
         inside = {
-            f"{i}:{name}": weight
-            for i, site in enumerate(sites)
-            if not depends_on_inputs(site)
-            for name, weight in site.operation.read(dtype).items()
+            f"{i}:{name}": weight for i, site in enumerate(sites) for name, weight in site.operation.read(dtype).items()
         }
         return given | inside
 
@@ -206,9 +203,7 @@ class Loop(Operation):
             values = dict(zip(graph.input_slots, [*states, *constants], strict=True))
 
             def weights_of(i, site, arguments):
-                if depends_on_inputs(site):
-                    return site.operation.weights(graph.dtype, arguments)
-                return inside.get(str(first + i), {})
+                return site.operation.completed(inside.get(str(first + i), {}), graph.dtype, arguments)
 
             values = graph.compute(values, weights_of)
             return [values[slot] for slot in graph.output_slots]
@@ -258,11 +253,6 @@ def _array(dtype, shape):
     return tf.TensorArray(
         dtype, 0, dynamic_size=True, clear_after_read=False, infer_shape=False, element_shape=tf.TensorShape(shape)
     )
-
-
-def depends_on_inputs(site: Site) -> bool:
-    """Whether the weights of a site depend on the inputs of the call."""
-    return type(site.operation).weights is not Operation.weights
 
 
 def _grouped(weights):

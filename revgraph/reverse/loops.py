@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import tensorflow as tf
 
 from revgraph.graph.graph import Site
-from revgraph.graph.loops import Loop, as_list, depends_on_inputs
+from revgraph.graph.loops import Loop, as_list
 from revgraph.graph.operations import ordered_sum
 from revgraph.graph.types import Weights
 from revgraph.reverse_rules.engine import Absorbed, OutputsAndPullback, Pullback, SiteCall
@@ -35,9 +35,7 @@ class LoopLayer:
         self.site = site
         self.inside = inside
 
-    def __call__(
-        self, *inputs: tf.Tensor, frozen: bool = False, weights: Weights | None = None
-    ) -> OutputsAndPullback:
+    def __call__(self, *inputs: tf.Tensor, frozen: bool = False, weights: Weights | None = None) -> OutputsAndPullback:
         """Runs the loop; see `ReplacementLayer`."""
         loop: Loop = self.site.operation
         call = SiteCall(loop, map(tf.convert_to_tensor, inputs), self.inside.graph.dtype, frozen, weights)
@@ -99,7 +97,9 @@ class _Backwards:
                     # What an earlier turn wrote to this place is gone.
                     lists[k] = _set(lists[k], at, tf.zeros_like(x))
             found = self.inside.relevance(forward, {slot: ordered_sum(r) for slot, r in seeds.items()}, account)
-            before = [found.get(body.input_slots[i], tf.zeros_like(r)) for i, r in zip(self.signals, states, strict=True)]
+            before = [
+                found.get(body.input_slots[i], tf.zeros_like(r)) for i, r in zip(self.signals, states, strict=True)
+            ]
             before = [tf.ensure_shape(tf.reshape(b, tf.shape(r)), r.shape) for b, r in zip(before, states, strict=True)]
             constants = list(constants)
             for site, (place, index) in self.elements.items():
@@ -141,9 +141,7 @@ class _Backwards:
 def _weights_inside(loop: Loop, weights: Weights) -> Mapping[Site, Weights]:
     """The weights of the sites of the body, which are read once for all turns."""
     first = len(loop.condition.sites)
-    found: dict[Site, dict[str, Any]] = {
-        site: {} for site in loop.body.sites if not depends_on_inputs(site)
-    }
+    found: dict[Site, dict[str, Any]] = {site: {} for site in loop.body.sites}
     for name, weight in weights.items():
         place, _, own = name.partition(":")
         if place != "given" and int(place) >= first:
@@ -162,7 +160,5 @@ def _set(items, index, item):
 
 
 def _stacked(items, like):
-    stacked = tf.raw_ops.TensorListStack(
-        input_handle=items, element_shape=tf.shape(like)[1:], element_dtype=like.dtype
-    )
+    stacked = tf.raw_ops.TensorListStack(input_handle=items, element_shape=tf.shape(like)[1:], element_dtype=like.dtype)
     return tf.ensure_shape(stacked, like.shape)

@@ -146,7 +146,9 @@ class ReverseGraph:
 
         def literally(i):
             site = self.bound[i].site
-            _, pullback = self._replacement(self.bound[i], None)(*(values[slot] for slot in site.inputs), frozen=self.frozen)
+            _, pullback = self._replacement(self.bound[i], None)(
+                *(values[slot] for slot in site.inputs), frozen=self.frozen
+            )
             return pullback
 
         def account(site, pullback, given, taken):

@@ -275,8 +275,7 @@ class SiteCall:
         operation: The operation of the site.
         inputs: Its input tensors.
         dtype: Dtype in which its weights are read.
-        frozen: Whether the weights are copied now, so that later assignments are not seen. Weights that depend on the
-            inputs are never copied.
+        frozen: Whether the weights are copied now, so that later assignments are not seen.
         weights: The weights, where they have been read already.
     """
 
@@ -291,7 +290,7 @@ class SiteCall:
         self.operation = operation
         self.inputs = distinct(inputs)
         self.dtype = dtype
-        self.frozen = frozen and type(operation).weights is Operation.weights
+        self.frozen = frozen
         self._given = weights
 
     @functools.cached_property
@@ -301,10 +300,13 @@ class SiteCall:
 
     def read(self) -> dict[str, tf.Tensor]:
         """Reads the weights by name, as they are at this moment."""
+        return self.operation.completed(self._as_read(), self.dtype, self.inputs)
+
+    def _as_read(self):
         if self._given is not None:
-            return dict(self._given)
+            return self._given
         if not self.frozen:
-            return self.operation.weights(self.dtype, self.inputs)
+            return self.operation.read(self.dtype)
         with tf.init_scope():
             # A tensor read from a variable shares its memory, which the next assignment overwrites.
             return {name: tf.constant(w.numpy()) for name, w in self.operation.read(self.dtype).items()}
@@ -374,9 +376,7 @@ class ReplacementLayer:
         self.dtype = tf.as_dtype(dtype)
         self._record = record or (lambda rule, call: rule.record(call))
 
-    def __call__(
-        self, *inputs: tf.Tensor, frozen: bool = False, weights: Weights | None = None
-    ) -> OutputsAndPullback:
+    def __call__(self, *inputs: tf.Tensor, frozen: bool = False, weights: Weights | None = None) -> OutputsAndPullback:
         """Calls the site on these inputs.
 
         Args:

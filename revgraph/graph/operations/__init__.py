@@ -18,6 +18,7 @@ from revgraph.graph.operations.base import (
     plus,
     reading,
 )
+from revgraph.graph.operations.cells import Joined
 from revgraph.graph.operations.linear import (
     Conv,
     Convolutional,
@@ -58,6 +59,7 @@ __all__ = [
     "Fused",
     "Inert",
     "Interpolation",
+    "Joined",
     "LinearMap",
     "Normalize",
     "Opaque",

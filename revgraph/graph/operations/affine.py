@@ -27,7 +27,7 @@ class ChannelDiagonalConv(Affine):
     average: Callable[..., tf.Tensor]
     count: Callable[..., Any]
 
-    def weights(self, dtype: str | tf.DType, inputs: Sequence[tf.Tensor]) -> dict[str, tf.Tensor]:
+    def completed(self, weights: Weights, dtype: str | tf.DType, inputs: Sequence[tf.Tensor]) -> dict[str, tf.Tensor]:
         return {"kernel": 1 / as_tensor(self.count(*inputs), dtype)}
 
     def linear(self, inputs: Sequence[tf.Tensor], weights: Weights) -> tf.Tensor:

@@ -76,6 +76,11 @@ class Operation:
         return UNKNOWN
 
     @property
+    def constants(self) -> frozenset[int]:
+        """Positions of the inputs that count as constants for every rule, such as the gate of a cell."""
+        return frozenset()
+
+    @property
     def advice(self) -> str | None:
         """What the user can do where the operation has no rule. None stands for the general advice."""
         return None
@@ -95,8 +100,12 @@ class Operation:
         return {}
 
     def weights(self, dtype: str | tf.DType, inputs: Sequence[tf.Tensor]) -> dict[str, tf.Tensor]:
-        """The weights for a call on these inputs. For a few operations they depend on the shape of the inputs."""
-        return self.read(dtype)
+        """The weights for a call on these inputs, as they are now."""
+        return self.completed(self.read(dtype), dtype, inputs)
+
+    def completed(self, weights: Weights, dtype: str | tf.DType, inputs: Sequence[tf.Tensor]) -> dict[str, tf.Tensor]:
+        """The weights for a call on these inputs, from those that were read. For a few operations they depend on it."""
+        return dict(weights)
 
     def __call__(self, inputs: Sequence[tf.Tensor], weights: Weights) -> tuple[tf.Tensor, ...]:
         """Computes the outputs."""
