@@ -9,6 +9,8 @@ import numpy as np
 from revgraph.composites.composite import Bound
 from revgraph.graph.operations import Routing
 from revgraph.graph.tables import Table, Tabular
+from revgraph.reverse import over_time
+from revgraph.reverse.over_time import OverTime
 from revgraph.reverse_rules import Absorbed, DeconvNet, GuidedBackprop, Jacobian, ReLUBetaSmooth
 from revgraph.reverse_rules.pattern import Pattern
 
@@ -48,6 +50,7 @@ class Entry:
         stabiliser: Relevance absorbed by the stabiliser, the epsilon that is added to a denominator.
         other: The rest: `start` less `input` and all that was absorbed.
         growth: Sum |R| at the inputs over sum |R| at the outputs.
+        turns: Of a loop, where relevance went in each of its turns; None for other sites.
     """
 
     path: str
@@ -60,6 +63,7 @@ class Entry:
     stabiliser: np.ndarray
     other: np.ndarray
     growth: np.ndarray
+    turns: OverTime | None = None
 
     @property
     def lost(self) -> np.ndarray:
@@ -125,7 +129,10 @@ class Conservation(Tabular):
         def chosen(entry, names):
             return {name: np.atleast_1d(getattr(entry, name)[samples]) for name in names}
 
-        layers = tuple(Entry(entry.path, **chosen(entry, (*FIELDS, "growth"))) for entry in self.layers)
+        layers = tuple(
+            Entry(entry.path, **chosen(entry, (*FIELDS, "growth")), turns=entry.turns and entry.turns[samples])
+            for entry in self.layers
+        )
         return dataclasses.replace(self, **chosen(self, (*FIELDS, "magnitude")), layers=layers)
 
     @property
@@ -154,6 +161,27 @@ class Conservation(Tabular):
         shares = self.share(relevance)
         shares = shares[~np.isnan(shares)]
         return float(np.mean(shares)) if len(shares) else 0.0
+
+    def over_time(self, layer: str) -> OverTime:
+        """How much relevance each step of a recurrent layer gives to its input, and hands back.
+
+        Args:
+            layer: Name of the layer, or path of its loop, such as `"lstm"`, `"lstm/while"` or `"encoder/lstm"`.
+
+        Returns:
+            An `OverTime`, which prints as a table and has a `plot`.
+
+        Raises:
+            KeyError: Relevance passed no such loop, or several.
+        """
+        loops = [entry for entry in self.layers if entry.turns is not None]
+        found = [e for e in loops if e.path == layer] or [
+            e for e in loops if f"/{layer}/" in f"/{e.path}/" or e.path.startswith(f"{layer}/")
+        ]
+        if len(found) == 1:
+            return found[0].turns  # type: ignore[return-value]
+        paths = ", ".join(repr(entry.path) for entry in found or loops) or "none"
+        raise KeyError(f"{layer!r} is the name of {len(found)} loops that relevance passed. There are: {paths}.")
 
     def sorted_layers(self) -> list[Entry]:
         """The entries, from the one that loses most on average to the one that loses least."""
@@ -302,7 +330,9 @@ def merge(ledgers: Iterable[Conservation]) -> Conservation:
         return {name: np.concatenate([getattr(p, name) for p in parts]) for name in names}
 
     layers = tuple(
-        Entry(entries[0].path, **joined(entries, (*FIELDS, "growth")))
+        Entry(
+            entries[0].path, **joined(entries, (*FIELDS, "growth")), turns=over_time.joined([e.turns for e in entries])
+        )
         for entries in zip(*(x.layers for x in ledgers), strict=True)
     )
     return dataclasses.replace(ledgers[0], **joined(ledgers, (*FIELDS, "magnitude")), layers=layers)

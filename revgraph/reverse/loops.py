@@ -4,17 +4,21 @@ One run of the body of a loop is a *turn*, such as one step of a recurrent layer
 turns costs time and no tracing.
 """
 
+import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import tensorflow as tf
 
 from revgraph.graph.graph import Site
 from revgraph.graph.loops import Loop, as_list
 from revgraph.graph.operations import ordered_sum
 from revgraph.graph.types import Weights
+from revgraph.reverse.over_time import OverTime
 from revgraph.reverse_rules.engine import Absorbed, OutputsAndPullback, Pullback, SiteCall
+from revgraph.reverse_rules.folding import per_sample
 
 if TYPE_CHECKING:
     from revgraph.reverse.reverse_graph import ReverseGraph
@@ -40,22 +44,35 @@ class LoopLayer:
         loop: Loop = self.site.operation
         call = SiteCall(loop, map(tf.convert_to_tensor, inputs), self.inside.graph.dtype, frozen, weights)
         run = loop.run(call.inputs, call.weights, keep=True)
-        back = _Backwards(self.inside, loop, call, run)
-        return run.outputs, Pullback(back.pull, back.absorbed, growth=math.inf)
+        back = _Backwards(self.site.path, self.inside, loop, call, run)
+        return run.outputs, PullbackOfLoop(back.pull, back.absorbed, growth=math.inf, over_time=back.over_time)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PullbackOfLoop(Pullback):
+    """The pullback of a loop.
+
+    Args:
+        over_time: Function of the relevance of the outputs, which returns what happened in each turn. It works eagerly
+            only.
+    """
+
+    over_time: Callable[..., OverTime] = dataclasses.field(kw_only=True)
 
 
 class _Backwards:
     """The way back through a loop that was run.
 
     Args:
+        path: The path of the loop.
         inside: The sites of the body, with their rules.
         loop: The loop.
         call: The call of the loop.
         run: The run.
     """
 
-    def __init__(self, inside, loop, call, run):
-        self.inside, self.loop, self.call, self.run = inside, loop, call, run
+    def __init__(self, path, inside, loop, call, run):
+        self.path, self.inside, self.loop, self.call, self.run = path, inside, loop, call, run
         self.constants = loop.given(call.inputs, call.weights)[loop.outputs_count :]
         self.signals = sorted(loop.signals)
         self.elements = loop.elements()
@@ -66,13 +83,59 @@ class _Backwards:
 
     def pull(self, *relevance: tf.Tensor) -> list[tf.Tensor | None]:
         """The relevance of the inputs of the loop."""
-        return self._of_inputs(self._walk(relevance))
+        every, sources = self._every(*self._walk(relevance)), self.loop.sources
+        reserved = [False] * self.loop.states + [written.reserved for written in self.loop.lists]
+        reserved += [False] * len(self.constants)
+        # A list that starts empty is given its length, which has no relevance.
+        every = [None if empty else r for r, empty in zip(every, reserved, strict=True)]
+        return [r for r, source in zip(every, sources, strict=True) if source is None]
 
     def absorbed(self, *relevance: tf.Tensor) -> Absorbed:
-        """What the sites inside absorb in all turns, and what ends in constants. It runs eagerly."""
+        """What the sites inside absorb in all turns, and what ends in constants. It works eagerly only."""
+        totals: dict[str, Any] = {field.name: 0.0 for field in dataclasses.fields(Absorbed)}
 
-    def _walk(self, relevance, account=None):
-        """Relevance of the first states in `signals`, of the starts of lists, and of floating constants."""
+        def account(site, pullback, given, taken):
+            for name, amount in vars(pullback.absorbed(*given)).items():
+                totals[name] += amount
+
+        states, lists, constants = self._walk(relevance, account)
+        # What ends in first states and constants that no input of the model changes, or in places of a list that no
+        # turn wrote.
+        every = self._every(states, lists, constants)
+        for i, (r, source) in enumerate(zip(every, self.loop.sources, strict=True)):
+            reserved = (
+                self.loop.states <= i < self.loop.outputs_count and self.loop.lists[i - self.loop.states].reserved
+            )
+            if r is not None and (source is not None or reserved):
+                totals["constants"] += _per_sample(r, reserved or i - self.loop.outputs_count in self.loop.read_lists)
+        return Absorbed(**totals)
+
+    def over_time(self, *relevance: tf.Tensor) -> OverTime:
+        """What happened in each turn, from the first to the last. It works eagerly only."""
+        turns: list[tuple[Any, ...]] = []
+        absorbed = [0.0]
+
+        def account(site, pullback, given, taken):
+            absorbed[0] += sum(vars(pullback.absorbed(*given)).values())
+
+        def told(seeds, before, inputs):
+            sums = [sum((per_sample(r) for r in group), tf.zeros((), tf.float64)) for group in (seeds, inputs, before)]
+            turns.append((*sums, absorbed[0]))
+            absorbed[0] = 0.0
+
+        self._walk(relevance, account, told)
+        columns = [np.stack([np.atleast_1d(t) for t in column[::-1]], axis=-1) for column in zip(*turns, strict=True)]
+        return OverTime(self.path, *columns)
+
+    def _walk(self, relevance, account=None, told=None):
+        """Relevance of the first states in `signals`, of the starts of lists, and of floating constants.
+
+        Args:
+            relevance: Relevance of the outputs.
+            account: Called for each site in each turn; see `ReverseGraph.relevance`.
+            told: Called for each turn with lists of tensors: the relevance that arrives, that goes to the turn before,
+                and that goes to the inputs of the turn.
+        """
         loop, body = self.loop, self.inside.graph
         states = [relevance[i] for i in self.signals]
         lists = [as_list(relevance[loop.states + i]) for i in self.lists]
@@ -101,6 +164,12 @@ class _Backwards:
                 found.get(body.input_slots[i], tf.zeros_like(r)) for i, r in zip(self.signals, states, strict=True)
             ]
             before = [tf.ensure_shape(tf.reshape(b, tf.shape(r)), r.shape) for b, r in zip(before, states, strict=True)]
+            if told is not None:
+                inputs = [
+                    *(s.outputs[0] for s in self.elements),
+                    *(body.input_slots[loop.states + i] for i in self.floating),
+                ]
+                told([r for each in seeds.values() for r in each], before, [found[s] for s in inputs if s in found])
             constants = list(constants)
             for site, (place, index) in self.elements.items():
                 slot = site.outputs[0]
@@ -127,15 +196,18 @@ class _Backwards:
             dict(zip(self.floating, constants, strict=True)),
         )
 
-    def _of_inputs(self, found):
-        """One tensor for each input of the site; None for those that carry no relevance."""
-        loop, (states, lists, constants) = self.loop, found
-        every = [
-            *(states.get(i) for i in range(loop.states)),
-            *(None if written.reserved else lists.get(i) for i, written in enumerate(loop.lists)),
+    def _every(self, states, lists, constants):
+        """One tensor for each first state, start of a list, and constant; None for those that carry no relevance."""
+        return [
+            *(states.get(i) for i in range(self.loop.states)),
+            *(lists.get(i) for i in range(len(self.loop.lists))),
             *(constants.get(i) for i in range(len(self.constants))),
         ]
-        return [r for r, source in zip(every, loop.sources, strict=True) if source is None]
+
+
+def _per_sample(r, is_list):
+    """The sum of each sample. A list has the turns in front of the samples."""
+    return per_sample(tf.reduce_sum(r, axis=0)) if is_list else per_sample(r)
 
 
 def _weights_inside(loop: Loop, weights: Weights) -> Mapping[Site, Weights]:

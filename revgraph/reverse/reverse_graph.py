@@ -18,7 +18,7 @@ from revgraph.graph.graph import Graph, Site
 from revgraph.graph.operations import ordered_sum
 from revgraph.graph.types import Weights
 from revgraph.reverse.ledger import Conservation, Entry, balanced, why_it_does_not_add_up
-from revgraph.reverse.loops import LoopLayer
+from revgraph.reverse.loops import LoopLayer, PullbackOfLoop
 from revgraph.reverse_rules.engine import Pullback, ReplacementLayer, Rule
 
 
@@ -159,7 +159,8 @@ class ReverseGraph:
             }
             growth = np.divide(below[1], above[1], out=np.zeros(batch), where=above[1] != 0)
             other = above[0] - below[0] - sum(absorbed.values())
-            entries.append(Entry(site.path, above[0], below[0], **absorbed, other=other, growth=growth))
+            turns = pullback.over_time(*given) if isinstance(pullback, PullbackOfLoop) else None
+            entries.append(Entry(site.path, above[0], below[0], **absorbed, other=other, growth=growth, turns=turns))
 
         relevance = self._backward(values, literally, seeds, account)
         start, magnitude = sums(list(seeds.values()))
