@@ -49,6 +49,12 @@ def flat_inputs(x: Tensors, graph: Graph) -> list[Any]:
         raise ValueError(f"All inputs need the same number of samples. Received: {sorted(sizes)}.")
     if sizes == {0}:
         raise ValueError("Nothing to explain: the batch is empty. Pass at least one sample.")
+    for name, array in zip(names, arrays, strict=True):
+        if 0 in array.shape[1:]:
+            raise ValueError(
+                f"Nothing to explain: the samples of input {name!r} have no entries, because its shape is "
+                f"{tuple(array.shape)}. Pass sequences of at least one step."
+            )
     return arrays
 
 

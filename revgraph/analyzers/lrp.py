@@ -15,10 +15,10 @@ from revgraph.analyzers.attentions import Attentions, look_inside
 from revgraph.analyzers.gradient import checked_convention
 from revgraph.analyzers.reverse_analyzer import ReverseAnalyzer
 from revgraph.canonize.folding import fold_batchnorm
-from revgraph.canonize.passes import average_pooling_to_conv, canonize, split_activations
+from revgraph.canonize.passes import average_pooling_to_conv, canonize, canonize_loops, split_activations
 from revgraph.composites import Composite, Matcher, everywhere
 from revgraph.graph import Graph
-from revgraph.graph.analysis import is_linear_layer
+from revgraph.graph.analysis import Facts, is_linear_layer
 from revgraph.graph.loops import Loop
 from revgraph.graph.operations import Activation, BatchNorm, Opaque, Scale
 from revgraph.graph.types import Bounds, Selection, Tensors
@@ -261,7 +261,7 @@ def as_composite(rule: Rules, model: keras.Model | Graph) -> Composite:
     if all(isinstance(entry, list | tuple) and len(entry) == 2 for entry in rule):
         return Composite(*((_condition(match), as_rule(r)) for match, r in rule), name="conditions")
     rules = [as_rule(r) for r in rule]
-    linear = sum(is_linear_layer(site.operation) for site in split_activations(trace(model)).sites)
+    linear = len(Facts(canonize_loops(split_activations(trace(model)))).linear)
     if len(rules) != linear:
         raise ValueError(
             f"A list of rules has one for each of the model's {linear} linear layers, from input to output. "

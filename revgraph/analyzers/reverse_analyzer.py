@@ -204,6 +204,12 @@ class ReverseAnalyzer(Analyzer):
     def _reverse_graph(self, graph: Graph, question: Question) -> ReverseGraph:
         adjust = Adjustment(graph, self.reverse_clip_values, self.reverse_project_bottleneck_layers)
         bound = self.composite.bind(graph, self.input_bounds)
+        loop = next((b.site.path for b in bound if b.inside), None)
+        if self.jit_compile and loop is not None:
+            raise ValueError(
+                f"jit_compile=True does not take {loop!r}, because XLA needs to know the number of turns of a loop. "
+                f"Leave jit_compile out."
+            )
         return ReverseGraph(graph, bound, question.starts, adjust, fast=not self.literal, frozen=self.freeze)
 
     # `Analyzer.analyze` takes any option, so that whatever `create_analyzer` returns can be asked. These are all.

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from revgraph.graph.analysis import is_linear_layer
 from revgraph.graph.graph import Graph, Site
-from revgraph.graph.operations import Activation, Affine, Dense, Joined, Product, Routing, Scale, Source, Sum
+from revgraph.graph.operations import Activation, Dense, Joined, Product, Routing, Scale, Source, Sum
 
 PROBES = 3
 
@@ -31,11 +31,11 @@ def slice_kernels(graph: Graph, keep: Iterable[int] = frozenset()) -> Graph:
     """
     readers, held = graph.consumers(), {*graph.output_slots, *keep}
     sites: list[Site] = []
-    cut: dict[int, Site] = {}
+    cut: dict[int, Any] = {}
     for site in graph.sites:
         layer = cut.get(site.inputs[0]) if site.inputs else None
         if layer is not None:
-            pieces = _columns(site.operation, graph.specs[layer.outputs[0]].shape[-1])
+            pieces = _columns(site.operation, graph.specs[layer.outputs[0]].shape[-1]) or []
             for i, (slot, columns) in enumerate(zip(site.outputs, pieces, strict=True)):
                 path = layer.path if len(pieces) == 1 else f"{layer.path}/{i}"
                 sites.append(
@@ -53,7 +53,7 @@ def slice_kernels(graph: Graph, keep: Iterable[int] = frozenset()) -> Graph:
     return graph.rewrite(sites)
 
 
-def _columns(operation, width) -> list[np.ndarray] | None:
+def _columns(operation: Operation, width: int | None) -> list[np.ndarray] | None:
     """Which columns of a matrix each output of a move has; None where it does something else than to select columns."""
     if not isinstance(operation, Routing) or not operation.copies or operation.fills or width is None:
         return None
@@ -181,7 +181,7 @@ class _Tree:
             positions.append(tuple(range(count, count + len(gates))))
             inputs.extend(gates)
             count += len(gates)
-        operations: tuple[Affine, ...] = tuple(part.operation for part, _ in self.parts)
+        operations: tuple[Any, ...] = tuple(part.operation for part, _ in self.parts)
         operation = Joined(operations[0].reader, operations, tuple(positions), _sum_of(self.biases))
         return Site(
             _path(self.sites), operation, tuple(inputs), top.outputs, top.layer, tuple(s.path for s in self.sites)

@@ -264,15 +264,21 @@ def canonize_loops(graph: Graph, keep: Iterable[int] = frozenset()) -> Graph:
         A graph with the same outputs.
     """
 
-    def rewrite(site):
-        if not isinstance(site.operation, Loop):
-            return site
-        body = site.operation.body
-        for each in (*PASSES, slice_kernels, join_cells):
-            body = each(body, frozenset())
-        return dataclasses.replace(site, operation=dataclasses.replace(site.operation, body=body))
+    return graph.rewrite(_with_canonized_body(site, graph.calls) for site in graph.sites)
 
-    return graph.rewrite(map(rewrite, graph.sites))
+
+def _with_canonized_body(site, calls):
+    if not isinstance(site.operation, Loop):
+        return site
+    body = site.operation.body
+    for each in (*PASSES, slice_kernels, join_cells):
+        body = each(body, frozenset())
+    # Entries of composites name the recurrent layer, and mean what is inside of its loop.
+    around = max((c for c in calls if site.path.startswith(f"{c.path}/")), key=lambda c: len(c.path), default=None)
+    layer = site.layer if around is None else around.layer
+    inside = (dataclasses.replace(_with_canonized_body(s, calls), layer=s.layer or layer) for s in body.sites)
+    operation = dataclasses.replace(site.operation, body=body.rewrite(inside))
+    return dataclasses.replace(site, operation=operation, layer=layer)
 
 
 PASSES = (

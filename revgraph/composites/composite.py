@@ -21,6 +21,7 @@ from revgraph.graph.operations import Contraction, Opaque, Product, Quotient
 from revgraph.graph.tables import Table, Tabular
 from revgraph.graph.types import Bounds
 from revgraph.reverse_rules import Jacobian, Rule, Turns, Unreached, ZBox
+from revgraph.reverse_rules.integers import rule_of_integers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,6 +182,8 @@ class Composite(Tabular):
                 continue
             if not isinstance(site.operation, Loop):
                 return Bound(site, _boxed(rule.at(site, facts), site, facts.graph, input_bounds), str(match))
+            if rule_of_integers(rule, site, facts) is None:
+                return Bound(site, None, "integers of the input go into the loop")
             turns = self._bind_loop(site, facts, input_bounds, match)
             whole = isinstance(rule, Jacobian) and (match is not ANY or _is_gradient(turns))
             return Bound(site, rule.at(site, facts), str(match)) if whole else turns
@@ -203,7 +206,7 @@ class Composite(Tabular):
         written = [element for writes in loop.writes() for _, element in writes]
         starts = [body.output_slots[i] for i in loop.signals]
         starts += [slot for slot in written if "float" in body.specs[slot].dtype]
-        inside, reached = self._bind_all(Facts(body, first), starts, input_bounds, elements)
+        inside, reached = self._bind_all(Facts(body, first, facts), starts, input_bounds, elements)
         read = {elements[s][0] for s in elements if s.outputs[0] in reached}
         relevant = [
             *(i in loop.signals for i in range(loop.states)),
@@ -240,7 +243,7 @@ def _fits(rule, operation):
 
 
 def _is_gradient(bound):
-    """Whether the rules inside of a loop are those of the gradient, which TensorFlow computes of the loop as a whole."""
+    """Whether the rules inside of a loop are those of the gradient. TensorFlow computes it of the loop as a whole."""
     return all(isinstance(entry.rule, Jacobian | Unreached) for entry in bound.flat())
 
 

@@ -114,7 +114,7 @@ CONVOLUTION = Matcher(lambda site, facts: is_convolution(site.operation), "convo
 LINEAR = Matcher(lambda site, facts: is_linear_layer(site.operation), "linear layers")
 POOLING = operations(ChannelDiagonalConv, text="average pooling")
 SUM = operations(Sum, text="sums")
-STATES = Matcher(lambda site, facts: isinstance(site.operation, Sum) and facts.in_loop, "sums of states")
+STATES = Matcher(lambda site, facts: isinstance(site.operation, Sum) and facts.around is not None, "sums of states")
 SCALE = operations(Scale, text="scale and shift")
 ACTIVATION = operations(Activation, text="activations")
 SOFTMAX = Matcher(

@@ -5,6 +5,7 @@ import heapq
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from revgraph.graph.graph import Graph, Site, Spec
+from revgraph.graph.loops import Loop
 from revgraph.graph.operations import (
     Activation,
     Contraction,
@@ -39,7 +40,7 @@ def is_dense(operation: Operation) -> bool:
 
 
 def is_convolution(operation: Operation) -> bool:
-    """Whether an operation is a convolution, or several linear layers that are joined, with a convolution among them."""
+    """Whether an operation is a convolution, or several linear layers that are joined, one of them a convolution."""
     parts = operation.parts if isinstance(operation, Joined) else (operation,)
     return any(isinstance(part, Convolutional) for part in parts)
 
@@ -85,17 +86,18 @@ class Facts:
         graph: The graph.
         inputs: Slots of the inputs of the model. By default those of the graph. The body of a loop names them, because
             most of its inputs are states.
+        around: What is known of the graph around, if the graph is the body of a loop.
     """
 
-    def __init__(self, graph: Graph, inputs: Collection[int] | None = None) -> None:
+    def __init__(self, graph: Graph, inputs: Collection[int] | None = None, around: "Facts | None" = None) -> None:
         self.graph = graph
         self.inputs: Collection[int] = graph.input_slots if inputs is None else inputs
-        self.in_loop = inputs is not None
+        self.around = around
 
     @functools.cached_property
     def linear(self) -> tuple[Site, ...]:
-        """The linear layers in the order of execution."""
-        return tuple(site for site in self.graph.sites if is_linear_layer(site.operation))
+        """The linear layers in the order of execution. Those inside of a loop stand in its place."""
+        return _linear(self.graph) if self.around is None else self.around.linear
 
     @functools.cached_property
     def first_linear(self) -> frozenset[Site]:
@@ -229,6 +231,16 @@ class Facts:
             for below in producer.inputs:
                 reach(below, readers[slot])
         return depths
+
+
+def _linear(graph):
+    found: list[Site] = []
+    for site in graph.sites:
+        if isinstance(site.operation, Loop):
+            found.extend(_linear(site.operation.body))
+        elif is_linear_layer(site.operation):
+            found.append(site)
+    return tuple(found)
 
 
 def _first_linear(slots, sites_at, beyond):

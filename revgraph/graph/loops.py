@@ -140,6 +140,14 @@ class Loop(Operation):
         return f"Loop of {self.sites_count} sites"
 
     @property
+    def advice(self) -> str:
+        return (
+            'It is a loop, such as a recurrent layer has. iNNvestigate explains none, so LRP needs convention="paper" '
+            "for it. Integers that go into a loop, such as ids that are looked up inside, are not followed either. "
+            "Look them up in front of the loop."
+        )
+
+    @property
     def sites_count(self) -> int:
         """How many sites a turn has, those of inner loops included."""
         return sum(getattr(site.operation, "sites_count", 1) for site in self.body.sites)

@@ -7,7 +7,7 @@ turns costs time and no tracing.
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import tensorflow as tf
@@ -38,10 +38,11 @@ class LoopLayer:
     def __init__(self, site: Site, inside: "ReverseGraph") -> None:
         self.site = site
         self.inside = inside
+        self.loop = cast(Loop, site.operation)
 
     def __call__(self, *inputs: tf.Tensor, frozen: bool = False, weights: Weights | None = None) -> OutputsAndPullback:
         """Runs the loop; see `ReplacementLayer`."""
-        loop: Loop = self.site.operation
+        loop = self.loop
         call = SiteCall(loop, map(tf.convert_to_tensor, inputs), self.inside.graph.dtype, frozen, weights)
         run = loop.run(call.inputs, call.weights, keep=True)
         back = _Backwards(self.site.path, self.inside, loop, call, run)

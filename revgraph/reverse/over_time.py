@@ -13,7 +13,7 @@ from revgraph.graph.tables import Table, Tabular
 class OverTime(Tabular):
     """Where relevance went in each turn of a loop, such as each step of a recurrent layer.
 
-    Every field but the path is an array (batch, turns). In each turn `start = input + states + absorbed`, up to rounding.
+    Every field but the path is an array (batch, turns). In each turn `start = input + states + absorbed`.
 
     Args:
         path: The path of the loop.

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from revgraph.graph.analysis import Facts
 from revgraph.graph.graph import Graph
 from revgraph.graph.log import timed
 from revgraph.graph.types import Tensors
@@ -241,7 +242,10 @@ class Walk:
             result["growth"] = growths(self.graph, forward, relevance, seeds, self.limit)
             result["magnitudes"] = magnitudes(list(seeds.values()), [of(slot) for slot in self.graph.input_slots])
         if self.keep:
-            result["kept"] = {site.path: [of(slot) for slot in site.inputs] for site in self.graph.sites}
+            # Shapes and counters have no samples, and no relevance.
+            known = Facts(self.graph)
+            kept = {site.path: known.of_samples(site.inputs) for site in self.graph.sites}
+            result["kept"] = {path: [of(slot) for slot in slots] for path, slots in kept.items() if slots}
         return result
 
 

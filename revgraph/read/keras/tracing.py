@@ -166,10 +166,15 @@ def _wholes(recording: Recording, keep: tuple[type, ...], dtype: str) -> dict[in
     return {key: wholes for key, (wholes, _) in found.items()}
 
 
+RECURRENT = (layers.RNN, layers.Bidirectional)
+"""Classes of layers with a loop inside. Composites give rules to the sites of the loop."""
+
+
 def _operation(call, template, read, outputs, keep):
     """The operation of a call; None where its code is to be read."""
     layer = call.layer
-    if isinstance(layer, keep):
+    # The rules of entries that name a recurrent layer are for the sites inside of it.
+    if isinstance(layer, keep) and not isinstance(layer, RECURRENT):
         return Opaque(layer, template.bind(_without_a_trace(layer)), len(outputs))
     if isinstance(layer, MASKED) and call.masked:
         return None

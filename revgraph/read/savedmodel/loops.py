@@ -191,7 +191,7 @@ def _site(reader, node, turning, more, body, inert, fixed):
         read_lists=frozenset(j for j, i in enumerate(turning.constants) if i in turning.read),
         sources=tuple(v.read if isinstance(v, Weight) else None for v in given),
         signals=frozenset(
-            j for j, i in enumerate(turning.states) if i not in inert and inside.specs[j].dtype.startswith("float")
+            j for j, i in enumerate(turning.states) if i not in inert and "float" in inside.specs[j].dtype
         ),
     )
     specs = [*(inside.specs[slot] for slot in range(states)), *specs]

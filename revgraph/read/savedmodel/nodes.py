@@ -104,9 +104,9 @@ class TensorFlowOperation(Opaque):
 
 
 LOOP = (
-    "It is a loop that cannot be read, such as one that uses its lists in an unusual way. A loop with a known number of "
-    "steps can be written as a `for` of Python. A recurrent layer of Keras can be built again with unroll=True; copy "
-    "the weights with new.set_weights(old.get_weights()), and explain the new model. "
+    "It is a loop that cannot be read, such as one that uses its lists in an unusual way. A loop with a known number "
+    "of steps can be written as a `for` of Python. A recurrent layer of Keras can be built again with unroll=True: "
+    "copy the weights with new.set_weights(old.get_weights()), and explain the new model. "
     'Or use a gradient method such as "input_t_gradient", which needs no rules and takes the loop as it is.'
 )
 """What to do about a loop that cannot be read."""
