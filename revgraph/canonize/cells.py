@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from revgraph.graph.analysis import is_linear_layer
 from revgraph.graph.graph import Graph, Site
-from revgraph.graph.operations import Activation, Dense, Joined, Product, Routing, Scale, Source, Sum
+from revgraph.graph.operations import Activation, Dense, Joined, Operation, Product, Routing, Scale, Source, Sum
 
 PROBES = 3
 
