@@ -64,7 +64,7 @@ class Gradient(ReverseAnalyzer):
         self.convention = checked_convention(convention)
         tokens = (EMBEDDING, self.reductions[self.reduce])
         super().__init__(model, Composite(tokens, self.composite, name=self.composite.name), **options)
-        if self.changes_relus and not any(site.operation.traits.relu for site in self.graph.sites):
+        if self.changes_relus and not any(b.site.operation.traits.relu for bound in self.bound for b in bound.flat()):
             warnings.warn(
                 f"{self.graph.name!r} has no ReLU, and ReLUs are all that {self.name} changes: it equals the gradient.",
                 stacklevel=outside(),

@@ -190,6 +190,8 @@ class LRP(ReverseAnalyzer):
             composite = Composite(*composite.entries, lambdas, defaults=composite.defaults, name=composite.name)
         if self.convention == "innvestigate":
             composite = _innvestigate(composite, self.innvestigate)
+        # An entry for products may give relevance to gates.
+        self._gates = not any(match is composites.PRODUCT or match is composites.ANY for match, _ in composite.entries)
         super().__init__(model, composite, **options)
 
     def attentions(
@@ -225,7 +227,7 @@ class LRP(ReverseAnalyzer):
             keep = keep.union(*((*s.inputs, *s.outputs) for s in graph.sites if isinstance(s.operation, Scale)))
         if self.convention == "innvestigate":
             return fold_batchnorm(average_pooling_to_conv(graph), keep)
-        return canonize(graph, keep)
+        return canonize(graph, keep, self._gates)
 
     def _warns_of(self, magnitudes):
         return warn_of_vanishing(magnitudes, stacklevel=outside() + 1)

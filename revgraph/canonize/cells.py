@@ -80,7 +80,7 @@ def _some_of(dense: Dense, columns: np.ndarray) -> Dense:
     return Dense(reader)
 
 
-def join_cells(graph: Graph, keep: Iterable[int] = frozenset()) -> Graph:
+def join_cells(graph: Graph, keep: Iterable[int] = frozenset(), gates: bool = True) -> Graph:
     """Makes a sum of linear layers one site, z = x W + h U + b, so that it has one denominator and one rule.
 
     A layer may be multiplied by a gate, as the state of a GRU is by its reset gate. Sums of other tensors stay.
@@ -88,6 +88,7 @@ def join_cells(graph: Graph, keep: Iterable[int] = frozenset()) -> Graph:
     Args:
         graph: The graph.
         keep: Slots that must survive.
+        gates: Whether a layer behind a gate is joined, too. The gate is a constant then, so it gets no relevance.
 
     Returns:
         A graph with the same outputs.
@@ -99,7 +100,7 @@ def join_cells(graph: Graph, keep: Iterable[int] = frozenset()) -> Graph:
     for site in reversed(graph.sites):
         if site in gone or not isinstance(site.operation, Sum | Scale):
             continue
-        tree = _Tree(graph, producers, readers, held)
+        tree = _Tree(graph, producers, readers, held, gates)
         if tree.collect(site, top=True) and len(tree.parts) > 1:
             joined[site] = tree.site(site)
             gone.update(each for each in tree.sites if each is not site)
@@ -119,9 +120,11 @@ class _Tree:
         graph: The graph.
         producers, readers: The site that writes each slot, and the sites that read it.
         held: Slots that must survive.
+        gates: Whether a layer behind a gate is joined.
     """
 
-    def __init__(self, graph, producers, readers, held):
+    def __init__(self, graph, producers, readers, held, gates):
+        self.gates = gates
         self.graph, self.producers, self.readers, self.held = graph, producers, readers, held
         self.sites: list[Site] = []
         self.parts: list[tuple[Site, tuple[int, ...]]] = []
@@ -157,7 +160,7 @@ class _Tree:
         if isinstance(operation, Product):
             signals = [i for i in site.inputs if not self._is_gate(i)]
             same = {self.graph.specs[i].shape for i in (*site.inputs, slot)}
-            if len(signals) != 1 or len(same) > 1:
+            if not self.gates or len(signals) != 1 or len(same) > 1:
                 return False
             return self._behind(signals[0], (*gates, *(i for i in site.inputs if i != signals[0])))
         return False

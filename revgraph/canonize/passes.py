@@ -12,6 +12,7 @@ import keras
 from revgraph.canonize.cells import join_cells, slice_kernels
 from revgraph.canonize.folding import fold_batchnorm, fold_padding
 from revgraph.canonize.products import join_products
+from revgraph.graph.analysis import is_linear_layer
 from revgraph.graph.graph import Graph, Site, Spec
 from revgraph.graph.log import timed
 from revgraph.graph.loops import Loop
@@ -32,7 +33,7 @@ SAME = ("Cast", "Identity")
 """Names of routings that keep every entry in its place."""
 
 
-def canonize(model: keras.Model | Graph, keep: Iterable[int] = ()) -> Graph:
+def canonize(model: keras.Model | Graph, keep: Iterable[int] = (), gates: bool = True) -> Graph:
     """Rewrites a model into a graph of the sites on which LRP rules are defined.
 
     The graph computes the same outputs as the model, and the model itself is not changed. These steps are taken:
@@ -43,10 +44,12 @@ def canonize(model: keras.Model | Graph, keep: Iterable[int] = ()) -> Graph:
     * Normalization of a sample by its own statistics (LayerNormalization) becomes affine.
     * Nested products become one product.
     * Zero padding and BatchNormalization are folded into the linear layer beside them.
+    * In the body of a loop, such as a recurrent layer has, the affine part of a cell becomes one site.
 
     Args:
         model: A built Keras model, or a `Graph`.
         keep: Slots of the graph that must not be folded away.
+        gates: Whether gates inside of a cell, such as the reset gate of a GRU, count as constants; see `join_cells`.
 
     Returns:
         A `Graph`, which can be called like the model, and printed.
@@ -61,7 +64,7 @@ def canonize(model: keras.Model | Graph, keep: Iterable[int] = ()) -> Graph:
     with timed("canonize", graph):
         for rewrite in PASSES:
             graph = rewrite(graph, frozenset(keep))
-    return graph
+        return canonize_loops(graph, frozenset(keep), gates)
 
 
 def split_activations(graph: Graph, keep: Iterable[int] = frozenset()) -> Graph:
@@ -253,30 +256,33 @@ def hold_deviations(graph: Graph, keep: Iterable[int] = frozenset()) -> Graph:
     return graph.rewrite(map(rewrite, graph.sites))
 
 
-def canonize_loops(graph: Graph, keep: Iterable[int] = frozenset()) -> Graph:
+def canonize_loops(graph: Graph, keep: Iterable[int] = frozenset(), gates: bool = True) -> Graph:
     """Canonizes the body of every loop, and joins the affine parts of a recurrent cell to one site.
 
     Args:
         graph: The graph.
         keep: Taken as every pass takes it; this pass removes no slot of the graph itself.
+        gates: See `join_cells`.
 
     Returns:
         A graph with the same outputs.
     """
 
-    return graph.rewrite(_with_canonized_body(site, graph.calls) for site in graph.sites)
+    return graph.rewrite(_with_canonized_body(site, graph.calls, gates) for site in graph.sites)
 
 
-def _with_canonized_body(site, calls):
+def _with_canonized_body(site, calls, gates):
     if not isinstance(site.operation, Loop):
         return site
     body = site.operation.body
-    for each in (*PASSES, slice_kernels, join_cells):
+    for each in (*PASSES, slice_kernels):
         body = each(body, frozenset())
+    body = join_cells(body, frozenset(), gates)
     # Entries of composites name the recurrent layer, and mean what is inside of its loop.
     around = max((c for c in calls if site.path.startswith(f"{c.path}/")), key=lambda c: len(c.path), default=None)
     layer = site.layer if around is None else around.layer
-    inside = (dataclasses.replace(_with_canonized_body(s, calls), layer=s.layer or layer) for s in body.sites)
+    inside = (_with_canonized_body(s, calls, gates) for s in body.sites)
+    inside = (dataclasses.replace(s, layer=s.layer or layer) if is_linear_layer(s.operation) else s for s in inside)
     operation = dataclasses.replace(site.operation, body=body.rewrite(inside))
     return dataclasses.replace(site, operation=operation, layer=layer)
 
@@ -289,6 +295,5 @@ PASSES = (
     join_products,
     fold_padding,
     fold_batchnorm,
-    canonize_loops,
 )
 """The passes of `canonize`, in their order."""

@@ -222,9 +222,9 @@ class Composite(Tabular):
 
     def unused_names(self, graph: Graph) -> list[str]:
         """Messages about entries that match by a name that no site of a graph has, one for each."""
-        facts, said = Facts(graph), []
+        said, everywhere = [], list(_with_insides(Facts(graph)))
         for match, rule in self.entries:
-            if match.recipe[:1] == ("name",) and not any(match(site, facts) for site in graph.sites):
+            if match.recipe[:1] == ("name",) and not any(match(site, facts) for site, facts in everywhere):
                 said.append(f"The entry {match} matches no site: {rule} is not used.{_instead(match.recipe[1], graph)}")
         return said
 
@@ -234,6 +234,14 @@ class Composite(Tabular):
     def table(self) -> Table:
         """The entries in the order in which they are tried, with the defaults at the end."""
         return Table(("match", "rule"), (*self.entries, *self.defaults), title=repr(self)[1:-1])
+
+
+def _with_insides(facts):
+    """Every site of a graph, and those inside of its loops, each with what is known of the graph around it."""
+    for site in facts.graph.sites:
+        yield site, facts
+        if isinstance(site.operation, Loop):
+            yield from _with_insides(Facts(site.operation.body, (), facts))
 
 
 def _fits(rule, operation):

@@ -172,8 +172,10 @@ def _times(weight, sign):
 
 def _bias_add(reader, node):
     x, bias = node.arguments
+    last = node.attribute("data_format") != "NCHW" or len(node.specs[0].shape) == 2
+    # Keras adds a vector that it computes in this way, too.
     if not isinstance(bias, Weight) or isinstance(x, Weight):
-        return None
+        return _sum_of((1.0, 1.0))(reader, node) if last else None
     if node.attribute("data_format") == "NCHW":
         rank = len(reader.specs[x].shape)
         column = (*bias.shape, *(1,) * (rank - 2))
