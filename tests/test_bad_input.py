@@ -168,31 +168,25 @@ def with_layer(layer, shape=(4, 3)):
     return randomized(keras.Model(inputs, layers.Dense(2)(layers.Flatten()(block(inputs)))))
 
 
-UNSUPPORTED = {
-    "LSTM": lambda: layers.LSTM(3, name="odd"),
-    "SimpleRNN": lambda: layers.SimpleRNN(3, name="odd"),
-    "Bidirectional": lambda: layers.Bidirectional(layers.LSTM(3), name="odd"),
-    "Lambda": lambda: layers.Lambda(lambda x: ops.cumprod(x, axis=-1), name="odd"),
-}
+def unsupported():
+    return layers.Lambda(lambda x: ops.cumprod(x, axis=-1), name="odd")
 
 
-@pytest.mark.parametrize("kind", UNSUPPORTED)
-def test_a_layer_without_a_rule(kind, rng):
+def test_a_layer_without_a_rule(rng):
     """The error names path, operation and remedy; a rule for the layer as a whole makes it work."""
-    model = with_layer(UNSUPPORTED[kind]())
-    operation = "Cumprod" if kind == "Lambda" else "Loop of"
-    with pytest.raises(NotAnalyzeableModelException, match=rf"No rule for 'block/odd/.*' \({operation}") as error:
+    model = with_layer(unsupported())
+    with pytest.raises(NotAnalyzeableModelException, match=r"No rule for 'block/odd/.*' \(Cumprod") as error:
         create_analyzer("lrp.epsilon", model)
     assert "use a gradient method" in str(error.value) and "Epsilon()" not in str(error.value)
     assert isinstance(error.value, ValueError)
-    composite = revgraph.Composite((getattr(layers, kind), Jacobian()), (layers.Dense, Epsilon()))
+    composite = revgraph.Composite((layers.Lambda, Jacobian()), (layers.Dense, Epsilon()))
     x = rng.normal(size=(2, 4, 3)).astype("float32")
     assert np.isfinite(create_analyzer("lrp", model, rule=composite).analyze(x)).all()
     assert np.abs(create_analyzer("gradient", model).analyze(x)).max() > 0
 
 
 def test_lambda_layers_can_be_allowed(rng):
-    model = with_layer(UNSUPPORTED["Lambda"]())
+    model = with_layer(unsupported())
     x = rng.normal(size=(2, 4, 3)).astype("float32")
     relevance = create_analyzer("lrp.epsilon", model, allow_lambda_layers=True).analyze(x)
     assert np.isfinite(relevance).all() and np.abs(relevance).max() > 0

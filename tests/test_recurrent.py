@@ -144,6 +144,23 @@ def test_methods_of_the_gradient_family_reach_the_inside_of_loops(name, rng):
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("name", ["LSTM", "GRU", "both ways"])
+def test_deep_lift_adds_up_through_loops(name, rng):
+    def layer(unroll):
+        if name == "both ways":
+            return layers.Bidirectional(layers.LSTM(3, unroll=unroll))
+        return getattr(layers, name)(3, unroll=unroll)
+
+    looped, unrolled = (network(layer(unroll)) for unroll in (False, True))
+    unrolled.set_weights(looped.get_weights())
+    x, reference = rng.normal(size=(2, STEPS, FEATURES)), rng.normal(size=(STEPS, FEATURES))
+    analyzers = [revgraph.create_analyzer("deep_lift", m, reference_inputs=reference) for m in (looped, unrolled)]
+    found, expected = (a.record(x).analyze(1) for a in analyzers)
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-13)
+    difference = (looped(x) - looped(reference[None])).numpy()[:, 1]
+    np.testing.assert_allclose(found.sum((1, 2)), difference, rtol=1e-9, atol=1e-13)
+
+
 # Gradient forms: where every stabiliser is 0, relevance is input times the gradient of the pass with stopped gates.
 
 stop = tf.stop_gradient

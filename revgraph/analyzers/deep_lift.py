@@ -13,7 +13,7 @@ from revgraph.analyzers.reference import check_references, flat_references
 from revgraph.analyzers.reverse_analyzer import ReverseAnalyzer
 from revgraph.canonize.pairs import WithReference, is_linear, with_reference
 from revgraph.canonize.passes import prune
-from revgraph.composites import Composite, Matcher
+from revgraph.composites import LOOP, Composite, Matcher
 from revgraph.graph import Graph
 from revgraph.graph.operations import (
     Activation,
@@ -29,7 +29,7 @@ from revgraph.graph.types import Tensors
 from revgraph.reverse.ledger import completeness
 from revgraph.reverse.reverse_graph import ReverseGraph
 from revgraph.reverse.walk import Question, Walk
-from revgraph.reverse_rules import Jacobian
+from revgraph.reverse_rules import Jacobian, Turns
 from revgraph.reverse_rules.deep_lift import (
     EmbeddingDifference,
     Rescale,
@@ -64,6 +64,7 @@ DEEP_LIFT = Composite(
     (beside(Quotient, "quotients"), RescaleQuotient()),
     (beside(Normalize, "normalizations"), RescaleNormalization()),
     (beside(Embedding, "embeddings"), EmbeddingDifference()),
+    (LOOP, Turns()),
     defaults=(),
     name="deep_lift",
 )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from revgraph.graph.graph import Graph, Site
+from revgraph.graph.loops import Element, Loop
 from revgraph.graph.operations import Affine, Normalize, Operation, Routing
 from revgraph.graph.types import Weights
 
@@ -72,22 +73,92 @@ def with_reference(graph: Graph) -> tuple[Graph, dict[int, int]]:
         operation = WithReference(Routing(lambda x: x, "input", copies=True, fixed=True, keeps_sign=True))
         sites.append(Site(name, operation, (outer, outer + 1), (slot, slot + shift)))
         outer_slots.append(outer)
-    jumping = _integers_that_jump(graph)
-    for site in graph.sites:
-        beside = [tuple(slot + shift for slot in slots) for slots in (site.inputs, site.outputs)]
-        if is_linear(site.operation) and jumping.isdisjoint(site.inputs):
-            sites.append(site)
-            path = f"{site.path} (reference)"
-            sites.append(dataclasses.replace(site, path=path, inputs=beside[0], outputs=beside[1]))
-        else:
-            both = (site.inputs + beside[0], site.outputs + beside[1])
-            sites.append(
-                dataclasses.replace(site, operation=WithReference(site.operation), inputs=both[0], outputs=both[1])
-            )
+    sites.extend(_paired(graph, shift))
     names = (*graph.input_names, *(f"{name} (reference)" for name in graph.input_names))
     inputs = (*outer_slots, *(slot + 1 for slot in outer_slots))
     paired = dataclasses.replace(graph, sites=tuple(sites), specs=specs, inputs=inputs, input_names=names)
     return paired, {slot: slot + shift for slot in graph.specs}
+
+
+def _paired(graph, shift):
+    """The sites of a graph beside their references, whose slots have numbers that are larger by `shift`."""
+    jumping = _integers_that_jump(graph)
+    for site in graph.sites:
+        beside = [_moved(slots, shift) for slots in (site.inputs, site.outputs)]
+        operation = site.operation
+        if isinstance(operation, Element) or (is_linear(operation) and jumping.isdisjoint(site.inputs)):
+            yield site
+            path = f"{site.path} (reference)"
+            yield dataclasses.replace(site, path=path, inputs=beside[0], outputs=beside[1])
+        elif isinstance(operation, Loop) and _turns_are_fixed(operation):
+            yield _paired_loop(site, shift)
+        else:
+            both = (site.inputs + beside[0], site.outputs + beside[1])
+            yield dataclasses.replace(site, operation=WithReference(operation), inputs=both[0], outputs=both[1])
+
+
+def _moved(slots, shift):
+    return tuple(slot + shift for slot in slots)
+
+
+def _paired_loop(site, shift):
+    """A loop beside its reference: one loop with the states, lists and constants of both."""
+    loop = site.operation
+    ends = (loop.states, loop.outputs_count)
+
+    def twice(values, ends, moved=tuple):
+        """Groups of values, each followed by its reference."""
+        starts = [0, *ends, len(values)]
+        groups = [tuple(values[i:j]) for i, j in zip(starts, starts[1:], strict=False)]
+        return tuple(value for group in groups for value in (*group, *moved(group)))
+
+    def graph(inside, outputs):
+        more = max(inside.specs) + 1
+        specs = {**inside.specs, **{slot + more: spec for slot, spec in inside.specs.items()}}
+        inputs = twice(inside.input_slots, (loop.states,), lambda slots: _moved(slots, more))
+        sites = tuple(_paired(inside, more)) if outputs else inside.sites
+        results = twice(inside.output_slots, outputs, lambda slots: _moved(slots, more)) if outputs else inside.outputs
+        return dataclasses.replace(inside, sites=sites, specs=specs, inputs=list(inputs), outputs=list(results))
+
+    constants = range(len(loop.sources) - loop.outputs_count)
+    places = (*constants, *constants)
+    operation = dataclasses.replace(
+        loop,
+        condition=graph(loop.condition, ()),
+        body=graph(loop.body, (loop.states,)),
+        states=2 * loop.states,
+        lists=(*loop.lists, *loop.lists),
+        read_lists=frozenset(j for j, i in enumerate(places) if i in loop.read_lists),
+        sources=twice(loop.sources, ends),
+        signals=loop.signals | {i + loop.states for i in loop.signals},
+    )
+    given = [i for i, source in enumerate(loop.sources) if source is None]
+    slots = dict(zip(given, site.inputs, strict=True))
+    every = twice([(i, 0) for i in range(len(loop.sources))], ends, lambda group: [(i, shift) for i, _ in group])
+    inputs = tuple(slots[i] + by for i, by in every if i in slots)
+    outputs = twice(site.outputs, (loop.states,), lambda group: _moved(group, shift))
+    return dataclasses.replace(site, operation=operation, inputs=inputs, outputs=outputs)
+
+
+def _turns_are_fixed(loop):
+    """Whether the number of turns does not depend on the entries of the inputs, so that the reference has as many."""
+    needed = _needed(loop.condition, loop.condition.output_slots)
+    while True:
+        more = needed | _needed(loop.body, [loop.body.output_slots[i] for i in needed if i < loop.states])
+        if more == needed:
+            break
+        needed = more
+    specs = [loop.body.specs[slot].dtype for slot in loop.body.input_slots]
+    return all("int" in specs[i] for i in needed)
+
+
+def _needed(graph, slots):
+    """The places of the inputs from which slots of a graph are computed."""
+    found = set(slots)
+    for site in reversed(graph.sites):
+        if not found.isdisjoint(site.outputs):
+            found.update(site.inputs)
+    return {i for i, slot in enumerate(graph.input_slots) if slot in found}
 
 
 def _integers_that_jump(graph):
