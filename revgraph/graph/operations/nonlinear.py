@@ -32,7 +32,7 @@ class Fused(Operation):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Activation(Operation):
-    """A function of one input that keeps its shape.
+    """A function of one input that keeps its shape. Inputs behind the first, such as masks, count as constants.
 
     Args:
         function: The function.
@@ -40,7 +40,7 @@ class Activation(Operation):
         layer: The Keras layer that it comes from, if any.
     """
 
-    function: Callable[[tf.Tensor], tf.Tensor]
+    function: Callable[..., tf.Tensor]
     name: str
     layer: Any = None
 
@@ -53,7 +53,7 @@ class Activation(Operation):
         return TRAITS.get(self.name, UNKNOWN)
 
     def __call__(self, inputs: Sequence[tf.Tensor], weights: Weights) -> tuple[tf.Tensor, ...]:
-        return (self.function(inputs[0]),)
+        return (self.function(*inputs),)
 
 
 class Product(Operation):
