@@ -15,9 +15,10 @@ from revgraph.analyzers.gradient import checked_convention
 from revgraph.analyzers.reverse_analyzer import ReverseAnalyzer
 from revgraph.canonize.folding import fold_batchnorm
 from revgraph.canonize.passes import average_pooling_to_conv, canonize, split_activations
-from revgraph.composites import Composite, Matcher, everywhere
+from revgraph.composites import Composite, Matcher, NotAnalyzeableModelException, everywhere
 from revgraph.graph import Graph
 from revgraph.graph.analysis import is_linear_layer
+from revgraph.graph.caches import updated_caches
 from revgraph.graph.loops import Loop
 from revgraph.graph.operations import Activation, BatchNorm, Opaque, Scale
 from revgraph.graph.types import Bounds
@@ -190,6 +191,7 @@ class LRP(ReverseAnalyzer):
         if self.convention == "innvestigate":
             composite = _innvestigate(composite, self.innvestigate)
         super().__init__(model, composite, **options)
+        _refuse_caches(self.traced)
 
     def _canonize(self, graph, keep):
         if self.bn_layer_rule is not None:
@@ -200,6 +202,18 @@ class LRP(ReverseAnalyzer):
 
     def _warns_of(self, magnitudes):
         return warn_of_vanishing(magnitudes, stacklevel=outside() + 1)
+
+
+def _refuse_caches(graph):
+    """Refuses a model that hands on what it computed from earlier tokens, because relevance would end there."""
+    caches = updated_caches(graph)
+    if caches:
+        raise NotAnalyzeableModelException(
+            f"The model {graph.name!r} has a cache of keys and values: "
+            + ", ".join(f"its input {name!r} comes back in its output {output!r}" for name, output in caches)
+            + ". Relevance would end in the cache, and not reach the tokens from which it was computed. Explain the "
+            "prefill: a model without the cache that takes all tokens at once, up to the one in question."
+        )
 
 
 def _tightest(composite):

@@ -107,7 +107,11 @@ class Embedding(Operation):
         return {"embeddings": self.table(dtype)}
 
     def __call__(self, inputs: Sequence[tf.Tensor], weights: Weights) -> tuple[tf.Tensor, ...]:
-        return (tf.gather(weights["embeddings"], tf.cast(inputs[0], tf.int32)),)
+        return (tf.gather(weights["embeddings"], self.rows(inputs[0])),)
+
+    def rows(self, ids: tf.Tensor) -> tf.Tensor:
+        """The numbers of the rows that are looked up for ids."""
+        return tf.cast(ids, tf.int32)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
