@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from revgraph.analyzers.ids import check_ids
 from revgraph.graph.analysis import inputs_with_indices
 from revgraph.graph.arguments import check_count
 from revgraph.graph.graph import Graph
@@ -29,7 +30,7 @@ def flat_inputs(x: Tensors, graph: Graph) -> list[Any]:
 
     Raises:
         TypeError: Not numbers, half precision, or inside of a `tf.function`.
-        ValueError: Wrong number of inputs, wrong shape, different batch sizes, or no samples.
+        ValueError: Wrong number of inputs, wrong shape, different batch sizes, no samples, or ids outside of a table.
     """
     if tf.inside_function():
         raise TypeError(
@@ -55,6 +56,7 @@ def flat_inputs(x: Tensors, graph: Graph) -> list[Any]:
                 f"Nothing to explain: the samples of input {name!r} have no entries, because its shape is "
                 f"{tuple(array.shape)}. Pass sequences of at least one step."
             )
+    check_ids(arrays, graph)
     return arrays
 
 

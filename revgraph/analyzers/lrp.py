@@ -16,9 +16,10 @@ from revgraph.analyzers.gradient import checked_convention
 from revgraph.analyzers.reverse_analyzer import ReverseAnalyzer
 from revgraph.canonize.folding import fold_batchnorm
 from revgraph.canonize.passes import average_pooling_to_conv, canonize, canonize_loops, split_activations
-from revgraph.composites import Composite, Matcher, everywhere
+from revgraph.composites import Composite, Matcher, NotAnalyzeableModelException, everywhere
 from revgraph.graph import Graph
 from revgraph.graph.analysis import Facts, is_linear_layer
+from revgraph.graph.caches import updated_caches
 from revgraph.graph.loops import Loop
 from revgraph.graph.operations import Activation, BatchNorm, Opaque, Scale
 from revgraph.graph.types import Bounds, Selection, Tensors
@@ -193,6 +194,7 @@ class LRP(ReverseAnalyzer):
         # An entry for products may give relevance to gates.
         self._gates = not any(match is composites.PRODUCT or match is composites.ANY for match, _ in composite.entries)
         super().__init__(model, composite, **options)
+        _refuse_caches(self.traced)
 
     def attentions(
         self,
@@ -231,6 +233,18 @@ class LRP(ReverseAnalyzer):
 
     def _warns_of(self, magnitudes):
         return warn_of_vanishing(magnitudes, stacklevel=outside() + 1)
+
+
+def _refuse_caches(graph):
+    """Refuses a model that hands on what it computed from earlier tokens, because relevance would end there."""
+    caches = updated_caches(graph)
+    if caches:
+        raise NotAnalyzeableModelException(
+            f"The model {graph.name!r} has a cache of keys and values: "
+            + ", ".join(f"its input {name!r} comes back in its output {output!r}" for name, output in caches)
+            + ". Relevance would end in the cache, and not reach the tokens from which it was computed. Explain the "
+            "prefill: a model without the cache that takes all tokens at once, up to the one in question."
+        )
 
 
 def _tightest(composite):

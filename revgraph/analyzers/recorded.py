@@ -23,7 +23,7 @@ class RecordedPass:
         self._analyzer = analyzer
         self._walk = walk
         self._inputs = inputs
-        self._forward = walk.reverse.forward(inputs, frozen=True)
+        self._forward = walk.recorded(inputs)
 
     def analyze(self, neuron_selection: Selection = None, initial_relevance: Any = None) -> Relevance:
         """Relevance of the recorded inputs; see `ReverseAnalyzer.analyze`."""

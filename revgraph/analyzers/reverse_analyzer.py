@@ -367,7 +367,7 @@ class ReverseAnalyzer(Analyzer):
         if pre_activation:
             producer = self.traced.producers().get(slots[0])
             if producer is not None and isinstance(producer.operation, Activation):
-                slots = producer.inputs
+                slots = producer.inputs[:1]
         reason = why_nothing_starts(self.traced, slots[0])
         if reason is not None:
             raise ValueError(f"Relevance cannot start at {call.path!r}: {reason}.")

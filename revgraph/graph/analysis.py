@@ -8,6 +8,7 @@ from revgraph.graph.graph import Graph, Site, Spec
 from revgraph.graph.loops import Loop
 from revgraph.graph.operations import (
     Activation,
+    ChannelDiagonalConv,
     Contraction,
     Convolutional,
     Dense,
@@ -18,6 +19,7 @@ from revgraph.graph.operations import (
     Normalize,
     Operation,
     Product,
+    Quotient,
     Routing,
     Scale,
     Sum,
@@ -48,6 +50,28 @@ def is_convolution(operation: Operation) -> bool:
 def is_padding(operation: Operation) -> bool:
     """Whether an operation pads with zeros, or masks entries with zeros, and leaves the other entries as they are."""
     return isinstance(operation, ZeroPad) or (isinstance(operation, Routing) and operation.name == "Masking")
+
+
+def is_mask(slot: int, producers: Mapping[int, Site], specs: Mapping[int, Spec], integers: bool = True) -> bool:
+    """Whether a slot has constants, truth values and integers alone, perhaps cast, moved, scaled, added or multiplied.
+
+    Args:
+        slot: The slot.
+        producers: The site that writes each slot.
+        specs: Shape and dtype of each slot.
+        integers: Whether integers of the model's inputs count. They may have relevance, unlike truth values.
+    """
+    seen, stack = {slot}, [slot]
+    while stack:
+        slot = stack.pop()
+        site, dtype = producers.get(slot), specs[slot].dtype
+        if dtype == "bool" or (integers and "float" not in dtype) or (site and isinstance(site.operation, Inert)):
+            continue
+        if site is None or not isinstance(site.operation, Routing | Scale | Sum | Product | Activation):
+            return False
+        stack += [below for below in site.inputs if below not in seen]
+        seen.update(site.inputs)
+    return True
 
 
 def first_linear_sites(graph: Graph, inputs: Iterable[int] | None = None) -> frozenset[Site]:
@@ -179,9 +203,9 @@ class Facts:
     def signals(self, site: Site) -> tuple[int, ...]:
         """Which factors of a product are signals. The others are gates. Where no gate is found, all are signals.
 
-        A gate comes from a sigmoid, a softmax or the like. Where no factor does, it comes from a tanh or the like;
-        where none does that, from a SiLU or another function that gates itself; where none does that, it is a factor
-        that is broadcast. Moves, masks, scale and shift may stand between.
+        A mask is no signal. A gate comes from a sigmoid, a softmax or the like. Where no factor does, it comes from a
+        tanh or the like; where none does that, from a SiLU or another function that gates itself; where none does that,
+        it is a factor that is broadcast. Moves, masks, scale, shift and divisors may stand between, and sums of gates.
 
         Args:
             site: A `Product` or a `Contraction`.
@@ -190,6 +214,20 @@ class Facts:
             Positions of the signals among the inputs of the site.
         """
         return signals(site, self.producers, self.graph.specs)
+
+    def is_masked(self, slot: int) -> bool:
+        """Whether a mask may have left out entries of a slot: constants in their place, or a mask that was added."""
+        stack, specs = [slot], self.graph.specs
+        while stack:
+            site = self.producers.get(stack.pop())
+            if site is None or not isinstance(site.operation, Routing | Scale | Sum):
+                continue
+            signals = [s for s in site.inputs if not is_mask(s, self.producers, specs)]
+            chooses = isinstance(site.operation, Routing) and site.operation.fills and not site.operation.fixed
+            if chooses or site.operation.bias_is_table or len(signals) < len(site.inputs):
+                return True
+            stack += signals
+        return False
 
     def identity_branch(self, site: Site) -> int | None:
         """Which summand of a residual sum is the shortcut.
@@ -259,7 +297,8 @@ def _first_linear(slots, sites_at, beyond):
 
 def signals(site: Site, producers: Mapping[int, Site], specs: Mapping[int, Spec]) -> tuple[int, ...]:
     """Which factors of a product are signals; see `Facts.signals`."""
-    found = list(range(len(site.inputs)))
+    found = [i for i, slot in enumerate(site.inputs) if not is_mask(slot, producers, specs, integers=False)]
+    found = found or list(range(len(site.inputs)))
     elementwise = isinstance(site.operation, Product)
     # In a product of matrices only attention weights are gates. They come from a softmax or the like.
     for trait in GATE_TRAITS if elementwise else GATE_TRAITS[:1]:
@@ -270,23 +309,22 @@ def signals(site: Site, producers: Mapping[int, Site], specs: Mapping[int, Spec]
 
 
 def _is_gate(slot, trait, producers, specs):
-    """Whether a factor comes from an activation of that trait, behind moves, masks, scale and shift."""
-    while slot in producers:
-        site = producers[slot]
-        operation = site.operation
-        if isinstance(operation, Activation):
-            return getattr(operation.traits, trait)
-        if isinstance(operation, Product):
-            if trait == "self_gate" and is_self_gated(site, producers):
-                return True
-            return all(_is_gate(factor, trait, producers, specs) for factor in site.inputs)
-        floating = [i for i in site.inputs if "float" in specs[i].dtype]
-        if isinstance(operation, Routing) and not floating:
-            return trait == "gate" and any(specs[i].dtype == "bool" for i in site.inputs)
-        if not isinstance(operation, Routing | Scale) or len(floating) != 1:
-            return False
-        (slot,) = floating
-    return False
+    """Whether a factor comes from an activation of that trait, behind moves, masks, scale, shift and divisors."""
+    site = producers.get(slot)
+    if site is None:
+        return False
+    operation = site.operation
+    if isinstance(operation, Activation):
+        return getattr(operation.traits, trait)
+    if isinstance(operation, Product) and trait == "self_gate" and is_self_gated(site, producers):
+        return True
+    sums = isinstance(operation, Sum | ChannelDiagonalConv) and trait == "gate"
+    if not sums and not isinstance(operation, Routing | Scale | Product | Quotient):
+        return False
+    signals = [s for s in site.inputs if not is_mask(s, producers, specs, integers=False)]
+    if isinstance(operation, Quotient):
+        signals = signals[:1]
+    return bool(signals) and all(_is_gate(below, trait, producers, specs) for below in signals)
 
 
 def is_self_gated(site: Site, producers: Mapping[int, Site]) -> bool:

@@ -3,6 +3,7 @@
 A slot is the number of a tensor in a graph, and a site is one call of one layer.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -17,6 +18,7 @@ from revgraph.graph.log import timed
 from revgraph.graph.types import Tensors
 from revgraph.reverse import targets
 from revgraph.reverse.dangers import GROWTH, growths, magnitudes
+from revgraph.reverse.failures import failing_site_named
 from revgraph.reverse.ledger import Conservation, merge
 from revgraph.reverse.recent import Recent
 from revgraph.reverse.reverse_graph import Forward, ReverseGraph
@@ -91,7 +93,8 @@ class Walk:
         Args:
             inputs: One array or tensor (batch, ...) per input.
         """
-        return self._function("outputs", ())(self._arguments(inputs))
+        with self.failures(inputs):
+            return self._function("outputs", ())(self._arguments(inputs))
 
     def references(self, values: Mapping[int, tf.Tensor]) -> list[tf.Tensor | None]:
         """The tensors with which those at which relevance starts are compared; None where nothing is compared.
@@ -111,7 +114,21 @@ class Walk:
         Returns:
             See `pulled`.
         """
-        return self._function("relevance", chosen)(self._arguments(inputs), self.tensors(chosen))
+        with self.failures(inputs):
+            return self._function("relevance", chosen)(self._arguments(inputs), self.tensors(chosen))
+
+    def recorded(self, inputs: Sequence[Tensors]) -> Forward:
+        """A forward walk that keeps the weights that the model has now.
+
+        Args:
+            inputs: One array or tensor (batch, ...) per input.
+        """
+        with self.failures(inputs):
+            return self.reverse.forward(inputs, frozen=True)
+
+    def failures(self, inputs: Sequence[Tensors]) -> contextlib.AbstractContextManager[None]:
+        """Within this context, a model that does not take the inputs is an error that names the failing site."""
+        return failing_site_named(self.graph, lambda: self._arguments(inputs))
 
     def ledger(self, inputs: Sequence[Tensors], chosen: Sequence[targets.Target]) -> Conservation:
         """An account of where relevance went.
@@ -123,7 +140,8 @@ class Walk:
             chosen: One target per start.
         """
         inputs = self._arguments(inputs)
-        values = self.graph.run(inputs)
+        with self.failures(inputs):
+            values = self.graph.run(inputs)
         count = len(inputs[0])
         if count > 1 and not self._samples_are_rows(inputs, values):
             rows = [slice(i, i + 1) for i in range(count)]

@@ -47,13 +47,14 @@ class Rescale(Rule):
     """The rescale rule for activations: m_x = (y - y_ref) / (x - x_ref) m_y.  [SHRIKUMAR2017, section 3.5.1]"""
 
     def record(self, call: SiteCall) -> OutputsAndPullback:
-        (x, x_ref), (y, y_ref) = call.inputs, call.outputs
+        ((x, *masks), (x_ref, *_)), (y, y_ref) = _halves(call.inputs), call.outputs
 
         def pull(m, _):
             dx, dy = x - x_ref, y - y_ref
             near = tf.abs(dx) < NEAR
             slope = call.transposed(m, tf.zeros_like(m))[0]
-            return _with_none([tf.where(near, slope, m * dy / tf.where(near, tf.ones_like(dx), dx))])
+            multiplier = tf.where(near, slope, m * dy / tf.where(near, tf.ones_like(dx), dx))
+            return _with_none([multiplier, *(None for _ in masks)])
 
         return call.outputs, Pullback(pull)
 

@@ -211,11 +211,13 @@ def sum_absorbed(
         # An output without any contribution of the kind that the part favours has no input to hand relevance to.
         dropped = r * tf.cast(z == 0, r.dtype) if part.favours else tf.zeros_like(r)
         rule += part.weight * per_sample(dropped)
-        stabiliser += part.weight * per_sample(r - dropped - s * z)
+        # A mask may add minus infinity, where no relevance arrives.
+        stabiliser += part.weight * per_sample(r - dropped - tf.math.multiply_no_nan(z, s))
         for term in part.terms:
             _, b = call.operation.split(term.weights(call.weights))
             if b is not None:
-                bias += part.weight * per_sample(s * call.operation.add_bias(tf.zeros_like(z), term.sign * b))
+                b = call.operation.add_bias(tf.zeros_like(z), term.sign * b)
+                bias += part.weight * per_sample(tf.math.multiply_no_nan(b, s))
     column = "constants" if call.operation.bias_is_table else "bias"
     return Absorbed(**{column: bias}, rule=rule, stabiliser=stabiliser)
 

@@ -33,7 +33,7 @@ class Fused(Operation):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Activation(Operation):
-    """A function of one input that keeps its shape.
+    """A function of one input that keeps its shape. Inputs behind the first, such as masks, count as constants.
 
     Args:
         function: The function.
@@ -41,7 +41,7 @@ class Activation(Operation):
         layer: The Keras layer that it comes from, if any.
     """
 
-    function: Callable[[tf.Tensor], tf.Tensor]
+    function: Callable[..., tf.Tensor]
     name: str
     layer: Any = None
 
@@ -54,7 +54,7 @@ class Activation(Operation):
         return TRAITS.get(self.name, UNKNOWN)
 
     def __call__(self, inputs: Sequence[tf.Tensor], weights: Weights) -> tuple[tf.Tensor, ...]:
-        return (self.function(inputs[0]),)
+        return (self.function(*inputs),)
 
 
 class Product(Operation):
@@ -126,7 +126,11 @@ class Embedding(Operation):
         return {"embeddings": self.table(dtype)}
 
     def __call__(self, inputs: Sequence[tf.Tensor], weights: Weights) -> tuple[tf.Tensor, ...]:
-        return (tf.gather(weights["embeddings"], tf.cast(inputs[0], tf.int32)),)
+        return (tf.gather(weights["embeddings"], self.rows(inputs[0])),)
+
+    def rows(self, ids: tf.Tensor) -> tf.Tensor:
+        """The numbers of the rows that are looked up for ids."""
+        return tf.cast(ids, tf.int32)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -13,7 +13,6 @@ from keras import ops
 
 from revgraph.graph import windows
 from revgraph.graph.operations import AveragePool, Embedding, Interpolation, LinearMap, Routing, ZeroPad, reading
-from revgraph.graph.types import Weights
 from revgraph.read.savedmodel.nodes import Node
 from revgraph.read.savedmodel.weights import Value, Weight
 
@@ -38,8 +37,8 @@ class Lookup(Embedding):
     def label(self) -> str:
         return "Embedding"
 
-    def __call__(self, inputs: Sequence[tf.Tensor], weights: Weights) -> tuple[tf.Tensor, ...]:
-        return super().__call__((self.index(inputs[0]),), weights)
+    def rows(self, ids: tf.Tensor) -> tf.Tensor:
+        return super().rows(self.index(ids))
 
 
 @dataclasses.dataclass(frozen=True)

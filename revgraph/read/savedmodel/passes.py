@@ -19,6 +19,7 @@ from revgraph.graph.operations import (
     Routing,
 )
 from revgraph.graph.scaling import scaling
+from revgraph.read.savedmodel.softmax import join_softmax
 from revgraph.read.savedmodel.weights import Expression, ScaleAndShift, Weight
 
 
@@ -34,7 +35,8 @@ def simplify(graph: Graph, held: Iterable[int] = frozenset()) -> Graph:
     """
     graph = bias_into_linear(bias_before_reshape(drop_unused(graph), held), held)
     graph = join_scale_and_shift(graph, held)
-    return number_paths(join_lists(name_scales(graph)))
+    graph = drop_unused(join_softmax(name_scales(graph), held))
+    return number_paths(join_lists(graph))
 
 
 def drop_unused(graph: Graph) -> Graph:

@@ -26,10 +26,10 @@ from revgraph.graph.operations import (
 from revgraph.graph.types import Weights
 from revgraph.read.savedmodel import linear, moves
 from revgraph.read.savedmodel.activations import DIRECT
-from revgraph.read.savedmodel.weights import ScaleAndShift, Value, Weight, known
+from revgraph.read.savedmodel.weights import ScaleAndShift, Weight, known
 
 if TYPE_CHECKING:
-    from revgraph.read.savedmodel.builder import Builder
+    pass
 
 IDENTITIES = frozenset(
     "CheckNumerics EnsureShape Identity IdentityN PlaceholderWithDefault PreventGradient Snapshot".split()
@@ -207,7 +207,7 @@ def _quotient(divide, operation):
             return reader.scale(node, left, right.map(lambda w: divide(tf.ones_like(w), w), right.shape))
         if isinstance(left, Weight):
             return reader.site(node, Activation(node.function(), "reciprocal"), node.slots)
-        return _softmax(reader, node) or reader.site(node, operation, node.slots)
+        return reader.site(node, operation, node.slots)
 
     return view
 
@@ -236,81 +236,6 @@ def _turned(reader, node, slot):
 
     known = {"copies": True, "fixed": all(f.fixed for f in functions), "keeps_sign": True}
     return reader.site(node, Routing(turned, functions[0].name, **known), site.inputs)
-
-
-def _softmax(reader, node):
-    """Softmax that is spelt out as exp(x - max x) / sum exp(x - max x); None for other quotients."""
-    top, bottom = node.arguments
-    _, total = reader.made(bottom)
-    exponential, _ = reader.made(top)
-    if total is None or total.type != "Sum" or total.arguments[0] != top or not total.attribute("keep_dims"):
-        return None
-    if not _is(exponential, "exp"):
-        return None
-    difference, subtraction = reader.made(exponential.inputs[0])
-    if subtraction is None or subtraction.type != "Sub" or len(difference.inputs) != 2:
-        return None
-    x, largest = difference.inputs
-    held, maximum = reader.made(largest)
-    if maximum is not None and maximum.type == "StopGradient":
-        _, maximum = reader.made(held.inputs[0])
-    if maximum is None or maximum.type != "Max" or maximum.arguments[0] != x or not maximum.attribute("keep_dims"):
-        return None
-    rank = len(reader.specs[x].shape)
-    axes, alike = (_axes(reader, n.arguments[1], rank) for n in (total, maximum))
-    # The maximum must be the same along the axis of the softmax.
-    if len(axes) != 1 or not axes <= alike:
-        return None
-    (axis,) = axes
-    return reader.site(node, Activation(lambda t: tf.nn.softmax(t, axis), "softmax"), (x,))
-
-
-def _softmax_over_axes(reader, node):
-    """Softmax that is spelt out as exp(x - log sum exp x), over several axes; None for other exponentials."""
-    difference, subtraction = reader.made(node.arguments[0])
-    if subtraction is None or subtraction.type != "Sub" or len(difference.inputs) != 2:
-        return None
-    x, logarithm = difference.inputs
-    rank = len(reader.specs[x].shape)
-    axes = _log_sum_exp(reader, x, logarithm, rank)
-    if not axes or 0 in axes:
-        return None
-
-    def softmax(t):
-        exponential = tf.exp(t - tf.reduce_max(t, sorted(axes), keepdims=True))
-        return exponential / tf.reduce_sum(exponential, sorted(axes), keepdims=True)
-
-    return reader.site(node, Activation(softmax, "softmax"), (x,))
-
-
-def _log_sum_exp(reader, x, slot, rank):
-    """The axes over which a slot is log sum exp x, computed as m + log sum exp(x - m); None where it is not."""
-    shifted, addition = reader.made(slot)
-    if addition is None or addition.type not in ("Add", "AddV2") or len(shifted.inputs) != 2:
-        return None
-    for one, shift in (shifted.inputs, shifted.inputs[::-1]):
-        logarithm, _ = reader.made(one)
-        if not _is(logarithm, "log"):
-            continue
-        _, total = reader.made(logarithm.inputs[0])
-        if total is None or total.type != "Sum" or not total.attribute("keep_dims"):
-            continue
-        exponential, _ = reader.made(total.arguments[0])
-        if not _is(exponential, "exp"):
-            continue
-        difference, subtraction = reader.made(exponential.inputs[0])
-        if subtraction is not None and subtraction.type == "Sub" and difference.inputs == (x, shift):
-            return _axes(reader, total.arguments[1], rank)
-    return None
-
-
-def _exponential(reader, node):
-    return _softmax_over_axes(reader, node) or _activation("exp")(reader, node)
-
-
-def _axes(reader: "Builder", value: Value, rank: int) -> frozenset[int]:
-    """The axes that a tensor names; none where they are not known."""
-    return frozenset(axis % rank for axis in reader.known_integers(value) or ())
 
 
 def _prelu(reader, node):
@@ -370,7 +295,6 @@ VIEWS = {
     "Cast": _cast,
     "ClipByValue": _clip,
     "Einsum": linear.einsum,
-    "Exp": _exponential,
     "MatrixDiagPartV3": moves.diagonal,
     "MaxPool3D": moves.max_pool_3d,
     "Mean": moves.mean,

@@ -1,0 +1,65 @@
+"""Says at which site a model fails on inputs that it does not take, such as a sequence that is too long."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+
+import tensorflow as tf
+
+from revgraph.graph.graph import Graph, Site
+
+ADVICE = (
+    "A sequence that is longer than a table of positions fails like this, and so do ids outside of a table and a mask "
+    "that is not as long as what it masks. Cut or pad the inputs to sizes that the model takes."
+)
+
+
+@contextlib.contextmanager
+def failing_site_named(graph: Graph, inputs: Callable[[], Sequence[tf.Tensor]]) -> Iterator[None]:
+    """Raises a ValueError that names the failing site where TensorFlow says that an argument is invalid.
+
+    Args:
+        graph: The graph that runs.
+        inputs: Gives its inputs, in flat order. It is called only after something failed.
+
+    Raises:
+        ValueError: A site fails on what it gets from the inputs.
+    """
+    try:
+        yield
+    except tf.errors.InvalidArgumentError:
+        found = _failure(graph, inputs())
+        if found is None:
+            raise
+        raise found from None
+
+
+def _failure(graph, inputs):
+    """The error for the first site that fails, when all run one after the other; None where none fails."""
+    current: list[Site] = []
+
+    def weights(i, site, arguments):
+        current[:] = [site]
+        return site.operation.weights(graph.dtype, arguments)
+
+    values = {slot: graph.cast(slot, x) for slot, x in zip(graph.input_slots, inputs, strict=True)}
+    try:
+        graph.compute(values, weights)
+    except tf.errors.InvalidArgumentError as error:
+        (site,) = current
+        sizes = ", ".join(f"{name} {_shape(values[s])}" for name, s in zip(graph.input_names, values, strict=True))
+        return ValueError(
+            f"The model {graph.name!r} does not take these inputs: {sizes}. It fails at {site.path!r} "
+            f"({site.operation.label}): {_reason(error)}. {ADVICE}"
+        )
+    return None
+
+
+def _shape(x):
+    return tuple(x.shape)
+
+
+def _reason(error):
+    """What TensorFlow says, without the names of its functions and nodes."""
+    text = str(error.message).partition(" [Op:")[0].strip()
+    text = text.partition("}} ")[2] if text.startswith("{{") else text
+    return " ".join(text.split()).rstrip(".")
