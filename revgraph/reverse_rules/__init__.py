@@ -8,7 +8,7 @@ from revgraph.reverse_rules.attention import SoftmaxTaylor
 from revgraph.reverse_rules.embedding import NormOverEmbedding, SumOverEmbedding
 from revgraph.reverse_rules.engine import Absorbed, Pullback, Rule, SafeDivide, SiteCall
 from revgraph.reverse_rules.engine import ReplacementLayer as ReplacementLayer
-from revgraph.reverse_rules.merging import Bilinear, Equal, Gate, IdentityBranch, Only, Saturation, Unreached
+from revgraph.reverse_rules.merging import Bilinear, Equal, Gate, IdentityBranch, Only, Saturation, Uniform, Unreached
 from revgraph.reverse_rules.relus import DeconvNet, GuidedBackprop, ReLUBetaSmooth
 from revgraph.reverse_rules.rules import (
     AlphaBeta,
@@ -32,5 +32,6 @@ __all__ = [
     "Absorbed", "AlphaBeta", "BRule", "Bilinear", "DeconvNet", "ERule", "Epsilon", "Equal", "Flat", "Gamma", "Gate",
     "GuidedBackprop", "IdentityBranch", "Jacobian", "Norm", "NormOverEmbedding", "Only", "Padding", "Part", "Pass",
     "Pullback", "ReLUBetaSmooth", "Rule", "SafeDivide", "Saturation", "SiteCall", "SoftmaxTaylor", "SumOverEmbedding",
-    "Term", "Unreached", "WSquare", "Z", "ZBox", "ZPlus", "ZPlusFast", "identity", "neg", "on", "ones", "pos",
+    "Term", "Uniform", "Unreached", "WSquare", "Z", "ZBox", "ZPlus", "ZPlusFast", "identity", "neg", "on", "ones",
+    "pos",
 ]  # fmt: skip
