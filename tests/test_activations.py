@@ -106,6 +106,11 @@ def test_every_claim_holds_on_values(name, function):
         gate = y[grid != 0] / grid[grid != 0]
         assert gate.min() >= 0 and gate.max() <= 1
         np.testing.assert_allclose(values(operation, np.array([-60.5, 60.5])), [0, 60.5], atol=1e-6)
+    if known.divisor:
+        x = grid[np.abs(grid) > 0.1]
+        power = np.polyfit(np.log(np.abs(x)), np.log(np.abs(values(operation, x))), 1)[0]
+        np.testing.assert_allclose(values(operation, x) * np.abs(x) ** -power, np.sign(values(operation, x)), rtol=1e-9)
+        assert power < 0
     if known.probability:
         chances = np.exp(rows) if name.startswith("log") else rows
         expected = np.exp(ROWS) / np.exp(ROWS).sum(-1, keepdims=True) if "softmax" in name else 1 / (1 + np.exp(-ROWS))

@@ -165,7 +165,7 @@ def excitation_backprop() -> Composite:
 
 
 def vit(epsilon: float = 1e-6, gamma: float = 0.05, patch_gamma: float = 0.25) -> Composite:
-    """For vision transformers: gamma for patches, feed-forward layers and the head, epsilon for attention.
+    """For vision transformers: gamma for patches, feed-forward layers and the head, epsilon for everything else.
 
     Attention hands all relevance to its values (CP), unless the analyzer says otherwise.  [ACHTIBAT2024, appendix]
 
@@ -179,7 +179,8 @@ def vit(epsilon: float = 1e-6, gamma: float = 0.05, patch_gamma: float = 0.25) -
         (FIRST & CONVOLUTION, Gamma(patch_gamma)),
         (PROJECTION, Epsilon(epsilon)),
         (DENSE, Gamma(gamma)),
-        (LINEAR, Epsilon(epsilon)),
+        *everywhere(Epsilon(epsilon)).entries,
+        defaults=everywhere(Epsilon(epsilon)).defaults,
         name="vit",
     )
 

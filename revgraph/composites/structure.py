@@ -21,7 +21,6 @@ from revgraph.composites.matchers import (
     Entry,
 )
 from revgraph.reverse_rules import (
-    Bilinear,
     Epsilon,
     Equal,
     Gate,
@@ -35,6 +34,7 @@ from revgraph.reverse_rules import (
     SoftmaxTaylor,
     SumOverEmbedding,
     Turns,
+    Uniform,
     ZPlus,
 )
 
@@ -68,13 +68,13 @@ to the shortcut of a residual block. `STRUCTURE` has the rule for what is empty 
 
 PRODUCT_SHARES: dict[str, tuple[Entry, ...]] = {
     "signal": (),
-    "uniform": ((PRODUCT, Equal()),),
+    "uniform": ((PRODUCT, Uniform()),),
 }
 """How the factors of a product share relevance: all to the signal, none to its gates; or equally."""
 
 ATTENTIONS: dict[str, tuple[Entry, ...]] = {
     "cp": (),
-    "attnlrp": ((CONTRACTION, Bilinear()),),
+    "attnlrp": ((CONTRACTION, Uniform()),),
 }
 """How products of matrices, such as those of attention, share relevance: all to the values, because the weights of the
 attention count as constants; or half to the values and half to the weights, through the softmax to queries and keys."""

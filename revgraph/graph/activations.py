@@ -18,6 +18,7 @@ class Traits:
         gate: It maps to an interval that starts at zero. In a product it is a gate for the other factor.
         squash: It maps to an interval around zero. In some networks such a function is a gate.
         self_gate: It is its input times a gate of its input, like SiLU.
+        divisor: It is a number over a power of its input. In a product it divides the other factor.
         probability: It turns logits into probabilities, or into their logarithms.
     """
 
@@ -30,6 +31,7 @@ class Traits:
     gate: bool = False
     squash: bool = False
     self_gate: bool = False
+    divisor: bool = False
     probability: bool = False
 
 
@@ -79,7 +81,8 @@ TRAITS: Mapping[str, Traits] = {
     "absolute": _NONNEGATIVE,
     "square": _NONNEGATIVE,
     "sqrt": _NONNEGATIVE,
-    "rsqrt": _NONNEGATIVE,
+    "rsqrt": _pointwise(nonnegative=True, divisor=True),
+    "reciprocal": _pointwise(divisor=True),
     "power": _pointwise(),
     "sign": _STEP,
     "round": _STEP,

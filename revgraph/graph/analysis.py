@@ -203,9 +203,10 @@ class Facts:
     def signals(self, site: Site) -> tuple[int, ...]:
         """Which factors of a product are signals. The others are gates. Where no gate is found, all are signals.
 
-        A mask is no signal. A gate comes from a sigmoid, a softmax or the like. Where no factor does, it comes from a
-        tanh or the like; where none does that, from a SiLU or another function that gates itself; where none does that,
-        it is a factor that is broadcast. Moves, masks, scale, shift and divisors may stand between, and sums of gates.
+        Masks, constants and divisors are no signals, see `factors`. A gate comes from a sigmoid, a softmax or the like.
+        Where no factor does, it comes from a tanh or the like; where none does that, from a SiLU or another function
+        that gates itself; where none does that, it is a factor that is broadcast. Moves, masks, scale, shift and
+        divisors may stand between, and sums of gates.
 
         Args:
             site: A `Product` or a `Contraction`.
@@ -213,7 +214,49 @@ class Facts:
         Returns:
             Positions of the signals among the inputs of the site.
         """
-        return signals(site, self.producers, self.graph.specs)
+        producers, specs = self.producers, self.graph.specs
+        found, elementwise = list(self.factors(site)), isinstance(site.operation, Product)
+        # In a product of matrices only attention weights are gates. They come from a softmax or the like.
+        for trait in GATE_TRAITS if elementwise else GATE_TRAITS[:1]:
+            found = [i for i in found if not _is_gate(site.inputs[i], trait, producers, specs)] or found
+        if elementwise:
+            found = [i for i in found if not _is_broadcast(specs[site.inputs[i]], specs[site.outputs[0]])] or found
+        return tuple(found)
+
+    def factors(self, site: Site) -> tuple[int, ...]:
+        """Which inputs of a product are factors that may have relevance. Masks, constants and divisors have none.
+
+        A divisor is one over something, such as 1 / sqrt(mean x^2). The product is then a quotient, of which the
+        dividend has all relevance. Where every input is a constant or a divisor, all are factors.
+
+        Args:
+            site: A `Product` or a `Contraction`.
+
+        Returns:
+            Positions of the factors among the inputs of the site.
+        """
+        found = tuple(range(len(site.inputs)))
+        found = (
+            tuple(i for i in found if site.inputs[i] in self.dependent and not self._is_mask(site.inputs[i])) or found
+        )
+        return tuple(i for i in found if not _is_divisor(site.inputs[i], self.producers, self.graph.specs)) or found
+
+    def _is_mask(self, slot):
+        return is_mask(slot, self.producers, self.graph.specs, integers=False)
+
+    @functools.cached_property
+    def dependent(self) -> frozenset[int]:
+        """The slots that depend on entries of an input. The others hold shapes, positions, truth values and the like.
+
+        What depends on an input only through comparisons or step functions has no slope, and counts as a constant.
+        """
+        specs = self.graph.specs
+        found = {slot for slot in self.graph.input_slots if specs[slot].dtype != "bool"}
+        for site in self.graph.sites:
+            constant = isinstance(site.operation, Inert) or site.operation.traits.step
+            if not constant and not found.isdisjoint(site.inputs):
+                found.update(slot for slot in site.outputs if specs[slot].dtype != "bool")
+        return frozenset(found)
 
     def is_masked(self, slot: int) -> bool:
         """Whether a mask may have left out entries of a slot: constants in their place, or a mask that was added."""
@@ -295,19 +338,6 @@ def _first_linear(slots, sites_at, beyond):
     return found
 
 
-def signals(site: Site, producers: Mapping[int, Site], specs: Mapping[int, Spec]) -> tuple[int, ...]:
-    """Which factors of a product are signals; see `Facts.signals`."""
-    found = [i for i, slot in enumerate(site.inputs) if not is_mask(slot, producers, specs, integers=False)]
-    found = found or list(range(len(site.inputs)))
-    elementwise = isinstance(site.operation, Product)
-    # In a product of matrices only attention weights are gates. They come from a softmax or the like.
-    for trait in GATE_TRAITS if elementwise else GATE_TRAITS[:1]:
-        found = [i for i in found if not _is_gate(site.inputs[i], trait, producers, specs)] or found
-    if elementwise:
-        found = [i for i in found if not _is_broadcast(specs[site.inputs[i]], specs[site.outputs[0]])] or found
-    return tuple(found)
-
-
 def _is_gate(slot, trait, producers, specs):
     """Whether a factor comes from an activation of that trait, behind moves, masks, scale, shift and divisors."""
     site = producers.get(slot)
@@ -325,6 +355,21 @@ def _is_gate(slot, trait, producers, specs):
     if isinstance(operation, Quotient):
         signals = signals[:1]
     return bool(signals) and all(_is_gate(below, trait, producers, specs) for below in signals)
+
+
+def _is_divisor(slot, producers, specs):
+    """Whether a factor is one over something, behind moves and scale."""
+    while slot in producers:
+        site = producers[slot]
+        operation = site.operation
+        if operation.traits.divisor:
+            return True
+        floating = [i for i in site.inputs if "float" in specs[i].dtype]
+        scales = isinstance(operation, Scale) and "bias" not in operation.read("float32")
+        if not (isinstance(operation, Routing) or scales) or len(floating) != 1:
+            return False
+        (slot,) = floating
+    return False
 
 
 def is_self_gated(site: Site, producers: Mapping[int, Site]) -> bool:

@@ -9,7 +9,7 @@ from revgraph.reverse_rules.embedding import NormOverEmbedding, SumOverEmbedding
 from revgraph.reverse_rules.engine import Absorbed, Pullback, Rule, SafeDivide, SiteCall
 from revgraph.reverse_rules.engine import ReplacementLayer as ReplacementLayer
 from revgraph.reverse_rules.loops import Turns
-from revgraph.reverse_rules.merging import Bilinear, Equal, Gate, IdentityBranch, Only, Saturation, Unreached
+from revgraph.reverse_rules.merging import Bilinear, Equal, Gate, IdentityBranch, Only, Saturation, Uniform, Unreached
 from revgraph.reverse_rules.relus import DeconvNet, GuidedBackprop, ReLUBetaSmooth
 from revgraph.reverse_rules.rules import (
     AlphaBeta,
@@ -33,5 +33,6 @@ __all__ = [
     "Absorbed", "AlphaBeta", "BRule", "Bilinear", "DeconvNet", "ERule", "Epsilon", "Equal", "Flat", "Gamma", "Gate",
     "GuidedBackprop", "IdentityBranch", "Jacobian", "Norm", "NormOverEmbedding", "Only", "Padding", "Part", "Pass",
     "Pullback", "ReLUBetaSmooth", "Rule", "SafeDivide", "Saturation", "SiteCall", "SoftmaxTaylor", "SumOverEmbedding",
-    "Term", "Turns", "Unreached", "WSquare", "Z", "ZBox", "ZPlus", "ZPlusFast", "identity", "neg", "on", "ones", "pos",
+    "Term", "Turns", "Uniform", "Unreached", "WSquare", "Z", "ZBox", "ZPlus", "ZPlusFast", "identity", "neg", "on",
+    "ones", "pos",
 ]  # fmt: skip

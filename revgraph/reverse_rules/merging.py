@@ -117,12 +117,28 @@ class Gate(Rule):
     """
 
     def at(self, site: Site, facts: Facts) -> Rule:
-        signals = facts.signals(site)
-        some = None if len(signals) == len(site.inputs) else signals
-        one = signals[0] if len(signals) == 1 else some
-        if isinstance(site.operation, Contraction):
-            return Bilinear(one, epsilon=self.epsilon)
-        return Only(one) if isinstance(one, int) else Equal(some)
+        return _shared(site, facts.signals(site), self.epsilon)
+
+
+@dataclasses.dataclass(frozen=True)
+class Uniform(Rule):
+    """For products: all factors share relevance equally, gates like signals.  [ACHTIBAT2024, eq. 12 and 13]
+
+    Factors that are constants or divisors get nothing: positions, masks, or the 1 / sqrt(mean x^2) of a normalization
+    that is written as a product. `revgraph.graph.analysis.Facts.factors` finds the others.
+    """
+
+    def at(self, site: Site, facts: Facts) -> Rule:
+        return _shared(site, facts.factors(site), self.epsilon)
+
+
+def _shared(site, indices, epsilon):
+    """The rule of a product that hands relevance to the factors at these positions."""
+    some = None if len(indices) == len(site.inputs) else indices
+    one = indices[0] if len(indices) == 1 else some
+    if isinstance(site.operation, Contraction):
+        return Bilinear(one, epsilon=epsilon)
+    return Only(one) if isinstance(one, int) else Equal(some)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -184,7 +184,9 @@ class Statistics:
         return None if deviation is None else deviation.named("factor")
 
     def _power(self, x, exponent):
-        return self._inverse_root(x) if _number(exponent) == -0.5 else None
+        number = _number(exponent)
+        powers = {2.0: self._square, 0.5: self._root, -0.5: self._inverse_root, -1.0: self._invert}
+        return powers[number](x) if number in powers else None
 
     def _maximum(self, x, y):
         x, y = (y, x) if isinstance(x, Weight) else (x, y)

@@ -132,6 +132,13 @@ def _activation(name):
     return view
 
 
+def _power(reader, node):
+    """The view of `x ** p`. A negative power divides."""
+    _, exponent = node.arguments
+    negative = isinstance(exponent, Weight) and exponent.value is not None and np.all(exponent.value < 0)
+    return _activation("reciprocal" if negative else "power")(reader, node)
+
+
 def _clip(reader, node):
     """Clipping is an activation if the bounds are weights, otherwise a choice between three tensors."""
     x, *bounds = node.arguments
@@ -300,7 +307,7 @@ VIEWS = {
     "Mean": moves.mean,
     "Neg": _negative,
     "OneHot": _one_hot,
-    "Pow": _activation("power"),
+    "Pow": _power,
     "Reshape": linear.reshape,
     "ScatterNd": moves.scatter,
     "TensorScatterAdd": moves.scatter_into,
