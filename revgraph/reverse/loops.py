@@ -5,15 +5,16 @@ turns costs time and no tracing.
 """
 
 import dataclasses
+import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import tensorflow as tf
 
 from revgraph.graph.graph import Site
-from revgraph.graph.loops import Loop, as_list
+from revgraph.graph.loops import Loop, Run, as_list
 from revgraph.graph.operations import ordered_sum
 from revgraph.graph.types import Weights
 from revgraph.reverse.over_time import OverTime
@@ -22,6 +23,11 @@ from revgraph.reverse_rules.folding import per_sample
 
 if TYPE_CHECKING:
     from revgraph.reverse.reverse_graph import ReverseGraph
+
+EAGER_TURNS = 16
+"""The ledger compiles a loop of more turns than this."""
+
+ABSORBED = tuple(field.name for field in dataclasses.fields(Absorbed))
 
 
 class LoopLayer:
@@ -39,176 +45,223 @@ class LoopLayer:
         self.site = site
         self.inside = inside
         self.loop = cast(Loop, site.operation)
+        self._account = tf.function(self._walk, autograph=False, reduce_retracing=True)
 
     def __call__(self, *inputs: tf.Tensor, frozen: bool = False, weights: Weights | None = None) -> OutputsAndPullback:
         """Runs the loop; see `ReplacementLayer`."""
-        loop = self.loop
-        call = SiteCall(loop, map(tf.convert_to_tensor, inputs), self.inside.graph.dtype, frozen, weights)
-        run = loop.run(call.inputs, call.weights, keep=True)
-        back = _Backwards(self.site.path, self.inside, loop, call, run)
-        return run.outputs, PullbackOfLoop(back.pull, back.absorbed, growth=math.inf, over_time=back.over_time)
+        call = SiteCall(self.loop, map(tf.convert_to_tensor, inputs), self.inside.graph.dtype, frozen, weights)
+        run = self.loop.run(call.inputs, call.weights, keep=True)
+        back = _Backwards(self.inside, self.loop, call, run)
+
+        def taken(*relevance):
+            return back.walk(relevance).taken
+
+        def absorbed(*relevance):
+            return Absorbed(**back.walk(relevance, account=True).absorbed)
+
+        return run.outputs, Pullback(taken, absorbed, growth=math.inf)
+
+    def accounting(self, inputs: Sequence[tf.Tensor], frozen: bool) -> "PullbackOfLoop":
+        """The pullback for the ledger. It knows what each turn does, and works eagerly only.
+
+        Args:
+            inputs: The inputs of the loop.
+            frozen: See `ReplacementLayer`.
+        """
+        weights = SiteCall(self.loop, inputs, self.inside.graph.dtype, frozen).read()
+
+        @functools.cache
+        def of(*relevance):
+            tensors = tuple(r.deref() for r in relevance)
+            lists = [tensors[self.loop.states + i] for i in range(len(self.loop.lists))]
+            # To compile a turn takes as long as to run some of them.
+            many = any(len(stacked) > EAGER_TURNS for stacked in (*lists, *self._read_lists(inputs, weights)))
+            return (self._account if many else self._walk)(tuple(inputs), weights, tensors)
+
+        def walked(relevance):
+            return of(*(tf.convert_to_tensor(r).ref() for r in relevance))
+
+        def taken(*relevance):
+            found = iter(walked(relevance)[0])
+            return [next(found) if gets else None for gets in self._gets]
+
+        def absorbed(*relevance):
+            return Absorbed(**walked(relevance)[1])
+
+        def over_time(*relevance):
+            return OverTime(self.site.path, *(np.transpose(column) for column in walked(relevance)[2]))
+
+        return PullbackOfLoop(taken, absorbed, growth=math.inf, over_time=over_time)
+
+    def _read_lists(self, inputs, weights):
+        given = self.loop.given(inputs, weights)[self.loop.outputs_count :]
+        return [given[i] for i in self.loop.read_lists]
+
+    def _walk(self, inputs, weights, relevance):
+        call = SiteCall(self.loop, inputs, self.inside.graph.dtype, weights=weights)
+        run = self.loop.run(call.inputs, call.weights, keep=True)
+        found = _Backwards(self.inside, self.loop, call, run).walk(relevance, account=True)
+        # A function of TensorFlow returns tensors only.
+        self._gets = [r is not None for r in found.taken]
+        return [r for r in found.taken if r is not None], found.absorbed, found.turns
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PullbackOfLoop(Pullback):
-    """The pullback of a loop.
+    """The pullback of a loop, in the ledger.
 
     Args:
-        over_time: Function of the relevance of the outputs, which returns what happened in each turn. It works eagerly
-            only.
+        over_time: Function of the relevance of the outputs, which returns what happened in each turn.
     """
 
     over_time: Callable[..., OverTime] = dataclasses.field(kw_only=True)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Walked:
+    """A way back through all turns.
+
+    Args:
+        taken: Relevance of each input of the loop; None for those that carry none.
+        absorbed: If it was asked for, what was absorbed, by the fields of `Absorbed`.
+        turns: If it was asked for, of each turn the relevance that arrived, that it gave to its inputs, that it handed
+            back, and that it absorbed: four tensors (turns, batch).
+    """
+
+    taken: list[tf.Tensor | None]
+    absorbed: dict[str, Any]
+    turns: tuple[tf.Tensor, ...]
 
 
 class _Backwards:
     """The way back through a loop that was run.
 
     Args:
-        path: The path of the loop.
         inside: The sites of the body, with their rules.
         loop: The loop.
         call: The call of the loop.
         run: The run.
     """
 
-    def __init__(self, path, inside, loop, call, run):
-        self.path, self.inside, self.loop, self.call, self.run = path, inside, loop, call, run
+    def __init__(self, inside: "ReverseGraph", loop: Loop, call: SiteCall, run: Run) -> None:
+        self.inside, self.loop, self.run = inside, loop, run
+        self.body = inside.graph
         self.constants = loop.given(call.inputs, call.weights)[loop.outputs_count :]
+        self.weights = _weights_inside(loop, call.weights)
+        self.elements, self.writes = loop.elements(), loop.writes()
+        # The places of what carries relevance.
         self.signals = sorted(loop.signals)
-        self.elements = loop.elements()
-        dtypes = [inside.graph.specs[slot].dtype for slot in inside.graph.input_slots[loop.states :]]
+        dtypes = [self.body.specs[slot].dtype for slot in self.body.input_slots[loop.states :]]
         self.floating = [i for i, dtype in enumerate(dtypes) if "float" in dtype]
         self.lists = [i for i, written in enumerate(loop.lists) if "float" in written.dtype]
-        self.weights = _weights_inside(loop, call.weights)
 
-    def pull(self, *relevance: tf.Tensor) -> list[tf.Tensor | None]:
-        """The relevance of the inputs of the loop."""
-        every, sources = self._every(*self._walk(relevance)), self.loop.sources
-        reserved = [False] * self.loop.states + [written.reserved for written in self.loop.lists]
-        reserved += [False] * len(self.constants)
-        # A list that starts empty is given its length, which has no relevance.
-        every = [None if empty else r for r, empty in zip(every, reserved, strict=True)]
-        return [r for r, source in zip(every, sources, strict=True) if source is None]
-
-    def absorbed(self, *relevance: tf.Tensor) -> Absorbed:
-        """What the sites inside absorb in all turns, and what ends in constants. It works eagerly only."""
-        totals: dict[str, Any] = {field.name: 0.0 for field in dataclasses.fields(Absorbed)}
-
-        def account(site, pullback, given, taken):
-            for name, amount in vars(pullback.absorbed(*given)).items():
-                totals[name] += amount
-
-        states, lists, constants = self._walk(relevance, account)
-        # What ends in first states and constants that no input of the model changes, or in places of a list that no
-        # turn wrote.
-        every = self._every(states, lists, constants)
-        for i, (r, source) in enumerate(zip(every, self.loop.sources, strict=True)):
-            reserved = (
-                self.loop.states <= i < self.loop.outputs_count and self.loop.lists[i - self.loop.states].reserved
-            )
-            if r is not None and (source is not None or reserved):
-                totals["constants"] += _per_sample(r, reserved or i - self.loop.outputs_count in self.loop.read_lists)
-        return Absorbed(**totals)
-
-    def over_time(self, *relevance: tf.Tensor) -> OverTime:
-        """What happened in each turn, from the first to the last. It works eagerly only."""
-        turns: list[tuple[Any, ...]] = []
-        absorbed = [0.0]
-
-        def account(site, pullback, given, taken):
-            absorbed[0] += sum(vars(pullback.absorbed(*given)).values())
-
-        def told(seeds, before, inputs):
-            sums = [sum((per_sample(r) for r in group), tf.zeros((), tf.float64)) for group in (seeds, inputs, before)]
-            turns.append((*sums, absorbed[0]))
-            absorbed[0] = 0.0
-
-        self._walk(relevance, account, told)
-        columns = [np.stack([np.atleast_1d(t) for t in column[::-1]], axis=-1) for column in zip(*turns, strict=True)]
-        return OverTime(self.path, *columns)
-
-    def _walk(self, relevance, account=None, told=None):
-        """Relevance of the first states in `signals`, of the starts of lists, and of floating constants.
+    def walk(self, relevance: Sequence[tf.Tensor], account: bool = False) -> Walked:
+        """Walks back through all turns.
 
         Args:
-            relevance: Relevance of the outputs.
-            account: Called for each site in each turn; see `ReverseGraph.relevance`.
-            told: Called for each turn with lists of tensors: the relevance that arrives, that goes to the turn before,
-                and that goes to the inputs of the turn.
+            relevance: Relevance of each output of the loop.
+            account: Whether it is asked for where relevance went.
         """
-        loop, body = self.loop, self.inside.graph
+        loop = self.loop
         states = [relevance[i] for i in self.signals]
         lists = [as_list(relevance[loop.states + i]) for i in self.lists]
+        constants = [tf.zeros_like(self.constants[i]) for i in self.floating]
         # A list is handed to the turns as the list of its elements.
-        constants = [
-            as_list(tf.zeros_like(self.constants[i])) if i in loop.read_lists else tf.zeros_like(self.constants[i])
-            for i in self.floating
-        ]
-        writes = loop.writes()
+        constants = [as_list(r) if i in loop.read_lists else r for i, r in zip(self.floating, constants, strict=True)]
+        sums = tf.TensorArray(self.body.dtype, self.run.turns if account else 0, infer_shape=False)
 
-        def turn(t, states, lists, constants):
+        def turn(t, states, lists, constants, sums):
             forward = self.inside.forward([*(k.read(t) for k in self.run.kept), *self.constants], weights=self.weights)
-            values = forward.values
-            seeds: dict[int, list[tf.Tensor]] = {}
-            for i, r in zip(self.signals, states, strict=True):
-                seeds.setdefault(body.output_slots[i], []).append(r)
-            lists = list(lists)
-            for k, i in enumerate(self.lists):
-                for index, element in reversed(writes[i]):
-                    at, x = tf.cast(values[index], tf.int32), values[element]
-                    seeds.setdefault(element, []).append(_get(lists[k], at, x))
-                    # What an earlier turn wrote to this place is gone.
-                    lists[k] = _set(lists[k], at, tf.zeros_like(x))
-            found = self.inside.relevance(forward, {slot: ordered_sum(r) for slot, r in seeds.items()}, account)
-            before = [
-                found.get(body.input_slots[i], tf.zeros_like(r)) for i, r in zip(self.signals, states, strict=True)
-            ]
-            before = [tf.ensure_shape(tf.reshape(b, tf.shape(r)), r.shape) for b, r in zip(before, states, strict=True)]
-            if told is not None:
-                inputs = [
-                    *(s.outputs[0] for s in self.elements),
-                    *(body.input_slots[loop.states + i] for i in self.floating),
-                ]
-                told([r for each in seeds.values() for r in each], before, [found[s] for s in inputs if s in found])
-            constants = list(constants)
-            for site, (place, index) in self.elements.items():
-                slot = site.outputs[0]
-                if slot in found:
-                    k, at = self.floating.index(place), tf.cast(values[index], tf.int32)
-                    constants[k] = _set(constants[k], at, _get(constants[k], at, values[slot]) + found[slot])
-            for k, i in enumerate(self.floating):
-                slot = body.input_slots[loop.states + i]
-                if i not in loop.read_lists and slot in found:
-                    constants[k] += found[slot]
-            return t - 1, before, lists, constants
+            seeds, lists = self._seeds(forward.values, states, lists)
+            absorbed: dict[str, Any] = dict.fromkeys(ABSORBED, 0.0)
 
-        start = (self.run.turns - 1, states, lists, constants)
-        shapes = tf.nest.map_structure(lambda r: r.shape, start)
-        _, states, lists, constants = tf.while_loop(lambda t, *_: t >= 0, turn, start, shapes)
-        lists = [loop.lists[i].stack(r) for i, r in zip(self.lists, lists, strict=True)]
-        constants = [
-            _stacked(r, self.constants[i]) if i in loop.read_lists else r
-            for i, r in zip(self.floating, constants, strict=True)
-        ]
-        return (
-            dict(zip(self.signals, states, strict=True)),
-            dict(zip(self.lists, lists, strict=True)),
-            dict(zip(self.floating, constants, strict=True)),
-        )
+            def noted(site, pullback, given, taken):
+                for name, amount in vars(pullback.absorbed(*given)).items():
+                    absorbed[name] += amount
+
+            found = self.inside.relevance(forward, seeds, noted if account else None)
+            before, given = self._before(found, states), self._given(forward.values, found)
+            if account:
+                groups = [seeds.values(), [r for r, *_ in given], before]
+                amounts = [*(sum(map(per_sample, group)) for group in groups), *absorbed.values()]
+                sums = sums.write(t, tf.stack([tf.zeros_like(amounts[0]) + a for a in amounts]))
+            constants = list(constants)
+            for r, k, at in given:
+                constants[k] = constants[k] + r if at is None else _set(constants[k], at, _get(constants[k], at, r) + r)
+            return t - 1, before, lists, constants, sums
+
+        start = (self.run.turns - 1, states, lists, constants, sums)
+        shapes = (*tf.nest.map_structure(lambda r: r.shape, start[:-1]), tf.TensorShape(None))
+        _, states, lists, constants, sums = tf.while_loop(lambda t, *_: t >= 0, turn, start, shapes)
+        every = self._every(states, lists, constants)
+        kept = [r if source is None else None for r, source in zip(every, loop.sources, strict=True)]
+        for i, written in enumerate(loop.lists):
+            if written.reserved:
+                # Such a list is given its length, which has no relevance.
+                kept[loop.states + i] = None
+        taken = [r for r, source in zip(kept, loop.sources, strict=True) if source is None]
+        return Walked(taken, *(self._accounts(sums.stack(), every, kept) if account else ({}, ())))
+
+    def _seeds(self, values, states, lists):
+        """The relevance that starts in a turn, by slot, and the lists without what the turn took from them."""
+        seeds: dict[int, list[tf.Tensor]] = {}
+        for i, r in zip(self.signals, states, strict=True):
+            seeds.setdefault(self.body.output_slots[i], []).append(r)
+        lists = list(lists)
+        for k, i in enumerate(self.lists):
+            for index, element in reversed(self.writes[i]):
+                at, x = tf.cast(values[index], tf.int32), values[element]
+                seeds.setdefault(element, []).append(_get(lists[k], at, x))
+                # What an earlier turn wrote to this place is gone.
+                lists[k] = _set(lists[k], at, tf.zeros_like(x))
+        return {slot: ordered_sum(r) for slot, r in seeds.items()}, lists
+
+    def _before(self, found, states):
+        """The relevance of the states in front of a turn."""
+        slots = (self.body.input_slots[i] for i in self.signals)
+        before = [found.get(slot, tf.zeros_like(r)) for slot, r in zip(slots, states, strict=True)]
+        return [tf.ensure_shape(tf.reshape(b, tf.shape(r)), r.shape) for b, r in zip(before, states, strict=True)]
+
+    def _given(self, values, found):
+        """What a turn gives to constants: relevance, place among the floating constants, and index of an element."""
+        given = []
+        for site, (place, index) in self.elements.items():
+            if site.outputs[0] in found:
+                at = tf.cast(values[index], tf.int32)
+                given.append((found[site.outputs[0]], self.floating.index(place), at))
+        for k, i in enumerate(self.floating):
+            slot = self.body.input_slots[self.loop.states + i]
+            if i not in self.loop.read_lists and slot in found:
+                given.append((found[slot], k, None))
+        return given
 
     def _every(self, states, lists, constants):
         """One tensor for each first state, start of a list, and constant; None for those that carry no relevance."""
+        loop = self.loop
+        of_states = dict(zip(self.signals, states, strict=True))
+        of_lists = {i: loop.lists[i].stack(r) for i, r in zip(self.lists, lists, strict=True)}
+        of_constants = {
+            i: _stacked(r, self.constants[i]) if i in loop.read_lists else r
+            for i, r in zip(self.floating, constants, strict=True)
+        }
         return [
-            *(states.get(i) for i in range(self.loop.states)),
-            *(lists.get(i) for i in range(len(self.loop.lists))),
-            *(constants.get(i) for i in range(len(self.constants))),
+            *(of_states.get(i) for i in range(loop.states)),
+            *(of_lists.get(i) for i in range(len(loop.lists))),
+            *(of_constants.get(i) for i in range(len(self.constants))),
         ]
 
-
-def _per_sample(r, is_list):
-    """The sum of each sample. A list has the turns in front of the samples."""
-    return per_sample(tf.reduce_sum(r, axis=0)) if is_list else per_sample(r)
+    def _accounts(self, sums, every, kept):
+        """What was absorbed in all turns together, and what happened in each turn, from the sums of the turns."""
+        start, given, states, *columns = tf.unstack(tf.cast(sums, self.body.dtype), num=3 + len(ABSORBED), axis=1)
+        absorbed = {name: tf.reduce_sum(c, axis=0) for name, c in zip(ABSORBED, columns, strict=True)}
+        # What ends in first states and constants that no input changes, and in places of lists that no turn wrote.
+        lists = [*range(self.loop.states, self.loop.outputs_count)]
+        lists += [self.loop.outputs_count + i for i in self.loop.read_lists]
+        for i, (r, taken) in enumerate(zip(every, kept, strict=True)):
+            if r is not None and taken is None:
+                # A list has the turns in front of the samples.
+                absorbed["constants"] += per_sample(tf.reduce_sum(r, axis=0) if i in lists else r)
+        return absorbed, (start, given, states, ordered_sum(columns))
 
 
 def _weights_inside(loop: Loop, weights: Weights) -> Mapping[Site, Weights]:

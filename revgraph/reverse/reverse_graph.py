@@ -73,6 +73,11 @@ class ReverseGraph:
         rule = cast(Rule, bound.rule)
         return ReplacementLayer(bound.site, rule, self.graph.dtype, speed.recorder(bound.site) if speed else None)
 
+    @functools.cached_property
+    def _literal(self):
+        """What stands in for each site where every rule is computed as its formula is written."""
+        return [self._replacement(bound, None) for bound in self.bound]
+
     def forward(
         self, inputs: Sequence[tf.Tensor], frozen: bool = False, weights: Mapping[Site, Weights] | None = None
     ) -> Forward:
@@ -145,10 +150,11 @@ class ReverseGraph:
             return sum((found[t.ref()] for t in tensors), np.zeros((2, batch)))
 
         def literally(i):
-            site = self.bound[i].site
-            _, pullback = self._replacement(self.bound[i], None)(
-                *(values[slot] for slot in site.inputs), frozen=self.frozen
-            )
+            inputs = [values[slot] for slot in self.bound[i].site.inputs]
+            layer = self._literal[i]
+            if isinstance(layer, LoopLayer):
+                return layer.accounting(inputs, self.frozen)
+            _, pullback = layer(*inputs, frozen=self.frozen)
             return pullback
 
         def account(site, pullback, given, taken):
