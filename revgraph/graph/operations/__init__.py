@@ -30,7 +30,16 @@ from revgraph.graph.operations.linear import (
     channels_last,
 )
 from revgraph.graph.operations.moves import AveragePool, Inert, Interpolation, Renumbering, Routing, Truncation, ZeroPad
-from revgraph.graph.operations.nonlinear import Activation, Contraction, Embedding, Fused, Opaque, Product, Quotient
+from revgraph.graph.operations.nonlinear import (
+    Activation,
+    Contraction,
+    Embedding,
+    Fused,
+    Opaque,
+    Product,
+    Quotient,
+    spelt_out,
+)
 
 __all__ = [
     "Activation",
@@ -72,4 +81,5 @@ __all__ = [
     "ordered_sum",
     "plus",
     "reading",
+    "spelt_out",
 ]
