@@ -131,11 +131,15 @@ class Attention(layers.Layer):
                 "einsum": lambda a, b, e: ops.einsum(e, a, b),
                 "matmul": lambda a, b, e: ops.matmul(a, ops.transpose(b, (0, 1, 3, 2)) if e.endswith("k") else b),
                 "tf": lambda a, b, e: tf.matmul(a, b, transpose_b=e.endswith("k")),
+                "spelt out": lambda a, b, e: ops.einsum(e, a, b),
             }[self.spelling]
             scores = matmul(q * scale, k, "bhqd,bhkd->bhqk")
             if mask is not None:
                 scores = ops.where(mask > 0, scores, ops.cast(-1e9, x.dtype))
-            mixed = matmul(ops.softmax(scores), v, "bhqk,bhkd->bhqd")
+            e = ops.exp(scores - ops.max(scores, axis=-1, keepdims=True))
+            spelt_out = self.spelling == "spelt out"
+            weights = e / ops.sum(e, axis=-1, keepdims=True) if spelt_out else ops.softmax(scores)
+            mixed = matmul(weights, v, "bhqk,bhkd->bhqd")
         return self.o(ops.reshape(ops.transpose(mixed, (0, 2, 1, 3)), (-1, 3, 8)))
 
 
@@ -149,7 +153,9 @@ def explained(model, x, attention, path=None, index=1):
 
 
 @pytest.mark.parametrize("attention", ["cp", "attnlrp"])
-@pytest.mark.parametrize(("spelling", "masked"), [("einsum", False), ("matmul", True), ("tf", True)])
+@pytest.mark.parametrize(
+    ("spelling", "masked"), [("einsum", False), ("matmul", True), ("tf", True), ("spelt out", True)]
+)
 def test_every_spelling_is_input_times_the_gradient_of_the_changed_pass(spelling, masked, attention, rng):
     x = keras.Input((3, 8))
     layer, head = Attention(spelling, masked=masked), layers.Dense(2, use_bias=False)
