@@ -74,7 +74,7 @@ MASKED = {
 """Spellings of a causal softmax."""
 
 PADDED = {
-    "added": lambda s, m: ops.softmax(s + -1e9 * (1 - ops.cast(m, s.dtype))[:, None]),
+    "added": lambda s, m: ops.softmax(s + -1e4 * (1 - ops.cast(m, s.dtype))[:, None]),
     "integers": lambda s, m: ops.softmax(ops.where(ops.cast(m, "int32")[:, None] > 0, s, like(-3e4, s))),
     "exponentials, multiplied": lambda s, m: over_sum(ops.exp(s) * ops.cast(m, s.dtype)[:, None], 1e-12),
 }
@@ -146,59 +146,195 @@ class Spelt(layers.Layer):
         return tf.stack([tf.reduce_sum(t, (1, 2)) for t in mixed], axis=-1)
 
 
-NUMBER = len(SPELLINGS)
+def heads(layer, x, attention, keep=None):
+    """The changed pass of an attention of several heads, which may share keys and values."""
+    wq, bq, wk, bk, wv, bv, wo, bo = layer.get_weights()
+    repeats = wq.shape[1] // wk.shape[1]
+    q, k, v = (tf.einsum("btd,dnh->btnh", x, w) + b for w, b in ((wq, bq), (wk, bk), (wv, bv)))
+    k, v = tf.repeat(k, repeats, axis=2), tf.repeat(v, repeats, axis=2)
+    s = product("btnh,bsnh->bnts", q, k, attention) * wq.shape[-1] ** -0.5
+    weights = weights_of(s, attention) if keep is None else masked(s, keep, attention)
+    return tf.einsum("btnh,nhd->btd", product("bnts,bsnh->btnh", weights, v, attention), wo) + bo
+
+
+def scored(layer, x, s, m, attention, keep):
+    """The changed pass of Attention and AdditiveAttention, from the scores on."""
+    mixed = product("bts,bsd->btd", masked(s, keep, attention), x, attention)
+    return mixed if m is None else mixed * tf.cast(m[..., None], x.dtype)
+
+
+def squashed(x):
+    return x * stop(tf.tanh(x) / x)
+
+
+def dot(layer, x, m, attention):
+    s = product("btd,bsd->bts", x, x, attention) * layer.get_weights()[0]
+    return scored(layer, x, s, m, attention, m[:, None])
+
+
+def of_sums(layer, x, m, attention):
+    scale, weight = layer.get_weights()
+    s = weight * tf.reduce_sum(squashed(scale * (x[:, :, None] + x[:, None])), -1)
+    return scored(layer, x, s, None, attention, KEEP[None])
+
+
+def additive(layer, x, m, attention):
+    s = tf.reduce_sum(layer.get_weights()[0] * squashed(x[:, :, None] + x[:, None]), -1)
+    return scored(layer, x, s, m, attention, m[:, None])
+
+
+def over_two_axes(layer, x, m, attention):
+    return heads(layer, tf.reshape(x, (-1, 6, 2)), attention)
+
+
+LAYERS = {
+    "MultiHeadAttention": (
+        layers.MultiHeadAttention,
+        (2, 3),
+        lambda layer, x, m: layer(x, x, use_causal_mask=True),
+        lambda layer, x, m, a: heads(layer, x, a, KEEP),
+    ),
+    "MultiHeadAttention with dropout": (
+        lambda n, d: layers.MultiHeadAttention(n, d, dropout=0.3, value_dim=5),
+        (2, 3),
+        lambda layer, x, m: layer(x, x, attention_mask=m[:, None]),
+        lambda layer, x, m, a: heads(layer, x, a, m[:, None, None]),
+    ),
+    "MultiHeadAttention over two axes": (
+        lambda n, d: layers.MultiHeadAttention(n, d, attention_axes=(1, 2)),
+        (2, 3),
+        lambda layer, x, m: layer(*[ops.reshape(x, (-1, 3, 2, 2))] * 2),
+        over_two_axes,
+    ),
+    "GroupQueryAttention": (
+        layers.GroupQueryAttention,
+        (3, 4, 2),
+        lambda layer, x, m: layer(x, x, use_causal_mask=True),
+        lambda layer, x, m, a: heads(layer, x, a, KEEP),
+    ),
+    "multi-query attention": (
+        lambda *sizes: layers.GroupQueryAttention(*sizes, dropout=0.2),
+        (3, 4, 1),
+        lambda layer, x, m: layer(x, x, attention_mask=m[:, None]),
+        lambda layer, x, m, a: heads(layer, x, a, m[:, None, None]),
+    ),
+    "Attention": (lambda: layers.Attention(use_scale=True), (), lambda layer, x, m: layer([x, x], mask=[m, m]), dot),
+    "Attention of sums": (
+        lambda: layers.Attention(use_scale=True, score_mode="concat"),
+        (),
+        lambda layer, x, m: layer([x, x], use_causal_mask=True),
+        of_sums,
+    ),
+    "AdditiveAttention": (
+        layers.AdditiveAttention,
+        (),
+        lambda layer, x, m: layer([x, x], mask=[m, m]),
+        additive,
+    ),
+}
+"""For each layer: what makes it, with which sizes, how it is called, and its changed pass."""
+
+NAMES = [*(name for name, *_ in SPELLINGS), *LAYERS]
 
 TOKENS = np.random.default_rng(0).normal(size=(2, 3, 4))
 PADDING = np.array([[True, True, False], [True, True, True]])
 
-DATA = [np.tile(TOKENS, (NUMBER, 1, 1)), np.tile(PADDING, (NUMBER, 1))]
-"""Two samples for each spelling, so that one backward walk explains all of them."""
+DATA = {"x": np.tile(TOKENS, (len(NAMES), 1, 1)), "m": np.tile(PADDING, (len(NAMES), 1))}
+"""Two samples for each output, so that one backward walk explains all of them."""
 
-OUTPUTS = np.repeat(np.arange(NUMBER), 2)
+OUTPUTS = np.repeat(np.arange(len(NAMES)), 2)
 
 
-def spelt_out():
+def one_output_each():
+    """The model, and its changed pass."""
     x, m = keras.Input((3, 4), name="x"), keras.Input((3,), dtype="bool", name="m")
-    layer = Spelt()
-    return randomized(keras.Model([x, m], layer(x, m))), layer
+    spelt = Spelt()
+    made = [(make(*sizes), call, form) for make, sizes, call, form in LAYERS.values()]
+    sums = [ops.sum(ops.reshape(call(layer, x, m), (-1, 12)), axis=1, keepdims=True) for layer, call, _ in made]
+    model = randomized(keras.Model({"x": x, "m": m}, ops.concatenate([spelt(x, m), *sums], axis=1)))
+
+    def changed(x, m, attention):
+        each = [tf.reshape(form(layer, x, m, attention), (-1, 12)) for layer, _, form in made]
+        sums = [tf.reduce_sum(t, axis=1, keepdims=True) for t in each]
+        return tf.concat([spelt.changed(x, m, attention), *sums], axis=1)
+
+    return model, changed
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory):
+    """The model in memory and exported, and its changed pass."""
+    with precision("float64"):
+        model, changed = one_output_each()
+        path = str(tmp_path_factory.mktemp("attention") / "model")
+        model.export(path, verbose=False)
+        return model, revgraph.load_model(path), changed
 
 
 @pytest.fixture(scope="module", params=["cp", "attnlrp"])
-def spellings(request):
-    """The relevance under every spelling, what it should be, the ledger, the graph, and the kind of attention."""
+def explained_outputs(request, network):
+    """The relevance, what it should be, the ledger, the analyzer, and the kind of attention."""
     with precision("float64"):
-        model, layer = spelt_out()
+        model, _, changed = network
         analyzer = revgraph.create_analyzer("lrp", model, rule=rules.Epsilon(TINY), attention=request.param)
-        found, _ = analyzer.record(DATA).analyze(OUTPUTS)
-        x, m = map(tf.constant, DATA)
+        found = analyzer.record(DATA).analyze(OUTPUTS)["x"]
+        x, m = tf.constant(DATA["x"]), tf.constant(DATA["m"])
         with tf.GradientTape() as tape:
             tape.watch(x)
-            y = layer.changed(x, m, request.param)
+            y = changed(x, m, request.param)
             selected = tf.gather(y, OUTPUTS, batch_dims=1)
-        np.testing.assert_allclose(model(DATA), y, rtol=1e-6)
+        np.testing.assert_allclose(model(DATA), y, rtol=1e-6, atol=1e-7)
         expected = (x * tape.gradient(selected, x)).numpy()
         ledger = analyzer.conservation(DATA, OUTPUTS)
     return found, expected, ledger, analyzer, request.param
 
 
-@pytest.mark.parametrize("index", range(NUMBER), ids=[name for name, *_ in SPELLINGS])
-def test_every_spelling_of_softmax_is_input_times_the_gradient_of_the_changed_pass(spellings, index):
-    found, expected, ledger, *_ = spellings
+@pytest.mark.parametrize("index", range(len(NAMES)), ids=NAMES)
+def test_attention_is_input_times_the_gradient_of_the_changed_pass(explained_outputs, index):
+    """Keras computes the scale of scores in float32."""
+    found, expected, ledger, *_ = explained_outputs
     own = index == OUTPUTS
-    atol = 1e-9 * np.abs(expected[own]).max()
-    np.testing.assert_allclose(found[own], expected[own], rtol=1e-8, atol=atol)
+    np.testing.assert_allclose(found[own], expected[own], rtol=1e-6, atol=1e-7 * np.abs(expected[own]).max())
     assert np.all(np.abs(ledger.other[own]) <= 1e-9 * ledger.magnitude[own])
 
 
-def test_only_attnlrp_goes_through_the_softmax(spellings):
-    *_, ledger, _, attention = spellings
+def test_only_attnlrp_goes_through_the_softmax(explained_outputs):
+    *_, ledger, _, attention = explained_outputs
     assert np.all(ledger.softmax != 0) if attention == "attnlrp" else np.all(ledger.softmax == 0)
 
 
-def test_every_spelling_is_one_site(spellings):
-    *_, analyzer, _ = spellings
+def test_every_spelling_is_one_site(explained_outputs):
+    *_, analyzer, _ = explained_outputs
     names = [b.site.operation.name for b in analyzer.bound if isinstance(b.site.operation, Activation)]
-    assert sorted(set(names)) == ["softmax", "tanh"] and names.count("softmax") == NUMBER
+    assert sorted(set(names)) == ["softmax", "tanh"] and names.count("softmax") == len(NAMES)
+
+
+def test_exported_attention_is_that_in_memory(explained_outputs, network):
+    found, *_, attention = explained_outputs
+    analyzer = revgraph.create_analyzer("lrp", network[1], rule=rules.Epsilon(TINY), attention=attention)
+    again = analyzer.record(DATA).analyze(OUTPUTS)["x"]
+    np.testing.assert_allclose(again, found, rtol=1e-9, atol=1e-11 * np.abs(found).max())
+
+
+@pytest.mark.parametrize("explained_outputs", ["attnlrp"], indirect=True)
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16", "mixed_float16"])
+def test_other_precisions_come_close(policy, explained_outputs, network):
+    """Relevance is computed in float32. The constants of a model are rounded to its precision."""
+    found, *_, attention = explained_outputs
+    floatx, before = keras.config.floatx(), keras.config.dtype_policy()
+    keras.config.set_floatx("float32")
+    keras.config.set_dtype_policy(policy)
+    try:
+        model, _ = one_output_each()
+    finally:
+        keras.config.set_floatx(floatx)
+        keras.config.set_dtype_policy(before)
+    model.set_weights(network[0].get_weights())
+    analyzer = revgraph.create_analyzer("lrp", model, rule=rules.Epsilon(1e-9), attention=attention)
+    again = analyzer.record(DATA).analyze(OUTPUTS)["x"]
+    scale = np.abs(found).max(axis=(1, 2), keepdims=True)
+    error = dict(zip(NAMES, (np.abs(again - found) / scale).max(axis=(1, 2))[::2], strict=True))
+    assert not {name: e for name, e in error.items() if not e < 3e-3}
 
 
 def test_scores_without_a_mask_are_never_left_out(rng):
