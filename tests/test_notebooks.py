@@ -47,10 +47,11 @@ assert share_after < 0.5 * share_before and mended_accuracy > accuracy
     "10_transformers": """
 needle = {name: counts["the needle"] for name, counts in hits.items()}
 assert accuracy > 0.99 and vit_accuracy > 0.93
-assert needle["lrp.cp"] > 0.97 and needle["lrp.attnlrp"] > 0.8 > max(needle["gradient"], needle["input_t_gradient"])
+assert needle["lrp.cp"] > 0.97 and needle["lrp.attnlrp"] > max(needle["gradient"], needle["input_t_gradient"]) + 0.05
 assert hits["attention, last layer"]["its thing"] > 0.9 > 0.1 > needle["attention, last layer"]
 assert max(needle["attention, mean of layers"], needle["attention, rollout"]) < 0.5 and against > 0.9
-assert max(areas["lrp.cp"], areas["lrp.attnlrp"]) < areas["gradient"] < areas["random order"]
+others = [areas[name] for name in ("gradient", "attention, last layer", "attention, rollout", "random order")]
+assert max(areas["lrp.cp"], areas["lrp.attnlrp"]) < min(others)
 """,
 }
 

@@ -65,9 +65,9 @@ def needle(samples: int, length: int = 16, pairs: int = 6, seed: int | None = 0)
     is true in `truth`. The other pairs are distractors. Each colour stands in two pairs, so neither the words alone
     nor how often they occur give the answer away. The places of pairs are random.
 
-    A model that reads from left to right cannot know at a colour which thing it belongs to. It has to carry the colour
-    to the thing first, and to find the thing again from the last word. The last attention then looks at the thing, and
-    not at the needle.
+    A model that reads from left to right cannot know at a colour which thing it belongs to. What such models learn is
+    to carry the colour to the thing first, and to find the thing again from the last word. The last attention then
+    looks at the thing, and not at the needle.
 
     Args:
         samples: How many texts.
