@@ -1,6 +1,7 @@
 """Analyzers: what explains a model's prediction."""
 
 from revgraph.analyzers.analyzer import Analyzer
+from revgraph.analyzers.attentions import Attentions
 from revgraph.analyzers.deep_lift import DeepLIFT
 from revgraph.analyzers.gradient import (
     BetaSmooth,
@@ -26,8 +27,8 @@ from revgraph.analyzers.wrappers import (
 from revgraph.reverse.ledger import Conservation
 
 __all__ = [
-    "ANALYZERS", "LRP", "Analyzer", "AugmentReduceBase", "BetaSmooth", "BoundedDeepTaylor", "Conservation",
-    "Deconvnet", "DeepLIFT", "DeepTaylor", "GaussianSmoother", "Gradient", "GuidedBackprop", "Input",
+    "ANALYZERS", "LRP", "Analyzer", "Attentions", "AugmentReduceBase", "BetaSmooth", "BoundedDeepTaylor",
+    "Conservation", "Deconvnet", "DeepLIFT", "DeepTaylor", "GaussianSmoother", "Gradient", "GuidedBackprop", "Input",
     "InputTimesGradient", "IntegratedGradients", "Method", "PathIntegrator", "PatternAttribution", "PatternNet",
     "Random", "ReverseAnalyzer", "SmoothGrad", "create_analyzer", "load_analyzer",
 ]  # fmt: skip

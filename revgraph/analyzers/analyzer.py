@@ -19,6 +19,7 @@ from revgraph.saving import archives
 from revgraph.saving.configured import Configured
 
 if TYPE_CHECKING:
+    from revgraph.analyzers.attentions import Attentions
     from revgraph.analyzers.recorded import RecordedPass
 
 Kind = TypeVar("Kind", bound="Analyzer")
@@ -185,6 +186,24 @@ class Analyzer(Configured, Tabular):
         raise Unsupported(
             f"{self.name!r} has no ledger, because its values are not handed on from the output to the inputs. LRP, "
             f"the gradients, deep_lift and integrated_gradients have one."
+        )
+
+    def attentions(
+        self,
+        X: Tensors,
+        neuron_selection: Selection = None,
+        batch_size: int | None = None,
+        verbose: int = 0,
+        **start: Any,
+    ) -> "Attentions":
+        """What every attention of the model did; see `LRP.attentions`.
+
+        Raises:
+            Unsupported: This analyzer is not LRP, so what passes a head is no share of the output.
+        """
+        raise Unsupported(
+            f"{self.name!r} has no attentions: what it finds inside a model is no share of the output. "
+            f"The analyzers lrp, lrp.cp, lrp.attnlrp, lrp.vit and all other LRP have them."
         )
 
     def summary(self) -> Table:

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from revgraph.analyzers.analyzer import Analyzer
+from revgraph.analyzers.attentions import Attentions
 from revgraph.analyzers.inputs import flat_inputs, is_stream
 from revgraph.analyzers.recorded import RecordedPass
 from revgraph.composites import NotAnalyzeableModelException
@@ -117,6 +118,10 @@ class AnalyzerBySize(Tabular):
     def conservation(self, X: Tensors, *args: Any, **options: Any) -> Conservation:
         """See `ReverseAnalyzer.conservation`."""
         return self.at(X).conservation(X, *args, **options)
+
+    def attentions(self, X: Tensors, *args: Any, **options: Any) -> Attentions:
+        """See `LRP.attentions`."""
+        return self.at(X).attentions(X, *args, **options)
 
     def record(self, X: Tensors) -> RecordedPass:
         """See `ReverseAnalyzer.record`."""

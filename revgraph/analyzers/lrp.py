@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from revgraph import composites
 from revgraph.analyzers.analyzer import outside
+from revgraph.analyzers.attentions import Attentions, look_inside
 from revgraph.analyzers.gradient import checked_convention
 from revgraph.analyzers.reverse_analyzer import ReverseAnalyzer
 from revgraph.canonize.folding import fold_batchnorm
@@ -20,7 +21,7 @@ from revgraph.graph import Graph
 from revgraph.graph.analysis import is_linear_layer
 from revgraph.graph.loops import Loop
 from revgraph.graph.operations import Activation, BatchNorm, Opaque, Scale
-from revgraph.graph.types import Bounds
+from revgraph.graph.types import Bounds, Selection, Tensors
 from revgraph.read import trace
 from revgraph.reverse.dangers import warn_of_vanishing
 from revgraph.reverse_rules import (
@@ -190,6 +191,34 @@ class LRP(ReverseAnalyzer):
         if self.convention == "innvestigate":
             composite = _innvestigate(composite, self.innvestigate)
         super().__init__(model, composite, **options)
+
+    def attentions(
+        self,
+        X: Tensors,
+        neuron_selection: Selection = None,
+        batch_size: int | None = None,
+        verbose: int = 0,
+        **start: Any,
+    ) -> Attentions:
+        """What every attention of the model did: its weights, and the relevance of its heads and tokens.
+
+        Args:
+            X, neuron_selection, batch_size, verbose: See `analyze`. One target per sample.
+            **start: `initial_relevance`, `layer`, `attribute_to_neuron_input`, `pre_activation`: see `analyze`.
+
+        Returns:
+            An `Attentions`, which prints as a table. `revgraph.visualize` draws it: `plot_heads`, `plot_tokens`,
+            `plot_attention`.
+
+        Raises:
+            ValueError: The model has no attention, or several targets are asked for; see `analyze` for other reasons.
+
+        Example:
+
+            inside = analyzer.attentions(x, 3)
+            per_head = {path: heads.sum(axis=-1) for path, heads in inside.heads.items()}
+        """
+        return look_inside(self, X, neuron_selection, batch_size, verbose, start)
 
     def _canonize(self, graph, keep):
         if self.bn_layer_rule is not None:

@@ -1,6 +1,6 @@
 """PatternNet and PatternAttribution, and the estimators of their patterns."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 import keras
@@ -13,6 +13,7 @@ from revgraph.composites import Composite, Matcher, NotAnalyzeableModelException
 from revgraph.graph import Graph
 from revgraph.graph.analysis import is_linear_layer
 from revgraph.graph.types import Tensors
+from revgraph.reverse.targets import Target
 from revgraph.reverse_rules import Jacobian, SumOverEmbedding
 from revgraph.reverse_rules.pattern import Pattern
 
@@ -144,10 +145,10 @@ class PatternNet(ReverseAnalyzer):
             moments.append([*sums, *(tf.reduce_sum(t, axes) for t in (mask, y, tf.ones_like(y)))])
         return moments
 
-    def _questions(self, *args):
+    def questions(self, *args: Any) -> Iterator[tuple[list[Any], list[Target]]]:
         if self.patterns is None:
             raise ValueError(f"{self.name!r} has no patterns yet: call fit(x_train) before analyze, or pass patterns=.")
-        return super()._questions(*args)
+        return super().questions(*args)
 
 
 def _at(path: str) -> Matcher:

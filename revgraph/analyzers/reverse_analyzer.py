@@ -4,7 +4,7 @@ import copy
 import functools
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,7 +30,7 @@ from revgraph.reverse.dangers import GROWTH, warn_of_growth
 from revgraph.reverse.ledger import Conservation, merge
 from revgraph.reverse.recent import Recent
 from revgraph.reverse.reverse_graph import Adjustment, ReverseGraph
-from revgraph.reverse.targets import make_targets, why_nothing_starts
+from revgraph.reverse.targets import Target, make_targets, single, why_nothing_starts
 from revgraph.reverse.walk import Question, Walk
 from revgraph.saving.export import export
 
@@ -265,7 +265,7 @@ class ReverseAnalyzer(Analyzer):
         walk = self.walk(Question(starts, tuple(asked.values())))
         results = [
             walk.relevance(inputs, chosen)
-            for inputs, chosen in self._questions(
+            for inputs, chosen in self.questions(
                 walk, names, X, neuron_selection, initial_relevance, batch_size, verbose
             )
         ]
@@ -316,8 +316,17 @@ class ReverseAnalyzer(Analyzer):
             rows = [(p, min(map(np.min, t)), max(map(np.max, t))) for p, t in kept.items()]
             print(Table(("relevance at the inputs of", "min", "max"), rows))
 
-    def _questions(self, walk, names, x, selection, initial, batch_size, verbose):
-        """Pairs of flat inputs and their targets, batch by batch."""
+    def questions(
+        self,
+        walk: Walk,
+        names: Sequence[str],
+        x: Tensors,
+        selection: Selection,
+        initial: Any,
+        batch_size: int | None,
+        verbose: int,
+    ) -> Iterator[tuple[list[Any], list[Target]]]:
+        """Pairs of flat inputs and their targets, batch by batch; see `analyze` for the arguments."""
         shapes = [walk.graph.specs[slot].shape[1:] for slot in walk.question.starts]
         selection = self.selected(selection)
         for inputs, samples, count in self.batches(x, batch_size, verbose):
@@ -419,16 +428,26 @@ class ReverseAnalyzer(Analyzer):
         Returns:
             A `Conservation`, which prints as a table.
         """
-        initial = start.pop("initial_relevance", None)
-        layer = start.pop("layer", None)
-        names, starts = self.starts(
-            layer, start.pop("attribute_to_neuron_input", False), start.pop("pre_activation", False)
-        )
-        if start:
-            raise TypeError(f"conservation does not take {next(iter(start))!r}.")
+        names, starts, initial = self.started("conservation", start)
         question = Question(starts)
-        batches = self._questions(self.walk(question), names, X, neuron_selection, initial, batch_size, verbose)
-        return merge(self._ledger(question, inputs, _single(chosen)) for inputs, chosen in batches)
+        batches = self.questions(self.walk(question), names, X, neuron_selection, initial, batch_size, verbose)
+        return merge(self._ledger(question, inputs, single(chosen, "conservation")) for inputs, chosen in batches)
+
+    def started(self, asked: str, start: dict[str, Any]) -> tuple[tuple[str, ...], tuple[int, ...], Any]:
+        """Names and slots at which relevance starts, and what it starts with.
+
+        Args:
+            asked: The method that was asked, for the message.
+            start: Of the arguments of `analyze`: `initial_relevance`, `layer`, `attribute_to_neuron_input`,
+                `pre_activation`.
+        """
+        known = {"initial_relevance": None, "layer": None, "attribute_to_neuron_input": False, "pre_activation": False}
+        for name in start:
+            if name not in known:
+                raise TypeError(f"{asked} does not take {name!r}.")
+        given: dict[str, Any] = {**known, **start}
+        where = self.starts(given["layer"], given["attribute_to_neuron_input"], given["pre_activation"])
+        return *where, given["initial_relevance"]
 
     def _ledger(self, question, inputs, chosen):
         """The ledger of one batch, in float64 if the model can be computed in it."""
@@ -454,16 +473,6 @@ class ReverseAnalyzer(Analyzer):
     def table(self) -> Table:
         rows = [(b.site.path, b.site.operation.label, b.rule, b.reason, ", ".join(b.site.merged)) for b in self.bound]
         return Table(("site", "operation", "rule", "matched by", "merged"), rows, title=repr(self)[1:-1])
-
-
-def _single(chosen):
-    """Targets, one per sample."""
-    if any(target.index is not None and target.index.ndim > 1 for target in chosen):
-        raise ValueError(
-            "conservation follows one target per sample. Ask for several targets one by one, such as "
-            "neuron_selection=targets[:, 0]."
-        )
-    return chosen
 
 
 def _name(layer):

@@ -358,3 +358,21 @@ def from_start(index: np.ndarray, size: int, received: Any) -> np.ndarray:
 
 def _text(shape):
     return "(" + ", ".join("?" if n is None else str(n) for n in shape) + ")"
+
+
+def single(chosen: Sequence[Target], asked: str) -> Sequence[Target]:
+    """The targets, if there is one per sample.
+
+    Args:
+        chosen: The targets.
+        asked: The method that was asked, for the message.
+
+    Raises:
+        ValueError: There are several per sample.
+    """
+    if any(target.index is not None and target.index.ndim > 1 for target in chosen):
+        raise ValueError(
+            f"{asked} follows one target per sample. Ask for several targets one by one, such as "
+            f"neuron_selection=targets[:, 0]."
+        )
+    return chosen

@@ -30,15 +30,17 @@ class Question:
     Args:
         starts: Slots at which relevance starts.
         returned: For each layer that was asked for, the slots whose relevance is returned.
+        values: Slots whose tensors are returned as they are on the way forward.
     """
 
     starts: tuple[int, ...]
     returned: tuple[tuple[int, ...], ...] = ()
+    values: tuple[int, ...] = ()
 
     @property
     def slots(self) -> frozenset[int]:
         """All slots of the question. Canonization must not remove them."""
-        return frozenset(self.starts).union(*self.returned)
+        return frozenset((*self.starts, *self.values)).union(*self.returned)
 
 
 class Walk:
@@ -197,6 +199,7 @@ class Walk:
 
             * `relevance`: one tensor (batch, ...) per input;
             * `layers`: one list of tensors per layer that was asked for;
+            * `values`: the tensors that were asked for;
             * `start`: relevance at the start, (batch,);
             * `kept`, if it was asked for: the relevance at the inputs of every site, by its path;
             * `growth` (see `growths`) and `magnitudes` (sum |R| at the start and at the inputs, (batch, 2)), if there
@@ -231,6 +234,7 @@ class Walk:
         result: dict[str, Any] = {
             "relevance": [self.finish(of(slot), forward.values[slot], slot) for slot in self.graph.input_slots],
             "layers": [[of(slot) for slot in slots] for slots in self.question.returned],
+            "values": [forward.values[slot] for slot in self.question.values],
             "start": sum(map(per_sample, seeds.values())),
         }
         if watch:

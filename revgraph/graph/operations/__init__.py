@@ -39,7 +39,16 @@ from revgraph.graph.operations.moves import (
     Truncation,
     ZeroPad,
 )
-from revgraph.graph.operations.nonlinear import Activation, Contraction, Embedding, Fused, Opaque, Product, Quotient
+from revgraph.graph.operations.nonlinear import (
+    Activation,
+    Contraction,
+    Embedding,
+    Fused,
+    Opaque,
+    Product,
+    Quotient,
+    spelt_out,
+)
 
 __all__ = [
     "Activation",
@@ -82,4 +91,5 @@ __all__ = [
     "ordered_sum",
     "plus",
     "reading",
+    "spelt_out",
 ]

@@ -1,6 +1,7 @@
 """Operations that are not affine: activations, products, look-ups, and operations that revgraph cannot read."""
 
 import dataclasses
+import string
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
@@ -73,6 +74,22 @@ class Quotient(Operation):
         return (inputs[0] / inputs[1],)
 
 
+def spelt_out(equation: str, ranks: Sequence[int]) -> str:
+    """The equation of an einsum, with a letter for each axis in place of `...`, and without spaces.
+
+    Args:
+        equation: The equation, such as `"...qk,...kd->...qd"`.
+        ranks: How many axes each input has.
+    """
+    inputs, output = equation.replace(" ", "").split("->")
+    free = [letter for letter in string.ascii_letters if letter not in equation]
+    terms = [(term, rank - len(term.replace("...", ""))) for term, rank in zip(inputs.split(","), ranks, strict=True)]
+    most = max((count for term, count in terms if "..." in term), default=0)
+    # The axes of `...` are aligned at the right.
+    spelt = [term.replace("...", "".join(free[most - count : most])) for term, count in terms]
+    return f"{','.join(spelt)}->{output.replace('...', ''.join(free[:most]))}"
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Contraction(Operation):
     """Sums of products of its inputs, linear in each: matmul, einsum and dot of several tensors that are computed.
@@ -80,10 +97,12 @@ class Contraction(Operation):
     Args:
         function: Computes the output from the inputs.
         name: What it is called in printed graphs.
+        equation: The einsum that it computes, with a letter for each axis, such as `"bqk,bkd->bqd"`.
     """
 
     function: Callable[..., tf.Tensor]
     name: str
+    equation: str
 
     @property
     def label(self) -> str:

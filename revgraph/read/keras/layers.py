@@ -11,7 +11,6 @@ import keras
 from keras import layers, ops
 
 from revgraph.graph.operations import (
-    Contraction,
     Conv,
     ConvTranspose,
     Dense,
@@ -144,12 +143,6 @@ def _product(layer, template, outputs):
     return None if private.aligns_ranks(layer) or _has_constants(layer, template) else Product()
 
 
-def _dot(layer, template, outputs):
-    if layer.normalize or _has_constants(layer, template):
-        return None
-    return Contraction(template.bind(layer.call), "Dot")
-
-
 def _routing(flags):
     def view(layer, template, outputs):
         return routing.routing(layer.call, template, type(layer).__name__, len(outputs), flags=flags)
@@ -181,7 +174,6 @@ VIEWS = {
     **_table(_sum(lambda n: [1.0, -1.0]), "Subtract"),
     **_table(_sum(lambda n: [1.0 / n] * n), "Average"),
     **_table(_product, "Multiply"),
-    **_table(_dot, "Dot"),
     **_table(
         _routing(routing.MOVES),
         "Concatenate", "Cropping1D", "Cropping2D", "Cropping3D", "Flatten", "Permute", "RepeatVector", "Reshape",

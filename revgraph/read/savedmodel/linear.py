@@ -21,6 +21,7 @@ from revgraph.graph.operations import (
     Einsum,
     Routing,
     reading,
+    spelt_out,
 )
 from revgraph.read.savedmodel.moves import channels_at, routing, spatial
 from revgraph.read.savedmodel.nodes import Node
@@ -51,7 +52,8 @@ def matmul(reader: "Builder", node: Node) -> Sequence[Value]:
         w, x, z = ("ji" if turned[0] else "ij"), ("kj" if turned[1] else "jk"), "ik"
         slot, kernel = right, left
     else:
-        return reader.site(node, Contraction(node.function(), "matmul"), node.slots)
+        x, w = ("ji" if turned[0] else "ij"), ("kj" if turned[1] else "jk")
+        return _contraction(reader, node, "matmul", f"...{x},...{w}->...ik")
     equation = f"...{x},...{w}->...{z}" if len(node.specs[0].shape) > 2 else f"{x},{w}->{z}"
     return reader.site(node, Einsum(reading({"kernel": kernel.read}), equation), (slot,))
 
@@ -59,7 +61,7 @@ def matmul(reader: "Builder", node: Node) -> Sequence[Value]:
 def einsum(reader: "Builder", node: Node) -> Sequence[Value] | None:
     """The view of an einsum: an `Einsum` if one side is a weight, otherwise a contraction of two signals."""
     if len(node.slots) > 1:
-        return reader.site(node, Contraction(node.function(), "einsum"), node.slots)
+        return _contraction(reader, node, "einsum", node.attribute("equation"))
     if len(node.arguments) != 2:
         return None
     inputs, output = node.attribute("equation").replace(" ", "").split("->")
@@ -68,6 +70,11 @@ def einsum(reader: "Builder", node: Node) -> Sequence[Value] | None:
         terms.reverse()
     (kernel,) = (a for a in node.arguments if isinstance(a, Weight))
     return reader.site(node, Einsum(reading({"kernel": kernel.read}), f"{','.join(terms)}->{output}"), node.slots)
+
+
+def _contraction(reader, node, name, equation):
+    ranks = [len(reader.specs[slot].shape) for slot in node.slots]
+    return reader.site(node, Contraction(node.function(), name, spelt_out(equation, ranks)), node.slots)
 
 
 def _geometry(node: Node, rank: int) -> tuple[tuple, str, tuple, str]:
