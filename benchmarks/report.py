@@ -17,6 +17,7 @@ TITLES = {
     "profile": "Where the time goes",
     "innvestigate": "Side by side with iNNvestigate",
     "zennit": "Side by side with zennit",
+    "lxt": "Side by side with LXT",
 }
 
 
@@ -230,4 +231,5 @@ RENDERED = {
     "profile": _profile,
     "innvestigate": _compared,
     "zennit": _compared,
+    "lxt": _compared,
 }

@@ -138,7 +138,7 @@ def llama(weights, length, *, vocabulary, width, inner, heads, kv_heads, blocks,
     x = inputs = keras.Input((length, width)) if embedded else keras.Input((length,), dtype="int32")
     if not embedded:
         x = table(x)
-        x = x * float(np.sqrt(width)) if gemma else x
+        x = layers.Rescaling(width**0.5)(x) if gemma else x
     for i in range(blocks):
         p, local = f"model.layers.{i}", gemma and (i + 1) % 6
         a, waves = f"{p}.self_attn", 1e4 if local else wavelength

@@ -18,17 +18,24 @@ class Environment:
         requirements: What pip installs with all that it depends on.
         alone: What pip installs without that.
         options: Options for pip.
+        networks: The networks that are compared; None for those that are asked for.
+        methods: The methods that are compared; None for those that are asked for.
     """
 
     pythons: tuple[tuple[int, int], tuple[int, int]]
     requirements: tuple[str, ...]
     alone: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
+    networks: tuple[str, ...] | None = None
+    methods: tuple[str, ...] | None = None
 
     @property
     def receipt(self) -> str:
         return "\n".join((*self.requirements, *self.alone))
 
+
+CPU = ("--extra-index-url", "https://download.pytorch.org/whl/cpu")
+"""Options for pip that find PyTorch without libraries for the GPU."""
 
 ENVIRONMENTS = {
     "innvestigate": Environment(((3, 9), (3, 11)), ("innvestigate==2.1.2", "tensorflow==2.14.*")),
@@ -37,7 +44,16 @@ ENVIRONMENTS = {
         ((3, 10), (3, 13)),
         ("torch==2.13.0", "numpy", "pillow", "click"),
         ("zennit==0.5.1",),
-        ("--extra-index-url", "https://download.pytorch.org/whl/cpu"),
+        CPU,
+    ),
+    # No newer transformers has all the names that LXT imports.
+    "lxt": Environment(
+        ((3, 11), (3, 13)),
+        ("torch==2.13.0", "transformers==4.52.4", "numpy", "pillow", "click", "tabulate"),
+        ("lxt==2.1", "zennit==0.5.1", "torchvision==0.28.0"),
+        CPU,
+        networks=("ViT-B/16", "BERT"),
+        methods=("lrp.cp", "lrp.vit", "lrp.attnlrp"),
     ),
 }
 

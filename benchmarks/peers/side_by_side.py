@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.peers.environments import ready
+from benchmarks.peers.environments import ENVIRONMENTS, ready
 from benchmarks.processes import ROOT, Failed, Worker
 from benchmarks.timing import spread
 
@@ -19,8 +19,9 @@ def compare(library, plan) -> Iterator[dict]:
     except Failed as error:
         yield {"library": library, "error": str(error)}
         return
-    for network in plan.networks:
-        for method in (GRADIENT, *plan.methods):
+    environment = ENVIRONMENTS[library]
+    for network in environment.networks or plan.networks:
+        for method in (GRADIENT, *(m for m in plan.methods if m in (environment.methods or plan.methods))):
             yield from _rows(library, python, network, method, plan)
 
 

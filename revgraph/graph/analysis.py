@@ -23,6 +23,7 @@ from revgraph.graph.operations import (
     Routing,
     Scale,
     Sum,
+    Table,
     Truncation,
     ZeroPad,
 )
@@ -74,6 +75,12 @@ def is_mask(slot: int, producers: Mapping[int, Site], specs: Mapping[int, Spec],
     return True
 
 
+def shifts(site: Site, producers: Mapping[int, Site]) -> bool:
+    """Whether a site adds a table of weights to a tensor, which it reads first."""
+    added = [producers.get(slot) for slot in site.inputs[1:]]
+    return isinstance(site.operation, Sum) and all(s is not None and isinstance(s.operation, Table) for s in added)
+
+
 def first_linear_sites(graph: Graph, inputs: Iterable[int] | None = None) -> frozenset[Site]:
     """The linear layers that read an input, directly or behind reshapes, padding, scaling and normalization.
 
@@ -93,14 +100,19 @@ def reached_by_inputs(graph: Graph, inputs: Iterable[int] | None = None) -> froz
 
 def _reached(graph, inputs):
     reach, first = set(graph.input_slots if inputs is None else inputs), set[Site]()
+    producers = graph.producers()
     for site in graph.sites:
         if not reach.intersection(site.inputs):
             continue
         if is_linear_layer(site.operation):
             first.add(site)
-        elif isinstance(site.operation, Scale) or is_padding(site.operation) or getattr(site.operation, "fixed", False):
+        elif _scales(site, producers) or is_padding(site.operation) or getattr(site.operation, "fixed", False):
             reach.update(site.outputs)
     return frozenset(first), frozenset(reach)
+
+
+def _scales(site, producers):
+    return isinstance(site.operation, Scale) or shifts(site, producers)
 
 
 class Facts:

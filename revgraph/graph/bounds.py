@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from revgraph.graph.analysis import is_padding
+from revgraph.graph.analysis import is_padding, shifts
 from revgraph.graph.graph import Graph, Site
 from revgraph.graph.operations import ChannelDiagonalConv, Operation, Routing, Scale, ZeroPad
 from revgraph.graph.types import Bounds
@@ -34,14 +34,14 @@ class CarriedBounds:
         producers = graph.producers()
         while slot in producers:
             site = producers[slot]
-            if len(site.inputs) != 1 or not _carries_bounds(site.operation):
+            if not shifts(site, producers) and (len(site.inputs) != 1 or not _carries_bounds(site.operation)):
                 raise ValueError(
                     f"The bounds of the input cannot be carried through {site.path!r} ({site.operation.label}). Give "
                     f"those of the layer itself, as ZBox(low, high)."
                 )
             self.sites.insert(0, site)
             slot = site.inputs[0]
-        self.graph = graph
+        self.graph, self._producers = graph, producers
         self.rank = len(graph.specs[slot].shape)
 
     def __call__(self, dtype: str | tf.DType) -> tuple[tf.Tensor, tf.Tensor]:
@@ -63,7 +63,8 @@ class CarriedBounds:
             shape = [n or 1 for n in self.graph.specs[site.inputs[0]].shape]
             low, high = (tf.broadcast_to(bound, (1, *shape[1:])) for bound in (low, high))
         weights = operation.read(low.dtype)
-        (a, *_), (b, *_) = operation((low,), weights), operation((high,), weights)
+        tables = [self._producers[slot].operation.read(low.dtype)["table"] for slot in site.inputs[1:]]
+        (a, *_), (b, *_) = operation((low, *tables), weights), operation((high, *tables), weights)
         return tf.minimum(a, b), tf.maximum(a, b)
 
 

@@ -30,7 +30,16 @@ from revgraph.graph.operations.linear import (
     channels_first,
     channels_last,
 )
-from revgraph.graph.operations.moves import AveragePool, Inert, Interpolation, Renumbering, Routing, Truncation, ZeroPad
+from revgraph.graph.operations.moves import (
+    AveragePool,
+    Inert,
+    Interpolation,
+    Renumbering,
+    Routing,
+    Table,
+    Truncation,
+    ZeroPad,
+)
 from revgraph.graph.operations.nonlinear import (
     Activation,
     Contraction,
@@ -73,6 +82,7 @@ __all__ = [
     "SeparableConv",
     "Source",
     "Sum",
+    "Table",
     "Truncation",
     "ZeroPad",
     "along",

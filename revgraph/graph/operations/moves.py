@@ -6,7 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from revgraph.graph.operations.base import Operation
+from revgraph.graph.operations.base import Operation, Source
 from revgraph.graph.types import Weights
 
 
@@ -62,6 +62,23 @@ class Inert(Routing):
     def __call__(self, inputs: Sequence[tf.Tensor], weights: Weights) -> tuple[tf.Tensor, ...]:
         # TensorFlow has no gradient for some comparisons, such as sorting into bins, not even a gradient of zero.
         return super().__call__([tf.stop_gradient(x) if x.dtype.is_floating else x for x in inputs], weights)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Table(Inert):
+    """A weight that is added to the input, such as learned positions, repeated for each sample.
+
+    Args:
+        source: Reads the weight.
+    """
+
+    source: Source = dataclasses.field(kw_only=True)
+
+    def read(self, dtype: str | tf.DType) -> dict[str, tf.Tensor]:
+        return {"table": self.source(dtype)}
+
+    def __call__(self, inputs: Sequence[tf.Tensor], weights: Weights) -> tuple[tf.Tensor, ...]:
+        return super().__call__((*inputs, weights["table"]), {})
 
 
 class Renumbering(Routing):

@@ -3,13 +3,13 @@
 import dataclasses
 import functools
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import keras
 import tensorflow as tf
 from keras import layers
 
-from revgraph.graph.graph import Call, Graph, Site
+from revgraph.graph.graph import Call, Graph, Site, Spec
 from revgraph.graph.log import timed
 from revgraph.graph.operations import Activation, Fused, Opaque
 from revgraph.read.indices import find_indices
@@ -23,6 +23,7 @@ from revgraph.read.savedmodel import private as graphs
 from revgraph.read.savedmodel.builder import Builder
 from revgraph.read.savedmodel.passes import simplify
 from revgraph.read.savedmodel.reader import inputs_of, outputs_of
+from revgraph.read.savedmodel.weights import Weight
 from revgraph.read.savedmodel.wholes import Whole
 
 
@@ -102,7 +103,8 @@ def _graph(model: keras.Model, recording: Recording, arguments: tuple, keep: tup
     structure = keras.tree.pack_sequence_as(arguments, slots[: len(specs)])
     output_slots = outputs_of(builder, values)
     input_names, output_names = names_of(model, arguments, recording.outputs)
-    calls = _calls(recording, builder)
+    returned = _returned(recording, builder)
+    calls = _calls(recording, builder, returned)
     graph = Graph(
         name=model.name,
         sites=tuple(builder.sites),
@@ -115,7 +117,7 @@ def _graph(model: keras.Model, recording: Recording, arguments: tuple, keep: tup
         dtype=dtype,
     )
     held = {slot for call in calls if isinstance(call.layer, layers.Layer) for slot in (*call.inputs, *call.outputs)}
-    graph = find_indices(_named(simplify(graph, held), recording))
+    graph = find_indices(_named(simplify(graph, held, returned), recording))
     written = set(graph.input_slots).union(*(site.outputs for site in graph.sites))
     calls = tuple(c for c in calls if written.issuperset(c.inputs) and written.issuperset(c.outputs))
     # Another dtype needs no second run of the model's code.
@@ -207,12 +209,20 @@ def _dependent(graph: tf.Graph) -> set[str]:
     return found
 
 
-def _calls(recording: Recording, builder: Builder) -> tuple[Call, ...]:
+def _returned(recording: Recording, builder: Builder) -> dict[int, int]:
+    """New slots for the weights that layers return, such as a table of positions, by the id of the weight."""
+    tensors = [t for call in recording.calls if call.is_layer for t in filter(is_symbolic, call.outputs)]
+    weights = [builder.values.get((id(t.graph), t.name)) for t in tensors if t.dtype.is_floating]
+    found = {id(w): w for w in weights if isinstance(w, Weight)}
+    return {key: builder.new_slot(Spec(tuple(w.shape), builder.dtype)) for key, w in found.items()}
+
+
+def _calls(recording: Recording, builder: Builder, returned: Mapping[int, int]) -> tuple[Call, ...]:
     """The calls whose outputs are all in the graph, in the order in which they ended."""
     found = []
     for call in sorted(recording.calls, key=lambda call: call.done):
         read = _slots((t for t in keras.tree.flatten((call.args, call.kwargs)) if is_symbolic(t)), builder)
-        written = _slots(filter(is_symbolic, call.outputs), builder)
+        written = _slots(filter(is_symbolic, call.outputs), builder, returned)
         # A mask says which entries count, and is no input of its own.
         read = [slot for slot in read if builder.specs[slot].dtype != "bool"]
         if call.path and len(written) == len(call.outputs):
@@ -220,7 +230,8 @@ def _calls(recording: Recording, builder: Builder) -> tuple[Call, ...]:
     return tuple(found)
 
 
-def _slots(tensors: Iterable[tf.Tensor], builder: Builder) -> list[int]:
+def _slots(tensors: Iterable[tf.Tensor], builder: Builder, returned: Mapping[int, int] | None = None) -> list[int]:
     """The slots of those tensors that have one."""
-    values = (builder.values.get((id(t.graph), t.name)) for t in tensors)
+    values = [builder.values.get((id(t.graph), t.name)) for t in tensors]
+    values = [(returned or {}).get(id(value)) if isinstance(value, Weight) else value for value in values]
     return [value for value in values if isinstance(value, int)]

@@ -3,10 +3,11 @@
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 import tensorflow as tf
 
-from revgraph.graph.graph import Graph, Site
+from revgraph.graph.graph import Graph, Site, Spec
 from revgraph.graph.operations import (
     Affine,
     BatchNorm,
@@ -17,24 +18,31 @@ from revgraph.graph.operations import (
     Opaque,
     Operation,
     Routing,
+    Sum,
+    Table,
+    constant,
+    reading,
 )
 from revgraph.graph.scaling import scaling
 from revgraph.read.savedmodel.softmax import join_softmax
 from revgraph.read.savedmodel.weights import Expression, ScaleAndShift, Weight
 
 
-def simplify(graph: Graph, held: Iterable[int] = frozenset()) -> Graph:
+def simplify(
+    graph: Graph, held: Iterable[int] = frozenset(), returned: Mapping[int, int] = MappingProxyType({})
+) -> Graph:
     """Drops unused sites, gives linear layers their bias, and joins scales and shifts.
 
     Args:
         graph: The graph, as it was read.
         held: Slots that must survive, because a layer of the user's model reads or writes them.
+        returned: The slot for a weight that a layer of the user's model returns, by the id of the weight.
 
     Returns:
         A graph with the same outputs.
     """
     graph = bias_into_linear(bias_before_reshape(drop_unused(graph), held), held)
-    graph = join_scale_and_shift(graph, held)
+    graph = add_tables(join_scale_and_shift(graph, held), returned)
     graph = drop_unused(join_softmax(name_scales(graph), held))
     return number_paths(join_lists(graph))
 
@@ -125,6 +133,40 @@ def join_scale_and_shift(graph: Graph, held: Iterable[int] = frozenset()) -> Gra
         return None
 
     return _merge_pairs(graph, merge, held)
+
+
+def add_tables(graph: Graph, returned: Mapping[int, int] = MappingProxyType({})) -> Graph:
+    """Makes x + w a sum of two tensors where w differs along several axes, as a table of positions does.
+
+    So the table has relevance of its own, as it has where the number of positions is not known before.
+
+    Args:
+        graph: The graph.
+        returned: The slot for a weight that a layer returns, by the id of the weight.
+    """
+    specs, sum_of_two = dict(graph.specs), Sum(reading({"kernel": constant([1.0, 1.0])}))
+    tables: dict[tuple[int, Spec], int] = {}
+
+    def split(site):
+        bias, spec = _shift_of(site.operation), graph.specs[site.outputs[0]]
+        if bias is None or len(_axes(bias.shape, len(spec.shape))) < 2:
+            return [site]
+        key, parts = (id(bias), spec), []
+        if key not in tables:
+            # A weight that is added to tensors of several shapes has a table for each.
+            alone = all(weight != id(bias) for weight, _ in tables)
+            tables[key] = returned.get(id(bias), len(specs)) if alone else len(specs)
+            specs[tables[key]] = spec
+            table = Table(_repeated, "Table", copies=True, fixed=True, fills=True, source=bias.read)
+            parts = [Site(f"{site.path}/table", table, site.inputs, (tables[key],))]
+        return [*parts, dataclasses.replace(site, operation=sum_of_two, inputs=(*site.inputs, tables[key]))]
+
+    sites = [part for site in graph.sites for part in split(site)]
+    return dataclasses.replace(graph.rewrite(sites), specs=specs)
+
+
+def _repeated(x, table):
+    return tf.broadcast_to(table, tf.broadcast_dynamic_shape(tf.shape(x), tf.shape(table)))
 
 
 def _joined(one, two):
