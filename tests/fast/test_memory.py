@@ -97,6 +97,22 @@ def test_large_kernels_are_modified_two_blocks_at_a_time(units, float64, monkeyp
         assert earlier in ancestors(later)
 
 
+@pytest.mark.parametrize("name", ["lrp.z_plus", "lrp.gamma"])
+def test_kernels_are_modified_when_relevance_has_come(name, float64, monkeypatch):
+    """Else those of all layers would be there at once."""
+    monkeypatch.setattr(memory, "CHEAP", 0)
+    x = keras.Input((5,))
+    model = keras.Model(x, layers.Dense(3)(layers.Dense(6)(layers.Dense(4)(x))))
+    analyzer = revgraph.create_analyzer(name, model)
+    used = used_operations(analyzer.walk(Question(analyzer.graph.output_slots)))
+    shapes = [(6, 3), (4, 6), (5, 4)]
+    modified = [
+        [op for op in used if op.type in ("Relu", "Minimum", "Abs") and op.outputs[0].shape == s] for s in shapes
+    ]
+    for before, made in itertools.pairwise(modified):
+        assert made and all(set(before) & ancestors(op) for op in made)
+
+
 @pytest.mark.parametrize(("large", "turns"), [(600, True), (700, False)])
 def test_large_kernels_take_turns(large, turns, float64, monkeypatch):
     """A kernel of 3 x 3 x 8 x 9 = 648 entries, on samples of 128."""

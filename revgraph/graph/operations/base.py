@@ -36,8 +36,9 @@ def constant(value: Any) -> Source:
 
 def as_tensor(value: Any, dtype: str | tf.DType) -> tf.Tensor:
     """A number, an array, a variable or a tensor as a tensor of a dtype."""
-    # TensorFlow would first make Python numbers float32.
-    return tf.cast(value if tf.is_tensor(value) else np.asarray(value), dtype)
+    # TensorFlow would first make Python numbers float32. It would leave a variable of that dtype as it is, and read it
+    # where it is used, whatever that read is to wait for.
+    return tf.convert_to_tensor(tf.cast(value if tf.is_tensor(value) else np.asarray(value), dtype))
 
 
 def reading(sources: Mapping[str, Source]) -> Reader:

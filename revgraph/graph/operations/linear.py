@@ -16,12 +16,11 @@ class Dense(Affine):
 
     def linear(self, inputs: Sequence[tf.Tensor], weights: Weights) -> tf.Tensor:
         x, kernel = inputs[0], weights["kernel"]
-        between = x.shape[1:-1]
-        if x.shape.rank <= 2 or not between.is_fully_defined():
+        if x.shape.rank in (None, 1, 2) or not x.shape[1:].is_fully_defined():
             return ops.matmul(x, kernel)
         # Keras computes the shapes when the product runs, which takes ten operations more.
         rows = tf.matmul(tf.reshape(x, (-1, x.shape[-1])), kernel)
-        return tf.reshape(rows, (-1, *between, kernel.shape[-1]))
+        return tf.reshape(rows, (-1, *x.shape[1:-1], kernel.shape[-1]))
 
     def output_axis(self, rank: int) -> int | None:
         return rank - 1
