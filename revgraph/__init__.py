@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from revgraph import composites as composites
     from revgraph import datasets as datasets
     from revgraph import demo as demo
+    from revgraph import evaluate as evaluate
     from revgraph import graph as graph
     from revgraph import perturbation as perturbation
     from revgraph import read as read

@@ -44,6 +44,14 @@ assert with_mark > 0.95 and without_mark < 0.5 and others_marked > 0.3 > 0.05 > 
 assert share_after < 0.5 * share_before and mended_accuracy > accuracy
 """,
     "09_coming_from_innvestigate": "assert np.array_equal(one, index.analyze(x, 3)) and scores[-1][1] < scores[0][1]",
+    "10_transformers": """
+needle = {name: counts["the needle"] for name, counts in hits.items()}
+assert accuracy > 0.99 and vit_accuracy > 0.93
+assert needle["lrp.cp"] > 0.97 and needle["lrp.attnlrp"] > 0.8 > max(needle["gradient"], needle["input_t_gradient"])
+assert hits["attention, last layer"]["its thing"] > 0.9 > 0.1 > needle["attention, last layer"]
+assert max(needle["attention, mean of layers"], needle["attention, rollout"]) < 0.5 and against > 0.9
+assert max(areas["lrp.cp"], areas["lrp.attnlrp"]) < areas["gradient"] < areas["random order"]
+""",
 }
 
 

@@ -1,0 +1,78 @@
+"""Problems whose answer is known, and the numbers that compare relevance with it."""
+
+import numpy as np
+import pytest
+
+from revgraph.evaluate import pointing_game, problems
+
+TRUTH = np.array([[True, False, False], [False, True, True], [False, False, True]])
+
+
+def test_the_pointing_game_by_hand():
+    hits = np.array([[0.2, 0.1, -5.0], [-3.0, -2.0, -1.0], [9.0, 8.0, 7.0]])
+    assert pointing_game(hits, TRUTH) == pytest.approx(2 / 3)
+    # The second sample has two largest entries, of which one is at the truth. In the third all are alike.
+    ties = np.array([[1, 0, 0], [2, 2, 0], [0, 0, 0]])
+    assert pointing_game(ties, TRUTH) == pytest.approx((1 + 1 / 2 + 1 / 3) / 3)
+
+
+def test_channels_are_summed():
+    relevance = np.array([[[5.0, -5.0], [1.0, 1.0], [0.0, 0.0]]])
+    assert pointing_game(relevance, [[False, True, False]]) == 1
+    images = np.zeros((1, 2, 2), bool)
+    images[0, 1, 0] = True
+    assert pointing_game(images[..., None] + 0.5, images) == 1
+
+
+@pytest.mark.parametrize(
+    "relevance, truth, message",
+    [
+        (np.ones((3, 2)), TRUTH, "must have the shape of truth"),
+        (np.where(TRUTH, np.nan, 1), TRUTH, "must be finite. It is not in 3 samples; the first is 0"),
+        (np.ones((3, 3)), TRUTH & [True, True, False], "names none in sample 2"),
+        (np.ones((3, 3)), TRUTH.astype(int), "array of bool"),
+        (np.ones(3), TRUTH[0], "array of bool"),
+    ],
+)
+def test_what_the_pointing_game_refuses(relevance, truth, message):
+    with pytest.raises(ValueError, match=message):
+        pointing_game(relevance, truth)
+
+
+@pytest.mark.parametrize("length, pairs", [(16, 6), (17, 8), (5, 2), (12, 4)])
+def test_the_needle_is_the_colour_of_the_thing_that_is_asked_about(length, pairs):
+    problem = problems.needle(50, length, pairs, seed=3)
+    assert problem.x.shape == problem.truth.shape == (50, length) and len(problem) == len(problem.words) == 50
+    for words, answer, truth in zip(problem.words, problem.y, problem.truth, strict=True):
+        *text, asked = words
+        (place,) = np.flatnonzero(truth)
+        # The thing occurs once, behind its colour, which is the answer and stands at one other place.
+        assert text.count(asked) == 1 and text.index(asked) == place + 1
+        assert text[place] == problem.classes[answer] and text.count(text[place]) == 2
+        colours = [i for i, word in enumerate(text) if word in problems.COLOURS]
+        assert len(colours) == pairs and all(text[i + 1] in problems.THINGS for i in colours)
+        assert sum(word in problems.THINGS for word in text) == pairs
+
+
+def test_needles_lie_everywhere_and_seeds_repeat():
+    problem, again, other = (problems.needle(400, 12, 4, seed=s) for s in (1, 1, 2))
+    np.testing.assert_array_equal(problem.x, again.x)
+    assert (problem.x != other.x).any()
+    assert problem.truth[:, :10].any(axis=0).all() and not problem.truth[:, 10:].any()
+    assert set(problem.y) == set(range(len(problem.classes)))
+    assert repr(problem) == "<Problem: 400 samples of shape (12,), 8.3% of the entries decide>"
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"samples": 0}, "samples must be a positive int"),
+        ({"pairs": 3}, "pairs must be an even number of at most 8. Received: 3"),
+        ({"pairs": 10, "length": 40}, "pairs must be an even number"),
+        ({"pairs": 6, "length": 12}, "at least 13 words"),
+        ({"seed": -1}, "seed must be None or an int >= 0"),
+    ],
+)
+def test_what_the_needle_refuses(options, message):
+    with pytest.raises(ValueError, match=message):
+        problems.needle(**{"samples": 4, **options})
