@@ -25,7 +25,9 @@ def quick(plan: Plan) -> Plan:
     """The same on a small network, in a minute or two: whether everything runs, not how fast."""
     lengths = {"batch size": (1, 2), "image size": (20, 28), "network": (SMALL,)}
     effort = Effort(rounds=2, seconds=0.1, most=2)
-    return dataclasses.replace(plan, networks=(SMALL,), batch_sizes=(1, 2), curves=lengths, effort=effort)
+    return dataclasses.replace(
+        plan, networks=(SMALL,), transformers=(), batch_sizes=(1, 2), curves=lengths, effort=effort
+    )
 
 
 def parser() -> argparse.ArgumentParser:
@@ -37,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
     libraries = f"a library beside revgraph, of {', '.join(ENVIRONMENTS)}; its environment is set up at first"
     p.add_argument("--compare", nargs="+", choices=ENVIRONMENTS, default=[], metavar="LIBRARY", help=libraries)
     p.add_argument("--quick", action="store_true", help="a small network and few rounds, into build/benchmarks")
-    p.add_argument("--networks", nargs="+", metavar="NAME", help="networks of keras.applications")
+    p.add_argument("--networks", nargs="+", metavar="NAME", help="networks of keras.applications, ViT-B/16, BERT")
     p.add_argument("--batch-sizes", nargs="+", type=int, metavar="N")
     p.add_argument("--methods", nargs="+", choices=METHODS, metavar="METHOD", help=f"of {', '.join(METHODS)}")
     p.add_argument("--rounds", type=int, help="the least number of times that things are run")
@@ -50,6 +52,7 @@ def plan_of(given) -> Plan:
     """What was asked for on the command line."""
     plan = quick(Plan()) if given.quick else Plan()
     asked = {name: getattr(given, name) for name in ("networks", "batch_sizes", "methods", "limit")}
+    asked |= {"transformers": ()} if given.networks else {}
     asked = {name: tuple(v) if isinstance(v, list) else v for name, v in asked.items() if v is not None}
     if given.rounds:
         asked["effort"] = dataclasses.replace(plan.effort, rounds=given.rounds)

@@ -1,6 +1,7 @@
 """What is measured, and the goals: the price of a method as a multiple of the plain gradient's."""
 
 import dataclasses
+from collections.abc import Iterable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,6 +19,10 @@ class Method:
     gamma: float | None = None
 
 
+CONVOLUTIONAL = ("VGG16", "ResNet50")
+TRANSFORMERS = ("ViT-B/16", "BERT")
+
+
 def _methods():
     groups = {
         ("lrp.epsilon", "lrp.z", "input_t_gradient"): (1.10, 1.25),
@@ -33,14 +38,23 @@ def _methods():
         ("guided_backprop", "deconvnet"): (1.05, 1.10),
     }
     for names, goals in groups.items():
-        goals = dict(zip(("VGG16", "ResNet50"), goals, strict=True))
+        goals = dict(zip(CONVOLUTIONAL, goals, strict=True))
         for name in names:
             yield name, Method(goals, "lrp", 0.25) if name.startswith("gamma") else Method(goals, name)
+    for name, goal in (("lrp.cp", 1.25), ("lrp.attnlrp", 1.25), ("lrp.vit", 1.80)):
+        yield name, Method(dict.fromkeys(TRANSFORMERS, goal), name)
 
 
 METHODS = dict(_methods())
 
-FIRST_CALL = {"VGG16": 3.0, "ResNet50": 10.0, "DenseNet201": 40.0}
+
+def methods_of(network: str, methods: Iterable[str] = METHODS) -> tuple[str, ...]:
+    """Those of some methods that have a goal on a network; all of them on a network without goals."""
+    has_goals = any(network in method.goals for method in METHODS.values())
+    return tuple(name for name in methods if not has_goals or network in METHODS[name].goals)
+
+
+FIRST_CALL = {"VGG16": 3.0, "ResNet50": 10.0, "DenseNet201": 40.0, "ViT-B/16": 15.0, "BERT": 15.0}
 """Seconds from `create_analyzer` to the end of the first `analyze`, in a fresh process."""
 
 OVERHEAD = 1e-3

@@ -13,7 +13,7 @@ import tensorflow as tf
 import revgraph
 from benchmarks import programs
 from benchmarks.memory import peak
-from benchmarks.networks import images, network
+from benchmarks.networks import network, samples
 from benchmarks.peers.protocol import one_line, open_answers
 from benchmarks.profiling import profile
 from benchmarks.timing import Effort, against, interleaved, seconds, spread
@@ -24,7 +24,7 @@ GRADIENT = "plain gradient"
 def ratios(name, batch, methods, effort, image_size=None, **options):
     """Seconds of `analyze` beside those of the plain gradient."""
     model = network(name, image_size)
-    x = images(model, batch)
+    x = samples(model, batch)
     analyzers = {method: programs.make_analyzer(method, model, **options) for method in methods}
     explain = {method: programs.explain(analyzer, x) for method, analyzer in analyzers.items()}
     gradient = programs.gradient(model, x)
@@ -45,7 +45,7 @@ def ratios(name, batch, methods, effort, image_size=None, **options):
 def memory(name, batch, methods, image_size=None, **options):
     """Peak memory of `analyze` beside that of the plain gradient."""
     model = network(name, image_size)
-    x = images(model, batch)
+    x = samples(model, batch)
     of_gradient = peak(programs.gradient(model, x))
     rows = [{"method": GRADIENT, "megabytes": of_gradient, "memory": 1.0}]
     for method in methods:
@@ -57,7 +57,7 @@ def memory(name, batch, methods, image_size=None, **options):
 def first_call(name, method, image_size=None):
     """Seconds until the first result, by part."""
     model = network(name, image_size)
-    x = images(model, 1)
+    x = samples(model, 1)
     if method == GRADIENT:
         return {"create": 0.0, "analyze": seconds(lambda: programs.gradient(model, x)()), "sites": None}
     start = time.perf_counter()
@@ -71,7 +71,7 @@ def first_call(name, method, image_size=None):
 def overhead(name, method, effort, batch=1, image_size=None):
     """What `analyze` adds to the compiled function that it calls."""
     model = network(name, image_size)
-    x = images(model, batch)
+    x = samples(model, batch)
     analyzer = programs.make_analyzer(method, model)
     functions = {"analyze": programs.explain(analyzer, x), "bare": programs.compiled(analyzer, x)}
     times = interleaved(functions, Effort(**effort))
@@ -82,7 +82,7 @@ def overhead(name, method, effort, batch=1, image_size=None):
 def targets(name, method, effort, count=10, batch=1, image_size=None):
     """Several targets in one call, as a share of one call each."""
     model = network(name, image_size)
-    x = images(model, batch)
+    x = samples(model, batch)
     analyzer = programs.make_analyzer(method, model)
     together = np.tile(np.arange(count), (batch, 1))
 
@@ -105,7 +105,7 @@ def throughput(name, method, effort, batch, batches, image_size=None):
     """Samples per second over a dataset, beside those of the bare compiled function."""
     model = network(name, image_size)
     analyzer = programs.make_analyzer(method, model)
-    stored = (images(model, batch * batches) * 255).astype("uint8")
+    stored = (samples(model, batch * batches) * 255).astype("uint8")
     dataset = tf.data.Dataset.from_tensor_slices(stored).map(_scaled, num_parallel_calls=tf.data.AUTOTUNE)
     dataset = dataset.batch(batch).prefetch(2)
     bare = programs.compiled(analyzer, _scaled(stored[:batch]).numpy(), None)
@@ -128,7 +128,7 @@ def dataset_memory(name, method, batch, batches, image_size=None):
     """Megabytes by which the process grows while a dataset is explained into a file."""
     model = network(name, image_size)
     analyzer = programs.make_analyzer(method, model)
-    one = images(model, batch)
+    one = samples(model, batch)
     analyzer.analyze(one)
     dataset = tf.data.Dataset.from_tensors(one).repeat(batches)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -141,7 +141,7 @@ def dataset_memory(name, method, batch, batches, image_size=None):
 def xla(name, method, batch, effort, image_size=None):
     """The same analyzer compiled by XLA: how long that takes, how fast it is, and how far the results are apart."""
     model = network(name, image_size)
-    x = images(model, batch)
+    x = samples(model, batch)
     plain = programs.make_analyzer(method, model)
     compiled = programs.make_analyzer(method, model, jit_compile=True)
     expected = plain.analyze(x, neuron_selection=programs.TARGET)

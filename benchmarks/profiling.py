@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from benchmarks import programs
-from benchmarks.networks import images, network
+from benchmarks.networks import network, samples
 from benchmarks.timing import seconds
 from revgraph.graph.operations import Activation, Affine
 from revgraph.reverse.targets import make_targets
@@ -55,7 +55,7 @@ def profile(name, method, batch, runs=5, image_size=None, **options):
     # With operations side by side their times would not add up to that of the whole.
     tf.config.threading.set_inter_op_parallelism_threads(1)
     model = network(name, image_size)
-    x = images(model, batch)
+    x = samples(model, batch)
     analyzer = programs.make_analyzer(method, model, **options)
     walk = analyzer.walk(Question(analyzer.graph.output_slots))
     walk.reverse.replacements = tuple(Named(layer, i) for i, layer in enumerate(walk.reverse.replacements))

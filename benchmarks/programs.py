@@ -2,6 +2,7 @@
 
 import warnings
 
+import keras
 import tensorflow as tf
 
 import revgraph
@@ -43,14 +44,22 @@ def compiled(analyzer, x, selection=TARGET):
 
 
 def gradient(model, x):
-    """A function that computes the gradient of the selected logit, compiled by `tf.function`."""
+    """A function that computes the gradient of the selected logit, compiled by `tf.function`.
 
-    @tf.function(input_signature=[tf.TensorSpec((None, *x.shape[1:]), tf.float32)])
+    It is the gradient with respect to the input, or to the rows of the embedding where the input is ids.
+    """
+    (given,) = model.inputs
+    floating = given.dtype.startswith("float")
+    start = given if floating else model.get_layer("embedding").output
+    before, behind = keras.Model(given, start), keras.Model(start, model.outputs[0])
+
+    @tf.function(input_signature=[tf.TensorSpec((None, *x.shape[1:]), given.dtype)])
     def program(inputs):
+        watched = inputs if floating else before(inputs, training=False)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(inputs)
-            logit = model(inputs, training=False)[:, TARGET]
-        return tape.gradient(logit, inputs)
+            tape.watch(watched)
+            logit = behind(watched, training=False)[:, TARGET]
+        return tape.gradient(logit, watched)
 
     tensor = tf.constant(x)
     return lambda: program(tensor).numpy()

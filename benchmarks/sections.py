@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.goals import FIRST_CALL, METHODS, OVERHEAD, TARGETS, THROUGHPUT
+from benchmarks.goals import FIRST_CALL, METHODS, OVERHEAD, TARGETS, THROUGHPUT, TRANSFORMERS, methods_of
 from benchmarks.peers.side_by_side import compare
 from benchmarks.processes import EIGEN, Failed, run_job
 from benchmarks.timing import Effort
@@ -16,8 +16,11 @@ from benchmarks.timing import Effort
 GRADIENT = "plain gradient"
 SMALL = "small"
 DEPTHS = ("ResNet50", "ResNet101", "ResNet152")
-FEW = ("lrp.epsilon", "lrp.alpha_1_beta_0", "lrp.alpha_2_beta_1")
+FEW = ("lrp.epsilon", "lrp.alpha_1_beta_0", "lrp.alpha_2_beta_1", "lrp.cp", "lrp.attnlrp", "lrp.vit")
 """One method of each price."""
+
+FIRST_CALLS = ("lrp.epsilon", "lrp.alpha_2_beta_1", "lrp.sequential_preset_a", "lrp.cp", "lrp.attnlrp", "lrp.vit")
+"""Methods whose first call is timed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +28,8 @@ class Plan:
     """What is measured, and how thoroughly.
 
     Args:
-        networks: The networks of the goals.
+        networks: The networks of the goals that read images by convolutions.
+        transformers: Those with attention, which have methods of their own.
         batch_sizes: Their batch sizes.
         image_size: Height and width of images; None for each network's own.
         methods: The methods.
@@ -38,6 +42,7 @@ class Plan:
     """
 
     networks: tuple[str, ...] = ("VGG16", "ResNet50")
+    transformers: tuple[str, ...] = TRANSFORMERS
     batch_sizes: tuple[int, ...] = (1, 8)
     image_size: int | None = None
     methods: tuple[str, ...] = tuple(METHODS)
@@ -54,9 +59,18 @@ class Plan:
     )
     environment: dict = dataclasses.field(default_factory=dict)
 
-    def few(self) -> tuple[str, ...]:
-        """One method of each price, of those that are asked for."""
-        return tuple(method for method in self.methods if method in FEW) or self.methods[:1]
+    @property
+    def all_networks(self) -> tuple[str, ...]:
+        """The networks of the goals of any kind."""
+        return (*self.networks, *self.transformers)
+
+    def methods_on(self, network: str) -> tuple[str, ...]:
+        """The methods that are asked for and have a goal on a network; all of them on a network without goals."""
+        return methods_of(network, self.methods)
+
+    def few(self, network: str = "VGG16") -> tuple[str, ...]:
+        """One method of each price, of those for a network that are asked for."""
+        return tuple(method for method in self.methods_on(network) if method in FEW) or self.methods[:1]
 
     def hasty(self) -> "Plan":
         """The same with few rounds, for what takes long or is only to be seen at a glance."""
@@ -86,10 +100,10 @@ def costs(plan: Plan, methods, **where) -> list[dict]:
 
 def ratios(plan: Plan, **options) -> Iterator[dict]:
     """Every method on every network, as a multiple of the plain gradient."""
-    for name in plan.networks:
+    for name in filter(plan.methods_on, plan.all_networks):
         for batch in plan.batch_sizes:
             at = {"network": name, "batch": batch}
-            for row in costs(plan, plan.methods, name=name, batch=batch, **options):
+            for row in costs(plan, plan.methods_on(name), name=name, batch=batch, **options):
                 goals = METHODS[row["method"]].goals if row.get("method") in METHODS else {}
                 yield {**at, "goal": goals.get(name), **row}
 
@@ -101,15 +115,17 @@ def eigen(plan: Plan) -> Iterator[dict]:
 
 def frozen(plan: Plan) -> Iterator[dict]:
     """The same with `freeze=True`."""
-    return ratios(dataclasses.replace(plan, methods=plan.few()), freeze=True)
+    return ratios(dataclasses.replace(plan, methods=plan.few(), transformers=()), freeze=True)
 
 
 def first_call(plan: Plan) -> Iterator[dict]:
     """The first call in a fresh process; for the goals' networks and for growing depth."""
-    names = dict.fromkeys([*plan.networks, *plan.curves["network"], *(FIRST_CALL if len(plan.networks) > 1 else ())])
+    names = dict.fromkeys(
+        [*plan.all_networks, *plan.curves["network"], *(FIRST_CALL if len(plan.networks) > 1 else ())]
+    )
     for name in names:
-        with_goal = (GRADIENT, *[m for m in plan.methods if m in (FEW[0], FEW[-1], "lrp.sequential_preset_a")])
-        for method in with_goal if name in FIRST_CALL or name in plan.networks else plan.few()[:1]:
+        with_goal = [m for m in plan.methods_on(name) if m in FIRST_CALLS]
+        for method in (GRADIENT, *with_goal) if name in (*FIRST_CALL, *plan.networks) else plan.few()[:1]:
             found = attempt(plan.job, "first_call", name=name, method=method)
             if "error" not in found:
                 found["seconds"] = found["create"] + found["analyze"]
@@ -170,9 +186,9 @@ def scaling(plan: Plan) -> Iterator[dict]:
 
 def profile(plan: Plan) -> Iterator[dict]:
     """Where the time goes, by kind of call site."""
-    for name in plan.networks:
+    for name in plan.all_networks:
         for batch in plan.batch_sizes:
-            for method in ("gradient", *plan.few()):
+            for method in ("gradient", *plan.few(name)):
                 found = attempt(plan.job, "profile", name=name, method=method, batch=batch, runs=plan.effort.rounds)
                 yield {"network": name, "batch": batch, "method": method, "goal": None, **found}
 

@@ -12,7 +12,7 @@ import pytest
 from benchmarks import __main__ as command
 from benchmarks import curves, jobs, programs, report, sections
 from benchmarks.goals import METHODS
-from benchmarks.networks import SMALL, network
+from benchmarks.networks import SMALL, network, samples, text_encoder, vision_transformer
 from benchmarks.peers import environments, side_by_side
 from benchmarks.processes import ROOT, Failed, Worker, run_job
 from benchmarks.timing import Effort, against, interleaved, spread
@@ -76,6 +76,27 @@ def test_there_is_an_analyzer_for_every_method(method):
     model = network(SMALL, SIZE)
     relevance = programs.explain(programs.make_analyzer(method, model), np.ones((1, SIZE, SIZE, 1), "float32"))()
     assert relevance.shape == (1, SIZE, SIZE, 1) and np.isfinite(relevance).all()
+
+
+@pytest.mark.parametrize("method", ["lrp.cp", "lrp.attnlrp", "lrp.vit"])
+def test_transformers_are_explained_beside_their_gradient(method):
+    """That of ids is with respect to the rows of the embedding."""
+    sees = vision_transformer(8, depth=1, width=8, heads=2, patch=4)
+    reads = text_encoder(4, depth=1, width=8, heads=2)
+    for model, explained, shape in ((sees, (2, 8, 8, 3), (2, 8, 8, 3)), (reads, (2, 4), (2, 4, 8))):
+        x = samples(model, 2)
+        assert programs.explain(programs.make_analyzer(method, model), x)().shape == explained
+        found = programs.gradient(model, x)()
+        assert found.shape == shape and found.any()
+
+
+def test_each_network_has_its_methods():
+    plan = sections.Plan(methods=("lrp.epsilon", "lrp.vit"))
+    assert [plan.methods_on(name) for name in ("VGG16", "BERT", SMALL)] == [
+        ("lrp.epsilon",),
+        ("lrp.vit",),
+        plan.methods,
+    ]
 
 
 def test_ratios_come_with_peak_memory():

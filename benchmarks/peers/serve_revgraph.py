@@ -5,10 +5,10 @@ from protocol import serve
 
 def prepare(question):
     from benchmarks import programs
-    from benchmarks.networks import images, network
+    from benchmarks.networks import network, samples
 
     model = network(question["network"], question["image_size"])
-    batches = {batch: images(model, batch) for batch in question["batch_sizes"]}
+    batches = {batch: samples(model, batch) for batch in question["batch_sizes"]}
 
     def set_up():
         if question["method"] == "plain gradient":

@@ -13,7 +13,7 @@ from revgraph.fast.plan import Plan, PlannedPart, growth
 from revgraph.fast.signs import Known
 from revgraph.graph.operations import ordered_sum
 from revgraph.reverse_rules.engine import OutputsAndPullback, Pullback, SafeDivide, SiteCall, distinct
-from revgraph.reverse_rules.terms import GateFunction, identity, on, pos, times
+from revgraph.reverse_rules.terms import GateFunction, identity, magnitude, on, pos, times
 
 
 def record(call: SiteCall, plan: Plan, known: Known, division: SafeDivide, remade: Remade) -> OutputsAndPullback:
@@ -44,6 +44,9 @@ def record(call: SiteCall, plan: Plan, known: Known, division: SafeDivide, remad
             s = _divided(division, later.let_in(part.gate, relevance, zs), part)
             for factor, piece in part.pieces:
                 arriving.setdefault(piece, []).append(times(part.weight * factor, s))
+            for factor, piece in part.sided:
+                towards = s if later.known.positive else tf.where(later.outputs[0] >= 0, s, -s)
+                arriving.setdefault(piece, []).append(times(part.weight * factor, towards))
         gradients: dict[tuple[int, Any], list[tf.Tensor]] = {}
         before: list[tf.Tensor] = []
         for piece, shares in arriving.items():
@@ -80,13 +83,16 @@ class Part:
         planned: The planned part.
         z: Its denominator.
         pieces: Pairs (factor, recorded call), through which relevance goes back.
+        sided: Such pairs through which relevance goes back with the sign of the site's own output.
         sign: The sign of z where relevance arrives: 1, -1, or 0 where it can be either, but z is not zero. None where
             nothing is known.
     """
 
-    def __init__(self, planned: PlannedPart, z: tf.Tensor, pieces: Pieces, sign: int | None) -> None:
+    def __init__(
+        self, planned: PlannedPart, z: tf.Tensor, pieces: Pieces, sign: int | None, sided: Pieces = ()
+    ) -> None:
         self.weight, self.gate = planned.weight, planned.gate
-        self.z, self.pieces, self.sign = z, pieces, sign
+        self.z, self.pieces, self.sign, self.sided = z, pieces, sign, sided
 
 
 class Execution:
@@ -123,6 +129,8 @@ class Execution:
     @property
     def makes_kernels(self) -> bool:
         """Whether the backward walk computes kernels other than the operation's own."""
+        if self._remakes and any(part.sides for part in self.plan):
+            return True
         weights = [weights for part in self.plan for term in part.terms for _, _, weights in term.pieces]
         return self._remakes and any(w.signed(self._kernels) != identity for w in weights)
 
@@ -181,12 +189,24 @@ class Execution:
         return [self._part(planned) for planned in self.plan]
 
     def _part(self, planned):
+        if planned.sides is not None:
+            return self._from_magnitudes(planned)
         terms = [self._term(term) for term in planned.terms]
         if not terms:
             return Part(planned, tf.zeros_like(self.outputs[0]), (), None)
         signs = {sign for _, _, sign in terms}
         z = ordered_sum([z for z, _, _ in terms])
         return Part(planned, z, sum((pieces for _, pieces, _ in terms), ()), signs.pop() if len(signs) == 1 else None)
+
+    def _from_magnitudes(self, planned):
+        """sgn(z) z_p = (p + n) / 2 |z| + (p - n) / 2 |x| |W|, see `plan.use_magnitudes`."""
+        p, n = planned.sides
+        of_sum, of_magnitudes = (p + n) / 2, (p - n) / 2
+        straight = self._tape(identity, on())
+        both = self._tape(identity if self.known.nonnegative else magnitude, on(magnitude))
+        a = both.z if self._bias is None else self.operation.add_bias(both.z, self._made(lambda: tf.abs(self._bias)))
+        z = times(of_sum, tf.abs(self.outputs[0])) + times(of_magnitudes, a)
+        return Part(planned, z, ((of_magnitudes, both),), 1, sided=((of_sum, straight),))
 
     def _term(self, planned):
         """s_t z_t, the `Pieces` through which relevance goes back, and the sign."""

@@ -35,7 +35,8 @@ def is_large(shape: tf.TensorShape) -> bool:
 
 def blocks_of(operation: Affine, inputs: Sequence[tf.Tensor], kernels: Weights) -> list[Block]:
     """Blocks of the input channels, whose kernels are modified one after the other. None where the kernel is small."""
-    return operation.blocks(inputs, kernels, BLOCK)
+    # `LANES` blocks would be there at the same time anyway.
+    return operation.blocks(inputs, kernels, BLOCK, least=LANES + 1)
 
 
 def waiting(t: tf.Tensor, others: Sequence[tf.Tensor]) -> tf.Tensor:

@@ -54,11 +54,14 @@ class PlannedPart:
         weight: The weight of the part.
         gate: Its gate, or None.
         terms: Its terms.
+        sides: (p, n) where the part has no terms, because it is computed from z and from magnitudes: contributions of
+            the sign of z count p times, and the others n times; see `use_magnitudes`.
     """
 
     weight: float
     gate: GateFunction | None
     terms: tuple[PlannedTerm, ...]
+    sides: tuple[float, float] | None = None
 
 
 Plan: TypeAlias = tuple[PlannedPart, ...]
@@ -101,6 +104,9 @@ def growth(plan: Plan, known: Known) -> float:
 
 
 def _growth(part, known):
+    if part.sides is not None:
+        p, n = part.sides
+        return (p + n) / (p - n)
     signs = {t.sign for t in part.terms}
     if part.gate not in BY_SIGN or len(signs) > 1 or None in signs:
         return math.inf
@@ -144,6 +150,34 @@ def note_signs(plan: Plan, known: Known) -> Plan:
     return _each_term(plan, lambda part, t: dataclasses.replace(t, sign=known.sign(t.term)))
 
 
+def use_magnitudes(plan: Plan, known: Known) -> Plan:
+    """Where contributions of the sign of z count more, z_t is computed from z and from |x| |W|.
+
+    Let contributions x_j w_j of the sign of z count p times, and the others n times, with p > n > 0. The sum of all
+    contributions is z, and that of their magnitudes is a = |x| |W| + |b|. So z^+ = (z + a) / 2, z^- = (z - a) / 2, and
+
+        z_t = sgn(z) ((p + n) / 2 |z| + (p - n) / 2 a)
+
+    This is a sum of two numbers that are not negative, and so nothing cancels. It takes one kernel besides W, where the
+    terms take two for z >= 0 and two for z < 0. Relevance goes back in the same two ways.
+    """
+    # In front of a ReLU the kernel p W^+ + n W^- is enough, if the inputs are not negative.
+    if (known.positive and known.nonnegative) or any(part.gate not in BY_SIGN for part in plan):
+        return plan
+    sided = [_by_magnitudes(part, known) for part in plan]
+    gates = [part.gate for part in sided]
+    if gates == [where_positive, where_negative] and sided[0].sides is not None:
+        above, below = sided
+        if (above.sides, above.weight) == (below.sides, below.weight):
+            return (dataclasses.replace(above, gate=None),)
+    return tuple(sided)
+
+
+def _by_magnitudes(part, known):
+    sides = known.sides([t.term for t in part.terms], part.gate)
+    return part if sides is None else PlannedPart(part.weight, part.gate, (), sides)
+
+
 def share_halves(plan: Plan, known: Known) -> Plan:
     """Three or more calls with combinations of W^+ and W^-, such as W, are computed from the calls with these two."""
     if not known.additive:
@@ -166,35 +200,34 @@ def share_halves(plan: Plan, known: Known) -> Plan:
 
 
 def take_sides(plan: Plan, known: Known) -> Plan:
-    """Where the sign of z is known, and z_t favours that sign, z_t is computed from z and from z^+ or z^-.
+    """Where z >= 0 is known, and z_t favours positive contributions, z_t is computed from z and from z^+ or z^-.
 
-    For z = z^+ + z^- >= 0 and z_t = p z^+ + n z^- with p > n >= 0 it is
+    For z_t = p z^+ + n z^- with p > n >= 0 it is
 
         z_t = n z + (p - n) z^+ = p z + (p - n) |z^-|
 
-    Both are sums of two numbers that are not negative, and so nothing cancels. For z < 0 it is the same with signs
-    exchanged. The kernel p W^+ + n W^- is then only used on the backward walk.
+    Both are sums of two numbers that are not negative, and so nothing cancels. The kernel p W^+ + n W^- is then only
+    used on the backward walk.
     """
-    sides = {t: known.side(t.term, part.gate) for part in plan if len(part.terms) == 1 for t in part.terms}
-    rest = {t.term.weights.signed(known.kernels) for part in plan for t in part.terms if sides.get(t) is None}
+    sided = {t for part in plan if len(part.terms) == 1 for t in part.terms if known.favours_positive(t.term)}
+    rest = {t.term.weights.signed(known.kernels) for part in plan for t in part.terms if t not in sided}
     half = neg if rest == {neg} else pos
     on_inputs = [t.term.weights for part in plan for t in part.terms if t.term.inputs == identity]
     kernels = {identity, *(weights.signed(known.kernels) for weights in on_inputs)}
 
-    def sided(part, t):
-        side, modifier = sides.get(t), t.term.weights.signed(known.kernels)
-        if side is None:
+    def from_half(part, t):
+        if t not in sided:
             return t
-        if len(kernels - {None}) < 3 or modifier == half:
-            return dataclasses.replace(t, sign=side)
-        return PlannedTerm(t.term, ((1.0, t.term.inputs, t.term.weights),), side, half)
+        if len(kernels - {None}) < 3 or t.term.weights.signed(known.kernels) == half:
+            return dataclasses.replace(t, sign=1)
+        return PlannedTerm(t.term, ((1.0, t.term.inputs, t.term.weights),), 1, half)
 
-    return _each_term(plan, sided)
+    return _each_term(plan, from_half)
 
 
 def _each_term(plan: Plan, change: Callable[[PlannedPart, PlannedTerm], PlannedTerm]) -> Plan:
     return tuple(dataclasses.replace(part, terms=tuple(change(part, term) for term in part.terms)) for part in plan)
 
 
-REWRITES = (open_gates, drop_zero_terms, note_signs, share_halves, take_sides)
+REWRITES = (open_gates, drop_zero_terms, use_magnitudes, note_signs, share_halves, take_sides)
 """The rewrites, in the order in which they are applied."""

@@ -11,14 +11,24 @@ What is known of a single operation is an attribute of the operation: `Routing.k
 """
 
 import dataclasses
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from revgraph.composites.composite import Bound
 from revgraph.graph import Graph, Site
 from revgraph.graph.operations import Affine, ChannelDiagonalConv, Contraction, Product, Quotient, Routing
 from revgraph.reverse_rules.engine import Rule
 from revgraph.reverse_rules.rules import Jacobian, Pass
-from revgraph.reverse_rules.terms import GateFunction, Term, identity, neg, pos, where_negative, where_positive
+from revgraph.reverse_rules.terms import (
+    GateFunction,
+    Signed,
+    Term,
+    identity,
+    neg,
+    on,
+    pos,
+    where_negative,
+    where_positive,
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -63,19 +73,37 @@ class Known:
             return None
         return int(x * kernel * term.sign)
 
-    def side(self, term: Term, gate: GateFunction | None) -> int | None:
-        """The sign that z_t has wherever the gate lets relevance in; None where it is not known.
-
-        It is the sign of the site's output z, where the gate asks for that sign, and z_t favours contributions of it.
-        """
-        if not (self.nonnegative and self.additive and self.operation.keeps_signs):
-            return None
+    def favours_positive(self, term: Term) -> bool:
+        """Whether z_t = p z^+ + n z^- with p > n >= 0, where z >= 0 is known; so z_t is not negative either."""
+        if not (self.positive and self.nonnegative and self.additive and self.operation.keeps_signs):
+            return False
         modifier = term.weights.signed([*self.kernels, "bias"] if self.biased else self.kernels)
         if modifier is None or term.inputs != identity or term.sign != 1:
+            return False
+        return modifier.positive > modifier.negative >= 0
+
+    def sides(self, terms: Sequence[Term], gate: GateFunction | None) -> tuple[float, float] | None:
+        """How much contributions count that have the sign of z, and how much the others do: (p, n) with p > n > 0.
+
+        None where the terms of a part do not tell contributions apart by their sign alone, or where the gate lets
+        relevance in at outputs of either sign.
+        """
+        positive = gate is where_positive or (gate is None and self.positive)
+        if not (positive or gate is where_negative) or not (self.additive and self.operation.keeps_signs):
             return None
-        if (self.positive or gate is where_positive) and modifier.positive > modifier.negative >= 0:
-            return 1
-        return -1 if gate is where_negative and modifier.negative > modifier.positive >= 0 else None
+        by_inputs = {term.inputs: term.weights for term in terms if term.sign == 1}
+        # Products of positive inputs, and those of negative ones.
+        first, *second = [identity] if self.nonnegative and list(by_inputs) == [identity] else [pos, neg]
+        if len(terms) != len(by_inputs) or set(by_inputs) != {first, *second}:
+            return None
+        modifier = by_inputs[first].signed([*self.kernels, "bias"] if self.biased else self.kernels)
+        if modifier is None:
+            return None
+        mirrored = on(Signed(modifier.negative, modifier.positive), bias=False)
+        if any(by_inputs[x] != mirrored for x in second):
+            return None
+        p, n = (modifier.positive, modifier.negative) if positive else (modifier.negative, modifier.positive)
+        return (p, n) if p > n > 0 else None
 
 
 def nonnegative_slots(graph: Graph, inputs: Collection[int] = ()) -> frozenset[int]:

@@ -40,6 +40,8 @@ class Signed:
             return tf.nn.relu(t)
         if self == neg:
             return tf.minimum(t, tf.zeros((), t.dtype))
+        if self == magnitude:
+            return tf.abs(t)
         if t.dtype == tf.float32 and self.positive:
             # One pass less. Not in float64, because TensorFlow keeps the slope in float32.
             return times(self.positive, tf.nn.leaky_relu(t, self.negative / self.positive))
@@ -54,8 +56,8 @@ def times(factor: float, t: tf.Tensor) -> tf.Tensor:
     return t if factor == 1 else factor * t
 
 
-identity, pos, neg = Signed(1.0, 1.0), Signed(1.0, 0.0), Signed(0.0, 1.0)
-"""Modifiers: a tensor as it is, its positive part, its negative part."""
+identity, pos, neg, magnitude = Signed(1.0, 1.0), Signed(1.0, 0.0), Signed(0.0, 1.0), Signed(1.0, -1.0)
+"""Modifiers: a tensor as it is, its positive part, its negative part, its absolute value."""
 
 
 def ones(t: tf.Tensor) -> tf.Tensor:

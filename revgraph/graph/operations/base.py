@@ -162,13 +162,13 @@ class Affine(Operation):
         raise NotImplementedError
 
     def blocks(
-        self, inputs: Sequence[tf.Tensor], weights: Weights, size: int
+        self, inputs: Sequence[tf.Tensor], weights: Weights, size: int, least: int = 2
     ) -> list[tuple[tuple[tf.Tensor, ...], dict[str, tf.Tensor]]]:
         """Blocks of the input channels, each with about `size` bytes of kernel. z is the sum over the blocks.
 
         Returns:
-            The inputs and the weights of each block. The list is empty where there is only one block, or where the
-            operation has no such blocks.
+            The inputs and the weights of each block. The list is empty where there would be fewer than `least`, or
+            where the operation has no such blocks.
         """
         return []
 

@@ -15,7 +15,13 @@ class Dense(Affine):
     """A dense layer: the product x W over the last axis of the input."""
 
     def linear(self, inputs: Sequence[tf.Tensor], weights: Weights) -> tf.Tensor:
-        return ops.matmul(inputs[0], weights["kernel"])
+        x, kernel = inputs[0], weights["kernel"]
+        between = x.shape[1:-1]
+        if x.shape.rank <= 2 or not between.is_fully_defined():
+            return ops.matmul(x, kernel)
+        # Keras computes the shapes when the product runs, which takes ten operations more.
+        rows = tf.matmul(tf.reshape(x, (-1, x.shape[-1])), kernel)
+        return tf.reshape(rows, (-1, *between, kernel.shape[-1]))
 
     def output_axis(self, rank: int) -> int | None:
         return rank - 1
@@ -32,13 +38,13 @@ class Dense(Affine):
         return weights["kernel"].shape[0]
 
     def blocks(
-        self, inputs: Sequence[tf.Tensor], weights: Weights, size: int
+        self, inputs: Sequence[tf.Tensor], weights: Weights, size: int, least: int = 2
     ) -> list[tuple[tuple[tf.Tensor, ...], dict[str, tf.Tensor]]]:
         kernel = weights["kernel"]
         channels, outputs = kernel.shape
         step = max(16, size // (outputs * kernel.dtype.size) // 16 * 16)
         sizes = [min(step, channels - start) for start in range(0, channels, step)]
-        if len(sizes) == 1:
+        if len(sizes) < least:
             return []
         # TensorFlow copies tensors that do not start at a multiple of 64 bytes, and matrices unless every row does.
         if outputs * kernel.dtype.size % 64 == 0:
