@@ -374,6 +374,7 @@ class TestPlot:
     def test_many_channels_can_be_read(self):
         heights = [visualize.plot(np.ones((1, 5, n)), np.ones((1, 5, n))).get_figheight() for n in (1, 2, 6, 40)]
         assert heights[0] == heights[1] < heights[2] < heights[3] and heights[3] > 40 * 0.2
+        assert visualize.plot_grid(X[..., 0], dict.fromkeys("abcde", X[..., 0]), kind="series").get_figwidth() <= 16
 
     @pytest.mark.parametrize(
         "lengths, message",

@@ -265,7 +265,7 @@ def _grid(kind, colours, x, relevances, titles, scale, own, named):
     limits = _limits(colours, values, scale)
     positive = all(np.all(v >= 0) for v in values)
     cells = [(what, 0, what) for what in own] + [("relevance", i, name) for i, name in enumerate(named)]
-    width, height = kind.size(inputs)
+    width, height = kind.size(inputs, len(cells))
     room = 0.25 * len(x) if titles and len(cells) == 1 else 0
     picture = Picture(width * len(cells) + 1.0, height * len(x) + 0.6 + room)
     grid = picture.subplots(len(x), len(cells), squeeze=False)

@@ -59,7 +59,7 @@ class Images:
     columns: ClassVar[tuple[str, ...]] = ("input", "relevance", "overlay")
     has_bar: ClassVar[bool] = True
 
-    def size(self, inputs: np.ndarray) -> tuple[float, float]:
+    def size(self, inputs: np.ndarray, columns: int = 1) -> tuple[float, float]:
         """Width and height of one picture in inches, in the proportions of the images."""
         height, width = inputs.shape[1:3]
         return 1.7, float(np.clip(1.7 * height / width, 0.6, 3.4))
@@ -114,10 +114,10 @@ class Series:
     columns: ClassVar[tuple[str, ...]] = ("relevance",)
     has_bar: ClassVar[bool] = True
 
-    def size(self, inputs: np.ndarray) -> tuple[float, float]:
-        """Width and height of one sample in inches. The height grows with the number of channels."""
+    def size(self, inputs: np.ndarray, columns: int = 1) -> tuple[float, float]:
+        """Width and height of one sample in inches. It is higher for more channels, and narrower in many columns."""
         channels = inputs.shape[2]
-        return 6.0, max(1.6, 0.6 + channels * float(np.clip(6 / channels, 0.2, 0.5)))
+        return float(np.clip(15 / columns, 2.5, 6)), max(1.6, 0.6 + channels * float(np.clip(6 / channels, 0.2, 0.5)))
 
     def inputs(self, x: np.ndarray) -> np.ndarray:
         """The series, checked to be finite, up to the last step of the longest one. Padding is NaN."""
@@ -196,7 +196,7 @@ class Features:
     columns: ClassVar[tuple[str, ...]] = ("relevance",)
     has_bar: ClassVar[bool] = False
 
-    def size(self, inputs: np.ndarray) -> tuple[float, float]:
+    def size(self, inputs: np.ndarray, columns: int = 1) -> tuple[float, float]:
         """Width and height of one sample in inches, in proportion to the number of bars."""
         return 3.4, 0.6 + 0.15 * min(self.top, inputs.shape[1])
 
