@@ -21,6 +21,7 @@ class Method:
 
 CONVOLUTIONAL = ("VGG16", "ResNet50")
 TRANSFORMERS = ("ViT-B/16", "BERT")
+RECURRENT = ("LSTM", "GRU")
 
 
 def _methods():
@@ -40,7 +41,8 @@ def _methods():
     for names, goals in groups.items():
         goals = dict(zip(CONVOLUTIONAL, goals, strict=True))
         for name in names:
-            yield name, Method(goals, "lrp", 0.25) if name.startswith("gamma") else Method(goals, name)
+            of_steps = dict.fromkeys(RECURRENT, 2.0) if name == "lrp.epsilon" else {}
+            yield name, Method(goals, "lrp", 0.25) if name.startswith("gamma") else Method(goals | of_steps, name)
     for name, goal in (("lrp.cp", 1.25), ("lrp.attnlrp", 1.25), ("lrp.vit", 1.80)):
         yield name, Method(dict.fromkeys(TRANSFORMERS, goal), name)
 
@@ -57,6 +59,9 @@ def methods_of(network: str, methods: Iterable[str] = METHODS) -> tuple[str, ...
 FIRST_CALL = {"VGG16": 3.0, "ResNet50": 10.0, "DenseNet201": 40.0, "ViT-B/16": 15.0, "BERT": 15.0}
 """Seconds from `create_analyzer` to the end of the first `analyze`, in a fresh process."""
 
+FIRST_CALL_OF_SERIES = 5.0
+"""The same for a recurrent network, however many steps there are."""
+
 OVERHEAD = 1e-3
 """Seconds of `analyze` over the bare compiled function, for a small network and one sample."""
 
@@ -65,6 +70,9 @@ TARGETS = 0.65
 
 MEMORY = 1.6
 """Peak memory of `analyze`, as a multiple of the gradient's."""
+
+MEMORY_OF_SERIES = 2.0
+"""The same for recurrent networks."""
 
 THROUGHPUT = 0.95
 """Samples per second over a dataset, as a share of the bare compiled function's."""

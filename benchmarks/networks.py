@@ -7,7 +7,11 @@ from keras import layers
 SMALL = "small"
 VIT = "ViT-B/16"
 BERT = "BERT"
-IMAGE_SIZE = {SMALL: 28}
+LSTM = "LSTM"
+GRU = "GRU"
+IMAGE_SIZE = {SMALL: 28, LSTM: 200, GRU: 200}
+"""The size of a network's input where it is not 224. That of a recurrent network is its number of steps."""
+
 TOKENS = 128
 """How many ids a text has."""
 
@@ -20,8 +24,10 @@ def network(name, image_size=None) -> keras.Model:
 
     Args:
         name: `"small"` for two convolutions and two dense layers; `"ViT-B/16"` for the vision transformer of that name;
-            `"BERT"` for an encoder of texts as large as BERT-base; or a name of `keras.applications`.
-        image_size: Height and width of the images; by default 28 for the small network, 224 for the others.
+            `"BERT"` for an encoder of texts as large as BERT-base; `"LSTM"` or `"GRU"` for a recurrent layer; or a name
+            of `keras.applications`.
+        image_size: Height and width of the images, or the steps of series; by default 28 for the small network, 200 for
+            recurrent ones, 224 for the others.
     """
     keras.utils.set_random_seed(0)
     size = image_size or IMAGE_SIZE.get(name, 224)
@@ -90,6 +96,18 @@ def text_encoder(tokens=TOKENS, depth=12, width=768, heads=12, words=WORDS) -> k
     return keras.Model(ids, layers.Dense(10, name="classifier")(h), name="bert")
 
 
+def recurrent(layer, steps, units=128, features=32) -> keras.Model:
+    """A recurrent layer that reads a series, and a dense layer behind its last step.
+
+    Args:
+        layer: The class of the recurrent layer.
+        steps: Steps of the series.
+        units: Units of the layer.
+        features: Channels of the series.
+    """
+    return keras.Sequential([keras.Input((steps, features)), layer(units), layers.Dense(10)])
+
+
 class Learned(layers.Layer):
     """Adds a learned row to each token, as position tables do, or puts one learned token in front of the others.
 
@@ -113,12 +131,18 @@ class Learned(layers.Layer):
         return keras.ops.concatenate([rows, x], axis=1)
 
 
-MADE_HERE = {SMALL: _small, VIT: vision_transformer, BERT: lambda size: text_encoder()}
-"""Functions of the size of images that make the networks which are not in `keras.applications`."""
+MADE_HERE = {
+    SMALL: _small,
+    VIT: vision_transformer,
+    BERT: lambda size: text_encoder(),
+    LSTM: lambda steps: recurrent(layers.LSTM, steps),
+    GRU: lambda steps: recurrent(layers.GRU, steps),
+}
+"""Functions of the size of the input that make the networks which are not in `keras.applications`."""
 
 
 def samples(model, batch) -> np.ndarray:
-    """Random images between 0 and 1, or random ids."""
+    """Random images or series between 0 and 1, or random ids."""
     random = np.random.default_rng(0)
     shape = (batch, *model.input_shape[1:])
     (given,) = model.inputs

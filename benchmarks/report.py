@@ -14,6 +14,7 @@ TITLES = {
     "datasets": "Datasets: share of the compiled function's throughput, and memory of longer and longer ones",
     "xla": "`jit_compile=True`, as a multiple of the default's time",
     "scaling": "Batch size, image size, depth",
+    "recurrent": "Recurrent layers of 128 units, series of 200 steps, and the first call for series of growing length",
     "profile": "Where the time goes",
     "innvestigate": "Side by side with iNNvestigate",
     "zennit": "Side by side with zennit",
@@ -116,11 +117,18 @@ def _ratios(rows):
             "ms": _number("seconds", 0, 1e3),
             "peak MB": _number("megabytes", 0),
             "to gradient": _number("memory", 2),
-            "memory goal": lambda row: row.get("goal") and _goal("memory", goal=MEMORY)(row),
+            "memory goal": lambda row: row.get("goal") and _goal("memory", goal=row.get("memory_goal", MEMORY))(row),
             **ERROR,
         },
         rows,
     )
+
+
+def _recurrent(rows):
+    """Two tables: costs, and first calls."""
+    yield from _ratios([row for row in rows if "steps" not in row])
+    columns = {"steps": _number("steps", 0), "first call, s": _number("first_call"), "goal": _goal("first_call")}
+    yield table({**AT, **columns, **ERROR}, [row for row in rows if "steps" in row])
 
 
 def _first_call(rows):
@@ -228,6 +236,7 @@ RENDERED = {
     "datasets": _datasets,
     "xla": _xla,
     "scaling": _scaling,
+    "recurrent": _recurrent,
     "profile": _profile,
     "innvestigate": _compared,
     "zennit": _compared,

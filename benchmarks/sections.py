@@ -8,7 +8,18 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.goals import FIRST_CALL, METHODS, OVERHEAD, TARGETS, THROUGHPUT, TRANSFORMERS, methods_of
+from benchmarks.goals import (
+    FIRST_CALL,
+    FIRST_CALL_OF_SERIES,
+    MEMORY_OF_SERIES,
+    METHODS,
+    OVERHEAD,
+    RECURRENT,
+    TARGETS,
+    THROUGHPUT,
+    TRANSFORMERS,
+    methods_of,
+)
 from benchmarks.peers.side_by_side import compare
 from benchmarks.processes import EIGEN, Failed, run_job
 from benchmarks.timing import Effort
@@ -30,7 +41,10 @@ class Plan:
     Args:
         networks: The networks of the goals that read images by convolutions.
         transformers: Those with attention, which have methods of their own.
-        batch_sizes: Their batch sizes.
+        recurrent: Those that read series step by step.
+        batch_sizes: The batch sizes of the first two.
+        series_batch_sizes: Those of recurrent networks.
+        steps: Lengths of series.
         image_size: Height and width of images; None for each network's own.
         methods: The methods.
         effort: How often things are run.
@@ -43,7 +57,10 @@ class Plan:
 
     networks: tuple[str, ...] = ("VGG16", "ResNet50")
     transformers: tuple[str, ...] = TRANSFORMERS
+    recurrent: tuple[str, ...] = RECURRENT
     batch_sizes: tuple[int, ...] = (1, 8)
+    series_batch_sizes: tuple[int, ...] = (1, 32)
+    steps: tuple[int, ...] = (20, 200, 2000)
     image_size: int | None = None
     methods: tuple[str, ...] = tuple(METHODS)
     effort: Effort = Effort()
@@ -184,6 +201,24 @@ def scaling(plan: Plan) -> Iterator[dict]:
                 yield {"curve": curve, "value": value, **at, **row}
 
 
+def recurrent(plan: Plan) -> Iterator[dict]:
+    """Recurrent networks: time and memory, and the first call for series of growing length."""
+    for name in plan.recurrent:
+        methods = plan.methods_on(name)
+        for batch in plan.series_batch_sizes:
+            for row in costs(plan, methods, name=name, batch=batch, image_size=None) if methods else ():
+                goals = METHODS[row["method"]].goals if row.get("method") in METHODS else {}
+                limits = {"goal": goals.get(name), "memory_goal": MEMORY_OF_SERIES}
+                yield {"network": name, "batch": batch, **limits, **row}
+        for steps in plan.steps:
+            for method in (GRADIENT, *methods):
+                found = attempt(plan.job, "first_call", name=name, method=method, image_size=steps)
+                if "error" not in found:
+                    found["first_call"] = found["create"] + found["analyze"]
+                at = {"network": name, "batch": 1, "method": method, "steps": steps}
+                yield {**at, "goal": FIRST_CALL_OF_SERIES if method in METHODS else None, **found}
+
+
 def profile(plan: Plan) -> Iterator[dict]:
     """Where the time goes, by kind of call site."""
     for name in plan.all_networks:
@@ -213,6 +248,7 @@ SECTIONS = {
     "datasets": datasets,
     "xla": xla,
     "scaling": scaling,
+    "recurrent": recurrent,
     "profile": profile,
 }
 
@@ -220,7 +256,7 @@ SECTIONS = {
 VARIABLES = {"eigen": EIGEN}
 """Environment variables of the processes of a section."""
 
-DEFAULT = ("ratios", "eigen", "first_call", "overhead", "targets", "datasets", "scaling")
+DEFAULT = ("ratios", "eigen", "first_call", "overhead", "targets", "datasets", "scaling", "recurrent")
 """What is measured when nothing else is asked for."""
 
 

@@ -18,7 +18,10 @@ FROM_ROOT = {
 }  # fmt: skip
 """Pages that live in the root of the repository."""
 
-SHOWN = {"quickstart.md", "choosing.md", "rules.md", "composites.md", "gallery.md", "is-it-right.md", "transformers.md"}
+SHOWN = {
+    "quickstart.md", "choosing.md", "rules.md", "composites.md", "gallery.md", "is-it-right.md", "recurrent.md",
+    "transformers.md",
+}  # fmt: skip
 """Pages whose code is run by the build, and followed by what it shows, as in a notebook."""
 
 BLOCK = re.compile(r"^```python\n(.*?)^```\n", flags=re.DOTALL | re.MULTILINE)

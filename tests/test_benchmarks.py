@@ -12,7 +12,7 @@ import pytest
 from benchmarks import __main__ as command
 from benchmarks import curves, jobs, programs, report, sections
 from benchmarks.goals import METHODS
-from benchmarks.networks import SMALL, network, samples, text_encoder, vision_transformer
+from benchmarks.networks import GRU, LSTM, SMALL, network, samples, text_encoder, vision_transformer
 from benchmarks.peers import environments, side_by_side
 from benchmarks.processes import ROOT, Failed, Worker, run_job
 from benchmarks.timing import Effort, against, interleaved, spread
@@ -88,6 +88,14 @@ def test_transformers_are_explained_beside_their_gradient(method):
         assert programs.explain(programs.make_analyzer(method, model), x)().shape == explained
         found = programs.gradient(model, x)()
         assert found.shape == shape and found.any()
+
+
+@pytest.mark.parametrize("name", [LSTM, GRU])
+def test_recurrent_networks_are_explained_beside_their_gradient(name):
+    model = network(name, 5)
+    x = samples(model, 2)
+    for run in (programs.explain(programs.make_analyzer("lrp.epsilon", model), x), programs.gradient(model, x)):
+        assert run().shape == x.shape == (2, 5, 32) and run().any()
 
 
 def test_each_network_has_its_methods():

@@ -24,6 +24,7 @@ PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").r
 CLAIMS = {
     "docs/custom-rules.md": "assert isinstance(halved, revgraph.Composite) and len(report) == 1",
     "docs/datasets.md": "import pathlib; assert pathlib.Path('digits/project.yaml').is_file()",
+    "docs/recurrent.md": "assert agreement > 0.95 and np.all(relevance[~there] == 0)",
     "docs/transformers.md": "assert (relevance[x == 0] == 0).all() and relevance.shape == answer.shape == x.shape",
     "docs/savedmodels.md": "import numpy as np; np.testing.assert_allclose(answer['relevance'], relevance, 1e-4, 1e-6)",
 }

@@ -76,3 +76,28 @@ def test_needles_lie_everywhere_and_seeds_repeat():
 def test_what_the_needle_refuses(options, message):
     with pytest.raises(ValueError, match=message):
         problems.needle(**{"samples": 4, **options})
+
+
+@pytest.mark.parametrize("shortest", [None, 2, 5])
+def test_the_marked_numbers_of_an_addition_are_the_answer(shortest):
+    problem = problems.addition(200, 6, shortest, seed=2)
+    assert problem.x.shape == (200, 6, 2) and problem.x.dtype == problem.y.dtype == "float32"
+    numbers, marks = problem.x[..., 0], problem.x[..., 1]
+    np.testing.assert_array_equal(marks, problem.truth)
+    assert np.all(problem.truth.sum(axis=1) == 2) and problem.truth.any(axis=0).all()
+    np.testing.assert_array_equal(problem.contributions, numbers * marks)
+    np.testing.assert_allclose(problem.y, problem.contributions.sum(axis=1), rtol=1e-6)
+    # Padding stands behind the series, and has no marks.
+    lengths = (numbers != 0).sum(axis=1)
+    assert set(lengths) == set(range(shortest or 6, 7))
+    assert not problem.x[np.arange(6) >= lengths[:, None]].any()
+    assert -1 <= numbers.min() < -0.9 and 0.9 < numbers.max() <= 1
+    assert not problem.words and repr(problem).startswith("<Problem: 200 samples of shape (6, 2), 33.3%")
+    np.testing.assert_array_equal(problem.x, problems.addition(200, 6, shortest, seed=2).x)
+    assert (problem.x != problems.addition(200, 6, shortest, seed=3).x).any()
+
+
+@pytest.mark.parametrize("options", [{"length": 1}, {"shortest": 1}, {"shortest": 9}])
+def test_what_an_addition_refuses(options):
+    with pytest.raises(ValueError, match=r"The shortest series has 2 steps or more, .* Received: "):
+        problems.addition(4, **options)

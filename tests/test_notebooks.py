@@ -53,6 +53,14 @@ assert max(needle["attention, mean of layers"], needle["attention, rollout"]) < 
 others = [areas[name] for name in ("gradient", "attention, last layer", "attention, rollout", "random order")]
 assert max(areas["lrp.cp"], areas["lrp.attnlrp"]) < min(others)
 """,
+    "11_sequences": """
+signal, uniform = "LRP, signal takes all", "LRP, uniform"
+assert error < 0.03 and found[signal] > 0.99 > 0.5 > max(found[uniform], found["gradient"])
+assert abs(adds_up[signal] - 1) < 0.05 < 0.2 < adds_up["input times gradient"] - 1
+assert agree[signal] > 0.75 > 0.3 > agree[uniform]
+assert read > 0.97 and np.all(of_words[sample == 0] == 0) and of_words[1].sum() < 0 < of_words[0].sum()
+assert watched > 0.95 and hits > 0.9
+""",
 }
 
 

@@ -348,6 +348,48 @@ class TestPlot:
         wanted = visualize.heatmap(r, reduce_axis=None)[0]
         np.testing.assert_allclose(colours, np.moveaxis(wanted, 1, 0), atol=0.01)
 
+    @pytest.mark.parametrize("channels", [True, False])
+    def test_padding_of_series_is_left_out(self, channels):
+        x, r = RNG.normal(size=(3, 9, 2)), RNG.normal(size=(3, 9, 2) if channels else (3, 9))
+        x[:, 7:] = 0
+        # The relevance of padding does not count for the scale.
+        r[0, 4:] = r[1, 7:] = 100
+        lengths = [4, 7, 9]
+        picture = visualize.plot(x, r, lengths=lengths, samples=2)
+        first, second = picture.axes[:2]
+        assert [len(line.get_xdata()) for line in (*first.lines, *second.lines)] == [4, 4, 7, 7]
+        assert first.get_xlim() == second.get_xlim() == (0, 6)
+        colours = np.array([line.get_colors() for line in first.collections])[..., :3]
+        wanted = visualize.heatmap(r[:1, :4], reduce_axis=None)[0]
+        np.testing.assert_allclose(colours, np.moveaxis(wanted, 1, 0) if channels else [wanted] * 2, atol=0.01)
+        masked = visualize.plot(x, r, lengths=np.arange(9) < np.array(lengths)[:, None], samples=2)
+        assert masked._repr_png_() == picture._repr_png_()
+
+    def test_padding_in_front_is_left_out_too(self):
+        x = RNG.normal(size=(2, 6, 1))
+        mask = np.array([[False, False, True, True, False, False], [False, True, False, True, True, False]])
+        axes = visualize.plot_grid(x, {"a": x}, lengths=mask).axes
+        assert [list(each.lines[0].get_xdata()) for each in axes[:2]] == [[2, 3], [1, 3, 4]]
+
+    def test_many_channels_can_be_read(self):
+        heights = [visualize.plot(np.ones((1, 5, n)), np.ones((1, 5, n))).get_figheight() for n in (1, 2, 6, 40)]
+        assert heights[0] == heights[1] < heights[2] < heights[3] and heights[3] > 40 * 0.2
+        assert visualize.plot_grid(X[..., 0], dict.fromkeys("abcde", X[..., 0]), kind="series").get_figwidth() <= 16
+
+    @pytest.mark.parametrize(
+        "lengths, message",
+        [
+            ([3], "one int of at most 5 per sample"),
+            ([3, 6], "up to 6"),
+            ([3.0, 2.0], "Received: float64"),
+            (np.ones((2, 4), bool), r"mask of bool of shape \(2, 5\)"),
+            ([3, 0], "lengths leave none of sample 1"),
+        ],
+    )
+    def test_lengths_that_do_not_fit(self, lengths, message):
+        with pytest.raises(ValueError, match=message):
+            visualize.plot(np.ones((2, 5, 1)), np.ones((2, 5, 1)), lengths=lengths)
+
     def test_features(self):
         x, r = RNG.normal(size=(2, 5)), np.array([[1.0, -3.0, 0.5, 0.0, 2.0]] * 2)
         axes = visualize.plot(x, r, feature_names=list("abcde"), top=3).axes[0]

@@ -7,7 +7,7 @@ import numpy as np
 
 from revgraph.graph.arguments import check_count, check_seed
 
-__all__ = ["Problem", "needle"]
+__all__ = ["Problem", "addition", "needle"]
 
 COLOURS = ("red", "blue", "green", "white", "black", "yellow")
 """The answers of `needle`."""
@@ -29,6 +29,8 @@ class Problem:
         truth: True at the entries of x that decide the answer, (samples, ...), without an axis of channels.
         classes: Names of the classes; empty where answers are values.
         vocabulary: Names of the ids in x; empty where x has no ids.
+        contributions: How much each entry adds to a value, (samples, ...), like `truth`. They add up to y. None where
+            answers are classes.
 
     Example:
 
@@ -42,6 +44,7 @@ class Problem:
     truth: np.ndarray
     classes: Sequence[str] = ()
     vocabulary: Sequence[str] = ()
+    contributions: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.x)
@@ -119,3 +122,56 @@ def needle(samples: int, length: int = 16, pairs: int = 6, seed: int | None = 0)
     truth = np.zeros(x.shape, bool)
     truth[rows, places[rows, asked]] = True
     return Problem(x, colours[rows, asked], truth, COLOURS, vocabulary)
+
+
+def addition(samples: int, length: int = 8, shortest: int | None = None, seed: int | None = 0) -> Problem:
+    """Series of numbers, of which the two that are marked have to be added.  [Hochreiter and Schmidhuber, 1997]
+
+        number   0.3  -0.5   0.9   0.1  -0.2   0.4
+        mark       0     1     0     0     1     0        ->    -0.5 - 0.2 = -0.7
+
+    Each marked number contributes itself, and all others contribute nothing. Relevance that is right is thus known step
+    by step, and not only where it should be.  [Arras et al., 2019]
+
+    Args:
+        samples: How many series.
+        length: Steps of each series.
+        shortest: Steps of the shortest series. Where it is given, series have between so many and `length` steps, and
+            are padded with zeros behind them. By default all have the same length.
+        seed: Seed of the series. Another seed gives other series, for testing.
+
+    Returns:
+        A `Problem`: x are the numbers, between -1 and 1, and their marks, (samples, length, 2), float32; y the sums.
+
+    Raises:
+        ValueError: An argument has an illegal value, or a series is too short for two numbers.
+
+    Example:
+
+        test = problems.addition(500, seed=1)
+        relevance = analyzer.analyze(test.x).sum(axis=2)
+        np.corrcoef(relevance.ravel(), test.contributions.ravel())[0, 1]
+
+    References:
+        Hochreiter and Schmidhuber: *Long Short-Term Memory.* Neural Computation 9(8), 1997.
+        Arras et al.: *Evaluating Recurrent Neural Network Explanations.* BlackboxNLP, 2019.
+    """
+    check_count("samples", samples)
+    check_count("length", length)
+    shortest = length if shortest is None else shortest
+    check_count("shortest", shortest)
+    check_seed(seed)
+    if not 2 <= shortest <= length:
+        raise ValueError(
+            f"The shortest series has 2 steps or more, and at most as many as the longest, {length}. Received: "
+            f"{shortest!r}."
+        )
+    random = np.random.default_rng(seed)
+    there = np.arange(length) < random.integers(shortest, length + 1, (samples, 1))
+    numbers = np.where(there, random.uniform(-1, 1, there.shape), 0).astype("float32")
+    # The two steps of each series with the largest random numbers are marked.
+    marked = np.zeros(there.shape, bool)
+    np.put_along_axis(marked, np.where(there, random.random(there.shape), -1).argsort(axis=1)[:, -2:], True, axis=1)
+    contributions = np.where(marked, numbers, 0)
+    x = np.stack([numbers, marked], axis=-1, dtype="float32")
+    return Problem(x, contributions.sum(axis=1), marked, contributions=contributions)

@@ -33,8 +33,8 @@ def plot(
 ) -> Picture:
     """Draws samples with their relevance.
 
-    An image stands beside its heatmap, and beside a gray copy with the heatmap laid over it. The lines of a time series
-    have the colours of its relevance. Features become signed bars.
+    An image stands beside its heatmap, and beside a gray copy with the heatmap laid over it. A time series has a line for
+    each channel, in the colours of its relevance. Features become signed bars.
 
     Args:
         x: Images (batch, height, width, channels), series (batch, time, channels) or features (batch, features).
@@ -51,8 +51,9 @@ def plot(
         samples: How many samples to draw at most.
         scale: `"image"`: each sample has a colour scale of its own; `"batch"`: they share one.
         **options: Of `heatmap`: `cmap_type`, `absmax`, `percentile`, `gamma`. For images `reduce_op`, `reduce_axis` and
-            `overlay`, the opacity of the heatmap over the image; for series `channel_names`; for features
-            `feature_names` and `top`, how many of them are drawn.
+            `overlay`, the opacity of the heatmap over the image; for series `channel_names`, and `lengths`, one int per
+            sample or a mask (batch, time), which leave padding out; for features `feature_names` and `top`, how many of
+            them are drawn.
 
     Returns:
         A `Picture`, a matplotlib figure, which notebooks show; `picture.savefig("x.png")` writes it.
@@ -264,7 +265,7 @@ def _grid(kind, colours, x, relevances, titles, scale, own, named):
     limits = _limits(colours, values, scale)
     positive = all(np.all(v >= 0) for v in values)
     cells = [(what, 0, what) for what in own] + [("relevance", i, name) for i, name in enumerate(named)]
-    width, height = kind.size(inputs)
+    width, height = kind.size(inputs, len(cells))
     room = 0.25 * len(x) if titles and len(cells) == 1 else 0
     picture = Picture(width * len(cells) + 1.0, height * len(x) + 0.6 + room)
     grid = picture.subplots(len(x), len(cells), squeeze=False)

@@ -59,7 +59,7 @@ class Images:
     columns: ClassVar[tuple[str, ...]] = ("input", "relevance", "overlay")
     has_bar: ClassVar[bool] = True
 
-    def size(self, inputs: np.ndarray) -> tuple[float, float]:
+    def size(self, inputs: np.ndarray, columns: int = 1) -> tuple[float, float]:
         """Width and height of one picture in inches, in the proportions of the images."""
         height, width = inputs.shape[1:3]
         return 1.7, float(np.clip(1.7 * height / width, 0.6, 3.4))
@@ -100,37 +100,66 @@ class Images:
 class Series:
     """How time series (time, channels) are drawn: each channel is a line in the colours of its relevance.
 
+    All samples have one scale of time. Padding is not drawn.
+
     Args:
         channel_names: Names of the channels.
+        lengths: How many steps of each sample to draw, one int per sample; or, where padding may be anywhere, a mask
+            (batch, time), True at the steps to draw. By default all steps are drawn.
     """
 
     channel_names: Sequence[str] | None = None
+    lengths: Any = None
     rank: ClassVar[int] = 3
     columns: ClassVar[tuple[str, ...]] = ("relevance",)
     has_bar: ClassVar[bool] = True
 
-    def size(self, inputs: np.ndarray) -> tuple[float, float]:
-        """Width and height of one sample in inches."""
-        return 6.0, 1.6
+    def size(self, inputs: np.ndarray, columns: int = 1) -> tuple[float, float]:
+        """Width and height of one sample in inches. It is higher for more channels, and narrower in many columns."""
+        channels = inputs.shape[2]
+        return float(np.clip(15 / columns, 2.5, 6)), max(1.6, 0.6 + channels * float(np.clip(6 / channels, 0.2, 0.5)))
 
     def inputs(self, x: np.ndarray) -> np.ndarray:
-        """The series, checked to be finite."""
-        return finite(x)
+        """The series, checked to be finite, up to the last step of the longest one. Padding is NaN."""
+        drawn = self._drawn(x)
+        return np.where(drawn[..., None], finite(x), np.nan)[:, : _last(drawn)]
 
     def values(self, relevance: np.ndarray) -> np.ndarray:
-        """The relevance, checked to be finite."""
-        return finite(relevance)
+        """The relevance, checked to be finite, up to the last step of the longest series. That of padding is 0."""
+        drawn = self._drawn(relevance)
+        kept = drawn if relevance.ndim == 2 else drawn[..., None]
+        return np.where(kept, finite(relevance), 0)[:, : _last(drawn)]
+
+    def _drawn(self, x):
+        """Which steps are drawn, (batch, time)."""
+        batch, time = x.shape[:2]
+        given = np.full(batch, time) if self.lengths is None else np.asarray(self.lengths)
+        if given.dtype == bool and given.ndim == 2 and given.shape[1] == time and len(given) >= batch:
+            drawn = given[:batch]
+        elif given.dtype.kind in "iu" and given.ndim == 1 and len(given) >= batch and np.all(given <= time):
+            drawn = np.arange(time) < given[:batch, None]
+        else:
+            raise ValueError(
+                f"lengths are one int of at most {time} per sample, or a mask of bool of shape ({batch}, {time}). "
+                f"Received: {given.dtype}, shape {given.shape}{f', up to {given.max()}' if given.ndim == 1 else ''}."
+            )
+        empty = np.flatnonzero(~drawn.any(axis=1))
+        if len(empty):
+            raise ValueError(f"A series has one step or more. lengths leave none of sample {empty[0]}.")
+        return drawn
 
     def draw(self, axes: Any, what: str, x: np.ndarray, values: np.ndarray, scale: ScalarMappable) -> None:
         """Draws one sample, with one channel above the other; see `Images.draw`."""
         time, channels = x.shape
         values = np.broadcast_to(values.reshape(time, -1), x.shape)
+        steps = np.flatnonzero(~np.isnan(x[:, 0]))
+        x, values = x[steps], values[steps]
         low, high = x.min(axis=0), x.max(axis=0)
         # Each channel has a lane of height 1.
         lanes = np.arange(channels)[::-1]
         heights = lanes + 0.8 * (x - low) / np.where(high > low, high - low, 1) + 0.1 + 0.4 * (high == low)
         for channel in range(channels):
-            points = np.stack([np.arange(time), heights[:, channel]], axis=1)
+            points = np.stack([steps, heights[:, channel]], axis=1)
             if what == "relevance":
                 # The colour of a step reaches from half a step before it to half a step behind it.
                 middles = (points[1:] + points[:-1]) / 2
@@ -139,12 +168,17 @@ class Series:
                 colours = scale.to_rgba(values[:, channel])
                 axes.add_collection(LineCollection(list(segments), colors=colours, linewidths=5, capstyle="round"))
             axes.plot(points[:, 0], points[:, 1], color="0.25", linewidth=0.7)
-        axes.set(xlim=(0, time - 1), ylim=(0, channels), yticks=lanes + 0.5)
+        axes.set(xlim=(0, max(time - 1, 1)), ylim=(0, channels), yticks=lanes + 0.5)
         names = self.channel_names or ([""] if channels == 1 else [str(i) for i in range(channels)])
         axes.set_yticklabels(list(names), fontsize=8)
         axes.tick_params(axis="x", labelsize=8)
         axes.tick_params(axis="y", length=0)
         axes.spines[["top", "right", "left"]].set_visible(False)
+
+
+def _last(drawn):
+    """How many steps it is to the last one that is drawn."""
+    return int(np.flatnonzero(drawn.any(axis=0))[-1]) + 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,7 +196,7 @@ class Features:
     columns: ClassVar[tuple[str, ...]] = ("relevance",)
     has_bar: ClassVar[bool] = False
 
-    def size(self, inputs: np.ndarray) -> tuple[float, float]:
+    def size(self, inputs: np.ndarray, columns: int = 1) -> tuple[float, float]:
         """Width and height of one sample in inches, in proportion to the number of bars."""
         return 3.4, 0.6 + 0.15 * min(self.top, inputs.shape[1])
 
