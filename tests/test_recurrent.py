@@ -388,6 +388,23 @@ def test_the_ledger_over_time(rng):
         ledger.over_time("other")
 
 
+def test_the_relevance_inside_of_a_loop_is_returned_for_every_turn(rng):
+    model = network(layers.LSTM(3, name="memory"))
+    x = rng.normal(size=(2, STEPS, FEATURES))
+    analyzer = revgraph.create_analyzer("lrp.epsilon", model)
+    relevance, at = analyzer.analyze(x, 1, return_layers=["memory/lstm_cell", "memory"])
+    of_input, of_state = at["memory/lstm_cell"]
+    np.testing.assert_allclose(of_input, relevance, rtol=1e-9, atol=1e-13)
+    np.testing.assert_array_equal(at["memory"], relevance)
+    _, cell = analyzer.analyze(x, 1, return_layers="memory/lstm_cell", layers_at="output")
+    z = cell["memory/lstm_cell"]
+    assert of_state.shape == (2, STEPS, 3) and z.shape == (2, STEPS, 12)
+    # The candidate of an LSTM has the third quarter of the units. The rest are gates, and get nothing.
+    assert np.all(z[..., :6] == 0) and np.all(z[..., 9:] == 0) and np.any(z[..., 6:9])
+    with pytest.raises(KeyError, match="no layer 'memory/cell'"):
+        analyzer.analyze(x, 1, return_layers="memory/cell")
+
+
 # Composites.
 
 

@@ -246,7 +246,8 @@ class ReverseAnalyzer(Analyzer):
             layer: Name or path of an inner layer to start at, in place of the model's output.
             attribute_to_neuron_input: Start at that layer's input.
             pre_activation: Start before that layer's fused activation.
-            return_layers: Names or paths of layers, or `"all"`: their relevance is returned, too.
+            return_layers: Names or paths of layers, or `"all"`: their relevance is returned, too. That of a site inside
+                of a loop, such as `"lstm/lstm_cell"`, is returned for every turn, (batch, turns, ...).
             layers_at: `"input"` or `"output"` of those layers.
             return_convergence_delta: Also return the start relevance less the sum that arrived at the inputs.
 
@@ -268,7 +269,9 @@ class ReverseAnalyzer(Analyzer):
         """
         names, starts = self.starts(layer, attribute_to_neuron_input, pre_activation)
         asked = self._asked(return_layers, layers_at)
-        walk = self.walk(Question(starts, tuple(asked.values())))
+        outside_loops = tuple(slots for slots in asked.values() if slots is not None)
+        inside = tuple((path, layers_at) for path, slots in asked.items() if slots is None)
+        walk = self.walk(Question(starts, outside_loops, inside=inside))
         results = [
             walk.relevance(inputs, chosen)
             for inputs, chosen in self.questions(
@@ -278,7 +281,7 @@ class ReverseAnalyzer(Analyzer):
         return self.answer(results, asked, return_layers is not None, return_convergence_delta)
 
     def answer(
-        self, results: list[Any], asked: dict[str, tuple[int, ...]], with_layers: bool, with_delta: bool
+        self, results: list[Any], asked: dict[str, tuple[int, ...] | None], with_layers: bool, with_delta: bool
     ) -> Relevance:
         """The value of `analyze` from the results of all batches."""
         self._watch(results)
@@ -287,7 +290,9 @@ class ReverseAnalyzer(Analyzer):
             self._inspect(joined["kept"])
         answer = [self._packed(joined["relevance"])]
         if with_layers:
-            answer.append({name: r[0] if len(r) == 1 else r for name, r in zip(asked, joined["layers"], strict=True)})
+            parts = [iter(joined["layers"]), iter(joined["inside"])]
+            layers = {name: next(parts[slots is None]) for name, slots in asked.items()}
+            answer.append({name: r[0] if len(r) == 1 else r for name, r in layers.items()})
         if with_delta:
             start = joined["start"]
             answer.append(start - sum(r.sum(axis=tuple(range(start.ndim, r.ndim))) for r in joined["relevance"]))
@@ -373,8 +378,8 @@ class ReverseAnalyzer(Analyzer):
             raise ValueError(f"Relevance cannot start at {call.path!r}: {reason}.")
         return (call.path,), slots
 
-    def _asked(self, return_layers: Any, at: str) -> dict[str, tuple[int, ...]]:
-        """Slots whose relevance is returned, by the name under which it was asked for."""
+    def _asked(self, return_layers: Any, at: str) -> dict[str, tuple[int, ...] | None]:
+        """Slots whose relevance is returned, by the name under which it was asked for; None for a site in a loop."""
         if at not in ("input", "output"):
             raise ValueError(f'layers_at is "input" or "output". Received: {at!r}.')
         if return_layers is None:
@@ -388,7 +393,8 @@ class ReverseAnalyzer(Analyzer):
             found = {call.path: facts.of_samples(slots(call)) for call in self.traced.calls}
             return {path: slots for path, slots in found.items() if slots}
         names = [return_layers] if isinstance(return_layers, str) else list(return_layers)
-        return {_name(name): slots(self.traced.find(name)) for name in names}
+        in_loops = {each.site.path for bound in self.bound for each in bound.inside}
+        return {_name(n): None if n in in_loops else slots(self.traced.find(n)) for n in names}
 
     def export(self, path: PathLike, version: int | None = None, overwrite: bool = False) -> Path:
         """Writes a SavedModel that runs without revgraph; see `revgraph.saving.export.export`."""

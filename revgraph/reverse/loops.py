@@ -59,7 +59,10 @@ class LoopLayer:
         def absorbed(*relevance):
             return Absorbed(**back.walk(relevance, account=True).absorbed)
 
-        return run.outputs, Pullback(taken, absorbed, growth=math.inf)
+        def inside(slots, *relevance):
+            return list(back.walk(relevance, asked=slots).asked)
+
+        return run.outputs, PullbackOfLoop(taken, absorbed, growth=math.inf, inside=inside)
 
     def accounting(self, inputs: Sequence[tf.Tensor], frozen: bool) -> "PullbackOfLoop":
         """The pullback for the ledger. It knows what each turn does, and works eagerly only.
@@ -108,13 +111,17 @@ class LoopLayer:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PullbackOfLoop(Pullback):
-    """The pullback of a loop, in the ledger.
+    """The pullback of a loop.
 
     Args:
-        over_time: Function of the relevance of the outputs, which returns what happened in each turn.
+        inside: Function of slots of the body and the relevance of the outputs, which returns the relevance of the slots
+            in every turn, (batch, turns, ...). None in the ledger.
+        over_time: Function of the relevance of the outputs, which returns what happened in each turn. None except in
+            the ledger.
     """
 
-    over_time: Callable[..., OverTime] = dataclasses.field(kw_only=True)
+    inside: Callable[..., list[tf.Tensor]] = dataclasses.field(default=None, kw_only=True)  # type: ignore[assignment]
+    over_time: Callable[..., OverTime] | None = dataclasses.field(default=None, kw_only=True)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -126,11 +133,13 @@ class Walked:
         absorbed: If it was asked for, what was absorbed, by the fields of `Absorbed`.
         turns: If it was asked for, of each turn the relevance that arrived, that it gave to its inputs, that it handed
             back, and that it absorbed: four tensors (turns, batch).
+        asked: The relevance of the slots that were asked for, (batch, turns, ...).
     """
 
     taken: list[tf.Tensor | None]
     absorbed: dict[str, Any]
     turns: tuple[tf.Tensor, ...]
+    asked: tuple[tf.Tensor, ...] = ()
 
 
 class _Backwards:
@@ -155,22 +164,25 @@ class _Backwards:
         self.floating = [i for i, dtype in enumerate(dtypes) if "float" in dtype]
         self.lists = [i for i, written in enumerate(loop.lists) if "float" in written.dtype]
 
-    def walk(self, relevance: Sequence[tf.Tensor], account: bool = False) -> Walked:
+    def walk(self, relevance: Sequence[tf.Tensor], account: bool = False, asked: Sequence[int] = ()) -> Walked:
         """Walks back through all turns.
 
         Args:
             relevance: Relevance of each output of the loop.
             account: Whether it is asked for where relevance went.
+            asked: Slots of the body whose relevance is asked for.
         """
         loop = self.loop
+        asked = [slot for slot in asked if "float" in self.body.specs[slot].dtype]
         states = [relevance[i] for i in self.signals]
         lists = [as_list(relevance[loop.states + i]) for i in self.lists]
         constants = [tf.zeros_like(self.constants[i]) for i in self.floating]
         # A list is handed to the turns as the list of its elements.
         constants = [as_list(r) if i in loop.read_lists else r for i, r in zip(self.floating, constants, strict=True)]
-        sums = tf.TensorArray(self.body.dtype, self.run.turns if account else 0, infer_shape=False)
+        # What each turn tells: the relevance of slots, and the sums of the ledger.
+        told = [tf.TensorArray(self.body.dtype, self.run.turns, infer_shape=False) for _ in range(len(asked) + account)]
 
-        def turn(t, states, lists, constants, sums):
+        def turn(t, states, lists, constants, told):
             forward = self.inside.forward([*(k.read(t) for k in self.run.kept), *self.constants], weights=self.weights)
             seeds, lists = self._seeds(forward.values, states, lists)
             absorbed: dict[str, Any] = dict.fromkeys(ABSORBED, 0.0)
@@ -181,18 +193,20 @@ class _Backwards:
 
             found = self.inside.relevance(forward, seeds, noted if account else None)
             before, given = self._before(found, states), self._given(forward.values, found)
+            news = [found.get(slot, tf.zeros_like(forward.values[slot])) for slot in asked]
             if account:
                 groups = [seeds.values(), [r for r, *_ in given], before]
                 amounts = [*(sum(map(per_sample, group)) for group in groups), *absorbed.values()]
-                sums = sums.write(t, tf.stack([tf.zeros_like(amounts[0]) + a for a in amounts]))
+                news.append(tf.stack([tf.zeros_like(amounts[0]) + a for a in amounts]))
+            told = [array.write(t, one) for array, one in zip(told, news, strict=True)]
             constants = list(constants)
             for r, k, at in given:
                 constants[k] = constants[k] + r if at is None else _set(constants[k], at, _get(constants[k], at, r) + r)
-            return t - 1, before, lists, constants, sums
+            return t - 1, before, lists, constants, told
 
-        start = (self.run.turns - 1, states, lists, constants, sums)
-        shapes = (*tf.nest.map_structure(lambda r: r.shape, start[:-1]), tf.TensorShape(None))
-        _, states, lists, constants, sums = tf.while_loop(lambda t, *_: t >= 0, turn, start, shapes)
+        start = (self.run.turns - 1, states, lists, constants, told)
+        shapes = (*tf.nest.map_structure(lambda r: r.shape, start[:-1]), [tf.TensorShape(None)] * len(told))
+        _, states, lists, constants, told = tf.while_loop(lambda t, *_: t >= 0, turn, start, shapes)
         every = self._every(states, lists, constants)
         kept = [r if source is None else None for r, source in zip(every, loop.sources, strict=True)]
         for i, written in enumerate(loop.lists):
@@ -200,7 +214,13 @@ class _Backwards:
                 # Such a list is given its length, which has no relevance.
                 kept[loop.states + i] = None
         taken = [r for r, source in zip(kept, loop.sources, strict=True) if source is None]
-        return Walked(taken, *(self._accounts(sums.stack(), every, kept) if account else ({}, ())))
+        absorbed, turns = self._accounts(told[-1].stack(), every, kept) if account else ({}, ())
+        return Walked(taken, absorbed, turns, tuple(map(self._turns_behind_samples, told[: len(asked)], asked)))
+
+    def _turns_behind_samples(self, array, slot):
+        """What the turns tell of a slot, as (batch, turns, ...)."""
+        stacked = tf.ensure_shape(array.stack(), (None, *self.body.specs[slot].shape))
+        return tf.transpose(stacked, (1, 0, *range(2, stacked.shape.rank))) if stacked.shape.rank > 1 else stacked
 
     def _seeds(self, values, states, lists):
         """The relevance that starts in a turn, by slot, and the lists without what the turn took from them."""

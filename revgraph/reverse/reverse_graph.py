@@ -119,6 +119,26 @@ class ReverseGraph:
         """
         return self._backward(forward.values, forward.pullbacks.__getitem__, seeds, account or _no_account)
 
+    def inside(self, forward: Forward, relevance: Mapping[int, tf.Tensor], path: str, at: str) -> list[tf.Tensor]:
+        """The relevance of a site inside of a loop, in every turn.
+
+        Args:
+            forward: The forward walk.
+            relevance: Relevance by slot, as `relevance` returns it.
+            path: The path of the site.
+            at: `"input"` or `"output"` of the site.
+
+        Returns:
+            A tensor (batch, turns, ...) for each floating input, or output, of the site.
+        """
+        for bound, pullback in zip(self.bound, forward.pullbacks, strict=True):
+            site = next((each.site for each in bound.inside if each.site.path == path), None)
+            if site is not None and isinstance(pullback, PullbackOfLoop):
+                outputs = bound.site.outputs
+                given = [relevance.get(slot, tf.zeros_like(forward.values[slot])) for slot in outputs]
+                return pullback.inside(site.inputs if at == "input" else site.outputs, *given)
+        raise KeyError(f"No loop has a site {path!r}.")
+
     def ledger(self, values: Mapping[int, tf.Tensor], seeds: Mapping[int, tf.Tensor]) -> Conservation:
         """An account of where relevance went on one backward walk.
 
@@ -165,7 +185,8 @@ class ReverseGraph:
             }
             growth = np.divide(below[1], above[1], out=np.zeros(batch), where=above[1] != 0)
             other = above[0] - below[0] - sum(absorbed.values())
-            turns = pullback.over_time(*given) if isinstance(pullback, PullbackOfLoop) else None
+            loop = isinstance(pullback, PullbackOfLoop) and pullback.over_time is not None
+            turns = pullback.over_time(*given) if loop else None
             entries.append(Entry(site.path, above[0], below[0], **absorbed, other=other, growth=growth, turns=turns))
 
         relevance = self._backward(values, literally, seeds, account)

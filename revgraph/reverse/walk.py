@@ -34,11 +34,14 @@ class Question:
         starts: Slots at which relevance starts.
         returned: For each layer that was asked for, the slots whose relevance is returned.
         values: Slots whose tensors are returned as they are on the way forward.
+        inside: Pairs (path, at) of sites inside of loops whose relevance is returned, in every turn. `at` is `"input"`
+            or `"output"`.
     """
 
     starts: tuple[int, ...]
     returned: tuple[tuple[int, ...], ...] = ()
     values: tuple[int, ...] = ()
+    inside: tuple[tuple[str, str], ...] = ()
 
     @property
     def slots(self) -> frozenset[int]:
@@ -219,6 +222,7 @@ class Walk:
             * `relevance`: one tensor (batch, ...) per input;
             * `layers`: one list of tensors per layer that was asked for;
             * `values`: the tensors that were asked for;
+            * `inside`: one list of tensors (batch, turns, ...) per site inside of a loop that was asked for;
             * `start`: relevance at the start, (batch,);
             * `kept`, if it was asked for: the relevance at the inputs of every site, by its path;
             * `growth` (see `growths`) and `magnitudes` (sum |R| at the start and at the inputs, (batch, 2)), if there
@@ -254,6 +258,7 @@ class Walk:
             "relevance": [self.finish(of(slot), forward.values[slot], slot) for slot in self.graph.input_slots],
             "layers": [[of(slot) for slot in slots] for slots in self.question.returned],
             "values": [forward.values[slot] for slot in self.question.values],
+            "inside": [self.reverse.inside(forward, relevance, *asked) for asked in self.question.inside],
             "start": sum(map(per_sample, seeds.values())),
         }
         if watch:
