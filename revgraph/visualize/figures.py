@@ -33,8 +33,8 @@ def plot(
 ) -> Picture:
     """Draws samples with their relevance.
 
-    An image stands beside its heatmap, and beside a gray copy with the heatmap laid over it. A time series has a line for
-    each channel, in the colours of its relevance. Features become signed bars.
+    An image stands beside its heatmap, and beside a gray copy with the heatmap laid over it. A time series has a line
+    for each channel, in the colours of its relevance. Features become signed bars.
 
     Args:
         x: Images (batch, height, width, channels), series (batch, time, channels) or features (batch, features).
