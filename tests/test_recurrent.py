@@ -429,6 +429,16 @@ def test_a_loop_counts_with_its_linear_layers(rng):
     assert "Flat" not in str(inside(behind)[0].rule)
 
 
+def test_a_layer_of_which_only_the_shape_is_read_does_not_count(rng):
+    """In front of a masked loop Keras computes one step, and takes nothing but its shape."""
+    model = network(layers.Masking(), layers.LSTM(3, name="memory"))
+    composite = Composite((composites.position(0), rules.Flat()), (composites.LINEAR, TINY))
+    analyzer = revgraph.create_analyzer("lrp", model, rule=composite)
+    given = {b.site.path: str(b.rule) for bound in analyzer.bound for b in bound.flat()}
+    assert given["memory/lstm_cell"] == "Flat()" and given["memory/lstm_cell/MatMul"] == "Unreached()"
+    check_ledger(analyzer.conservation(rng.normal(size=(2, STEPS, FEATURES)), 1))
+
+
 def test_a_loop_may_be_taken_as_a_whole(rng):
     model, x = network(layers.LSTM(3, name="memory")), rng.normal(size=(2, STEPS, FEATURES))
     composite = Composite((layers.LSTM, rules.Jacobian()), (composites.LINEAR, rules.Jacobian()))

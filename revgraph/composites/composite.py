@@ -17,7 +17,7 @@ from revgraph.graph import Graph, Site
 from revgraph.graph.analysis import Facts
 from revgraph.graph.bounds import CarriedBounds
 from revgraph.graph.loops import Loop
-from revgraph.graph.operations import Contraction, Opaque, Product, Quotient
+from revgraph.graph.operations import Contraction, Inert, Opaque, Product, Quotient
 from revgraph.graph.tables import Table, Tabular
 from revgraph.graph.types import Bounds
 from revgraph.reverse_rules import Jacobian, Rule, Turns, Unreached, ZBox
@@ -158,6 +158,9 @@ class Composite(Tabular):
             backwards.append(entry)
             if entry.rule is None:
                 reached.update(site.inputs)
+                continue
+            # Shapes and comparisons carry no relevance.
+            if isinstance(site.operation, Inert):
                 continue
             constants = site.operation.constants
             reached.update(

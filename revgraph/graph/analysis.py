@@ -327,13 +327,17 @@ class Facts:
 
 
 def _linear(graph):
-    found: list[Site] = []
-    for site in graph.sites:
+    # A layer of which nothing but the shape is read is none that a user would count.
+    found, reached = list[Site](), set(graph.output_slots)
+    for site in reversed(graph.sites):
+        if reached.isdisjoint(site.outputs) or isinstance(site.operation, Inert):
+            continue
+        reached.update(site.inputs)
         if isinstance(site.operation, Loop):
-            found.extend(_linear(site.operation.body))
+            found.extend(reversed(_linear(site.operation.body)))
         elif is_linear_layer(site.operation):
             found.append(site)
-    return tuple(found)
+    return tuple(reversed(found))
 
 
 def _first_linear(slots, sites_at, beyond):
