@@ -105,7 +105,7 @@ class Operation:
         return self.completed(self.read(dtype), dtype, inputs)
 
     def completed(self, weights: Weights, dtype: str | tf.DType, inputs: Sequence[tf.Tensor]) -> dict[str, tf.Tensor]:
-        """The weights for a call on these inputs, from those that were read. For a few operations they depend on it."""
+        """The weights for a call on these inputs, from those that were read. A few depend on the inputs."""
         return dict(weights)
 
     def __call__(self, inputs: Sequence[tf.Tensor], weights: Weights) -> tuple[tf.Tensor, ...]:
