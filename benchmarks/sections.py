@@ -313,6 +313,9 @@ def told(row) -> str:
     """A row in a line."""
     where = [str(row[key]) for key in ("network", "method") if key in row]
     where += [f"batch {row['batch']}"] if "batch" in row else []
-    shown = ("ratio", "seconds", "overhead", "share", "memory", "megabytes", "whole_ms", "peer_seconds", "speedup")
+    shown = (
+        "ratio", "seconds", "overhead", "share", "memory", "megabytes", "whole_ms", "peer_seconds", "speedup",
+        "first_call",
+    )  # fmt: skip
     numbers = [f"{key} {row[key]:.3g}" for key in shown if isinstance(row.get(key), float) and math.isfinite(row[key])]
     return "  ".join([*where, *numbers, *([row["error"]] if "error" in row else [])])
