@@ -115,10 +115,10 @@ def test_what_has_no_input_is_a_constant():
 @pytest.mark.parametrize(
     ("operation", "rule", "shapes"),
     [
-        (Contraction(lambda a, b: a @ b, "matmul"), Bilinear(epsilon=1e-2), [(2, 3), (3, 4)]),
-        (Contraction(lambda a, b: a @ b, "matmul"), Bilinear(1, epsilon=1e-2), [(2, 3), (3, 4)]),
-        (Contraction(lambda a, b, c: a @ b @ c, "einsum"), Bilinear((0, 2)), [(2, 3), (3, 4), (4, 2)]),
-        (Contraction(lambda a, b, c: a @ b @ c, "einsum"), Bilinear(), [(2, 3), (3, 4), (4, 2)]),
+        (Contraction(lambda a, b: a @ b, "matmul", "ij,jk->ik"), Bilinear(epsilon=1e-2), [(2, 3), (3, 4)]),
+        (Contraction(lambda a, b: a @ b, "matmul", "ij,jk->ik"), Bilinear(1, epsilon=1e-2), [(2, 3), (3, 4)]),
+        (Contraction(lambda a, b, c: a @ b @ c, "einsum", "ij,jk,kl->il"), Bilinear((0, 2)), [(2, 3), (3, 4), (4, 2)]),
+        (Contraction(lambda a, b, c: a @ b @ c, "einsum", "ij,jk,kl->il"), Bilinear(), [(2, 3), (3, 4), (4, 2)]),
         (Sum(reading({"kernel": constant([1.0, -1.0])})), Equal(), [(2, 3), (1, 3)]),
         (Sum(reading({"kernel": constant([1.0, -1.0])})), Only(1), [(2, 3), (2, 1)]),
         (Sum(reading({"kernel": constant([1.0, 1.0, 1.0])})), Equal((0, 2)), [(2, 3), (2, 3), (1, 1)]),

@@ -327,9 +327,9 @@ def test_arguments_are_those_that_an_analyzer_takes(name):
             revgraph.create_analyzer(name, model, **given)
 
 
-def test_a_condition_may_give_a_rule_to_a_layer_that_is_kept_whole():
+def test_a_condition_may_give_a_rule_to_the_inside_of_a_loop():
     x = keras.Input((4, 3))
     model = keras.Model(x, layers.Dense(2)(layers.LSTM(4, return_sequences=True, name="memory")(x)))
     rules = [(layers.LSTM, Epsilon(0.5)), (lambda layer: True, Epsilon())]
     summary = str(revgraph.create_analyzer("lrp", model, rule=rules).summary())
-    assert "Epsilon(epsilon=0.5)" in next(line for line in summary.splitlines() if line.startswith("memory"))
+    assert "Epsilon(epsilon=0.5)" in next(line for line in summary.splitlines() if line.startswith("memory/lstm_cell"))

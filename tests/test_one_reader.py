@@ -243,9 +243,7 @@ def compare(model, path, x, tolerance, methods=METHODS, has_gradient=True):
     return supported
 
 
-REFUSED = {
-    "LSTM", "GRU", "SimpleRNN", "Bidirectional", "ConvLSTM1D", "stacked cells", "scan", "map", "cumprod"
-}  # fmt: skip
+REFUSED = {"cumprod"}
 """What has no rules yet."""
 
 

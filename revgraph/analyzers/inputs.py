@@ -18,12 +18,13 @@ Batch: TypeAlias = tuple[list[Any], slice, int]
 """Flat inputs, which of the samples they are, and how many samples there are."""
 
 
-def flat_inputs(x: Tensors, graph: Graph) -> list[Any]:
+def flat_inputs(x: Tensors, graph: Graph, ids: bool = True) -> list[Any]:
     """The arrays of the model's inputs in flat order, checked.
 
     Args:
         x: Array or tensor, or the structure of them that the model takes; a dict by input names is always taken.
         graph: The model's graph.
+        ids: Whether ids are checked, too.
 
     Returns:
         List of NumPy arrays or tensors, all with the same number of samples.
@@ -56,7 +57,8 @@ def flat_inputs(x: Tensors, graph: Graph) -> list[Any]:
                 f"Nothing to explain: the samples of input {name!r} have no entries, because its shape is "
                 f"{tuple(array.shape)}. Pass sequences of at least one step."
             )
-    check_ids(arrays, graph)
+    if ids:
+        check_ids(arrays, graph)
     return arrays
 
 

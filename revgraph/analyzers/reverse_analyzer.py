@@ -22,6 +22,7 @@ from revgraph.graph import Graph
 from revgraph.graph.analysis import Facts
 from revgraph.graph.arguments import check_number
 from revgraph.graph.bounds import checked_bounds
+from revgraph.graph.loops import Loop, without_numbers
 from revgraph.graph.operations import Activation, Opaque
 from revgraph.graph.tables import Table
 from revgraph.graph.types import Bounds, PathLike, Relevance, Selection, Tensors
@@ -32,6 +33,7 @@ from revgraph.reverse.recent import Recent
 from revgraph.reverse.reverse_graph import Adjustment, ReverseGraph
 from revgraph.reverse.targets import Target, make_targets, single, why_nothing_starts
 from revgraph.reverse.walk import Question, Walk
+from revgraph.reverse_rules import Unreached
 from revgraph.saving.export import export
 
 OF_ANOTHER_DTYPE = (TypeError, ValueError, tf.errors.InvalidArgumentError)
@@ -204,7 +206,7 @@ class ReverseAnalyzer(Analyzer):
     def _reverse_graph(self, graph: Graph, question: Question) -> ReverseGraph:
         adjust = Adjustment(graph, self.reverse_clip_values, self.reverse_project_bottleneck_layers)
         bound = self.composite.bind(graph, self.input_bounds)
-        loop = next((b.site.path for b in bound if b.inside), None)
+        loop = next((b.site.path for b in bound if isinstance(b.site.operation, Loop)), None)
         if self.jit_compile and loop is not None:
             raise ValueError(
                 f"jit_compile=True does not take {loop!r}, because XLA needs to know the number of turns of a loop. "
@@ -393,8 +395,19 @@ class ReverseAnalyzer(Analyzer):
             found = {call.path: facts.of_samples(slots(call)) for call in self.traced.calls}
             return {path: slots for path, slots in found.items() if slots}
         names = [return_layers] if isinstance(return_layers, str) else list(return_layers)
-        in_loops = {each.site.path for bound in self.bound for each in bound.inside}
-        return {_name(n): None if n in in_loops else slots(self.traced.find(n)) for n in names}
+        return {self._path_in_loops(n) or _name(n): self._slots_of(n, slots) for n in names}
+
+    def _slots_of(self, name, slots):
+        return None if self._path_in_loops(name) else slots(self.traced.find(name))
+
+    def _path_in_loops(self, name):
+        """The path of the site inside of a loop that is meant by a name; None where none is, or a layer is."""
+        sites = [b.site.path for bound in self.bound for b in bound.inside if not isinstance(b.rule, Unreached)]
+        found = [path for path in sites if path == name] or [p for p in sites if without_numbers(p) == name]
+        if len(found) > 1:
+            several = ", ".join(map(repr, found))
+            raise KeyError(f"{name!r} stands for {len(found)} sites inside of loops; name one of them: {several}.")
+        return found[0] if found else None
 
     def export(self, path: PathLike, version: int | None = None, overwrite: bool = False) -> Path:
         """Writes a SavedModel that runs without revgraph; see `revgraph.saving.export.export`."""

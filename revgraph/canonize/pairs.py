@@ -33,7 +33,8 @@ class WithReference(Operation):
 
     @property
     def advice(self) -> str | None:
-        return self.operation.advice or (
+        own = None if isinstance(self.operation, Loop) else self.operation.advice
+        return own or (
             "DeepLIFT has no rule for it whose contributions add up to the difference from the reference. The analyzer "
             '"integrated_gradients" explains the same difference, if the inputs are no ids and the output does not '
             "jump on the way from the reference. LRP and the gradients need no reference."

@@ -14,10 +14,10 @@ from typing import Any
 from revgraph.composites.matchers import ANY, ClassMatcher, Entry, matcher
 from revgraph.composites.structure import STRUCTURE
 from revgraph.graph import Graph, Site
-from revgraph.graph.analysis import Facts
+from revgraph.graph.analysis import Facts, is_linear_layer
 from revgraph.graph.bounds import CarriedBounds
 from revgraph.graph.loops import Loop
-from revgraph.graph.operations import Contraction, Inert, Opaque, Product, Quotient
+from revgraph.graph.operations import Affine, Contraction, Inert, Opaque, Product, Quotient
 from revgraph.graph.tables import Table, Tabular
 from revgraph.graph.types import Bounds
 from revgraph.reverse_rules import Jacobian, Rule, Turns, Unreached, ZBox
@@ -181,7 +181,7 @@ class Composite(Tabular):
 
     def _bind(self, site, facts, input_bounds):
         for match, rule in (*self.entries, *self.defaults):
-            if not _fits(rule, site.operation) or not match(site, facts):
+            if not _fits(rule, match, site, facts) or not match(site, facts):
                 continue
             if not isinstance(site.operation, Loop):
                 return Bound(site, _boxed(rule.at(site, facts), site, facts.graph, input_bounds), str(match))
@@ -220,7 +220,7 @@ class Composite(Tabular):
         positions = [relevance for slot, relevance in zip(given, relevant, strict=True) if slot is not None]
         floating = ("float" in outside[slot].dtype for slot in site.inputs)
         both = zip(positions, floating, strict=True)
-        rule = Turns(frozenset(i for i, (relevance, number) in enumerate(both) if relevance and number))
+        rule = Turns(tuple(i for i, (relevance, number) in enumerate(both) if relevance and number))
         return Bound(site, rule, str(match), inside)
 
     def unused_names(self, graph: Graph) -> list[str]:
@@ -247,10 +247,21 @@ def _with_insides(facts):
             yield from _with_insides(Facts(site.operation.body, (), facts))
 
 
-def _fits(rule, operation):
-    """Whether a rule is made for an operation. A rule with parts is not made for products of signals, nor for loops."""
-    parts = type(rule).record is Rule.record and type(rule).at is Rule.at
-    return not parts or not isinstance(operation, Product | Contraction | Quotient | Loop)
+NAMING = (("name",), ("matcher",))
+"""The recipes of matchers that name layers, by their name or class."""
+
+
+def _fits(rule, match, site, facts):
+    """Whether a rule is made for a site. A rule with parts is not made for products of signals, nor for loops.
+
+    Inside of a loop, an entry that names a layer gives such a rule to linear layers alone, and any other to affine
+    sites.
+    """
+    if type(rule).record is not Rule.record or type(rule).at is not Rule.at:
+        return True
+    if facts.around is None:
+        return not isinstance(site.operation, Product | Contraction | Quotient | Loop)
+    return is_linear_layer(site.operation) if match.recipe[:1] in NAMING else isinstance(site.operation, Affine)
 
 
 def _is_gradient(bound):

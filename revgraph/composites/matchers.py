@@ -15,7 +15,7 @@ import keras
 
 from revgraph.graph import Site
 from revgraph.graph.analysis import Facts, is_convolution, is_dense, is_linear_layer, is_padding
-from revgraph.graph.loops import Loop
+from revgraph.graph.loops import Loop, without_numbers
 from revgraph.graph.operations import (
     Activation,
     ChannelDiagonalConv,
@@ -142,7 +142,8 @@ def name(pattern: str) -> Matcher:
     """Matches by the layer's name or the site's path, with a pattern such as `block1_*`.
 
     A pattern that matches a layer does not match the activation inside it, which has its own path, such as
-    `dense/relu`.
+    `dense/relu`. Inside of a loop a path also matches without the numbers of calls: `enc/lstm_cell` matches
+    `enc#2/lstm_cell`, too.
 
     Args:
         pattern: A pattern of `fnmatch`, where `*` stands for any text.
@@ -153,7 +154,9 @@ def name(pattern: str) -> Matcher:
 
     def test(site, facts):
         inside = isinstance(site.operation, Activation) and matches(site.path.rpartition("/")[0])
-        return (matches(site.path) and not inside) or (matches(_layer_name(site)) and _is_own(site))
+        # Inside of a loop a cell has several linear layers, of which relevance passes one or more.
+        matched = matches(site.path) or (facts.around is not None and matches(without_numbers(site.path)))
+        return (matched and not inside) or (matches(_layer_name(site)) and _is_own(site))
 
     return Matcher(test, f"{pattern!r}", ("name", pattern))
 

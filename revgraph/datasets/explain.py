@@ -24,6 +24,7 @@ from revgraph.datasets.streams import Batch, Samples, Source, reason, source
 from revgraph.graph import Graph
 from revgraph.graph.tables import Table, Tabular
 from revgraph.graph.types import PathLike, Selection
+from revgraph.reverse.failures import RefusedInputError
 from revgraph.reverse.walk import input_spec
 from revgraph.saving.names import file_name
 from revgraph.saving.provenance import now, plain, provenance
@@ -314,7 +315,7 @@ class Run:
             return batch, {}
         try:
             relevance, outputs = self._compute(batch)
-        except tf.errors.InvalidArgumentError as error:
+        except (tf.errors.InvalidArgumentError, RefusedInputError) as error:
             return self._explained_one_by_one(batch, error)
         kept = _finite(batch, outputs, "the model's output")
         kept = _finite(kept, [r[np.isin(batch.index, kept.index)] for r in relevance], "the relevance")
@@ -334,7 +335,7 @@ class Run:
         for index in batch.index:
             try:
                 self._compute(batch.without(batch.index != index, ""))
-            except tf.errors.InvalidArgumentError as own:
+            except (tf.errors.InvalidArgumentError, RefusedInputError) as own:
                 kept = kept.without(kept.index == index, reason(own))
         if kept is batch:
             raise error

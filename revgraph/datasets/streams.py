@@ -99,9 +99,9 @@ class Source:
 
     def _batch(self, first, inputs, labels=None):
         with warnings.catch_warnings():
-            # Samples with values that are not finite are recorded as failed.
+            # Samples with values that are not finite, or ids that are in no table, are recorded as failed.
             warnings.filterwarnings("ignore", message="Input .* contains")
-            inputs = [np.asarray(x) for x in flat_inputs(inputs, self.graph)]
+            inputs = [np.asarray(x) for x in flat_inputs(inputs, self.graph, ids=False)]
         count = len(inputs[0])
         return Batch(first, count, np.arange(first, first + count), inputs, _label_array(labels, first, count))
 

@@ -228,9 +228,14 @@ class Facts:
         """
         producers, specs = self.producers, self.graph.specs
         found, elementwise = list(self.factors(site)), isinstance(site.operation, Product)
+        unmasked = [i for i, slot in enumerate(site.inputs) if not self._is_mask(slot)]
+        if elementwise and all(is_gate(site.inputs[i], "gate", producers, specs) for i in found):
+            # A gate times a constant, such as the bias that the first step of an unrolled cell gives to its state: the
+            # constant is the signal, and absorbs its share as it does in later steps.
+            found = unmasked or found
         # In a product of matrices only attention weights are gates. They come from a softmax or the like.
         for trait in GATE_TRAITS if elementwise else GATE_TRAITS[:1]:
-            found = [i for i in found if not _is_gate(site.inputs[i], trait, producers, specs)] or found
+            found = [i for i in found if not is_gate(site.inputs[i], trait, producers, specs)] or found
         if elementwise:
             found = [i for i in found if not _is_broadcast(specs[site.inputs[i]], specs[site.outputs[0]])] or found
         return tuple(found)
@@ -354,8 +359,15 @@ def _first_linear(slots, sites_at, beyond):
     return found
 
 
-def _is_gate(slot, trait, producers, specs):
-    """Whether a factor comes from an activation of that trait, behind moves, masks, scale, shift and divisors."""
+def is_gate(slot: int, trait: str, producers: Mapping[int, Site], specs: Mapping[int, Spec]) -> bool:
+    """Whether a factor comes from an activation of that trait, behind moves, masks, scale, shift and divisors.
+
+    Args:
+        slot: The slot of the factor.
+        trait: One of `GATE_TRAITS`.
+        producers: The site that writes each slot.
+        specs: Shape and dtype of each slot.
+    """
     site = producers.get(slot)
     if site is None:
         return False
@@ -370,7 +382,7 @@ def _is_gate(slot, trait, producers, specs):
     signals = [s for s in site.inputs if not is_mask(s, producers, specs, integers=False)]
     if isinstance(operation, Quotient):
         signals = signals[:1]
-    return bool(signals) and all(_is_gate(below, trait, producers, specs) for below in signals)
+    return bool(signals) and all(is_gate(below, trait, producers, specs) for below in signals)
 
 
 def _is_divisor(slot, producers, specs):

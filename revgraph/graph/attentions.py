@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from revgraph.graph.analysis import Facts, is_linear_layer
+from revgraph.graph.analysis import Facts, is_gate, is_linear_layer
 from revgraph.graph.graph import Graph, Site
 from revgraph.graph.operations import Contraction, Normalize, Routing, Scale
 
@@ -83,6 +83,9 @@ def attentions(graph: Graph) -> tuple[Attention, ...]:
         if len(signals) != 1:
             continue
         (values,) = signals
+        # The other factor may also be a constant, such as learned queries.
+        if not is_gate(site.inputs[1 - values], "gate", facts.producers, graph.specs):
+            continue
         axes = _axes(operation.equation, values)
         if axes is None:
             continue

@@ -1,6 +1,7 @@
 """Loops: operations with two graphs inside, one for a turn, and one that says whether another turn follows."""
 
 import dataclasses
+import re
 from collections.abc import Callable, Sequence
 
 import tensorflow as tf
@@ -8,6 +9,11 @@ import tensorflow as tf
 from revgraph.graph.graph import Graph, Site
 from revgraph.graph.operations import Operation, Routing, Source
 from revgraph.graph.types import Weights
+
+
+def without_numbers(path: str) -> str:
+    """A path without the numbers of calls: `enc/lstm_cell` for `enc#2/lstm_cell#3`."""
+    return re.sub(r"#\d+(?=/|$)", "", path)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,9 +148,9 @@ class Loop(Operation):
     @property
     def advice(self) -> str:
         return (
-            'It is a loop, such as a recurrent layer has. iNNvestigate explains none, so LRP needs convention="paper" '
-            "for it. Integers that go into a loop, such as ids that are looked up inside, are not followed either. "
-            "Look them up in front of the loop."
+            'It is a loop, such as a recurrent layer has. Under convention="innvestigate" there are no rules for '
+            "loops, so leave that argument out. If token ids are looked up inside of the loop, look them up before it. "
+            'Or use a gradient method such as "input_t_gradient", which takes the loop as it is.'
         )
 
     @property

@@ -13,16 +13,20 @@ ADVICE = (
 )
 
 
+class RefusedInputError(ValueError):
+    """The model does not take what a sample holds, such as an id outside of its table. Other samples may be fine."""
+
+
 @contextlib.contextmanager
 def failing_site_named(graph: Graph, inputs: Callable[[], Sequence[tf.Tensor]]) -> Iterator[None]:
-    """Raises a ValueError that names the failing site where TensorFlow says that an argument is invalid.
+    """Raises an error that names the failing site where TensorFlow says that an argument is invalid.
 
     Args:
         graph: The graph that runs.
         inputs: Gives its inputs, in flat order. It is called only after something failed.
 
     Raises:
-        ValueError: A site fails on what it gets from the inputs.
+        RefusedInputError: A site fails on what it gets from the inputs.
     """
     try:
         yield
@@ -47,7 +51,7 @@ def _failure(graph, inputs):
     except tf.errors.InvalidArgumentError as error:
         (site,) = current
         sizes = ", ".join(f"{name} {_shape(values[s])}" for name, s in zip(graph.input_names, values, strict=True))
-        return ValueError(
+        return RefusedInputError(
             f"The model {graph.name!r} does not take these inputs: {sizes}. It fails at {site.path!r} "
             f"({site.operation.label}): {_reason(error)}. {ADVICE}"
         )

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from revgraph.composites.composite import Bound
+from revgraph.graph.loops import without_numbers
 from revgraph.graph.operations import Routing
 from revgraph.graph.tables import Table, Tabular
 from revgraph.reverse import over_time
@@ -176,12 +177,14 @@ class Conservation(Tabular):
         """
         loops = [entry for entry in self.layers if entry.turns is not None]
         found = [e for e in loops if e.path == layer] or [
-            e for e in loops if f"/{layer}/" in f"/{e.path}/" or e.path.startswith(f"{layer}/")
+            e for e in loops if f"/{layer}/" in f"/{without_numbers(e.path)}/" or f"/{layer}/" in f"/{e.path}/"
         ]
         if len(found) == 1:
             return found[0].turns  # type: ignore[return-value]
         paths = ", ".join(repr(entry.path) for entry in found or loops) or "none"
-        raise KeyError(f"{layer!r} is the name of {len(found)} loops that relevance passed. There are: {paths}.")
+        if found:
+            raise KeyError(f"{layer!r} is the name of {len(found)} loops. Name one of them: {paths}.")
+        raise KeyError(f"Relevance passed no loop that is named {layer!r}. It passed {paths}.")
 
     def sorted_layers(self) -> list[Entry]:
         """The entries, from the one that loses most on average to the one that loses least."""

@@ -35,6 +35,13 @@ class OverTime(Tabular):
     states: np.ndarray
     absorbed: np.ndarray
 
+    def of(self, count: int) -> "OverTime":
+        """The account of that many samples, where each of them has several series, as under `TimeDistributed`."""
+        if len(self) == count:
+            return self
+        sums = (getattr(self, name).reshape(count, -1, self.start.shape[1]).sum(axis=1) for name in COLUMNS)
+        return OverTime(self.path, *sums)
+
     def __len__(self) -> int:
         return len(self.start)
 
@@ -64,7 +71,7 @@ class OverTime(Tabular):
         turns = np.arange(self.start.shape[1])
         picture = Picture(8, 3.6)
         above, below = picture.subplots(2, 1, sharex=True)
-        above.step(turns, self.states.mean(axis=0), where="mid", color="0.4")
+        above.bar(turns, self.states.mean(axis=0), color="0.6", width=0.8)
         above.set_ylabel("handed back", fontsize=9)
         below.bar(turns, self.input.mean(axis=0), color="#0072b2", width=0.8, label="to the input of the turn")
         bottom = np.where(
@@ -73,12 +80,13 @@ class OverTime(Tabular):
         below.bar(turns, self.absorbed.mean(axis=0), bottom=bottom, color="#e69f00", width=0.8, label="absorbed")
         below.set_ylabel("given", fontsize=9)
         below.set_xlabel("turn", fontsize=9)
-        below.legend(fontsize=8, frameon=False)
+        below.xaxis.get_major_locator().set_params(integer=True)
+        picture.legend(fontsize=8, frameon=False, loc="outside upper right", ncols=2)
         for axes in (above, below):
             axes.axhline(0, color="0.7", linewidth=0.8)
             axes.tick_params(labelsize=8)
             axes.spines[["top", "right"]].set_visible(False)
-        picture.suptitle(f"Relevance in each turn of {self.path}", fontsize=10)
+        picture.suptitle(f"Relevance in each turn of {self.path}", fontsize=10, x=0.01, ha="left")
         return picture
 
 

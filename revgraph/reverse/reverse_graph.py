@@ -186,7 +186,7 @@ class ReverseGraph:
             growth = np.divide(below[1], above[1], out=np.zeros(batch), where=above[1] != 0)
             other = above[0] - below[0] - sum(absorbed.values())
             loop = isinstance(pullback, PullbackOfLoop) and pullback.over_time is not None
-            turns = pullback.over_time(*given) if loop else None
+            turns = pullback.over_time(*given).of(batch) if loop else None
             entries.append(Entry(site.path, above[0], below[0], **absorbed, other=other, growth=growth, turns=turns))
 
         relevance = self._backward(values, literally, seeds, account)

@@ -155,7 +155,8 @@ class Rule:
                 for term, taped in zip(part.terms, terms, strict=True):
                     gradients = taped.transposed(part.weight * term.sign * s)
                     for share, x, gradient in zip(shares, taped.inputs, gradients, strict=True):
-                        share.extend([] if gradient is None else [x * gradient])
+                        # A mask of minus infinity that is added has no gradient, and no relevance.
+                        share.extend([] if gradient is None else [tf.math.multiply_no_nan(x, gradient)])
             return [ordered_sum(share) if share else None for share in shares]
 
         def absorbed(relevance):

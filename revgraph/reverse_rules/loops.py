@@ -16,7 +16,7 @@ class Turns(Rule):
         reached: Positions of the inputs of the loop that get relevance.
     """
 
-    reached: frozenset[int] = frozenset()
+    reached: tuple[int, ...] = ()
 
     def __str__(self) -> str:
         return "Turns()"
