@@ -158,6 +158,24 @@ def test_two_attentions_of_one_path_are_told_apart(rng):
     assert list(inside.heads) == ["a", "a#2"]
 
 
+class Learned(layers.Layer):
+    """Attention of learned queries."""
+
+    def build(self, shape):
+        self.queries = self.add_weight(shape=(1, 5, shape[-1]))
+
+    def call(self, x):
+        q = ops.broadcast_to(self.queries, (ops.shape(x)[0], *self.queries.shape[1:]))
+        return ops.matmul(ops.softmax(ops.matmul(q, ops.transpose(x, (0, 2, 1)))), x)
+
+
+def test_a_product_with_learned_queries_is_no_attention(rng):
+    x = keras.Input((4, 6))
+    model = randomized(keras.Model(x, layers.Flatten()(Learned(name="pool")(x))))
+    inside = revgraph.create_analyzer("lrp.cp", model).attentions(rng.normal(size=(2, 4, 6)), 3)
+    assert {path: maps.shape for path, maps in inside.maps.items()} == {"pool": (2, 1, 5, 4)}
+
+
 def test_what_cannot_be_asked():
     image = keras.Input((4, 4, 1))
     plain = keras.Model(image, layers.Dense(2)(layers.Flatten()(image)))

@@ -124,9 +124,6 @@ UNROLLED = {
 @pytest.mark.parametrize("name", UNROLLED)
 def test_a_loop_gives_what_the_unrolled_layer_gives(name, gate, rng):
     """With steps that are masked on the right, on the left, and between others."""
-    if (name, gate) == ("GRU", "uniform"):
-        # What the first step of an unrolled GRU gives to its state is a constant, so it has no half of its gate.
-        pytest.skip("an unrolled GRU knows that its first state is constant")
     x = rng.normal(size=(3, STEPS, FEATURES))
     x[0, 3:] = x[1, :2] = x[2, 2] = 0
     looped, unrolled = (network(layers.Masking(), UNROLLED[name](unroll=unroll)) for unroll in (False, True))
@@ -422,6 +419,43 @@ def test_entries_of_composites_name_the_inside_of_a_loop(match, rng):
     assert [str(b.rule) for b in given] == ["Gamma(gamma=0.3)"] and given[0].site.path == "memory/lstm_cell"
 
 
+def test_a_path_without_numbers_names_every_call_and_every_layer_of_a_cell(rng):
+    """A GRU has three linear layers, of which relevance passes the candidate. A shared layer has a loop per call."""
+    one, two = keras.Input((STEPS, FEATURES)), keras.Input((STEPS - 1, FEATURES))
+    shared = layers.GRU(3, name="shared")
+    model = randomized(keras.Model([one, two], layers.Dense(2)(layers.Subtract()([shared(one), shared(two)]))))
+    composite = Composite(("shared/gru_cell", rules.Gamma(0.3)), (composites.LINEAR, TINY))
+    analyzer = revgraph.create_analyzer("lrp", model, rule=composite)
+    assert [str(b.rule) for b in inside(analyzer)] == ["Gamma(gamma=0.3)"] * 2
+    x = [rng.normal(size=(2, *i.shape[1:])) for i in model.inputs]
+    with pytest.raises(KeyError, match="'shared' is the name of 2 loops"):
+        analyzer.conservation(x, 1).over_time("shared")
+    with pytest.raises(KeyError, match="'shared/gru_cell' stands for 2 sites"):
+        analyzer.analyze(x, 1, return_layers="shared/gru_cell")
+
+
+@pytest.mark.parametrize("match", [layers.LSTMCell, "memory*"])
+def test_an_entry_that_names_a_cell_gives_its_rule_to_linear_layers_alone(match, rng):
+    model, x = network(layers.LSTM(3, name="memory")), rng.normal(size=(2, STEPS, FEATURES))
+    named, cell = (
+        revgraph.create_analyzer("lrp", model, rule=Composite((m, rules.Gamma(0.3)), (composites.LINEAR, TINY)))
+        for m in (match, "memory/lstm_cell")
+    )
+    if match is not layers.LSTMCell:
+        np.testing.assert_allclose(named.record(x).analyze(1), cell.record(x).analyze(1), rtol=1e-12)
+    check_ledger(named.conservation(x, 1))
+
+
+def test_several_series_in_a_sample_are_one_account_over_time(rng):
+    series = keras.Input((2, STEPS, FEATURES))
+    h = layers.TimeDistributed(layers.LSTM(3), name="each")(series)
+    model = randomized(keras.Model(series, layers.Dense(2)(layers.Flatten()(h))))
+    x = rng.normal(size=(3, 2, STEPS, FEATURES))
+    analyzer = revgraph.create_analyzer("lrp.epsilon", model)
+    steps = analyzer.conservation(x, 1).over_time("each")
+    np.testing.assert_allclose(steps.input, analyzer.record(x).analyze(1).sum((1, 3)), rtol=1e-8, atol=1e-12)
+
+
 def test_a_loop_counts_with_its_linear_layers(rng):
     model = network(layers.TimeDistributed(layers.Dense(2)), layers.LSTM(3))
     analyzer = revgraph.create_analyzer("lrp", model, rule=["Flat", "WSquare", "Epsilon"])
@@ -482,5 +516,13 @@ def test_what_loops_do_not_take():
     model = network(layers.LSTM(3, name="memory"))
     with pytest.raises(NotAnalyzeableModelException, match='convention="paper"'):
         revgraph.create_analyzer("lrp.epsilon", model, convention="innvestigate")
-    with pytest.raises(ValueError, match="jit_compile=True does not take 'memory/while'"):
-        revgraph.create_analyzer("lrp.epsilon", model, jit_compile=True)
+    for name in ("lrp.epsilon", "gradient"):
+        with pytest.raises(ValueError, match="jit_compile=True does not take 'memory/while'"):
+            revgraph.create_analyzer(name, model, jit_compile=True)
+
+
+def test_a_first_state_of_the_wrong_shape(rng):
+    x, state = keras.Input((STEPS, FEATURES)), keras.Input((3,))
+    model = keras.Model([x, state], layers.Dense(2)(layers.GRU(3)(x, initial_state=state)))
+    with pytest.raises(ValueError, match="wrong shape: expected .*3.*, received .*4"):
+        revgraph.create_analyzer("lrp.epsilon", model).analyze([np.ones((2, STEPS, FEATURES)), np.ones((2, 4))])

@@ -125,7 +125,10 @@ NAMED = {
     "celu": (lambda h: ops.celu(h, 0.7), ["Dense", "celu"]),
     "soft_shrink": (lambda h: ops.soft_shrink(h, 0.3), ["Dense", "soft_shrink"]),
     "sort": (lambda h: ops.sort(h, axis=1), ["Dense", "Transpose"]),
-    "softmax over two axes": (lambda h: layers.Softmax(axis=(1, 2), dtype="float64")(h), ["Dense", "softmax"]),
+    "softmax over two axes": (
+        lambda h: layers.Softmax(axis=(1, 2), dtype="float64")(h),
+        ["Dense", "Max", "IsFinite", "softmax"],
+    ),
     "a second shift": (lambda h: h + tf.constant(0.3, tf.float64) + W[0], ["Dense", "Scale"]),
 }
 

@@ -74,7 +74,7 @@ def look_inside(
         raise ValueError(
             f"The model {analyzer.graph.name!r} has no attention: no product of matrices in it has attention weights, "
             f"such as those of a softmax, as one factor. Weights that multiply entry by entry, before a sum, are found "
-            f"if they are written as keras.layers.Dot(axes=1)([values, weights]). Attention inside of loops is not found."
+            f"if they are written as keras.layers.Dot(axes=1)([values, weights]). Attention in a loop is not found."
         )
     names, starts, initial = analyzer.started("attentions", start)
     question = Question(

@@ -228,11 +228,12 @@ class Facts:
         """
         producers, specs = self.producers, self.graph.specs
         found, elementwise = list(self.factors(site)), isinstance(site.operation, Product)
-        unmasked = [i for i, slot in enumerate(site.inputs) if not self._is_mask(slot)]
-        if elementwise and all(is_gate(site.inputs[i], "gate", producers, specs) for i in found):
-            # A gate times a constant, such as the bias that the first step of an unrolled cell gives to its state: the
-            # constant is the signal, and absorbs its share as it does in later steps.
-            found = unmasked or found
+        if elementwise:
+            # The first step of an unrolled cell multiplies a gate by a constant, which weights make of its first state.
+            # The constant is the signal then, as it is in later steps, and absorbs its share.
+            found += [
+                i for i, slot in enumerate(site.inputs) if i not in found and _is_made_by_weights(slot, producers)
+            ]
         # In a product of matrices only attention weights are gates. They come from a softmax or the like.
         for trait in GATE_TRAITS if elementwise else GATE_TRAITS[:1]:
             found = [i for i in found if not is_gate(site.inputs[i], trait, producers, specs)] or found
@@ -383,6 +384,23 @@ def is_gate(slot: int, trait: str, producers: Mapping[int, Site], specs: Mapping
     if isinstance(operation, Quotient):
         signals = signals[:1]
     return bool(signals) and all(is_gate(below, trait, producers, specs) for below in signals)
+
+
+def _is_made_by_weights(slot, producers):
+    """Whether a constant is a product of weights with another constant, such as the first state of a cell."""
+    stack, seen = [slot], {slot}
+    while stack:
+        site = producers.get(stack.pop())
+        if site is not None and isinstance(site.operation, Inert):
+            if site.operation.name in PRODUCTS:
+                return True
+            stack += [below for below in site.inputs if below not in seen]
+            seen.update(site.inputs)
+    return False
+
+
+PRODUCTS = ("MatMul", "BatchMatMul", "BatchMatMulV2", "Conv1D", "Conv2D", "Conv3D")
+"""TensorFlow's products with weights, as cells have them."""
 
 
 def _is_divisor(slot, producers, specs):
