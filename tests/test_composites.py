@@ -177,7 +177,7 @@ def test_a_site_without_a_rule_is_an_error_that_says_how_to_give_it_one():
     model = keras.Model(inputs, inner(inputs))
     with pytest.raises(NotAnalyzeableModelException, match=r"No rule for 'inner/memory/while' \(Loop of") as error:
         create_analyzer("lrp.epsilon", model, convention="innvestigate")
-    assert 'convention="paper"' in str(error.value) and "Epsilon()" not in str(error.value)
+    assert "leave that argument out" in str(error.value) and "Epsilon()" not in str(error.value)
     with pytest.raises(NotAnalyzeableModelException, match=r"'three' \(Dense\).*composite 'few'"):
         rules(make("mlp"), Composite(("one", Z()), ("two", Z()), name="few"))
 

@@ -342,7 +342,7 @@ def test_a_loop_without_rules_is_refused(exported):
     """iNNvestigate explains no loop. DeepLIFT has no rule for masks."""
     graph = exported(network(layers.Masking, lambda: layers.Bidirectional(layers.LSTM(4))))
     for method, options, message in (
-        ("lrp.epsilon", {"convention": "innvestigate"}, 'convention="paper"'),
+        ("lrp.epsilon", {"convention": "innvestigate"}, "leave that argument out"),
         ("deep_lift", {}, "integrated_gradients"),
     ):
         with pytest.raises(revgraph.NotAnalyzeableModelException, match=message) as error:

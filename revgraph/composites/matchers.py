@@ -216,7 +216,10 @@ def matcher(match: Match) -> Matcher:
             return operations(*classes)
         text = " | ".join(cls.__name__ for cls in classes)
         return ClassMatcher(
-            lambda site, facts: isinstance(site.layer, classes) and _is_own(site), text, ("matcher", classes), classes
+            lambda site, facts: any(isinstance(layer, classes) for layer in _layers(site)) and _is_own(site),
+            text,
+            ("matcher", classes),
+            classes,
         )
     if callable(match):
         return Matcher(
@@ -244,6 +247,12 @@ def _is_own(site):
     """Whether the site is the layer itself, and not the activation that was split off from it."""
     fused = hasattr(site.layer, "activation") and not isinstance(site.layer, keras.layers.Activation)
     return not (isinstance(site.operation, Activation) and fused)
+
+
+def _layers(site):
+    """The layer of a site. A recurrent layer stands for its cells, too."""
+    cell = getattr(site.layer, "cell", None)
+    return (site.layer, cell, *getattr(cell, "cells", ()))
 
 
 def _layer_name(site):

@@ -228,12 +228,6 @@ class Facts:
         """
         producers, specs = self.producers, self.graph.specs
         found, elementwise = list(self.factors(site)), isinstance(site.operation, Product)
-        if elementwise:
-            # The first step of an unrolled cell multiplies a gate by a constant, which weights make of its first state.
-            # The constant is the signal then, as it is in later steps, and absorbs its share.
-            found += [
-                i for i, slot in enumerate(site.inputs) if i not in found and _is_made_by_weights(slot, producers)
-            ]
         # In a product of matrices only attention weights are gates. They come from a softmax or the like.
         for trait in GATE_TRAITS if elementwise else GATE_TRAITS[:1]:
             found = [i for i in found if not is_gate(site.inputs[i], trait, producers, specs)] or found
@@ -253,11 +247,17 @@ class Facts:
         Returns:
             Positions of the factors among the inputs of the site.
         """
-        found = tuple(range(len(site.inputs)))
-        found = (
-            tuple(i for i in found if site.inputs[i] in self.dependent and not self._is_mask(site.inputs[i])) or found
-        )
-        return tuple(i for i in found if not _is_divisor(site.inputs[i], self.producers, self.graph.specs)) or found
+        producers, specs = self.producers, self.graph.specs
+        every = tuple(range(len(site.inputs)))
+        found = tuple(i for i in every if site.inputs[i] in self.dependent and not self._is_mask(site.inputs[i]))
+        if isinstance(site.operation, Product) and all(
+            is_gate(site.inputs[i], "gate", producers, specs) for i in found
+        ):
+            # The first step of an unrolled cell multiplies a gate by a constant, which weights make of its first state.
+            # It is a signal, as it is in later steps, and absorbs its share.
+            found = tuple(i for i in every if i in found or _is_made_by_weights(site.inputs[i], producers))
+        found = found or every
+        return tuple(i for i in found if not _is_divisor(site.inputs[i], producers, specs)) or found
 
     def _is_mask(self, slot):
         return is_mask(slot, self.producers, self.graph.specs, integers=False)

@@ -168,8 +168,10 @@ def _wholes(recording: Recording, keep: tuple[type, ...], dtype: str) -> dict[in
     return {key: wholes for key, (wholes, _) in found.items()}
 
 
-RECURRENT = (layers.RNN, layers.Bidirectional)
-"""Classes of layers with a loop inside. Composites give rules to the sites of the loop."""
+RECURRENT = (
+    layers.RNN, layers.Bidirectional, layers.LSTMCell, layers.GRUCell, layers.SimpleRNNCell, layers.StackedRNNCells
+)  # fmt: skip
+"""Classes of layers with a loop inside, and of cells. Composites give rules to the sites of the loop."""
 
 
 def _operation(call, template, read, outputs, keep):
