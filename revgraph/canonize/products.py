@@ -4,7 +4,7 @@ import collections
 import dataclasses
 from collections.abc import Iterable
 
-from revgraph.graph.analysis import is_self_gated, self_gates
+from revgraph.graph.gates import is_self_gated, self_gates
 from revgraph.graph.graph import Graph, Site
 from revgraph.graph.operations import Product, Scale
 

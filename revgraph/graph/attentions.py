@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from revgraph.graph.analysis import Facts, is_gate, is_linear_layer
+from revgraph.graph.analysis import Facts, is_linear_layer
+from revgraph.graph.gates import is_gate
 from revgraph.graph.graph import Graph, Site
 from revgraph.graph.operations import Contraction, Normalize, Routing, Scale
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from revgraph.graph.analysis import is_mask
+from revgraph.graph.gates import is_mask
 from revgraph.graph.graph import Graph, Site
 from revgraph.graph.operations import Contraction, Inert, Routing
 

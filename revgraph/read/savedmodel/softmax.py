@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 
 import tensorflow as tf
 
-from revgraph.graph.analysis import is_linear_layer, is_mask
+from revgraph.graph.analysis import is_linear_layer
+from revgraph.graph.gates import is_mask
 from revgraph.graph.graph import Graph, Site
 from revgraph.graph.operations import Activation, AveragePool, Product, Quotient, Routing, Scale, Sum
 
