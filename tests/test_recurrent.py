@@ -12,6 +12,7 @@ from revgraph.canonize import canonize
 from revgraph.composites import Composite, NotAnalyzeableModelException
 from revgraph.graph.analysis import Facts
 from revgraph.graph.operations import Joined
+from revgraph.reverse.loops import EAGER_TURNS
 from tests.models import randomized
 from tests.test_attention import det
 
@@ -405,6 +406,56 @@ def test_the_relevance_inside_of_a_loop_is_returned_for_every_turn(rng):
         analyzer.analyze(x, 1, return_layers="memory/cell")
 
 
+@pytest.mark.parametrize("steps", [EAGER_TURNS, EAGER_TURNS + 1])
+def test_the_ledger_of_many_turns_is_compiled_and_says_the_same(steps, rng):
+    x = keras.Input((steps, FEATURES))
+    h = layers.LSTM(3, name="memory", return_sequences=True)(x)
+    model = randomized(keras.Model(x, layers.Dense(2)(layers.Flatten()(h))))
+    data = rng.normal(size=(2, steps, FEATURES))
+    analyzer = revgraph.create_analyzer("lrp.epsilon", model, epsilon=1e-2)
+    ledger = analyzer.conservation(data, 1)
+    check_ledger(ledger)
+    found = analyzer.record(data).analyze(1)
+    np.testing.assert_allclose(ledger.over_time("memory").input, found.sum(-1), rtol=1e-8, atol=1e-12)
+    assert np.abs(ledger.bias).min() > 1e-6 and np.abs(ledger.stabiliser).min() > 1e-6
+
+
+class Until(layers.Layer):
+    """Doubles its input until an entry is large, which a batch may need no turn for."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.dense = layers.Dense(FEATURES, kernel_initializer=keras.initializers.Identity(2.0), name="d")
+
+    def build(self, shape):
+        self.dense.build(shape)
+
+    def call(self, x):
+        return ops.while_loop(lambda h: ops.max(ops.abs(h)) < 8.0, lambda h: (self.dense(h),), (x,))[0]
+
+
+def test_a_loop_may_have_no_turn_and_batches_may_have_different_numbers_of_turns():
+    x = keras.Input((FEATURES,))
+    model = keras.Model(x, layers.Dense(2)(Until(name="until")(x)))
+    data = np.array([[1.0, 0.5, -0.5], [3.0, 1.0, 1.0]])
+    analyzer = revgraph.create_analyzer("lrp.epsilon", model)
+    none = analyzer.conservation(9 * data, 1)
+    check_ledger(none)
+    np.testing.assert_allclose(none.input + none.stabiliser, none.start, rtol=1e-12)
+    relevance, at = analyzer.analyze(data, 1, batch_size=1, return_layers="until/d/MatMul")
+    (turns,) = at.values()
+    assert turns.shape == (2, 3, FEATURES) and not turns[1, 2].any() and turns[1, 1].any()
+    np.testing.assert_allclose(turns[:, 0], relevance, rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["lrp.epsilon", "lrp.gamma", "lrp.alpha_2_beta_1", "lrp.z_plus"])
+def test_the_speed_layer_inside_of_loops_computes_the_formula(name, rng):
+    model = network(layers.GRU(3, return_sequences=True), layers.SimpleRNN(4, activation="relu"))
+    x = rng.normal(size=(2, STEPS, FEATURES))
+    fast, literal = (revgraph.create_analyzer(name, model, literal=slow).record(x).analyze(1) for slow in (False, True))
+    np.testing.assert_allclose(fast, literal, rtol=1e-9, atol=1e-12 * np.abs(literal).max())
+
+
 # Composites.
 
 
@@ -473,6 +524,16 @@ def test_a_layer_of_which_only_the_shape_is_read_does_not_count(rng):
     given = {b.site.path: str(b.rule) for bound in analyzer.bound for b in bound.flat()}
     assert given["memory/lstm_cell"] == "Flat()" and given["memory/lstm_cell/MatMul"] == "Unreached()"
     check_ledger(analyzer.conservation(rng.normal(size=(2, STEPS, FEATURES)), 1))
+
+
+def test_turns_are_for_loops_alone(rng):
+    """Another site gets the next rule that matches it."""
+    model = network(layers.LSTM(3, name="memory"))
+    composite = Composite((composites.ANY, rules.Turns()), (composites.LINEAR, TINY))
+    given = {
+        type(b.rule) for bound in revgraph.create_analyzer("lrp", model, rule=composite).bound for b in bound.flat()
+    }
+    assert rules.Turns not in given and rules.Epsilon in given
 
 
 def test_a_loop_may_be_taken_as_a_whole(rng):

@@ -287,12 +287,13 @@ class ReverseAnalyzer(Analyzer):
     ) -> Relevance:
         """The value of `analyze` from the results of all batches."""
         self._watch(results)
+        inside = [result.pop("inside") for result in results]
         joined = keras.tree.map_structure(lambda *parts: np.concatenate([p.numpy() for p in parts]), *results)
         if "kept" in joined:
             self._inspect(joined["kept"])
         answer = [self._packed(joined["relevance"])]
         if with_layers:
-            parts = [iter(joined["layers"]), iter(joined["inside"])]
+            parts = [iter(joined["layers"]), iter(keras.tree.map_structure(_padded, *inside))]
             layers = {name: next(parts[slots is None]) for name, slots in asked.items()}
             answer.append({name: r[0] if len(r) == 1 else r for name, r in layers.items()})
         if with_delta:
@@ -499,6 +500,13 @@ class ReverseAnalyzer(Analyzer):
         flat = [each for bound in self.bound for each in bound.flat()]
         rows = [(b.site.path, b.site.operation.label, b.rule, b.reason, ", ".join(b.site.merged)) for b in flat]
         return Table(("site", "operation", "rule", "matched by", "merged"), rows, title=repr(self)[1:-1])
+
+
+def _padded(*parts):
+    """The relevance of all batches inside of a loop. A batch with fewer turns than another gets zeros for the rest."""
+    shapes = np.max([part.shape for part in parts], axis=0)
+    pads = ([(0, n - m if axis else 0) for axis, (m, n) in enumerate(zip(p.shape, shapes, strict=True))] for p in parts)
+    return np.concatenate([np.pad(part.numpy(), pad) for part, pad in zip(parts, pads, strict=True)])
 
 
 def _name(layer):

@@ -2,7 +2,6 @@
 
 import collections
 import dataclasses
-import os
 import re
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from revgraph.graph.analysis import is_linear_layer
-from revgraph.graph.graph import Graph, Site
+from revgraph.graph.graph import Graph, Site, common_layer
 from revgraph.graph.operations import Activation, Dense, Joined, Operation, Product, Routing, Scale, Source, Sum
 
 PROBES = 3
@@ -199,5 +198,4 @@ def _sum_of(sources: list[Source]) -> Source | None:
 
 def _path(sites):
     """The layer of all sites, such as the cell, or the path of the first where they have none in common."""
-    common = os.path.commonprefix([site.path.split("/")[:-1] for site in sites])
-    return re.sub(r"#\d+$", "", "/".join(common) or sites[0].path)
+    return re.sub(r"#\d+$", "", common_layer(site.path for site in sites) or sites[0].path)

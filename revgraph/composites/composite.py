@@ -42,7 +42,8 @@ class Bound:
 
     def flat(self) -> "tuple[Bound, ...]":
         """This site, or for a loop the sites inside of it, those of inner loops included."""
-        return tuple(each for bound in self.inside for each in bound.flat()) if self.inside else (self,)
+        inside = isinstance(self.rule, Turns)
+        return tuple(each for bound in self.inside for each in bound.flat()) if inside else (self,)
 
 
 class Composite(Tabular):
@@ -211,16 +212,17 @@ class Composite(Tabular):
         starts += [slot for slot in written if "float" in body.specs[slot].dtype]
         inside, reached = self._bind_all(Facts(body, first, facts), starts, input_bounds, elements)
         read = {elements[s][0] for s in elements if s.outputs[0] in reached}
-        relevant = [
-            *(i in loop.signals for i in range(loop.states)),
-            *(not each.reserved and "float" in each.dtype for each in loop.lists),
-            *(i in read if i in loop.read_lists else body.input_slots[loop.states + i] in reached
-              for i in range(len(constants))),
-        ]  # fmt: skip
-        positions = [relevance for slot, relevance in zip(given, relevant, strict=True) if slot is not None]
-        floating = ("float" in outside[slot].dtype for slot in site.inputs)
-        both = zip(positions, floating, strict=True)
-        rule = Turns(tuple(i for i, (relevance, number) in enumerate(both) if relevance and number))
+        unread = {
+            loop.outputs_count + i
+            for i in range(len(constants))
+            if not (i in read if i in loop.read_lists else body.input_slots[loop.states + i] in reached)
+        }
+        handed = [
+            handed and place not in unread
+            for place, (handed, source) in enumerate(zip(loop.hands_on(), loop.sources, strict=True))
+            if source is None
+        ]
+        rule = Turns(tuple(i for i, gets in enumerate(handed) if gets))
         return Bound(site, rule, str(match), inside)
 
     def unused_names(self, graph: Graph) -> list[str]:
@@ -257,6 +259,8 @@ def _fits(rule, match, site, facts):
     Inside of a loop, an entry that names a layer gives such a rule to linear layers alone, and any other to affine
     sites.
     """
+    if isinstance(rule, Turns):
+        return isinstance(site.operation, Loop)
     if type(rule).record is not Rule.record or type(rule).at is not Rule.at:
         return True
     if facts.around is None:

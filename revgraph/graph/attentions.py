@@ -1,14 +1,14 @@
 """Finds every attention of a graph: where its weights are, its heads, and the tokens that it reads."""
 
+import collections
 import dataclasses
-import os
 from collections.abc import Mapping
 
 import numpy as np
 
 from revgraph.graph.analysis import Facts, is_linear_layer
 from revgraph.graph.gates import is_gate
-from revgraph.graph.graph import Graph, Site
+from revgraph.graph.graph import Graph, Site, common_layer
 from revgraph.graph.operations import Contraction, Normalize, Routing, Scale
 
 
@@ -75,7 +75,8 @@ def attentions(graph: Graph) -> tuple[Attention, ...]:
         graph: The graph.
     """
     facts = Facts(graph)
-    found: dict[str, Attention] = {}
+    found: list[Attention] = []
+    seen = collections.Counter[str]()
     for site in graph.sites:
         operation = site.operation
         if not isinstance(operation, Contraction) or len(site.inputs) != 2 or len(set(site.inputs)) != 2:
@@ -91,14 +92,12 @@ def attentions(graph: Graph) -> tuple[Attention, ...]:
         if axes is None:
             continue
         weights = site.inputs[1 - values]
-        name = path = _path(site, weights, facts.producers)
-        count = 1
-        while path in found:
-            count += 1
-            path = f"{name}#{count}"
+        name = _path(site, weights, facts.producers)
+        seen[name] += 1
+        path = name if seen[name] == 1 else f"{name}#{seen[name]}"
         source = _source(site.inputs[values], facts.producers, graph.specs)
-        found[path] = Attention(path, weights, site.outputs[0], source, *axes)
-    return tuple(found.values())
+        found.append(Attention(path, weights, site.outputs[0], source, *axes))
+    return tuple(found)
 
 
 def _axes(equation, values):
@@ -132,8 +131,7 @@ def _path(site: Site, weights: int, producers: Mapping[int, Site]) -> str:
         weights = producers[weights].inputs[0]
     if weights not in producers:
         return site.path
-    parts = [path.split("/")[:-1] for path in (site.path, producers[weights].path)]
-    return "/".join(os.path.commonprefix(parts)) or site.path
+    return common_layer((site.path, producers[weights].path)) or site.path
 
 
 def _source(slot, producers, specs):

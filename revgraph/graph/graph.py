@@ -6,6 +6,7 @@ tensor, and has a number. Sites read slots and write slots.
 
 import dataclasses
 import difflib
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -28,6 +29,11 @@ class Spec:
 
     shape: tuple[int | None, ...]
     dtype: str
+
+
+def common_layer(paths: Iterable[str]) -> str:
+    """The path of the innermost layer or model in which all these sites are; empty where they have none in common."""
+    return "/".join(os.path.commonprefix([path.split("/")[:-1] for path in paths]))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

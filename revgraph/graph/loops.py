@@ -179,6 +179,20 @@ class Loop(Operation):
         remaining = iter(inputs)
         return [next(remaining) if source is None else weights[f"given:{i}"] for i, source in enumerate(self.sources)]
 
+    def weights_inside(self, weights: Weights) -> dict[Site, dict[str, tf.Tensor]]:
+        """The weights of each site inside, as they were read.
+
+        Args:
+            weights: The weights of the loop, as `read` gives them.
+        """
+        sites = (*self.condition.sites, *self.body.sites)
+        found: dict[Site, dict[str, tf.Tensor]] = {site: {} for site in sites}
+        for name, weight in weights.items():
+            place, _, own = name.partition(":")
+            if place != "given":
+                found[sites[int(place)]][own] = weight
+        return found
+
     def elements(self) -> dict[Site, tuple[int, int]]:
         """The sites of the body that read an element of a list.
 
@@ -191,6 +205,26 @@ class Loop(Operation):
             for site in self.body.sites
             if isinstance(site.operation, Element) and site.inputs[0] in lists
         }
+
+    def floating_lists(self) -> list[int]:
+        """The places of the lists that hold numbers, and not ids or truth values."""
+        return [i for i, written in enumerate(self.lists) if "float" in written.dtype]
+
+    def floating_constants(self) -> list[int]:
+        """The places of the constants that are numbers, and not ids or truth values."""
+        slots = self.body.input_slots[self.states :]
+        return [i for i, slot in enumerate(slots) if "float" in self.body.specs[slot].dtype]
+
+    def hands_on(self) -> list[bool]:
+        """Which first states, starts of lists and constants can have relevance that the site hands on to its inputs."""
+        lists, constants = self.floating_lists(), self.floating_constants()
+        # A list that is reserved is given its length.
+        carry = [
+            *(i in self.signals for i in range(self.states)),
+            *(i in lists and not written.reserved for i, written in enumerate(self.lists)),
+            *(i in constants for i in range(len(self.sources) - self.outputs_count)),
+        ]
+        return [carries and source is None for carries, source in zip(carry, self.sources, strict=True)]
 
     def writes(self) -> list[list[tuple[int, int]]]:
         """For each list, the slots of the index and of the element of every write of a turn."""
@@ -211,24 +245,24 @@ class Loop(Operation):
         starts = [*given[: self.states], *(written.start(t) for written, t in lists)]
         constants = [as_list(t) if i in self.read_lists else t for i, t in enumerate(given[count:])]
         shapes = [self.body.specs[slot].shape for slot in self.body.input_slots[: self.states]]
-        inside = _grouped(weights)
+        inside = self.weights_inside(weights)
 
-        def run(graph, first, states):
+        def run(graph, states):
             values = dict(zip(graph.input_slots, [*states, *constants], strict=True))
 
             def weights_of(i, site, arguments):
-                return site.operation.completed(inside.get(str(first + i), {}), graph.dtype, arguments)
+                return site.operation.completed(inside[site], graph.dtype, arguments)
 
             values = graph.compute(values, weights_of)
             return [values[slot] for slot in graph.output_slots]
 
         def condition(turns, kept, *turning):
-            (more,) = run(self.condition, 0, turning[: self.states])
+            (more,) = run(self.condition, turning[: self.states])
             return tf.reshape(more, ())
 
         def turn(turns, kept, *turning):
             kept = [array.write(turns, state) for array, state in zip(kept, turning, strict=False)]
-            results = run(self.body, len(self.condition.sites), turning[: self.states])
+            results = run(self.body, turning[: self.states])
             states = [tf.ensure_shape(t, shape) for t, shape in zip(results[: self.states], shapes, strict=True)]
             written, lists = iter(results[self.states :]), []
             for kind, items in zip(self.lists, turning[self.states :], strict=True):
@@ -267,12 +301,3 @@ def _array(dtype, shape):
     return tf.TensorArray(
         dtype, 0, dynamic_size=True, clear_after_read=False, infer_shape=False, element_shape=tf.TensorShape(shape)
     )
-
-
-def _grouped(weights):
-    """The weights of each site inside, by its place."""
-    groups: dict[str, dict[str, tf.Tensor]] = {}
-    for name, weight in weights.items():
-        place, _, own = name.partition(":")
-        groups.setdefault(place, {})[own] = weight
-    return groups

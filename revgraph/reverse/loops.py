@@ -7,7 +7,7 @@ turns costs time and no tracing.
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -86,7 +86,8 @@ class LoopLayer:
 
         def taken(*relevance):
             found = iter(walked(relevance)[0])
-            return [next(found) if gets else None for gets in self._gets]
+            inputs = zip(self.loop.hands_on(), self.loop.sources, strict=True)
+            return [next(found) if handed else None for handed, source in inputs if source is None]
 
         def absorbed(*relevance):
             return Absorbed(**walked(relevance)[1])
@@ -105,7 +106,6 @@ class LoopLayer:
         run = self.loop.run(call.inputs, call.weights, keep=True)
         found = _Backwards(self.inside, self.loop, call, run).walk(relevance, account=True)
         # A function of TensorFlow returns tensors only.
-        self._gets = [r is not None for r in found.taken]
         return [r for r in found.taken if r is not None], found.absorbed, found.turns
 
 
@@ -156,13 +156,10 @@ class _Backwards:
         self.inside, self.loop, self.run = inside, loop, run
         self.body = inside.graph
         self.constants = loop.given(call.inputs, call.weights)[loop.outputs_count :]
-        self.weights = _weights_inside(loop, call.weights)
+        self.weights = loop.weights_inside(call.weights)
         self.elements, self.writes = loop.elements(), loop.writes()
-        # The places of what carries relevance.
         self.signals = sorted(loop.signals)
-        dtypes = [self.body.specs[slot].dtype for slot in self.body.input_slots[loop.states :]]
-        self.floating = [i for i, dtype in enumerate(dtypes) if "float" in dtype]
-        self.lists = [i for i, written in enumerate(loop.lists) if "float" in written.dtype]
+        self.floating, self.lists = loop.floating_constants(), loop.floating_lists()
 
     def walk(self, relevance: Sequence[tf.Tensor], account: bool = False, asked: Sequence[int] = ()) -> Walked:
         """Walks back through all turns.
@@ -180,7 +177,14 @@ class _Backwards:
         # A list is handed to the turns as the list of its elements.
         constants = [as_list(r) if i in loop.read_lists else r for i, r in zip(self.floating, constants, strict=True)]
         # What each turn tells: the relevance of slots, and the sums of the ledger.
-        told = [tf.TensorArray(self.body.dtype, self.run.turns, infer_shape=False) for _ in range(len(asked) + account)]
+        told = [
+            tf.TensorArray(self.body.dtype, self.run.turns + account, infer_shape=False)
+            for _ in range(len(asked) + account)
+        ]
+        if account:
+            # A loop may have no turn. TensorFlow stacks no empty list, so there is a row more.
+            samples = tf.shape(states[0])[0] if states else tf.shape(relevance[loop.states + self.lists[0]])[1]
+            told[-1] = told[-1].write(self.run.turns, tf.zeros((3 + len(ABSORBED), samples), self.body.dtype))
 
         def turn(t, states, lists, constants, told):
             forward = self.inside.forward([*(k.read(t) for k in self.run.kept), *self.constants], weights=self.weights)
@@ -208,13 +212,9 @@ class _Backwards:
         shapes = (*tf.nest.map_structure(lambda r: r.shape, start[:-1]), [tf.TensorShape(None)] * len(told))
         _, states, lists, constants, told = tf.while_loop(lambda t, *_: t >= 0, turn, start, shapes)
         every = self._every(states, lists, constants)
-        kept = [r if source is None else None for r, source in zip(every, loop.sources, strict=True)]
-        for i, written in enumerate(loop.lists):
-            if written.reserved:
-                # Such a list is given its length, which has no relevance.
-                kept[loop.states + i] = None
+        kept = [r if handed else None for r, handed in zip(every, loop.hands_on(), strict=True)]
         taken = [r for r, source in zip(kept, loop.sources, strict=True) if source is None]
-        absorbed, turns = self._accounts(told[-1].stack(), every, kept) if account else ({}, ())
+        absorbed, turns = self._accounts(told[-1].stack()[:-1], every, kept) if account else ({}, ())
         return Walked(taken, absorbed, turns, tuple(map(self._turns_behind_samples, told[: len(asked)], asked)))
 
     def _turns_behind_samples(self, array, slot):
@@ -282,17 +282,6 @@ class _Backwards:
                 # A list has the turns in front of the samples.
                 absorbed["constants"] += per_sample(tf.reduce_sum(r, axis=0) if i in lists else r)
         return absorbed, (start, given, states, ordered_sum(columns))
-
-
-def _weights_inside(loop: Loop, weights: Weights) -> Mapping[Site, Weights]:
-    """The weights of the sites of the body, which are read once for all turns."""
-    first = len(loop.condition.sites)
-    found: dict[Site, dict[str, Any]] = {site: {} for site in loop.body.sites}
-    for name, weight in weights.items():
-        place, _, own = name.partition(":")
-        if place != "given" and int(place) >= first:
-            found[loop.body.sites[int(place) - first]][own] = weight
-    return found
 
 
 def _get(items, index, like):

@@ -19,6 +19,7 @@ from revgraph.graph.operations import ordered_sum
 from revgraph.graph.types import Weights
 from revgraph.reverse.ledger import Conservation, Entry, balanced, why_it_does_not_add_up
 from revgraph.reverse.loops import LoopLayer, PullbackOfLoop
+from revgraph.reverse_rules import Turns
 from revgraph.reverse_rules.engine import Pullback, ReplacementLayer, Rule
 
 
@@ -66,7 +67,7 @@ class ReverseGraph:
         self.replacements = tuple(self._replacement(b, speed) for b in bound)
 
     def _replacement(self, bound, speed):
-        if bound.inside:
+        if isinstance(bound.rule, Turns):
             body = bound.site.operation.body
             return LoopLayer(bound.site, ReverseGraph(body, bound.inside, fast=speed is not None, frozen=self.frozen))
         # `Composite.bind` raises an error for a site without a rule.
