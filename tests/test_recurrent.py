@@ -442,7 +442,7 @@ def test_a_loop_may_have_no_turn_and_batches_may_have_different_numbers_of_turns
     none = analyzer.conservation(9 * data, 1)
     check_ledger(none)
     np.testing.assert_allclose(none.input + none.stabiliser, none.start, rtol=1e-12)
-    relevance, at = analyzer.analyze(data, 1, batch_size=1, return_layers="until/d/MatMul")
+    relevance, at = analyzer.analyze(data, 1, batch_size=1, return_layers="until/d")
     (turns,) = at.values()
     assert turns.shape == (2, 3, FEATURES) and not turns[1, 2].any() and turns[1, 1].any()
     np.testing.assert_allclose(turns[:, 0], relevance, rtol=1e-9)
