@@ -154,7 +154,7 @@ def name(pattern: str) -> Matcher:
 
     def test(site, facts):
         inside = isinstance(site.operation, Activation) and matches(site.path.rpartition("/")[0])
-        # Inside of a loop a cell has several linear layers, of which relevance passes one or more.
+        # A cell may have several linear layers with one path, told apart by numbers. Users name the cell.
         matched = matches(site.path) or (facts.around is not None and matches(without_numbers(site.path)))
         return (matched and not inside) or (matches(_layer_name(site)) and _is_own(site))
 

@@ -125,7 +125,7 @@ def needle(samples: int, length: int = 16, pairs: int = 6, seed: int | None = 0)
 
 
 def addition(samples: int, length: int = 8, shortest: int | None = None, seed: int | None = 0) -> Problem:
-    """Series of numbers, of which the two that are marked have to be added.  [Hochreiter and Schmidhuber, 1997]
+    """Series of numbers. Two of them are marked, and the task is to add these.  [Hochreiter and Schmidhuber, 1997]
 
         number   0.3  -0.5   0.9   0.1  -0.2   0.4
         mark       0     1     0     0     1     0        ->    -0.5 - 0.2 = -0.7

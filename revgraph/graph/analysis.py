@@ -212,7 +212,7 @@ class Facts:
     def factors(self, site: Site) -> tuple[int, ...]:
         """Which inputs of a product are factors that may have relevance. Masks, constants and divisors have none.
 
-        A divisor is one over something, such as 1 / sqrt(mean x^2). The product is then a quotient, of which the
+        A divisor is one over something, such as 1 / sqrt(mean x^2). A product with a divisor is a quotient, and its
         dividend has all relevance. Where every input is a constant or a divisor, all are factors.
 
         Args:
@@ -307,7 +307,7 @@ class Facts:
 
 
 def _linear(graph):
-    # A layer of which nothing but the shape is read is none that a user would count.
+    # If only the shape of a layer's output is read, then users would not count the layer.
     found, reached = list[Site](), set(graph.output_slots)
     for site in reversed(graph.sites):
         if reached.isdisjoint(site.outputs) or isinstance(site.operation, Inert):

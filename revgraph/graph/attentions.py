@@ -68,8 +68,8 @@ class Attention:
 def attentions(graph: Graph) -> tuple[Attention, ...]:
     """Every attention of a graph, in the order of execution.
 
-    An attention is a product of matrices of which one operand comes from a softmax, or from another function that makes
-    weights, through moves, masks and scale only.
+    An attention is a product of two matrices. One of them comes from a softmax, or from another function that makes
+    weights. Only moves, masks and scale stand between.
 
     Args:
         graph: The graph.
@@ -135,7 +135,7 @@ def _path(site: Site, weights: int, producers: Mapping[int, Site]) -> str:
 
 
 def _source(slot, producers, specs):
-    """The tokens of which values are made, found on the way back from the product."""
+    """The slot of the tokens. A linear layer makes the values from them, and the product adds the values."""
     passed = False
     while slot in producers:
         site = producers[slot]

@@ -263,7 +263,7 @@ def test_use_magnitudes():
     assert in_front_of_relu.sides == (1.25, 1.0)
     # There one kernel is enough, if the inputs are not negative.
     assert [len(p.terms) for p in plan_of(Gamma(0.25).parts(), known_dense(positive=True, nonnegative=True))] == [1]
-    # Each side by itself, if they are no mirror images.
+    # Two parts, because the factors for z >= 0 are not those for z < 0.
     uneven = plan_of(Sided((3.0, 1.0), (0.5, 2.0)).parts(), known_dense(nonnegative=True))
     assert [(p.sides, p.gate) for p in uneven] == [((3.0, 1.0), where_positive), ((2.0, 0.5), where_negative)]
     # Without its bias, z may have another sign than the output. Without negative inputs, magnitudes are not all there.

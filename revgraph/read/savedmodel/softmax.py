@@ -65,7 +65,7 @@ class _Seeker:
         return Site(site.path, softmax, inputs, site.outputs, site.layer)
 
     def _scores(self, site):
-        """The slot of the scores of which a site writes the softmax."""
+        """The slot of the scores, if a site writes their softmax; None otherwise."""
         if isinstance(site.operation, Quotient):
             return self._divided(*site.inputs)
         if isinstance(site.operation, Product) and len(site.inputs) == 2:
