@@ -19,7 +19,7 @@ from revgraph.evaluate.faithfulness import (
     RelevanceGain,
     Sufficiency,
 )
-from revgraph.evaluate.localisation import PointingGame, RelevanceMass, RelevanceRank
+from revgraph.evaluate.localisation import EarthMoversDistance, PointingGame, RelevanceMass, RelevanceRank
 from revgraph.evaluate.metric import METRICS, Metric
 from revgraph.evaluate.pointing import pointing_game
 from revgraph.evaluate.problems import Problem
@@ -33,6 +33,7 @@ __all__ = [
     "Completeness",
     "Comprehensiveness",
     "Deletion",
+    "EarthMoversDistance",
     "Entropy",
     "FaithfulnessCorrelation",
     "ImplementationInvariance",

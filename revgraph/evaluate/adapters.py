@@ -54,11 +54,14 @@ class Quantus:
             **options: What else Quantus passes; it is not used.
 
         Returns:
-            Relevance, of the shape of `inputs`.
+            Relevance of pixels, summed over channels, (batch, 1, ...); or of the shape of `inputs` where there are none.
         """
         analyzer = type(self.analyzer)(**{**self.analyzer.config(), "model": model})
         inputs, targets = np.asarray(inputs), np.broadcast_to(np.asarray(targets), len(inputs))
-        return np.asarray(analyzer.analyze(inputs, targets) if analyzer.selects else analyzer.analyze(inputs))
+        return self._of_pixels(analyzer.analyze(inputs, targets))
+
+    def _of_pixels(self, relevance):
+        return relevance.sum(axis=1, keepdims=True) if self._moves else relevance
 
     def score(
         self, metric: Any, x: ArrayLike, y: ArrayLike | None = None, truth: ArrayLike | None = None, **options: Any
@@ -79,7 +82,8 @@ class Quantus:
         masks = None if truth is None else explained.truth[:, None] if self._moves else explained.truth
         inputs = np.moveaxis(explained.x, -1, 1) if self._moves else explained.x
         found = explained.explain(explained.x)
-        options = {"a_batch": np.moveaxis(found, -1, 1) if self._moves else found, **options}
+        found = np.moveaxis(found, -1, 1) if self._moves else found
+        options = {"a_batch": self._of_pixels(found), **options}
         return metric(
             model=self.model, x_batch=inputs, y_batch=explained.index, s_batch=masks, explain_func=self,
             **{"channel_first": True, "softmax": True, **options},

@@ -145,8 +145,6 @@ class Explained:
             index: The class of each; by default those of `Explained`.
         """
         index = self.index if index is None else index
-        if not self.analyzer.selects:
-            return np.asarray(self.analyzer.analyze(x, batch_size=self.batch_size))
         return np.asarray(self.analyzer.analyze(x, index, batch_size=self.batch_size))
 
     @cached_property

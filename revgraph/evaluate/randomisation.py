@@ -22,7 +22,7 @@ def weights_restored(model: keras.Model) -> Iterator[None]:
     Args:
         model: The model.
     """
-    kept = [np.array(weight) for weight in model.weights]
+    kept = [weight.numpy() for weight in model.weights]
     try:
         yield
     finally:
@@ -83,7 +83,7 @@ class ParameterRandomisation(Metric):
             for layer in explained.steps(layers):
                 with contextlib.nullcontext() if self.cascading else weights_restored(model):
                     for weight in layer.weights:
-                        weight.assign(random.permutation(np.ravel(weight)).reshape(weight.shape))
+                        weight.assign(random.permutation(weight.numpy().ravel()).reshape(weight.shape))
                     curve.append(_similarity(explained, compared, explained.explain(explained.x)))
         similar = np.stack(curve, axis=1)
         return mean_of_defined(similar), similar, tuple(layer.path for layer in layers), "layer that was shuffled last"
