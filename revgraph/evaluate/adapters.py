@@ -54,7 +54,7 @@ class Quantus:
             **options: What else Quantus passes; it is not used.
 
         Returns:
-            Relevance of pixels, summed over channels, (batch, 1, ...); or of the shape of `inputs` where there are none.
+            Relevance of pixels, summed over channels, (batch, 1, ...). Without channels it has the shape of `inputs`.
         """
         analyzer = type(self.analyzer)(**{**self.analyzer.config(), "model": model})
         inputs, targets = np.asarray(inputs), np.broadcast_to(np.asarray(targets), len(inputs))
