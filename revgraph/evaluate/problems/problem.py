@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
+from numpy.typing import ArrayLike
 
 from revgraph.graph.arguments import check_seed
 
@@ -88,6 +89,27 @@ class Problem:
         if self.classes:
             return found.argmax(axis=1) == self.y
         return np.abs(found.reshape(len(self)) - self.y) <= 0.1 * np.std(self.y)
+
+    def correlation(self, relevance: ArrayLike) -> float:
+        """Pearson's correlation of relevance with the true contributions, over all entries.
+
+        Args:
+            relevance: Relevance of x, of its shape or without channels.
+
+        Raises:
+            ValueError: Nothing is known of contributions, or the shape does not fit.
+        """
+        if self.contributions is None:
+            raise ValueError("The answers are classes, so there are no contributions to compare with.")
+        found = np.asarray(relevance)
+        if found.shape == self.x.shape and found.ndim > self.contributions.ndim:
+            found = found.sum(axis=-1)
+        if found.shape != self.contributions.shape:
+            raise ValueError(
+                f"relevance must have the shape of x, {self.x.shape}, or of the contributions, "
+                f"{self.contributions.shape}. Received shape {found.shape}."
+            )
+        return float(np.corrcoef(found.ravel(), self.contributions.ravel())[0, 1])
 
     def __getitem__(self, samples: slice | np.ndarray) -> "Problem":
         """The problem with some of its samples."""
