@@ -213,7 +213,7 @@ SAM = {
         global_attention_layer_indices=[1], patch_size=4, num_output_channels=8, window_size=2, image_shape=(16, 16, 3),
     ),
     "prompt_encoder": part(
-        "SAMPromptEncoder", hidden_size=8, image_embedding_size=(4, 4), input_image_size=(16, 16), mask_in_channels=4,
+        "SAMPromptEncoder", hidden_size=8, image_embedding_size=(4, 4), input_image_size=(16, 16), mask_in_channels=16,
     ),
     "mask_decoder": part(
         "SAMMaskDecoder", num_layers=1, hidden_size=8, intermediate_dim=12, num_heads=2, embedding_dim=8,
@@ -224,7 +224,8 @@ SAM3_PART = {"hidden_dim": 8, "intermediate_dim": 12, "num_heads": 2}
 SAM3 = {
     "vision_encoder": part(
         "SAM3VisionEncoder", image_shape=(56, 56, 3), patch_size=14, num_layers=2, **SAM3_PART, fpn_hidden_dim=8,
-        fpn_scale_factors=[4.0, 2.0, 1.0, 0.5], pretrain_image_shape=(28, 28, 3), window_size=2, global_attn_indexes=[1],
+        fpn_scale_factors=[4.0, 2.0, 1.0, 0.5], pretrain_image_shape=(28, 28, 3), window_size=2,
+        global_attn_indexes=[1],
     ),
     "text_encoder": part(
         "SAM3TextEncoder", vocabulary_size=VOCABULARY, embedding_dim=8, num_layers=1, **SAM3_PART,
@@ -285,7 +286,8 @@ FAMILIES: dict[str, Family] = {
     "Depth Anything": family("DepthAnythingBackbone", images(84), reassemble_factors=[4, 2, 1, 0.5],
                              neck_hidden_dims=[4, 4, 8, 8], fusion_hidden_dim=8, head_hidden_dim=4, head_in_index=-1,
                              feature_keys=["stage1", "stage2", "stage3", "stage4"],
-                             image_encoder=part("DINOV2Backbone", **DINO | {"num_layers": 4, "image_shape": (84, 84, 3)},
+                             image_encoder=part("DINOV2Backbone",
+                                                **DINO | {"num_layers": 4, "image_shape": (84, 84, 3)},
                                                 position_embedding_shape=(84, 84, 3), apply_layernorm=True)),
     "DINOv2": family("DINOV2Backbone", {"images": images(28)}, **DINO, num_register_tokens=2,
                      position_embedding_shape=(42, 42, 3), use_swiglu_ffn=True),
