@@ -76,7 +76,8 @@ def trace(model: keras.Model | Sized | Graph, keep: Iterable[type] = (), dtype: 
         if unknown and undecided:
             raise SizesUnknown(
                 f"Cannot trace {model.name!r} ({type(model).__name__}): which operations {undecided[0]!r} runs depends "
-                f"on a size that the model does not say. `create_analyzer` makes an analyzer that learns it from the data."
+                f"on a size that the model does not say. `create_analyzer` makes an analyzer that learns it from the "
+                f"data."
             )
         return graph
 
