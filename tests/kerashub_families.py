@@ -1,6 +1,6 @@
 """Small models of every family of KerasHub, with random weights: arguments and inputs, as tables.
 
-`FAMILIES` has every backbone, `TASKS` the tasks that stand on them. Nothing is downloaded.
+`FAMILIES` has every backbone. Nothing is downloaded.
 """
 
 import importlib
@@ -385,10 +385,6 @@ FAMILIES: dict[str, Family] = {
     "Qwen 3": family("Qwen3Backbone", TEXT, **DECODER, head_dim=4),
     "Qwen 3 MoE": family("Qwen3MoeBackbone", TEXT, **DECODER, **EXPERTS, moe_intermediate_dim=8),
     "Qwen 3.5": family("Qwen3_5Backbone", TEXT, **DECODER | LINEAR),
-    "Qwen 3.5 vision": family("Qwen3_5Backbone",
-                              {"pixel_values": Array((16, 2, 4, 4, 3)), "image_grid_thw": Array((1, 3), "grid"),
-                               "vision_indices": Array((4,), "places"), **TEXT},
-                              **DECODER | LINEAR, vision_encoder=QWEN_VISION, mrope_section=[1, 0, 0]),
     "Qwen 3.5 MoE": family("Qwen3_5MoeBackbone", TEXT,
                            **{k: v for k, v in (DECODER | LINEAR).items() if k != "intermediate_dim"}, **EXPERTS,
                            moe_intermediate_dim=8, shared_expert_intermediate_size=8),
@@ -419,16 +415,6 @@ FAMILIES: dict[str, Family] = {
                       attention_bias=False, attention_dropout=0.0, rope_layer_enabled_list=[True, False],
                       layer_types=["attention", "attention"], mlp_bias=False, layer_norm_epsilon=1e-5,
                       max_position_embeddings=16, rope_theta=10000.0, partial_rotary_factor=1.0),
-    "Stable Diffusion 3": family("StableDiffusion3Backbone",
-                                 {"images": images(64), "latents": Array((8, 8, 16)), "clip_l_token_ids": IDS,
-                                  "clip_l_negative_token_ids": IDS, "clip_g_token_ids": IDS,
-                                  "clip_g_negative_token_ids": IDS, "num_steps": Array((), "ones"),
-                                  "guidance_scale": Array(())},
-                                 mmdit_patch_size=2, mmdit_hidden_dim=8, mmdit_num_layers=2, mmdit_num_heads=2,
-                                 mmdit_position_size=8, mmdit_qk_norm=None, mmdit_dual_attention_indices=None, vae=VAE,
-                                 clip_l=part("CLIPTextEncoder", **TEXTS, intermediate_output_index=-2, name="clip_l"),
-                                 clip_g=part("CLIPTextEncoder", **TEXTS, intermediate_output_index=-2, name="clip_g"),
-                                 image_shape=(64, 64, 3)),
     "Swin": family("SwinTransformerBackbone", images(16), image_shape=(16, 16, 3), embed_dim=8, depths=(2, 2),
                    num_heads=(2, 2), window_size=2),
     "T5": family("T5Backbone", TWO_TEXTS, **SMALL, num_heads=2),
@@ -456,3 +442,21 @@ FAMILIES: dict[str, Family] = {
     "Xception": family("XceptionBackbone", images(32), stackwise_conv_filters=[[4, 6], [8, 8], [8, 8]],
                        stackwise_pooling=[False, True, False], image_shape=(32, 32, 3)),
 }  # fmt: skip
+
+REFUSED: dict[str, Family] = {
+    "Qwen 3.5 vision": family("Qwen3_5Backbone",
+                              {"pixel_values": Array((16, 2, 4, 4, 3)), "image_grid_thw": Array((1, 3), "grid"),
+                               "vision_indices": Array((4,), "places"), **TEXT},
+                              **DECODER | LINEAR, vision_encoder=QWEN_VISION, mrope_section=[1, 0, 0]),
+    "Stable Diffusion 3": family("StableDiffusion3Backbone",
+                                 {"images": images(64), "latents": Array((8, 8, 16)), "clip_l_token_ids": IDS,
+                                  "clip_l_negative_token_ids": IDS, "clip_g_token_ids": IDS,
+                                  "clip_g_negative_token_ids": IDS, "num_steps": Array((), "ones"),
+                                  "guidance_scale": Array(())},
+                                 mmdit_patch_size=2, mmdit_hidden_dim=8, mmdit_num_layers=2, mmdit_num_heads=2,
+                                 mmdit_position_size=8, mmdit_qk_norm=None, mmdit_dual_attention_indices=None, vae=VAE,
+                                 clip_l=part("CLIPTextEncoder", **TEXTS, intermediate_output_index=-2, name="clip_l"),
+                                 clip_g=part("CLIPTextEncoder", **TEXTS, intermediate_output_index=-2, name="clip_g"),
+                                 image_shape=(64, 64, 3)),
+}  # fmt: skip
+"""Models whose Python code depends on the values of their inputs. Keras cannot compile them either."""

@@ -164,3 +164,24 @@ def test_the_ledger_of_a_loop_whose_turns_are_samples(rng):
         np.testing.assert_allclose(whole.bias[i], alone.bias[0], rtol=1e-9)
         np.testing.assert_allclose(whole.constants[i], alone.constants[0], rtol=1e-9, atol=1e-12)
     assert np.abs(whole.bias).min() > 1e-4 or np.abs(whole.constants).min() > 1e-4
+
+
+def contrastive():
+    """Scores of every picture with every text, as CLIP has them: the second axis is the batch, too."""
+    a, b = keras.Input((3,), name="a"), keras.Input((4,), name="b")
+    left, right = layers.Dense(5, name="left")(a), layers.Dense(5, name="right")(b)
+    return keras.Model([a, b], ops.matmul(left, ops.transpose(right)))
+
+
+@pytest.mark.parametrize("selection", [None, (1,), 0])
+def test_the_ledger_of_samples_that_depend_on_each_other_is_one_for_all(rng, selection):
+    model = contrastive()
+    x = [rng.normal(size=(3, 3)), rng.normal(size=(3, 4))]
+    analyzer = revgraph.create_analyzer("lrp.epsilon", model)
+    ledger = analyzer.conservation(x, selection)
+    y = np.asarray(model(x))
+    start = y.max(axis=1).sum() if selection is None else y[:, 1 if selection else 0].sum()
+    np.testing.assert_allclose(ledger.start, [start], rtol=1e-9)
+    np.testing.assert_allclose(ledger.other, 0, atol=1e-12)
+    np.testing.assert_allclose(ledger.input, [sum(r.sum() for r in analyzer.analyze(x, selection))], rtol=1e-6)
+    assert "depends on the other samples of the batch" in str(ledger)

@@ -140,7 +140,9 @@ class ReverseGraph:
                 return pullback.inside(site.inputs if at == "input" else site.outputs, *given)
         raise KeyError(f"No loop has a site {path!r}.")
 
-    def ledger(self, values: Mapping[int, tf.Tensor], seeds: Mapping[int, tf.Tensor]) -> Conservation:
+    def ledger(
+        self, values: Mapping[int, tf.Tensor], seeds: Mapping[int, tf.Tensor], together: bool = False
+    ) -> Conservation:
         """An account of where relevance went on one backward walk.
 
         The first axis of every tensor must be the batch, or batch times steps where a layer is applied at every time
@@ -153,10 +155,11 @@ class ReverseGraph:
         Args:
             values: The tensor of every slot, as `Graph.run` returns them.
             seeds: The relevance that starts, by slot.
+            together: Whether the samples have one account, because each has a part in the outputs of the others.
         """
         entries: list[Entry] = []
         found: dict[Any, np.ndarray] = {}
-        batch = len(values[self.graph.input_slots[0]])
+        batch = 1 if together else len(values[self.graph.input_slots[0]])
 
         def rows(tensor):
             return np.reshape(tensor, (batch, -1)).astype(np.float64)
@@ -193,7 +196,8 @@ class ReverseGraph:
         relevance = self._backward(values, literally, seeds, account)
         start, magnitude = sums(list(seeds.values()))
         at_inputs, _ = sums([relevance[slot] for slot in self.graph.input_slots if slot in relevance])
-        note = why_it_does_not_add_up(self.bound)
+        notes = [why_it_does_not_add_up(self.bound), MIXED if together else None]
+        note = " ".join(filter(None, notes)) or None
         return balanced(start, at_inputs, entries, magnitude, note=note)
 
     def _backward(self, values, pullback_of, seeds, account):
@@ -227,6 +231,12 @@ class ReverseGraph:
     def _summed(self, slot, arrived):
         relevance = ordered_sum(arrived[slot])
         return self.adjust(slot, relevance) if self.adjust else relevance
+
+
+MIXED = (
+    "The output of a sample depends on the other samples of the batch, so this is one account of all samples together."
+)
+"""What the ledger says of such models."""
 
 
 def _no_account(site, pullback, given, taken):
