@@ -31,6 +31,17 @@ class Spec:
     dtype: str
 
 
+def by_name(inputs: Tensors, names: Sequence[str]) -> Tensors:
+    """The entries of a dict in the order of the names; what is no dict with all these names is returned as it is.
+
+    Args:
+        inputs: What a model takes.
+        names: The names of the model's inputs.
+    """
+    named = isinstance(inputs, dict) and set(names) <= set(inputs)
+    return [inputs[name] for name in names] if named else inputs
+
+
 def common_layer(paths: Iterable[str]) -> str:
     """The path of the innermost layer or model in which all these sites are; empty where they have none in common."""
     return "/".join(os.path.commonprefix([path.split("/")[:-1] for path in paths]))
@@ -149,12 +160,12 @@ class Graph(Tabular):
         """Runs the graph forward, as the model runs in inference.
 
         Args:
-            inputs: Array or tensor `(batch, ...)`, or several, nested as the model takes them.
+            inputs: Array or tensor `(batch, ...)`, or several, nested as the model takes them; or a dict by input name.
 
         Returns:
             The outputs, nested as the model returns them.
         """
-        values = self.run(keras.tree.flatten(inputs))
+        values = self.run(keras.tree.flatten(by_name(inputs, self.input_names)))
         return keras.tree.map_structure(lambda slot: values[slot], self.outputs)
 
     def rewrite(self, sites: Iterable[Site], **changes: Any) -> "Graph":

@@ -169,7 +169,11 @@ class ReverseGraph:
         raise KeyError(f"No loop has a site {path!r}.")
 
     def ledger(
-        self, values: Mapping[int, tf.Tensor], seeds: Mapping[int, tf.Tensor], gates: Gates = OPEN
+        self,
+        values: Mapping[int, tf.Tensor],
+        seeds: Mapping[int, tf.Tensor],
+        gates: Gates = OPEN,
+        together: bool = False,
     ) -> Conservation:
         """An account of where relevance went on one backward walk.
 
@@ -184,10 +188,11 @@ class ReverseGraph:
             values: The tensor of every slot, as `Graph.run` returns them.
             seeds: The relevance that starts, by slot.
             gates: What relevance may pass.
+            together: Whether the samples have one account, because each has a part in the outputs of the others.
         """
         entries: list[Entry] = []
         found: dict[Any, np.ndarray] = {}
-        batch = len(values[self.graph.input_slots[0]])
+        batch = 1 if together else len(values[self.graph.input_slots[0]])
 
         def rows(tensor):
             return np.reshape(tensor, (batch, -1)).astype(np.float64)
@@ -231,7 +236,8 @@ class ReverseGraph:
             entries.append(no_way(start - started))
         relevance = self._backward(values, literally, seeds, account, gates)
         at_inputs, _ = sums([relevance[slot] for slot in self.graph.input_slots if slot in relevance])
-        note = why_it_does_not_add_up(self.bound)
+        notes = [why_it_does_not_add_up(self.bound), MIXED if together else None]
+        note = " ".join(filter(None, notes)) or None
         return balanced(start, at_inputs, entries, magnitude, note=note)
 
     def _backward(self, values, pullback_of, seeds, account, gates):
@@ -269,6 +275,12 @@ class ReverseGraph:
     def _summed(self, slot, arrived):
         relevance = ordered_sum(arrived[slot])
         return self.adjust(slot, relevance) if self.adjust else relevance
+
+
+MIXED = (
+    "The output of a sample depends on the other samples of the batch, so this is one account of all samples together."
+)
+"""What the ledger says of such models."""
 
 
 def _no_account(step):

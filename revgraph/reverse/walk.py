@@ -159,34 +159,44 @@ class Walk:
         inputs = self._arguments(inputs)
         with self.failures(inputs):
             values = self.graph.run(inputs)
-        count = len(inputs[0])
-        if count > 1 and not self._samples_are_rows(inputs, values):
+        count, alone = len(inputs[0]), self._alone(inputs)
+        rows_differ = alone is not None and not self._all_start_with(values, alone, count, self._passed())
+        if rows_differ and self._all_start_with(values, alone, count, self.question.starts):
             rows = [slice(i, i + 1) for i in range(count)]
             return merge(
                 self.ledger([x[row] for x in inputs], [t.part(row) for t in chosen], masks and masks.part(row))
                 for row in rows
             )
         seeds = self.seeds(values, self.tensors(chosen))
-        return self.reverse.ledger(values, seeds, self._gates(values, masks.tensors()) if masks else conditions.OPEN)
+        gates = self._gates(values, masks.tensors()) if masks else conditions.OPEN
+        return self.reverse.ledger(values, seeds, gates, together=rows_differ)
 
     def _gates(self, values, tensors):
         """What relevance may pass under one condition."""
         batch = tf.shape(values[self.graph.input_slots[0]])[0]
         return conditions.Gates(self.question.masked, self._shortcuts, tensors, batch)
 
-    def _samples_are_rows(self, inputs, values):
-        """Whether every tensor that relevance passes has the rows of the first sample first, then those of the second.
+    def _alone(self, inputs):
+        """The tensors of every slot for the first sample alone; None where there is nothing to compare."""
+        if len(inputs[0]) == 1:
+            return None
+        try:
+            return self.graph.run([x[:1] for x in inputs])
+        # A model of a fixed batch size does not run on one sample.
+        except (tf.errors.OpError, ValueError):
+            return None
+
+    def _all_start_with(self, values, alone, count, slots):
+        """Whether tensors have the rows of the first sample first, then those of the second, as each has them alone.
 
         That is so if the first axis is the batch, or batch times steps. Shapes do not say whether an operation keeps
-        that order. So the first sample is computed alone, and must give the first rows.
+        that order. Where the output of a model is another one for a sample alone, its samples depend on each other.
         """
-        try:
-            alone = self.graph.run([x[:1] for x in inputs])
-        # A model of a fixed batch size does not run on one sample, so the order cannot be found out.
-        except (tf.errors.OpError, ValueError):
-            return True
-        slots = {slot for b in self.reverse.bound if not isinstance(b.rule, Unreached) for slot in b.site.outputs}
-        return all(_starts_with(values[slot], alone[slot], len(inputs[0])) for slot in slots)
+        return all(_starts_with(values[slot], alone[slot], count) for slot in slots)
+
+    def _passed(self):
+        """The slots that relevance passes."""
+        return {slot for b in self.reverse.bound if not isinstance(b.rule, Unreached) for slot in b.site.outputs}
 
     def tensors(self, chosen: Sequence[targets.Target]) -> list[tuple[tf.Tensor, ...]]:
         """The targets as tensors; see `Target.tensors`."""
