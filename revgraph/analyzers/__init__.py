@@ -2,6 +2,7 @@
 
 from revgraph.analyzers.analyzer import Analyzer
 from revgraph.analyzers.attentions import Attentions
+from revgraph.analyzers.averages import IntegratedGradients, SmoothGrad
 from revgraph.analyzers.deep_lift import DeepLIFT
 from revgraph.analyzers.gradient import (
     BetaSmooth,
@@ -17,13 +18,7 @@ from revgraph.analyzers.lrp import LRP, BoundedDeepTaylor, DeepTaylor
 from revgraph.analyzers.patterns import PatternAttribution, PatternNet
 from revgraph.analyzers.registry import ANALYZERS, Method, create_analyzer
 from revgraph.analyzers.reverse_analyzer import ReverseAnalyzer
-from revgraph.analyzers.wrappers import (
-    AugmentReduceBase,
-    GaussianSmoother,
-    IntegratedGradients,
-    PathIntegrator,
-    SmoothGrad,
-)
+from revgraph.analyzers.wrappers import AugmentReduceBase, GaussianSmoother, PathIntegrator
 from revgraph.reverse.ledger import Conservation
 
 __all__ = [

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from revgraph.analyzers import deep_lift, gradient, lrp, patterns, wrappers
+from revgraph.analyzers import averages, deep_lift, gradient, lrp, patterns, wrappers
 from revgraph.analyzers.analyzer import Analyzer
 from revgraph.analyzers.reverse_analyzer import ReverseAnalyzer
 from revgraph.graph.types import PathLike
@@ -26,9 +26,9 @@ CLASSES = (
     patterns.PatternNet,
     wrappers.AugmentReduceBase,
     wrappers.GaussianSmoother,
-    wrappers.IntegratedGradients,
+    averages.IntegratedGradients,
     wrappers.PathIntegrator,
-    wrappers.SmoothGrad,
+    averages.SmoothGrad,
 )
 """The classes of analyzers that a file may name."""
 

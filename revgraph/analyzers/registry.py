@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias, cast, overload
 import keras
 
 from revgraph import composites
-from revgraph.analyzers import gradient, wrappers
+from revgraph.analyzers import averages, gradient, wrappers
 from revgraph.analyzers.analyzer import Analyzer
 from revgraph.analyzers.by_size import AnalyzerBySize
 from revgraph.analyzers.deep_lift import DeepLIFT
@@ -169,20 +169,20 @@ ANALYZERS = Methods(
             gradient.GuidedBackprop, "active ReLUs pass positive gradients", "Springenberg et al., 2015"
         ),
         "integrated_gradients": Method(
-            wrappers.IntegratedGradients,
-            "gradient along a path from a reference, times the difference: steps=64, reference_inputs=0",
+            averages.IntegratedGradients,
+            "gradient along a path from a reference, times the difference: steps=64, reference_inputs",
             "Sundararajan et al., 2017",
             options=gradient.Gradient,
         ),
         "smoothgrad": Method(
-            wrappers.SmoothGrad,
+            averages.SmoothGrad,
             "mean gradient of noisy inputs: augment_by_n=64, noise_scale=1, seed",
             "Smilkov et al., 2017",
             options=gradient.Gradient,
         ),
         "beta_smooth": Method(gradient.BetaSmooth, "gradient with smoothed ReLUs: beta=10", "Dombrowski et al., 2019"),
         "deep_lift": Method(
-            DeepLIFT, "contributions to the difference from a reference: reference_inputs=0", "Shrikumar et al., 2017"
+            DeepLIFT, "contributions to the difference from a reference: reference_inputs", "Shrikumar et al., 2017"
         ),
         "pattern.net": Method(PatternNet, "the signal behind the output, by patterns: fit(x) first", KINDERMANS),
         "pattern.attribution": Method(PatternAttribution, "what the signal contributes: fit(x) first", KINDERMANS),
