@@ -67,7 +67,7 @@ class SmoothGrad(GaussianSmoother):
         noisy = [y if x.dtype.kind == "f" else x for x, y in zip(inputs, super().augment(inputs, step), strict=True)]
         return self._seeded(noisy, self._noise.generator.integers(SEEDS, size=len(inputs[0])))
 
-    def _as_they_are(self, inputs):
+    def as_they_are(self, inputs: list[Any]) -> list[Any]:
         return self._seeded(inputs, np.zeros(len(inputs[0])))
 
     def _seeded(self, inputs, seeds):

@@ -133,21 +133,17 @@ class AugmentReduceBase(Analyzer):
         """Whether variants of several steps may be explained in one batch."""
         return True
 
-    def _as_they_are(self, inputs):
-        """What the subanalyzer takes for the inputs themselves."""
-        return inputs
-
     def _fixed(self, selection, inputs, batch_size, options):
         """The selection, with the largest output of these inputs in place of the largest of each variant."""
         if isinstance(selection, dict):
             largest = [name for name, chosen in selection.items() if _is_largest(chosen)]
             if largest:
-                outputs = outputs_at_start(self.subanalyzer, self._as_they_are(inputs), batch_size, options)
+                outputs = outputs_at_start(self.subanalyzer, self.as_they_are(inputs), batch_size, options)
                 selection = {**selection, **{name: _argmax(outputs[name]) for name in largest if name in outputs}}
             return selection
         if not _is_largest(selection) or not self.innermost.selects:
             return selection
-        starts = list(outputs_at_start(self.subanalyzer, self._as_they_are(inputs), batch_size, options).values())
+        starts = list(outputs_at_start(self.subanalyzer, self.as_they_are(inputs), batch_size, options).values())
         if len(starts) != 1:
             return selection
         (y,), initial = starts, options.get("initial_relevance")
@@ -286,7 +282,7 @@ class PathIntegrator(AugmentReduceBase):
         references = flat_references(self.reference_inputs, inputs, self.graph)
         return [r + x.dtype.type(t) * (x - r) for x, r in zip(inputs, references, strict=True)]
 
-    def _as_they_are(self, inputs):
+    def as_they_are(self, inputs: list[Any]) -> list[Any]:
         return self._at(1.0, inputs)
 
     def reduce(self, mean: list[np.ndarray], inputs: list[np.ndarray]) -> list[np.ndarray]:
