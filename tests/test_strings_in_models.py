@@ -7,7 +7,7 @@ import tensorflow as tf
 from keras import layers, ops
 
 import revgraph
-from revgraph import create_analyzer
+from revgraph import create_analyzer, visualize
 from tests.models import randomized
 
 TEXTS, CITIES = ["the film was great", "a bad film", "great"], [["oslo"], ["paris"]]
@@ -138,3 +138,43 @@ def test_wrong_shapes_of_strings_are_named():
     analyzer = create_analyzer("lrp.z", MODELS["ids"]()[0])
     with pytest.raises(ValueError, match=r"expected \(batch\), received \(3, 1\)"):
         analyzer.analyze([[t] for t in TEXTS])
+
+
+def test_the_words_of_a_model():
+    analyzer = create_analyzer("lrp.z", MODELS["ids"]()[0])
+    tokens = analyzer.tokens(TEXTS)
+    # The vocabulary has "actors", "bad", "film", "great", "was", and no word for what it has not seen.
+    assert tokens[0] == ("the", "film", "was", "great") and tokens[2] == ("great",)
+    assert tokens.texts.shape == analyzer.analyze(TEXTS, 1).shape and not tokens.special.any()
+    assert tokens.padding[2].tolist() == [False] + 5 * [True]
+    assert analyzer.tokens(["the robot"])[0] == ("the", "[UNK]")
+    assert len(visualize.plot(tokens, analyzer.analyze(TEXTS, 1))) == 3
+
+
+def test_the_words_that_a_text_has():
+    analyzer = create_analyzer("lrp.z", MODELS["how many words"]()[0])
+    tokens = analyzer.tokens(["great film", "great great robot"])
+    assert sorted(tokens[0]) == ["film", "great"] and sorted(tokens[1]) == ["[UNK]", "great"]
+    assert tokens.texts.shape == analyzer.analyze(["great film", "great great robot"], 1).shape
+
+
+def test_words_of_several_inputs_and_of_ids():
+    first, second = keras.Input((2,), dtype="int32", name="first"), keras.Input((2,), dtype="int32", name="second")
+    rows = [layers.Flatten()(layers.Embedding(3, 4)(ids)) for ids in (first, second)]
+    model = keras.Model([first, second], layers.Dense(2)(layers.Concatenate()(rows)))
+    x = [np.array([[1, 2]]), np.array([[0, 1]])]
+    analyzer = create_analyzer("lrp.z", model)
+    with pytest.raises(ValueError, match=r"takes ids as 'first'.*analyzer.tokens\(x, vocabulary=\[...\]\)"):
+        analyzer.tokens(x)
+    found = analyzer.tokens(x, vocabulary=["", "a", "b"])
+    assert found["first"][0] == ("a", "b") and found["second"][0] == ("a",)
+    with pytest.raises(ValueError, match="The vocabulary has 2 words, and there are ids up to 2"):
+        analyzer.tokens(x, vocabulary=["a", "b"])
+    numbers = keras.Sequential([keras.Input((2,)), layers.Dense(1)])
+    with pytest.raises(ValueError, match="reads no words"):
+        create_analyzer("lrp.z", numbers).tokens(np.ones((1, 2)))
+
+
+def test_a_model_without_a_tokenizer_has_no_continuation():
+    with pytest.raises(TypeError, match="has no tokenizer that says how a text continues"):
+        create_analyzer("lrp.z", MODELS["ids"]()[0]).continuation("the film", " was great")

@@ -89,7 +89,10 @@ class Preprocessing:
                 f"The preprocessor of {self.model.name!r} takes texts: a string or a list of strings. Received: "
                 f"{_described(x)}. Ids are given by the names of the model's inputs: {self._inputs()}."
             )
-        make = getattr(preprocessor, "generate_preprocess", preprocessor) if self.generates else preprocessor
+        # What `predict` does. A preprocessor that is called takes a pair of texts for a text and its label.
+        make = getattr(self.model, "preprocess_samples", preprocessor)
+        if self.generates:
+            make = getattr(preprocessor, "generate_preprocess", make)
         try:
             made = make(x)
         except Exception as error:
@@ -215,20 +218,28 @@ class Preprocessing:
         if tokenizer is None:
             raise ValueError(f"The model {self.model.name!r} has no tokenizer: give the id of the token {token!r}.")
         pieces = self.ids_of(token)
-        unknown = [getattr(tokenizer, name, None) for name in ("unk_token_id", "oov_token_id")]
-        if len(pieces) == 1 and (pieces[0] not in unknown or self.text_of(pieces[0]) == token):
+        texts = [self.text_of(piece) for piece in pieces]
+        # A tokenizer may write another case, or a space at the beginning.
+        if len(pieces) == 1 and texts[0].strip().casefold() == token.strip().casefold():
             return pieces[0]
+        known = self._in_vocabulary(token)
+        if known is not None:
+            return known
+        raise ValueError(
+            f"{token!r} is not one token of the vocabulary, but {len(pieces)}: {', '.join(map(repr, texts))}. Name one "
+            f"token, such as {texts[0]!r}, or explain them one by one with analyzer.continuation(prompt, {token!r})."
+            if len(pieces) > 1
+            else f"{token!r} is no token of the vocabulary, and reads as {texts}. Name a token of the vocabulary."
+        )
+
+    def _in_vocabulary(self, token):
+        """The id of a token as the vocabulary writes it; None where the vocabulary does not have it."""
         try:
-            return int(tokenizer.token_to_id(token))
+            found = int(self.tokenizer.token_to_id(token))
+            return found if self.tokenizer.id_to_token(found) == token else None
         except Exception:
             # The tokenizer raises whatever its table does.
-            shown = ", ".join(repr(self.text_of(piece)) for piece in pieces)
-        raise ValueError(
-            f"{token!r} is not one token of the vocabulary, but {len(pieces)}: {shown}. Name one token, such as "
-            f"{self.text_of(pieces[0])!r}, or explain them one by one with analyzer.continuation(prompt, {token!r})."
-            if pieces
-            else f"{token!r} has no tokens. Name a token of the vocabulary."
-        )
+            return None
 
     def ids_of(self, text: str) -> list[int]:
         """The ids of the tokens of a text, without special ones at its ends."""

@@ -44,7 +44,9 @@ class AugmentReduceBase(Analyzer):
         if not isinstance(subanalyzer, Analyzer):
             raise TypeError(f"{type(self).__name__} wraps an analyzer of revgraph. Received: {subanalyzer!r}.")
         check_count("augment_by_n", augment_by_n)
-        self.subanalyzer = subanalyzer
+        # The analyzer of a task has another one inside, which takes what the preprocessor makes.
+        self._preprocess = getattr(subanalyzer, "preprocess", None)
+        self.subanalyzer = getattr(subanalyzer, "inner", subanalyzer)
         self.augment_by_n = int(augment_by_n)
         super().__init__(subanalyzer.model, neuron_selection_mode or subanalyzer.neuron_selection_mode)
 
@@ -92,7 +94,7 @@ class AugmentReduceBase(Analyzer):
             given: Iterable[list[Any]] = (inputs for inputs, _, _ in self.batches(X, None, verbose))
             verbose = 0
         else:
-            given = [flat_inputs(X, self.graph)]
+            given = [flat_inputs(X if self._preprocess is None else self._preprocess(X), self.graph)]
         results = [self._explained(inputs, selection, batch_size, verbose, options) for inputs in given]
         return keras.tree.map_structure(lambda *parts: np.concatenate(parts), *results)
 
