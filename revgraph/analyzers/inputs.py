@@ -11,7 +11,7 @@ import tensorflow as tf
 from revgraph.analyzers.ids import check_ids
 from revgraph.graph.analysis import inputs_with_indices
 from revgraph.graph.arguments import check_count
-from revgraph.graph.graph import Graph, by_name
+from revgraph.graph.graph import Graph, by_name, holds_strings
 from revgraph.graph.types import Relevance, Tensors
 
 Batch: TypeAlias = tuple[list[Any], slice, int]
@@ -45,7 +45,7 @@ def flat_inputs(x: Tensors, graph: Graph, ids: bool = True) -> list[Any]:
         raise ValueError(
             f"The model {graph.name!r} takes {len(slots)} inputs ({', '.join(names)}). Received {len(parts)}."
         )
-    arrays = [_array(part, name, graph.specs[slot]) for part, name, slot in zip(parts, names, slots, strict=True)]
+    arrays = [_array(part, name, slot, graph) for part, name, slot in zip(parts, names, slots, strict=True)]
     sizes = {array.shape[0] for array in arrays}
     if len(sizes) > 1:
         raise ValueError(f"All inputs need the same number of samples. Received: {sorted(sizes)}.")
@@ -171,7 +171,9 @@ def _stacked(x, graph):
     return x
 
 
-def _array(part, name, spec):
+def _array(part, name, slot, graph):
+    if holds_strings(part):
+        part = _numbers_of_strings(part, name, slot, graph)
     array = part if isinstance(part, tf.Tensor | tf.Variable) else _to_numpy(part, name)
     dtype = tf.as_dtype(array.dtype)
     if dtype in (tf.float16, tf.bfloat16):
@@ -180,10 +182,24 @@ def _array(part, name, spec):
         )
     if not (dtype.is_floating or dtype.is_integer or dtype.is_bool):
         raise TypeError(f"Input {name!r} must hold numbers. Received dtype {array.dtype}.")
-    _check_shape(tuple(array.shape), name, spec.shape)
+    _check_shape(tuple(array.shape), name, graph.specs[slot].shape)
     if dtype.is_floating and not np.isfinite(np.sum(array)):
         _warn_not_finite(array, name)
     return array
+
+
+def _numbers_of_strings(part, name, slot, graph):
+    """What the layers for strings at the front of a model make of strings."""
+    if slot not in graph.strings:
+        raise TypeError(
+            f"Input {name!r} takes numbers. Received strings, and the model {graph.name!r} has no preprocessor that "
+            f"makes numbers of them. Pass the ids that your tokenizer makes, or explain a model that has its own: a "
+            f"task of KerasHub with its preprocessor, or a Keras model that begins with TextVectorization."
+        )
+    before = graph.strings[slot]
+    strings = tf.convert_to_tensor(part)
+    _check_shape(tuple(strings.shape), name, before.specs[before.inputs].shape)
+    return graph.cast(slot, strings)
 
 
 def _to_numpy(part, name):

@@ -1,8 +1,8 @@
 """Pictures of relevance.
 
 `heatmap` and its relatives, and `text`, need nothing that revgraph does not install. `plot`, `plot_grid`, `compare`,
-`plot_volume`, `plot_heads`, `plot_tokens` and `plot_attention` need matplotlib, and `imgify`, `gridify`, `imsave` and
-`palette` need Pillow. Both come with `pip install "revgraph[plot]"`.
+`plot_volume`, `plot_heads`, `plot_tokens`, `plot_attention` and `plot_continuation` need matplotlib, and `imgify`,
+`gridify`, `imsave` and `palette` need Pillow. Both come with `pip install "revgraph[plot]"`.
 """
 
 import importlib
@@ -15,13 +15,14 @@ from revgraph.visualize.tokens import Text, text
 _NEED_AN_EXTRA = {
     "compare": "figures", "plot": "figures", "plot_grid": "figures", "plot_volume": "volumes",
     "plot_attention": "attentions", "plot_heads": "attentions", "plot_tokens": "attentions",
+    "plot_continuation": "sentences",
     "gridify": "images", "imgify": "images", "imsave": "images", "palette": "images",
 }  # fmt: skip
 
 __all__ = [
     "MAPS", "ColorMap", "Text", "clip_quantile", "colormap", "compare", "gamma", "graymap", "gridify", "heatmap",
-    "imgify", "imsave", "palette", "plot", "plot_attention", "plot_grid", "plot_heads", "plot_tokens", "plot_volume",
-    "project", "text",
+    "imgify", "imsave", "palette", "plot", "plot_attention", "plot_continuation", "plot_grid", "plot_heads",
+    "plot_tokens", "plot_volume", "project", "text",
 ]  # fmt: skip
 
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from revgraph.visualize.attentions import plot_attention, plot_heads, plot_tokens
     from revgraph.visualize.figures import compare, plot, plot_grid
     from revgraph.visualize.images import gridify, imgify, imsave, palette
+    from revgraph.visualize.sentences import plot_continuation
     from revgraph.visualize.volumes import plot_volume
 else:
 

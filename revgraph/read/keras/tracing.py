@@ -25,6 +25,7 @@ from revgraph.read.savedmodel.passes import simplify
 from revgraph.read.savedmodel.reader import inputs_of, outputs_of
 from revgraph.read.savedmodel.weights import Weight
 from revgraph.read.savedmodel.wholes import Whole
+from revgraph.read.strings import from_numbers
 
 
 def trace(model: keras.Model | Sized | Graph, keep: Iterable[type] = (), dtype: str | None = None) -> Graph:
@@ -126,7 +127,7 @@ def _graph(
         dtype=dtype,
     )
     held = {slot for call in calls if isinstance(call.layer, layers.Layer) for slot in (*call.inputs, *call.outputs)}
-    graph = find_indices(_named(simplify(graph, held, returned), recording))
+    graph = find_indices(from_numbers(_named(simplify(graph, held, returned), recording)))
     written = set(graph.input_slots).union(*(site.outputs for site in graph.sites))
     calls = tuple(c for c in calls if written.issuperset(c.inputs) and written.issuperset(c.outputs))
 
