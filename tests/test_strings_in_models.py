@@ -111,7 +111,7 @@ def test_strings_without_a_layer_for_them():
     model = keras.Model(ids, layers.Dense(2)(layers.Flatten()(layers.Embedding(12, 3)(ids))))
     analyzer = create_analyzer("lrp.z", model)
     for texts in (TEXTS, np.array(TEXTS), tf.constant(TEXTS), "the film"):
-        with pytest.raises(TypeError, match="Input 'ids' takes numbers. Received strings, .* has no preprocessor"):
+        with pytest.raises(TypeError, match="Input 'ids' must be an array of numbers. Received: .* no preprocessor"):
             analyzer.analyze(texts)
     # The first remedy.
     tokenizer = vectorization(output_sequence_length=4)

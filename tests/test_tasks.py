@@ -267,8 +267,12 @@ class TestNextTokens:
     def test_a_continuation_that_joins_the_prompt(self, of_speaker):
         with pytest.raises(ValueError, match="are read as one token.*Begin the continuation with a space"):
             of_speaker.continuation("the fil", "m")
-        with pytest.raises(ValueError, match="are read as one token, or the continuation is empty or cut off"):
+        with pytest.raises(ValueError, match="The continuation has no tokens"):
             of_speaker.continuation("the film", "")
+        with pytest.raises(ValueError, match="has cut it. Raise model.preprocessor.sequence_length"):
+            of_speaker.continuation("the film" + 12 * " film", " was")
+        with pytest.raises(ValueError, match="longer than a table of positions"):
+            of_speaker.continuation("the film", 12 * " was")
         assert len(of_speaker.continuation("the fil", " was")) == 1
         assert len(of_speaker.continuation("the fil", of_speaker.preprocessing.ids_of("m"))) == 1
 

@@ -65,7 +65,8 @@ class SmoothGrad(GaussianSmoother):
 
     def augment(self, inputs: list[np.ndarray], step: int) -> list[np.ndarray]:
         noisy = [y if x.dtype.kind == "f" else x for x, y in zip(inputs, super().augment(inputs, step), strict=True)]
-        return self._seeded(noisy, self._noise.generator.integers(SEEDS, size=len(inputs[0])))
+        # Without ids, no seeds are drawn between the noise of two steps.
+        return self._seeded(noisy, self._noise.generator.integers(SEEDS, size=len(inputs[0])) if self._ids else None)
 
     def as_they_are(self, inputs: list[Any]) -> list[Any]:
         return self._seeded(inputs, np.zeros(len(inputs[0])))

@@ -192,9 +192,10 @@ def _numbers_of_strings(part, name, slot, graph):
     """What the layers for strings at the front of a model make of strings."""
     if slot not in graph.strings:
         raise TypeError(
-            f"Input {name!r} takes numbers. Received strings, and the model {graph.name!r} has no preprocessor that "
-            f"makes numbers of them. Pass the ids that your tokenizer makes, or explain a model that has its own: a "
-            f"task of KerasHub with its preprocessor, or a Keras model that begins with TextVectorization."
+            f"Input {name!r} must be an array of numbers. Received: {type(part).__name__} with strings, and the model "
+            f"{graph.name!r} has no preprocessor that makes numbers of them. Pass the ids that your tokenizer makes, "
+            f"or explain a model that has its own: a task of KerasHub with its preprocessor, or a Keras model that "
+            f"begins with TextVectorization."
         )
     before = graph.strings[slot]
     strings = tf.convert_to_tensor(part)

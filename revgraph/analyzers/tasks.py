@@ -181,22 +181,26 @@ class TaskAnalyzer(StandIn):
         name = names[0]
         opened = self._tokens_of(start, name)
         before = opened.ids[0][~opened.padding[0]] if isinstance(prompt, str) else np.array([*prompt], opened.ids.dtype)
-        if isinstance(prompt, str) and isinstance(continuation, str):
-            whole = read(prompt + continuation)
-            ids = self._tokens_of(whole, name).ids[0]
-            ids = ids[: 1 + int(self._tokens_of(whole, name).last()[0])]
-            if len(ids) <= len(before) or not np.array_equal(ids[: len(before)], before):
+        more = read.ids_of(continuation) if isinstance(continuation, str) else [int(i) for i in continuation]
+        if isinstance(prompt, str):
+            start_ids = read.ids_of(prompt)
+            if list(before[len(before) - len(start_ids) :]) != start_ids:
                 raise ValueError(
-                    f"The end of the prompt and the beginning of the continuation are read as one token, or the "
-                    f"continuation is empty or cut off: {read.text_of(before[-1])!r} ends the prompt. Begin the "
-                    f"continuation with a space, raise model.preprocessor.sequence_length, or pass the ids of its "
-                    f"tokens."
+                    f"The prompt has {len(start_ids)} tokens, and the preprocessor of {read.model.name!r} has cut it. "
+                    f"Raise model.preprocessor.sequence_length."
                 )
-        else:
-            more = read.ids_of(continuation) if isinstance(continuation, str) else list(continuation)
-            if not more:
-                raise ValueError("The continuation has no tokens.")
-            ids = np.array([*before, *(read.token_of(int(i)) for i in more)], before.dtype)
+            if isinstance(continuation, str):
+                whole = read.ids_of(prompt + continuation)
+                more = whole[len(start_ids) :]
+                if whole[: len(start_ids)] != start_ids:
+                    raise ValueError(
+                        f"The end of the prompt and the beginning of the continuation are read as one token: "
+                        f"{read.text_of(before[-1])!r} ends the prompt. Begin the continuation with a space, or pass "
+                        f"the ids of its tokens."
+                    )
+        if not more:
+            raise ValueError("The continuation has no tokens. Pass a text or ids of tokens.")
+        ids = np.array([*before, *map(read.token_of, more)], before.dtype)
         inputs = {name: ids[None]}
         masks = {key: np.ones_like(ids[None]) for key in start if key.endswith(MASKS)}
         if {*inputs, *masks} != set(start):

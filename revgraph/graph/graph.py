@@ -45,9 +45,9 @@ def by_name(inputs: Tensors, names: Sequence[str]) -> Tensors:
 
 def holds_strings(value: Any) -> bool:
     """Whether a tensor, an array, or nested lists hold strings."""
-    if hasattr(value, "dtype"):
-        dtype = value.dtype
-        return dtype == tf.string or (isinstance(dtype, np.dtype) and _are_strings(value))
+    dtype = getattr(value, "dtype", None)
+    if dtype is not None:
+        return _are_strings(value) if isinstance(dtype, np.dtype) else dtype == tf.string
     flat = value
     while isinstance(flat, list | tuple) and flat:
         flat = flat[0]

@@ -312,7 +312,8 @@ def _checked_mask(mask, batch, shape):
         mask = np.broadcast_to(mask, (batch, *mask.shape))
     if mask.ndim != len(full) or any(e not in (None, s) for s, e in zip(mask.shape, full, strict=True)):
         raise ValueError(
-            f"A mask given as neuron_selection needs the output's shape {_text(full)}. Received {mask.shape}."
+            f"{'A boolean mask' if mask.dtype == bool else 'Factors'} given as neuron_selection needs the output's "
+            f"shape {_text(full)}. Received {mask.shape}."
         )
     return mask
 
