@@ -300,10 +300,10 @@ def test_a_damaged_tfrecord_ends_the_run(run, made):
 
 
 def test_resume_is_asked_for(run, made, monkeypatch):
-    from revgraph.datasets.explain import Run
+    from revgraph.datasets.explain import Explanations
 
     command = "explain-dataset {made}/model.keras {made}/data.npz --out out.h5 --batch-size 2"
-    compute = Run._compute
+    compute = Explanations._compute
 
     def interrupted(self, batch):
         if batch.first >= 4:
@@ -311,7 +311,7 @@ def test_resume_is_asked_for(run, made, monkeypatch):
         return compute(self, batch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "_compute", interrupted)
+        patch.setattr(Explanations, "_compute", interrupted)
         code, out, err = run(command)
     assert (code, out) == (1, "") and err.endswith(
         "revgraph: error: interrupted; finished batches are kept: go on with --resume\n"
@@ -466,15 +466,15 @@ def test_ctrl_c_ends_in_one_line_and_can_be_resumed(made, tmp_path):
     code = """
 import os, signal, sys
 from revgraph.cli import main
-import revgraph.datasets.explain as explain
+from revgraph.datasets.staging import Staging
 # Shells make what they start in the background deaf to interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-add = explain.Staging.add
+add = Staging.add
 def added(self, record, arrays):
     add(self, record, arrays)
     if len(self.records) == 2:
         os.kill(os.getpid(), signal.SIGINT)
-explain.Staging.add = added
+Staging.add = added
 sys.exit(main(sys.argv[1:]))
 """
     command = [
