@@ -19,7 +19,7 @@ from keras import layers
 
 import revgraph
 from revgraph import concepts
-from revgraph.concepts.collecting import Collecting
+from revgraph.concepts.collecting import Summary
 from revgraph.concepts.collection import Ranking
 from revgraph.datasets.staging import Staging
 from tests.models import cnn, make, precision
@@ -52,7 +52,7 @@ def collect(analyzer, x, layers=LAYERS, out=None, **options):
 def oracle(analyzer, x, layer, selection=None):
     """Relevance and activation at the output of a layer, in one batch and by other code than that of `collect`."""
     _, found = analyzer.analyze(x, selection, return_layers=[layer], layers_at="output")
-    inner = keras.Model(analyzer.model.inputs, analyzer.model.get_layer(layer).output)
+    inner = keras.Model(analyzer.model.inputs[0], analyzer.model.get_layer(layer).output)
     with precision("float64"):
         return found[layer], inner(x).numpy()
 
@@ -198,13 +198,12 @@ def test_live_weights_are_seen(x, tmp_path):
 
 
 def test_relevance_below_the_lowest_layer_is_not_computed(analyzer, x, tmp_path):
-    run = object.__new__(Collecting)
-    run.layers, run._programs = ["dense"], revgraph.reverse.recent.Recent()
+    summary = Summary(analyzer, ["dense"])
     names, starts = analyzer.starts(None, False, False)
     slot = analyzer.traced.find("dense").outputs
     walk = analyzer.walk(revgraph.reverse.walk.Question(starts, (slot,), slot))
-    ((_, chosen),) = analyzer.questions(walk, names, x[:2], None, None, None, 0)
-    program = run._program(walk, chosen)
+    ((_, chosen, *_),) = analyzer.questions(walk, names, x[:2], None, None, None, 0)
+    program = summary._program(walk, chosen)
     kinds = [op.type for op in _needed(program)]
     assert "Conv2DBackpropInput" not in kinds and "Conv2D" in kinds
 

@@ -2,5 +2,11 @@
 
 from revgraph.concepts.collecting import collect
 from revgraph.concepts.collection import Collection, Ranking
+from revgraph.concepts.mixtures import Judgement, Prototype, Prototypes, prototypes
+from revgraph.concepts.reference_samples import Reference, References, references
+from revgraph.concepts.strategies import Clusters, Strategies, clusters
 
-__all__ = ["Collection", "Ranking", "collect"]
+__all__ = [
+    "Clusters", "Collection", "Judgement", "Prototype", "Prototypes", "Ranking", "Reference", "References",
+    "Strategies", "clusters", "collect", "prototypes", "references",
+]  # fmt: skip

@@ -17,7 +17,7 @@ from revgraph.datasets.streams import Batch
 from revgraph.datasets.tasks import Task
 from revgraph.graph import Graph
 from revgraph.graph.analysis import Facts
-from revgraph.graph.types import PathLike, Selection
+from revgraph.graph.types import PathLike, Selection, Tensors
 from revgraph.reverse.recent import Recent
 from revgraph.reverse.walk import Question, Walk, input_spec
 
@@ -120,40 +120,47 @@ def _path(graph: Graph, layer: Any) -> str:
     return call.path
 
 
-class Collecting(Run):
-    """Relevance and activation of all channels, reduced over positions.
+class Summary:
+    """Relevance and activation of all channels of some layers, reduced over positions.
 
     Args:
-        task: What is computed.
+        analyzer: The analyzer.
         layers: The paths of the layers.
-        staging: The directory of finished batches.
     """
 
-    def __init__(self, task: Task, layers: Sequence[str], staging: Staging):
-        super().__init__(task, staging)
-        self.layers = layers
+    def __init__(self, analyzer: Any, layers: Sequence[str]):
+        self.analyzer, self.layers = analyzer, layers
         self._programs = Recent()
 
-    def _compute(self, batch: Batch) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        inputs = packed(batch.inputs, self.graph)
+    def of(self, inputs: Tensors, selection: Selection) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """The summary of a batch.
+
+        Args:
+            inputs: As `analyze` takes them.
+            selection: What is explained.
+
+        Returns:
+            For each layer, for relevance and then for activation: the sum over positions, (batch, channels), the
+            largest value, (batch, channels), and its position, int32 (batch, channels, axes). Then the tensors at which
+            relevance starts.
+        """
         # Some analyzers make another one for each size of the inputs.
-        analyzer = self.task.analyzer
-        analyzer = analyzer.at(inputs) if hasattr(analyzer, "at") else analyzer
+        analyzer = self.analyzer.at(inputs) if hasattr(self.analyzer, "at") else self.analyzer
         names, starts = analyzer.starts(None, False, False)
         slots = tuple(_slot(analyzer.traced, path, starts) for path in self.layers)
         walk = analyzer.walk(Question(starts, tuple((slot,) for slot in slots), slots))
-        ((flat, chosen),) = analyzer.questions(walk, names, inputs, self.task.selected(batch), None, None, 0)
+        ((flat, chosen, *_),) = analyzer.questions(walk, names, inputs, selection, None, None, 0)
         with walk.failures(flat):
             outputs, sums, largest, places, shapes = self._program(walk, chosen)(
                 [tf.cast(x, spec.dtype) for x, spec in zip(flat, walk.input_specs(), strict=True)],
                 walk.tensors(chosen),
             )
-        parts = []
+        parts, count = [], len(flat[0])
         for i, path in enumerate(self.layers):
-            if len(sums[2 * i]) != len(batch.index):
+            if len(sums[2 * i]) != count:
                 raise ValueError(
-                    f"The output of {path!r} has {len(sums[2 * i])} rows for {len(batch.index)} samples, so its "
-                    f"channels do not belong to samples. Name the layer around it."
+                    f"The output of {path!r} has {len(sums[2 * i])} rows for {count} samples, so its channels do not "
+                    f"belong to samples. Name the layer around it."
                 )
             size = tuple(shapes[i].numpy())
             for j in (2 * i, 2 * i + 1):
@@ -188,6 +195,23 @@ class Collecting(Run):
         # The walk is kept beside the function, so that no other one gets its id.
         return self._programs.value(key, made)[1]
 
+
+class Collecting(Run):
+    """The summaries of all batches.
+
+    Args:
+        task: What is computed.
+        layers: The paths of the layers.
+        staging: The directory of finished batches.
+    """
+
+    def __init__(self, task: Task, layers: Sequence[str], staging: Staging):
+        super().__init__(task, staging)
+        self.summary = Summary(task.analyzer, layers)
+
+    def _compute(self, batch: Batch) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        return self.summary.of(packed(batch.inputs, self.graph), self.task.selected(batch))
+
     def _arrays(
         self, batch: Batch, relevance: list[np.ndarray], outputs: list[np.ndarray]
     ) -> dict[str, np.ndarray | None]:
@@ -199,7 +223,7 @@ class Collecting(Run):
             "output": outputs[0] if len(outputs) == 1 else None,
         }
         parts = iter(relevance)
-        for i in range(len(self.layers)):
+        for i in range(len(self.summary.layers)):
             for kind in ("relevance", "activation"):
                 names = (f"{i}/{kind}", f"{i}/{kind}/max", f"{i}/{kind}/position")
                 arrays |= dict(zip(names, (next(parts) for _ in names), strict=True))
@@ -237,6 +261,23 @@ def _classes(selection, outputs, count):
         return unknown
     units = outputs[0].shape[1]
     return np.broadcast_to(np.asarray(selection, np.int64) % units, (count,)).copy()
+
+
+def explained_classes(analyzer: Any, x: Tensors, layer: str, selection: Selection) -> tuple[np.ndarray, np.ndarray]:
+    """Relevance of the channels of a layer, and the class that is explained.
+
+    Args:
+        analyzer: An analyzer that walks backwards.
+        x: Samples, as `analyze` takes them.
+        layer: The path of the layer.
+        selection: What is explained.
+
+    Returns:
+        Arrays (batch, channels) and int64 (batch,). The class is -1 where no single class is explained.
+    """
+    (relevance, *_), outputs = Summary(analyzer, [layer]).of(x, selection)
+    chosen = np.asarray(selection) if isinstance(selection, list) else selection
+    return relevance, _classes(chosen, outputs, len(relevance))
 
 
 def digests(inputs: Sequence[np.ndarray], graph: Graph) -> np.ndarray:
