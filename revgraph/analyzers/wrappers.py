@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from revgraph.analyzers.analyzer import Analyzer
+from revgraph.analyzers.conditions import Repeated
 from revgraph.analyzers.gradient import Gradient, checked_convention
 from revgraph.analyzers.inputs import flat_inputs, is_stream, packed, refuse_mixed_ids
 from revgraph.analyzers.reference import check_references, flat_references
@@ -114,7 +115,7 @@ class AugmentReduceBase(Analyzer):
                 packed([np.concatenate(x) for x in zip(*variants, strict=True)], self.graph),
                 _tiled(selection, count, len(steps)),
                 batch_size=batch_size,
-                **{name: _tiled(value, count, len(steps)) for name, value in options.items()},
+                **{name: _option(name, value, count, len(steps)) for name, value in options.items()},
             )
             part = keras.tree.map_structure(functools.partial(_summed, len(steps)), result)
             total = part if total is None else keras.tree.map_structure(np.add, total, part)
@@ -165,6 +166,13 @@ def _argmax(y):
     """The largest entry of each sample: an index, or for outputs with more axes a mask."""
     index = y.reshape(len(y), -1).argmax(axis=1)
     return index if y.ndim == 2 else np.eye(y[0].size, dtype=bool)[index].reshape(y.shape)
+
+
+def _option(name, value, count, times):
+    """An argument of `analyze` for `times` variants of each of `count` samples."""
+    if name == "conditions":
+        return None if value is None else Repeated(value, times)
+    return _tiled(value, count, times)
 
 
 def _tiled(value, count, times):
@@ -271,8 +279,8 @@ class PathIntegrator(AugmentReduceBase):
     def reduce(self, mean: list[np.ndarray], inputs: list[np.ndarray]) -> list[np.ndarray]:
         references = flat_references(self.reference_inputs, inputs, self.graph)
         differences = [x - r for x, r in zip(inputs, references, strict=True)]
-        # With several targets, means have an axis more behind the batch.
-        return [m * (d if m.ndim == d.ndim else np.expand_dims(d, 1)) for m, d in zip(mean, differences, strict=True)]
+        # With several targets or conditions, means have more axes behind the batch.
+        return [m * _with_axes(d, m.ndim) for m, d in zip(mean, differences, strict=True)]
 
     def conservation(
         self,
@@ -296,10 +304,15 @@ class PathIntegrator(AugmentReduceBase):
         relevance, gap = self.analyze(X, neuron_selection, batch_size, verbose, return_convergence_delta=True, **start)
         if gap.ndim > 1:
             raise ValueError(
-                "conservation follows one target per sample. Ask for several targets one by one, such as "
-                "neuron_selection=targets[:, 0]."
+                "conservation follows one target per sample, under one condition. Ask for several one by one, such as "
+                "neuron_selection=targets[:, 0] or conditions=conditions[0]."
             )
-        return completeness(keras.tree.flatten(relevance), gap)
+        masked: np.ndarray | float = 0.0
+        if start.get("conditions") is not None:
+            open_ways = {name: value for name, value in start.items() if name not in ("conditions", "around")}
+            _, rest = self.analyze(X, neuron_selection, batch_size, return_convergence_delta=True, **open_ways)
+            masked = gap - rest
+        return completeness(keras.tree.flatten(relevance), gap, masked)
 
     def _explained(self, inputs, selection, batch_size, verbose, options):
         if options.get("return_layers") is not None:
@@ -316,10 +329,14 @@ class PathIntegrator(AugmentReduceBase):
         references = flat_references(self.reference_inputs, inputs, self.graph)
         ends = (selected_values(self.subanalyzer, x, selection, batch_size, options) for x in (inputs, references))
         difference = np.subtract(*ends)
-        found = [
-            r.sum(axis=tuple(range(difference.ndim, r.ndim)), dtype="float64") for r in keras.tree.flatten(relevance)
-        ]
-        return relevance, difference - sum(found)
+        pairs = zip(keras.tree.flatten(relevance), inputs, strict=True)
+        found = sum(r.sum(axis=tuple(range(r.ndim - x.ndim + 1, r.ndim)), dtype="float64") for r, x in pairs)
+        return relevance, (difference[:, None] if found.ndim > difference.ndim else difference) - found
+
+
+def _with_axes(array, rank):
+    """An array (batch, ...) with axes of size 1 behind the batch, so that it has `rank` axes."""
+    return array.reshape(len(array), *(1,) * (rank - array.ndim), *array.shape[1:])
 
 
 def _check_floating(wrapper):

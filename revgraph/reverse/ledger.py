@@ -18,7 +18,7 @@ from revgraph.reverse_rules.pattern import Pattern
 ABSORBED = tuple(field.name for field in dataclasses.fields(Absorbed))
 """The columns of the ledger for absorbed relevance, with the names of `Absorbed`."""
 
-FIELDS = ("start", "input", *ABSORBED, "other")
+FIELDS = ("start", "input", *ABSORBED, "condition", "other")
 """All columns of the ledger, for every site and in total."""
 
 LISTED = 40
@@ -30,6 +30,7 @@ COLOURS = {
     "rule": "#56b4e9",
     "softmax": "#f0e442",
     "stabiliser": "#e69f00",
+    "condition": "#d55e00",
     "other": "#cc79a7",
 }
 """The colours of these columns in `plot`, from Okabe and Ito, because colour-blind people can tell them apart."""
@@ -52,6 +53,8 @@ class Entry:
         other: The rest: `start` less `input` and all that was absorbed.
         growth: Sum |R| at the inputs over sum |R| at the outputs.
         turns: Of a loop, where relevance went in each of its turns; None for other sites.
+        condition: Relevance that a condition masks at the outputs of the site, or keeps from its inputs because it
+            would pass around a layer that is named. By default nothing.
     """
 
     path: str
@@ -65,6 +68,11 @@ class Entry:
     other: np.ndarray
     growth: np.ndarray
     turns: OverTime | None = None
+    condition: np.ndarray = None  # type: ignore[assignment]  # __post_init__ sets it
+
+    def __post_init__(self):
+        if self.condition is None:
+            object.__setattr__(self, "condition", np.zeros_like(self.start, float))
 
     @property
     def lost(self) -> np.ndarray:
@@ -77,7 +85,7 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Conservation(Tabular):
-    """Where relevance went: `start = input + bias + constants + rule + softmax + stabiliser + other`.
+    """Where relevance went: `start = input + bias + constants + rule + softmax + stabiliser + condition + other`.
 
     Each is an array of shape (batch,).
 
@@ -98,6 +106,8 @@ class Conservation(Tabular):
         magnitude: Sum |R| at the start, (batch,). By default |start|, which is right if relevance starts at one neuron.
         subject: The name of the quantity in the title, such as "Relevance".
         note: A sentence on why `other` need not be small; None if it must be.
+        condition: Relevance that conditions mask, or keep from passing around the layers that they name. By default
+            nothing.
 
     Example:
 
@@ -118,10 +128,13 @@ class Conservation(Tabular):
     magnitude: np.ndarray = None  # type: ignore[assignment]  # __post_init__ sets it
     subject: str = "Relevance"
     note: str | None = None
+    condition: np.ndarray = None  # type: ignore[assignment]  # __post_init__ sets it
 
     def __post_init__(self):
         if self.magnitude is None:
             object.__setattr__(self, "magnitude", np.abs(self.start))
+        if self.condition is None:
+            object.__setattr__(self, "condition", np.zeros_like(self.start, float))
 
     def __len__(self) -> int:
         return len(self.start)
@@ -246,7 +259,8 @@ class Conservation(Tabular):
         remaining.axvline(100, color="0.4", linewidth=0.8, linestyle=":")
         remaining.set(xlabel=f"{self._mean()}relevance left after the site, % of the start", yticks=rows)
         remaining.set_yticklabels([e.path for e in entries], fontsize=8)
-        _stack(absorbed, rows, {name: [per_cent(getattr(e, name)) for e in entries] for name in COLOURS})
+        drawn_columns = [name for name in COLOURS if name != "condition" or np.any(self.condition)]
+        _stack(absorbed, rows, {name: [per_cent(getattr(e, name)) for e in entries] for name in drawn_columns})
         absorbed.axvline(0, color="0.4", linewidth=0.8)
         absorbed.set_xlabel(f"{self._mean()}relevance absorbed by the site, % of the start")
         absorbed.use_sticky_edges = False
@@ -258,7 +272,7 @@ class Conservation(Tabular):
             fontsize=8,
             loc="lower center",
             bbox_to_anchor=(0.5, 1.0),
-            ncols=len(COLOURS),
+            ncols=len(drawn_columns),
             frameon=False,
             columnspacing=1.0,
             handlelength=1.2,
@@ -309,20 +323,32 @@ def balanced(
         **described: `subject` and `note`; see `Conservation`.
     """
     layers = tuple(layers)
-    fields: dict[str, Any] = {name: sum((getattr(e, name) for e in layers), np.zeros(len(start))) for name in ABSORBED}
+    nothing = np.zeros(len(start))
+    fields: dict[str, Any] = {n: sum((getattr(e, n) for e in layers), nothing) for n in (*ABSORBED, "condition")}
     fields["other"] = start - found - sum(fields.values())
     return Conservation(start, found, **fields, layers=layers, magnitude=magnitude, **described)  # type: ignore[arg-type]
 
 
-def completeness(contributions: Iterable[np.ndarray], gap: np.ndarray) -> Conservation:
+def no_way(relevance: np.ndarray) -> Entry:
+    """The entry of relevance that starts where no way leads through the layers that conditions name, (batch,)."""
+    nothing = np.zeros_like(relevance)
+    fields: dict[str, Any] = dict.fromkeys((*FIELDS, "growth"), nothing)
+    return Entry("start", **{**fields, "start": relevance, "condition": relevance})
+
+
+def completeness(
+    contributions: Iterable[np.ndarray], gap: np.ndarray, condition: np.ndarray | float = 0.0
+) -> Conservation:
     """The ledger of contributions, such as DeepLIFT's, that should add up to a difference of outputs.
 
     Args:
         contributions: One array (batch, ...) per input.
         gap: The difference from the output of the reference, less the sum of the contributions, (batch,).
+        condition: What of the gap conditions masked, (batch,).
     """
     found = sum((np.sum(c, axis=tuple(range(1, np.ndim(c))), dtype="float64") for c in contributions), np.zeros(()))
-    return balanced(found + gap, found, subject="Difference from the reference's output")
+    ledger = balanced(found + gap, found, subject="Difference from the reference's output")
+    return dataclasses.replace(ledger, condition=condition + np.zeros_like(gap), other=gap - condition)
 
 
 def merge(ledgers: Iterable[Conservation]) -> Conservation:
@@ -374,8 +400,8 @@ def _stack(axes, rows, shares):
 
 
 def _shown(entry):
-    """The columns that a table shows: that of softmax only where there is one."""
-    return [name for name in FIELDS if name != "softmax" or np.any(entry.softmax)]
+    """The columns that a table shows: those of softmax and of conditions only where there is something in them."""
+    return [name for name in FIELDS if name not in ("softmax", "condition") or np.any(getattr(entry, name))]
 
 
 def _averages(entry, names):
