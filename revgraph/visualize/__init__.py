@@ -2,8 +2,8 @@
 
 `heatmap` and its relatives, and `text`, need nothing that revgraph does not install. `plot`, `plot_grid`, `compare`,
 `plot_volume`, `plot_heads`, `plot_tokens`, `plot_attention`, `plot_references`, `plot_prototypes` and `plot_clusters`
-need matplotlib, and `imgify`, `gridify`, `imsave` and
-`palette` need Pillow. Both come with `pip install "revgraph[plot]"`.
+need matplotlib, and `imgify`, `gridify`, `imsave` and `palette` need Pillow. Both come with
+`pip install "revgraph[plot]"`.
 """
 
 import importlib

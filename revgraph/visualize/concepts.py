@@ -239,7 +239,8 @@ def plot_clusters(
     sizes = [len(found.members(clustering, number)) for number in numbers]
     maps = np.stack([clusters.mean_map(label, clustering, number) for number in numbers])
     picture = Picture(max(7.5, 1.3 * len(numbers) + 0.5), 5.2)
-    above, below = picture.subfigures(2, 1, height_ratios=[3, 2])
+    parts: Any = picture.subfigures(2, 1, height_ratios=[3, 2])
+    above, below = parts
     left, right = above.subplots(1, 2)
     ascending = np.sort(found.eigenvalues)
     left.plot(np.arange(1, len(ascending) + 1), ascending, "o-", color="0.3", markersize=3, linewidth=1)
