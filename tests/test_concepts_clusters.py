@@ -115,7 +115,9 @@ def test_strategies_are_found(made):
     path, labels, strategy = made
     # The points of a group meet in as many eigenvectors as there are groups.
     found = clusters(path, eigenvalues=3)
-    assert clusters(path, path.with_name("b.h5"))[3].suggested == 3
+    usual = clusters(path, path.with_name("b.h5"))[3]
+    assert usual.suggested == 3 and usual.usual == "spectral-03"
+    assert adjusted_rand_score(strategy[labels == 3], usual.clusters["spectral-03"]) == 1
     assert set(found.strategies) == {3, 5} and found.path == path.with_name("relevance.spectral.h5")
     third = found[3]
     assert np.array_equal(third.index, 10 + np.flatnonzero(labels == 3))
@@ -157,11 +159,13 @@ def test_the_file_has_the_format_of_virelay(made):
             np.testing.assert_allclose(spectral.attrs["eigenvalue"], found[label].eigenvalues, atol=1e-6)
             assert group["embedding/tsne"].shape[1] == 2 and group["embedding/tsne"].attrs["embedding"] == "spectral"
             assert set(group["cluster"]) == {
-                "kmeans-02", "kmeans-03", "agglomerative-02", "agglomerative-03", "hdbscan",
+                "spectral-02", "spectral-03", "kmeans-02", "kmeans-03", "agglomerative-02", "agglomerative-03",
+                "hdbscan",
             }  # fmt: skip
             kmeans = group["cluster/kmeans-03"]
             assert kmeans.attrs["k"] == 3 and kmeans.attrs["embedding"] == "spectral"
             assert np.array_equal(kmeans.attrs["index"], np.arange(5))
+            assert group["cluster/spectral-03"].attrs["index"].tolist() == [2, 3, 4]
             assert np.array_equal(kmeans[:], found[label].clusters["kmeans-03"])
 
 
@@ -293,7 +297,7 @@ def test_heat_maps_of_nothing(rng, tmp_path):
         ({"neighbors": 0}, "neighbors must be a positive int"),
         ({"eigenvalues": 0}, "eigenvalues must be a positive int"),
         ({"k": [2, 0]}, "k must be a positive int"),
-        ({"methods": ["means"]}, "methods are some of 'kmeans'"),
+        ({"methods": ["means"]}, "methods are some of 'spectral'"),
         ({"picture": "pca"}, 'picture is "tsne", "umap" or None'),
     ],
 )

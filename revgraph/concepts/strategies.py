@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,8 +25,11 @@ if TYPE_CHECKING:
 VARIANTS = ("spectral", "absspectral", "fullspectral")
 """How heat maps are prepared: summed over channels, their absolute values summed, or with all channels."""
 
-METHODS = ("kmeans", "agglomerative", "hdbscan")
+METHODS = ("spectral", "kmeans", "agglomerative", "hdbscan")
 """The methods of clustering by default."""
+
+_NUMBERED = re.compile(r"(?:spectral|kmeans|agglomerative)-(\d+)")
+"""The names of clusterings with a number of clusters."""
 
 BLOCK = 2**24
 """Distances are computed for so many pairs at once."""
@@ -60,10 +64,18 @@ class Strategies:
     def suggested(self) -> int:
         """The number of clusters behind which the eigenvalues have their largest gap; 1 stands for one strategy.
 
-        Only eigenvalues below 1 count: the others belong to eigenvectors that neighbours do not share.
+        Numbers of clusters that were not asked for are not suggested. Eigenvalues above 1 do not count: they belong to
+        eigenvectors that neighbours do not share.
         """
-        ascending = np.sort(self.eigenvalues[self.eigenvalues < 1])
+        asked = [int(found[1]) for name in self.clusters if (found := _NUMBERED.fullmatch(name))]
+        ascending = np.sort(self.eigenvalues[self.eigenvalues < 1])[: max(asked, default=len(self.eigenvalues)) + 1]
         return int(np.argmax(np.diff(ascending))) + 1 if len(ascending) > 1 else 1
+
+    @property
+    def usual(self) -> str:
+        """The name of the clustering into the suggested number of clusters; of the first one if there is none."""
+        name = f"spectral-{self.suggested:02d}"
+        return name if name in self.clusters else next(iter(self.clusters))
 
     def members(self, clustering: str, cluster: int) -> np.ndarray:
         """Indices in the dataset of the samples of a cluster, those nearest to its centre first.
@@ -120,11 +132,10 @@ class Clusters(Tabular):
         """One row per class: its samples, the number of strategies that the eigenvalues suggest, and their sizes."""
         rows = []
         for label, found in self.strategies.items():
-            name = _kmeans(found.suggested)
-            sizes = np.bincount(found.clusters[name]) if name in found.clusters else np.array([len(found.rows)])
-            shown = ", ".join(map(str, sizes)) if found.suggested > 1 else str(len(found.rows))
-            rows.append(("all" if label is None else label, len(found.rows), found.suggested, shown))
-        header = ("class", "samples", "strategies by the largest gap", "their sizes (k-means)")
+            numbers = np.unique(found.clusters[found.usual])
+            sizes = ", ".join(str(np.sum(found.clusters[found.usual] == number)) for number in numbers if number >= 0)
+            rows.append(("all" if label is None else label, len(found.rows), found.suggested, found.usual, sizes))
+        header = ("class", "samples", "strategies by the largest gap", "clustering", "sizes")
         return Table(header, rows, title=repr(self)[1:-1])
 
     def __repr__(self) -> str:
@@ -167,9 +178,10 @@ def clusters(
         classes: Only these classes.
         neighbors: Number of nearest neighbours.
         eigenvalues: Number of eigenvectors. Fewer are taken if there are not so many samples.
-        k: Numbers of clusters for k-means and agglomerative clustering.
-        methods: Which of `"kmeans"`, `"agglomerative"`, `"dbscan"` and `"hdbscan"`; or a dict from names to objects
-            with a method `fit_predict`, as those of scikit-learn.
+        k: Numbers of clusters, for methods that take one.
+        methods: Which of `"spectral"`, `"kmeans"`, `"agglomerative"`, `"dbscan"` and `"hdbscan"`; or a dict from names
+            to objects with a method `fit_predict`, as those of scikit-learn. `"spectral"` is k-means on the k
+            eigenvectors of the smallest eigenvalues; the others take all eigenvectors, as CoRelAy does.
         picture: How samples are laid out in the plane: by `"tsne"`, by `"umap"` if umap-learn is installed, or not at
             all, None.
         input_name: Which input, if the model has several.
@@ -230,8 +242,22 @@ def _checked(variant, by, neighbors, eigenvalues, k, picture):
     return ks
 
 
-def _kmeans(count):
-    return f"kmeans-{count:02d}"
+class _Leading:
+    """k-means on the k eigenvectors of the smallest eigenvalues, with rows of length 1: spectral clustering."""
+
+    def __init__(self, k, seed):
+        self.k, self.seed = k, seed
+
+    def fit_predict(self, embedding: np.ndarray) -> np.ndarray:
+        """The cluster of each sample."""
+        from sklearn.cluster import KMeans
+
+        points = embedding[:, -self.k :]
+        length = np.linalg.norm(points, axis=1, keepdims=True)
+        labels: np.ndarray = KMeans(self.k, n_init=10, random_state=self.seed).fit_predict(
+            points / np.where(length > 0, length, 1)
+        )
+        return labels
 
 
 def _methods(methods, ks, seed):
@@ -241,7 +267,8 @@ def _methods(methods, ks, seed):
     if isinstance(methods, Mapping):
         return dict(methods)
     known = {
-        "kmeans": {_kmeans(k): cluster.KMeans(k, n_init=10, random_state=seed) for k in ks},
+        "spectral": {f"spectral-{k:02d}": _Leading(k, seed) for k in ks},
+        "kmeans": {f"kmeans-{k:02d}": cluster.KMeans(k, n_init=10, random_state=seed) for k in ks},
         "agglomerative": {f"agglomerative-{k:02d}": cluster.AgglomerativeClustering(k) for k in ks},
         "dbscan": {"dbscan": cluster.DBSCAN()},
         "hdbscan": {"hdbscan": cluster.HDBSCAN(min_cluster_size=5, copy=True)},
@@ -397,9 +424,11 @@ def _write(target, found, results, variant, picture):
                 for name, labels in each.clusters.items():
                     stored = group.create_dataset(f"cluster/{name}", data=labels)
                     stored.attrs["embedding"] = "spectral"
-                    stored.attrs["index"] = np.arange(each.embedding.shape[1], dtype=np.uint32)
-                    if name[-2:].isdecimal():
-                        stored.attrs["k"] = int(name[-2:])
+                    columns = np.arange(each.embedding.shape[1], dtype=np.uint32)
+                    if numbered := _NUMBERED.fullmatch(name):
+                        stored.attrs["k"] = int(numbered[1])
+                        columns = columns[-int(numbered[1]) :] if name.startswith("spectral") else columns
+                    stored.attrs["index"] = columns
             hdf5.note(file, {"variant": variant, "source": results.path.name, "origin": results.origin})
         os.replace(new, target)
     finally:

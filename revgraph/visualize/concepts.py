@@ -214,8 +214,7 @@ def plot_clusters(
     Args:
         clusters: What `revgraph.concepts.clusters` returns.
         label: The class; by default the only one, or the first.
-        clustering: The name of a clustering; by default k-means with the number of clusters behind which the largest
-            gap of the eigenvalues is.
+        clustering: The name of a clustering; by default `Strategies.usual`.
         cmap_type: Colour map of heat maps; see `heatmap`.
 
     Returns:
@@ -233,8 +232,7 @@ def plot_clusters(
         raise TypeError(f"Expected what revgraph.concepts.clusters returns. Received: {type(clusters).__name__}.")
     label = next(iter(clusters.strategies)) if label is None and None not in clusters.strategies else label
     found = clusters[label]
-    usual = f"kmeans-{found.suggested:02d}"
-    clustering = clustering or (usual if usual in found.clusters else next(iter(found.clusters)))
+    clustering = clustering or found.usual
     numbers = sorted({int(c) for c in found.clusters.get(clustering, ())} - {-1}) or [0]
     sizes = [len(found.members(clustering, number)) for number in numbers]
     maps = np.stack([clusters.mean_map(label, clustering, number) for number in numbers])
