@@ -300,7 +300,7 @@ def test_pictures_of_clusters(analyzer, x, tmp_path):
     inside = found[0].clusters["kmeans-03"] == 1
     np.testing.assert_allclose(found.mean_map(0, "kmeans-03", 1), relevance[inside].mean(0), atol=1e-6)
     assert found.plot().axes
-    with pytest.raises(KeyError, match="no clustering 'kmeans-09'. There are 'kmeans-02'"):
+    with pytest.raises(KeyError, match="no clustering 'kmeans-09'. There are 'spectral-02'"):
         found.plot(0, "kmeans-09")
     with pytest.raises(KeyError, match="There are no clusters of 3"):
         found.plot(3)
