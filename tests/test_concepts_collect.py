@@ -19,9 +19,9 @@ from keras import layers
 
 import revgraph
 from revgraph import concepts
-from revgraph.concepts.collecting import Summary
 from revgraph.concepts.collection import Ranking
 from revgraph.datasets.staging import Staging
+from revgraph.reverse.walk import Question
 from tests.models import cnn, make, precision
 
 COUNT = 23
@@ -92,7 +92,7 @@ def test_rankings_and_positions(analyzer, x, layer, over, shares, tmp_path):
         flat = values.reshape(COUNT, -1, values.shape[-1])
         wanted = flat.sum(1) if over == "sum" else flat.max(1)
         if shares:
-            wanted = wanted / (np.abs(wanted).sum(1, keepdims=True) + 1e-10)
+            wanted = wanted / np.abs(wanted).sum(1, keepdims=True)
         for of_class in (None, *np.unique(found.classes)):
             rows = np.flatnonzero((found.classes == of_class) | (of_class is None))
             ranking = found.ranking(layer, by, of_class)
@@ -198,12 +198,11 @@ def test_live_weights_are_seen(x, tmp_path):
 
 
 def test_relevance_below_the_lowest_layer_is_not_computed(analyzer, x, tmp_path):
-    summary = Summary(analyzer, ["dense"])
-    names, starts = analyzer.starts(None, False, False)
+    collect(analyzer, x, "dense", tmp_path / "c.h5")
+    _, starts = analyzer.starts(None, False, False)
     slot = analyzer.traced.find("dense").outputs
-    walk = analyzer.walk(revgraph.reverse.walk.Question(starts, (slot,), slot))
-    ((_, chosen, *_),) = analyzer.questions(walk, names, x[:2], None, None, None, 0)
-    program = summary._program(walk, chosen)
+    walk = analyzer.walk(Question(starts, (slot,), (*slot, *starts)))
+    (program,) = walk._compiled.values()
     kinds = [op.type for op in _needed(program)]
     assert "Conv2DBackpropInput" not in kinds and "Conv2D" in kinds
 

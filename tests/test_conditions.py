@@ -259,6 +259,40 @@ def test_heads_are_masked_before_the_output_projection(method, rng):
     np.testing.assert_allclose(inside["norm"], through["norm"], rtol=1e-9, atol=1e-13)
 
 
+def test_heads_of_a_saved_model(rng, tmp_path):
+    model, x = attending(), rng.normal(size=(2, 4, 6))
+    expected = revgraph.create_analyzer("lrp.cp", model).analyze(x, 1, conditions={"attention": {"heads": [2]}})
+    model.export(str(tmp_path / "exported"), verbose=False)
+    analyzer = revgraph.create_analyzer("lrp.cp", revgraph.load_model(str(tmp_path / "exported")))
+    (path,) = analyzer.attentions(x, 1).heads
+    found = analyzer.analyze(x, 1, conditions={path: {"heads": [2]}})
+    np.testing.assert_allclose(found, expected, rtol=1e-8, atol=1e-12)
+
+
+class Folded(layers.Layer):
+    """Attention whose heads stand in the axis of the samples."""
+
+    def call(self, x):
+        h = keras.ops.reshape(keras.ops.transpose(keras.ops.reshape(x, (-1, 4, 2, 3)), (0, 2, 1, 3)), (-1, 4, 3))
+        mixed = keras.ops.matmul(keras.ops.softmax(keras.ops.matmul(h, keras.ops.transpose(h, (0, 2, 1)))), h)
+        return keras.ops.reshape(keras.ops.transpose(keras.ops.reshape(mixed, (-1, 2, 4, 3)), (0, 2, 1, 3)), (-1, 4, 6))
+
+
+def test_heads_in_the_axis_of_the_samples_are_refused(rng):
+    """The remedy names the channels that the heads give to the layer that reads them."""
+    x = keras.Input((4, 6))
+    model = randomized(keras.Model(x, layers.Dense(2)(layers.Flatten()(Folded(name="attention")(x)))))
+    analyzer, data = revgraph.create_analyzer("lrp.cp", model), rng.normal(size=(2, 4, 6))
+    with pytest.raises(ValueError, match="cannot be told apart.*Name the channels of a head"):
+        analyzer.analyze(data, 1, conditions={"attention": {"heads": [0]}})
+    each = analyzer.analyze(data, 1, conditions=[{"attention": range(3)}, {"attention": range(3, 6)}])
+    heads = analyzer.attentions(data, 1).heads["attention"].sum(axis=-1)
+    np.testing.assert_allclose(
+        analyzer.conservation(data, 1, conditions={"attention": range(3)}).condition, heads[:, 1], rtol=1e-7
+    )
+    np.testing.assert_allclose(each.sum(axis=1), analyzer.analyze(data, 1), rtol=1e-8, atol=1e-12)
+
+
 def test_features_of_a_residual_stream(rng):
     model, x = attending(), rng.normal(size=(2, 4, 6))
     analyzer = revgraph.create_analyzer("lrp.cp", model)

@@ -19,6 +19,7 @@ from revgraph.analyzers import registry
 ROOT = Path(__file__).parent.parent
 MODULES = [
     "revgraph", "revgraph.analyzers", "revgraph.callbacks", "revgraph.canonize", "revgraph.composites",
+    "revgraph.concepts",
     "revgraph.datasets", "revgraph.evaluate", "revgraph.evaluate.problems", "revgraph.graph", "revgraph.perturbation",
     "revgraph.read", "revgraph.rules", "revgraph.testing", "revgraph.visualize",
 ]  # fmt: skip

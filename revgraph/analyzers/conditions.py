@@ -152,12 +152,16 @@ class _Finder:
         return self._place(call.path, call.outputs[0])
 
     def _heads(self, layer):
-        call, found = self.graph.find(layer), attentions(self.graph)
-        inside = [a for a in found if a.path == call.path or a.path.startswith(f"{call.path}/")]
+        found = attentions(self.graph)
+        # The path of an attention need not be that of a layer, such as in a SavedModel.
+        inside = [a for a in found if a.path == layer]
+        if not inside:
+            path = self.graph.find(layer).path
+            inside = [a for a in found if a.path == path or a.path.startswith(f"{path}/")]
         if len(inside) != 1:
             paths = ", ".join(repr(each.path) for each in inside or found) or "none"
             raise ValueError(
-                f"{call.path!r} has {len(inside)} attentions, and a condition on heads names one. There are: {paths}."
+                f"{layer!r} has {len(inside)} attentions, and a condition on heads names one. There are: {paths}."
             )
         (attention,) = inside
         axes, _, _ = attention.of_mixed

@@ -11,7 +11,6 @@ from revgraph.analyzers.inputs import flat_inputs
 from revgraph.cli import UsageError
 from revgraph.cli.commands import analyzer_of, place, progress, selection_of, target_of_all
 from revgraph.cli.inputs import check_names, class_names, items, output_index, preprocessing, targets, unit_of
-from revgraph.concepts.collection import TINY
 from revgraph.datasets import open_dataset
 from revgraph.datasets.explain import predictor
 from revgraph.saving.names import file_name
@@ -82,9 +81,7 @@ def show(options: Namespace) -> None:
 
 def _usual(found, layer):
     """The channels with the largest mean share of relevance."""
-    relevance = np.abs(found.relevance(layer))
-    mean = (relevance / (relevance.sum(axis=1, keepdims=True) + TINY)).mean(axis=0)
-    return np.argsort(-mean, kind="stable")[:SHOWN]
+    return np.argsort(-found.mean_shares(layer), kind="stable")[:SHOWN]
 
 
 def _draw(options, found, channels):

@@ -18,8 +18,7 @@ from revgraph.datasets.tasks import Task
 from revgraph.graph import Graph
 from revgraph.graph.analysis import Facts
 from revgraph.graph.types import PathLike, Selection, Tensors
-from revgraph.reverse.recent import Recent
-from revgraph.reverse.walk import Question, Walk, input_spec
+from revgraph.reverse.walk import Question, input_spec
 
 
 def collect(
@@ -120,80 +119,59 @@ def _path(graph: Graph, layer: Any) -> str:
     return call.path
 
 
-class Summary:
+def summary(
+    analyzer: Any, layers: Sequence[str], inputs: Tensors, selection: Selection
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Relevance and activation of all channels of some layers, reduced over positions.
 
     Args:
-        analyzer: The analyzer.
+        analyzer: An analyzer that walks backwards.
         layers: The paths of the layers.
+        inputs: A batch, as `analyze` takes it.
+        selection: What is explained.
+
+    Returns:
+        For each layer, for relevance and then for activation: the sum over positions, (batch, channels), the largest
+        value, (batch, channels), and its position, int32 (batch, channels, axes). Then the tensors at which relevance
+        starts.
     """
-
-    def __init__(self, analyzer: Any, layers: Sequence[str]):
-        self.analyzer, self.layers = analyzer, layers
-        self._programs = Recent()
-
-    def of(self, inputs: Tensors, selection: Selection) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """The summary of a batch.
-
-        Args:
-            inputs: As `analyze` takes them.
-            selection: What is explained.
-
-        Returns:
-            For each layer, for relevance and then for activation: the sum over positions, (batch, channels), the
-            largest value, (batch, channels), and its position, int32 (batch, channels, axes). Then the tensors at which
-            relevance starts.
-        """
-        # Some analyzers make another one for each size of the inputs.
-        analyzer = self.analyzer.at(inputs) if hasattr(self.analyzer, "at") else self.analyzer
-        names, starts = analyzer.starts(None, False, False)
-        slots = tuple(_slot(analyzer.traced, path, starts) for path in self.layers)
-        walk = analyzer.walk(Question(starts, tuple((slot,) for slot in slots), slots))
-        ((flat, chosen, *_),) = analyzer.questions(walk, names, inputs, selection, None, None, 0)
-        with walk.failures(flat):
-            outputs, sums, largest, places, shapes = self._program(walk, chosen)(
-                [tf.cast(x, spec.dtype) for x, spec in zip(flat, walk.input_specs(), strict=True)],
-                walk.tensors(chosen),
+    # Some analyzers make another one for each size of the inputs.
+    analyzer = analyzer.at(inputs) if hasattr(analyzer, "at") else analyzer
+    names, starts = analyzer.starts(None, False, False)
+    slots = tuple(_slot(analyzer.traced, path, starts) for path in layers)
+    walk = analyzer.walk(Question(starts, tuple((slot,) for slot in slots), (*slots, *starts)))
+    ((flat, chosen, _),) = analyzer.questions(walk, names, inputs, selection, None, None, 0)
+    result = walk.relevance(flat, chosen, reduce=_over_positions)
+    parts, count = [], len(flat[0])
+    for path, shape, kinds in zip(layers, result["shapes"], result["kinds"], strict=True):
+        if len(kinds[0][0]) != count:
+            raise ValueError(
+                f"The output of {path!r} has {len(kinds[0][0])} rows for {count} samples, so its channels do not "
+                f"belong to samples. Name the layer around it."
             )
-        parts, count = [], len(flat[0])
-        for i, path in enumerate(self.layers):
-            if len(sums[2 * i]) != count:
-                raise ValueError(
-                    f"The output of {path!r} has {len(sums[2 * i])} rows for {count} samples, so its channels do not "
-                    f"belong to samples. Name the layer around it."
-                )
-            size = tuple(shapes[i].numpy())
-            for j in (2 * i, 2 * i + 1):
-                where = np.unravel_index(places[j].numpy(), size) if size else ()
-                position = np.stack(where, axis=-1) if size else np.zeros((*places[j].shape, 0))
-                parts += [sums[j].numpy(), largest[j].numpy(), position.astype(np.int32)]
-        return parts, [y.numpy() for y in outputs]
+        size = tuple(shape.numpy())
+        for sums, largest, places in kinds:
+            where = np.unravel_index(places.numpy(), size) if size else ()
+            position = np.stack(where, axis=-1) if size else np.zeros((*places.shape, 0))
+            parts += [sums.numpy(), largest.numpy(), position.astype(np.int32)]
+    return parts, [y.numpy() for y in result["outputs"]]
 
-    def _program(self, walk: Walk, chosen: Any) -> Any:
-        """The walk with what is made of it, compiled together: relevance below the lowest layer is not computed."""
-        ranks = [len(walk.graph.specs[slot].shape) for slot in walk.question.starts]
-        specs = [t.specs(rank, walk.graph.dtype) for t, rank in zip(chosen, ranks, strict=True)]
 
-        def made():
-            def reduced(inputs, tensors):
-                forward = walk.reverse.forward(inputs)
-                result = walk.pulled(forward, tensors)
-                tensors = [t for r, v in zip(result["layers"], result["values"], strict=True) for t in (r[0], v)]
-                flat = [tf.reshape(t, (tf.shape(t)[0], -1, tf.shape(t)[-1])) for t in tensors]
-                return (
-                    [forward.values[slot] for slot in walk.question.starts],
-                    [tf.reduce_sum(t, axis=1) for t in flat],
-                    [tf.reduce_max(t, axis=1) for t in flat],
-                    [tf.argmax(t, axis=1, output_type=tf.int32) for t in flat],
-                    [tf.shape(v)[1:-1] for v in result["values"]],
-                )
+def _over_positions(result: dict[str, Any]) -> dict[str, Any]:
+    """Of each layer the sum, the maximum and its place over positions, of relevance and of activation."""
+    activations = result["values"][: len(result["layers"])]
 
-            compiled = tf.function(reduced, autograph=False, jit_compile=walk.jit_compile)
-            return walk, compiled.get_concrete_function(walk.input_specs(), specs)
+    def reduced(tensor):
+        flat = tf.reshape(tensor, (tf.shape(tensor)[0], -1, tf.shape(tensor)[-1]))
+        place = tf.argmax(flat, axis=1, output_type=tf.int32)
+        return tf.reduce_sum(flat, axis=1), tf.reduce_max(flat, axis=1), place
 
-        key = (id(walk), tuple((s.dtype, s.shape.rank) for spec in specs for s in spec))
-        # The walk is kept beside the function, so that no other one gets its id.
-        return self._programs.value(key, made)[1]
+    pairs = zip(result["layers"], activations, strict=True)
+    return {
+        "kinds": [(reduced(relevance), reduced(activation)) for (relevance,), activation in pairs],
+        "shapes": [tf.shape(activation)[1:-1] for activation in activations],
+        "outputs": result["values"][len(activations) :],
+    }
 
 
 class Collecting(Run):
@@ -207,10 +185,11 @@ class Collecting(Run):
 
     def __init__(self, task: Task, layers: Sequence[str], staging: Staging):
         super().__init__(task, staging)
-        self.summary = Summary(task.analyzer, layers)
+        self.layers = layers
 
     def _compute(self, batch: Batch) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        return self.summary.of(packed(batch.inputs, self.graph), self.task.selected(batch))
+        inputs = packed(batch.inputs, self.graph)
+        return summary(self.task.analyzer, self.layers, inputs, self.task.selected(batch))
 
     def _arrays(
         self, batch: Batch, relevance: list[np.ndarray], outputs: list[np.ndarray]
@@ -223,7 +202,7 @@ class Collecting(Run):
             "output": outputs[0] if len(outputs) == 1 else None,
         }
         parts = iter(relevance)
-        for i in range(len(self.summary.layers)):
+        for i in range(len(self.layers)):
             for kind in ("relevance", "activation"):
                 names = (f"{i}/{kind}", f"{i}/{kind}/max", f"{i}/{kind}/position")
                 arrays |= dict(zip(names, (next(parts) for _ in names), strict=True))
@@ -275,7 +254,7 @@ def explained_classes(analyzer: Any, x: Tensors, layer: str, selection: Selectio
     Returns:
         Arrays (batch, channels) and int64 (batch,). The class is -1 where no single class is explained.
     """
-    (relevance, *_), outputs = Summary(analyzer, [layer]).of(x, selection)
+    (relevance, *_), outputs = summary(analyzer, [layer], x, selection)
     chosen = np.asarray(selection) if isinstance(selection, list) else selection
     return relevance, _classes(chosen, outputs, len(relevance))
 

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from revgraph.concepts.channels import shares as shares_of
 from revgraph.datasets import hdf5
 from revgraph.datasets.sinks import Sink
 from revgraph.datasets.staging import Staging
@@ -23,9 +24,6 @@ KINDS = ("relevance", "activation")
 
 FORMAT = 1
 """Version of the files."""
-
-TINY = 1e-10
-"""It is added to the sum that shares are divided by, so that shares of nothing are zero."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -137,7 +135,7 @@ class ConceptFile(Sink):
         for batch in staging.batches("index", "class", value, f"{kind}/position"):
             values = batch[value]
             if self.shares:
-                values = values / (np.abs(values).sum(axis=1, keepdims=True) + TINY)
+                values = shares_of(values)
             every = Ranking.of(batch["index"], values, batch[f"{kind}/position"])
             parts = {"best": np.ones(len(values), bool)}
             parts |= {f"classes/{c}": batch["class"] == c for c in np.unique(batch["class"]) if c >= 0}
@@ -228,6 +226,10 @@ class Collection(Tabular):
         """Activation of each channel, summed over positions, (samples, channels)."""
         return self._read(f"{self._group(layer)}/activation")
 
+    def mean_shares(self, layer: str) -> np.ndarray:
+        """The share of each channel in the absolute relevance of a sample, as a mean over samples, (channels,)."""
+        return np.abs(shares_of(self.relevance(layer))).mean(axis=0)
+
     def ranking(self, layer: str, by: str = "relevance", of_class: int | None = None) -> Ranking:
         """The samples with the largest values, for each channel of a layer.
 
@@ -299,9 +301,7 @@ class Collection(Tabular):
         """One row per layer: its channels, and the channels that are relevant on most samples."""
         rows = []
         for layer in self.layers:
-            shares = np.abs(self.relevance(layer))
-            shares = shares / (shares.sum(axis=1, keepdims=True) + TINY)
-            mean = shares.mean(axis=0)
+            mean = self.mean_shares(layer)
             top = np.argsort(-mean, kind="stable")[:3]
             rows.append((layer, len(mean), ", ".join(f"{c} ({mean[c]:.1%})" for c in top)))
         header = ("layer", "channels", "largest mean share of |relevance|")

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from revgraph.analyzers.reverse_analyzer import ReverseAnalyzer
+from revgraph.concepts.channels import shares as shares_of
 from revgraph.concepts.collecting import explained_classes
-from revgraph.concepts.collection import TINY, Collection, opened
+from revgraph.concepts.collection import Collection, opened
 from revgraph.concepts.extras import needed
 from revgraph.graph.arguments import check_count, check_number
 from revgraph.graph.tables import Table, Tabular
@@ -263,7 +264,7 @@ def prototypes(
 
 def _vectors(relevance, shares):
     vectors = np.asarray(relevance, np.float64)
-    return vectors / (np.abs(vectors).sum(axis=1, keepdims=True) + TINY) if shares else vectors
+    return shares_of(vectors) if shares else vectors
 
 
 def _rows(collection, classes, correct, n):

@@ -123,7 +123,7 @@ class Place:
         if not axes and shape[0] != 1:
             raise ValueError(
                 f"The heads of {self.name!r} cannot be told apart, because their tensors have them in the axis of the "
-                f"samples. Name channels of the layer that reads them."
+                f"samples. Name the channels of a head in the layer that joins the heads, such as range(0, 64)."
             )
         sizes = [shape[axis] for axis in axes]
         passes = np.zeros(int(np.prod(sizes, dtype=int)), bool)
