@@ -433,7 +433,7 @@ def test_help_and_methods_do_not_wait_for_tensorflow():
     assert result.returncode == 0 and "explain-dataset" in result.stdout and "examples:" in result.stdout
 
 
-@pytest.mark.parametrize("command", "explain explain-dataset check summary methods export demo".split())
+@pytest.mark.parametrize("command", "explain explain-dataset concepts check summary methods export demo".split())
 def test_every_command_has_help_with_examples(command, run):
     code, out, _ = run(f"{command} --help")
     assert code == 0 and f"  revgraph {command} " in out.split("examples:")[1]
@@ -442,13 +442,17 @@ def test_every_command_has_help_with_examples(command, run):
 def test_the_examples_are_legal():
     from revgraph.cli import parser
 
-    texts = [parser().epilog]
-    for action in parser()._subparsers._group_actions:
-        texts += [command.epilog for command in action.choices.values()]
-    lines = [line.split()[1:] for text in texts for line in text.splitlines() if line.startswith("  revgraph ")]
-    assert len(lines) > 10
+    def texts(command):
+        yield command.epilog
+        for action in command._subparsers._group_actions if command._subparsers else ():
+            for inner in action.choices.values():
+                yield from texts(inner)
+
+    every = [line for text in texts(parser()) for line in text.splitlines()]
+    lines = [line.split()[1:] for line in every if line.startswith("  revgraph ")]
+    assert len(lines) > 20
     for line in lines:
-        if "COMMAND" not in line:
+        if "COMMAND" not in line and "--help" not in line:
             parser().parse_args(line)
 
 

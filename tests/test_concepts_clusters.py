@@ -10,7 +10,7 @@ from sklearn.metrics import adjusted_rand_score
 
 import revgraph
 from revgraph import concepts
-from revgraph.concepts.strategies import affinity, prepared, spectral_embedding
+from revgraph.concepts.spectral import affinity, prepared, spectral_embedding
 from revgraph.datasets.results import Results
 from tests.models import make, precision
 
@@ -47,7 +47,7 @@ def test_affinity(rng, neighbors):
 
 def test_affinity_in_blocks(rng, monkeypatch):
     points = rng.normal(size=(30, 5))
-    monkeypatch.setattr("revgraph.concepts.strategies.BLOCK", 70)
+    monkeypatch.setattr("revgraph.concepts.spectral.BLOCK", 70)
     np.testing.assert_array_equal(affinity(points, 4).toarray(), dense_affinity(points, 4))
 
 

@@ -4,7 +4,16 @@ import argparse
 import re
 from typing import Any
 
-from revgraph.cli.options import add_command, add_loading, add_method, add_model, add_model_file, add_reading, count
+from revgraph.cli.options import (
+    add_command,
+    add_loading,
+    add_method,
+    add_model,
+    add_model_file,
+    add_reading,
+    count,
+    examples,
+)
 
 SAMPLES = "directory of images or TFRecord files, .npy, .npz, .h5 or .tfrecord file"
 
@@ -12,7 +21,13 @@ SAMPLES = "directory of images or TFRecord files, .npy, .npz, .h5 or .tfrecord f
 def add_concepts(commands: Any) -> None:
     """Adds `revgraph concepts` with its own commands."""
     what = "what the channels of a layer stand for: collect, show, graph, clusters"
-    group = commands.add_parser("concepts", help=what, description=f"{what[0].upper()}{what[1:]}.")
+    group = commands.add_parser(
+        "concepts", help=what, description=f"{what[0].upper()}{what[1:]}.", epilog=examples(
+            "revgraph concepts collect model.keras test.npz --layers conv3 --out concepts.h5",
+            "revgraph concepts show concepts.h5 --layer conv3",
+            "revgraph concepts collect --help",
+        ), formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
     inner = group.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for add in (_add_collect, _add_show, _add_graph, _add_clusters):
         add(inner)
