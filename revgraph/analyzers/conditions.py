@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from revgraph.graph.analysis import depending
 from revgraph.graph.attentions import attentions
 from revgraph.graph.graph import Graph
-from revgraph.reverse.conditions import Place, Placed, depending
+from revgraph.reverse.conditions import Place, Placed
 from revgraph.reverse.targets import why_nothing_starts
 
 AT_ONCE = 16

@@ -12,11 +12,11 @@ import numpy as np
 from revgraph.analyzers import Analyzer
 from revgraph.analyzers.reverse_analyzer import ReverseAnalyzer
 from revgraph.concepts.channels import of_layers, shares
+from revgraph.graph.analysis import depending
 from revgraph.graph.arguments import check_count
 from revgraph.graph.graph import Graph
 from revgraph.graph.tables import Table, Tabular
 from revgraph.graph.types import Selection, Tensors
-from revgraph.reverse.conditions import depending
 
 PREDICTION = "prediction"
 """The layer of the node that stands for what is explained."""

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import tensorflow as tf
 
-from revgraph.graph.analysis import Facts
+from revgraph.graph.analysis import Facts, depending
 from revgraph.graph.graph import Graph
 
 _TAKES = (
@@ -396,12 +396,3 @@ def shortcuts(
             if start not in behind:
                 found[None, start] = (*found.get((None, start), ()), slot)
     return found
-
-
-def depending(graph: Graph, slot: int) -> frozenset[int]:
-    """A slot, and all slots that are computed from it."""
-    found = {slot}
-    for site in graph.sites:
-        if not found.isdisjoint(site.inputs):
-            found.update(site.outputs)
-    return frozenset(found)

@@ -24,17 +24,6 @@ FIELDS = ("start", "input", *ABSORBED, "condition", "other")
 LISTED = 40
 """A ledger of more sites lists only those that lose relevance, and draws only so many, those that lose most."""
 
-COLOURS = {
-    "bias": "#0072b2",
-    "constants": "#009e73",
-    "rule": "#56b4e9",
-    "softmax": "#f0e442",
-    "stabiliser": "#e69f00",
-    "condition": "#d55e00",
-    "other": "#cc79a7",
-}
-"""The colours of these columns in `plot`, from Okabe and Ito, because colour-blind people can tell them apart."""
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Entry:
@@ -230,7 +219,7 @@ class Conservation(Tabular):
         return Table(
             ("site", *names, "lost %", "growth"),
             rows,
-            title=f"{self.subject} of {self._count()}, {means}{self._found()} of it found at the input",
+            title=f"{self.subject} of {self._count()}, {means}{self.found()} of it found at the input",
             footer="\n".join([*below, *filter(None, [self.note])]) or None,
         )
 
@@ -243,50 +232,9 @@ class Conservation(Tabular):
         Raises:
             ImportError: matplotlib is not installed.
         """
-        from revgraph.reverse.pictures import Picture
+        from revgraph.reverse.ledger_picture import draw
 
-        def per_cent(relevance):
-            return 100 * self.mean_share(relevance)
-
-        left = per_cent(self.start) - np.cumsum([per_cent(entry.lost) for entry in self.layers])
-        drawn = set(self.sorted_layers()[:LISTED])
-        left = [x for x, entry in zip(left, self.layers, strict=True) if entry in drawn]
-        entries = [entry for entry in self.layers if entry in drawn]
-        rows = np.arange(len(entries))
-        picture = Picture(9, 1.6 + 0.22 * max(len(entries), 4))
-        remaining, absorbed = picture.subplots(1, 2, sharey=True)
-        remaining.barh(rows, left, color="0.75", height=0.8)
-        remaining.axvline(100, color="0.4", linewidth=0.8, linestyle=":")
-        remaining.set(xlabel=f"{self._mean()}relevance left after the site, % of the start", yticks=rows)
-        remaining.set_yticklabels([e.path for e in entries], fontsize=8)
-        drawn_columns = [name for name in COLOURS if name != "condition" or np.any(self.condition)]
-        _stack(absorbed, rows, {name: [per_cent(getattr(e, name)) for e in entries] for name in drawn_columns})
-        absorbed.axvline(0, color="0.4", linewidth=0.8)
-        absorbed.set_xlabel(f"{self._mean()}relevance absorbed by the site, % of the start")
-        absorbed.use_sticky_edges = False
-        absorbed.autoscale_view()
-        low, high = absorbed.get_xlim()
-        # A narrower range would let rounding errors look like losses.
-        absorbed.set_xlim(min(low, -1), max(high, 1))
-        absorbed.legend(
-            fontsize=8,
-            loc="lower center",
-            bbox_to_anchor=(0.5, 1.0),
-            ncols=len(drawn_columns),
-            frameon=False,
-            columnspacing=1.0,
-            handlelength=1.2,
-        )
-        remaining.set_ylim(len(entries) - 0.4, -0.6)
-        for axes in (remaining, absorbed):
-            axes.tick_params(labelsize=8)
-            axes.xaxis.label.set_size(9)
-            axes.spines[["top", "right"]].set_visible(False)
-        picture.suptitle(f"From output to input: {self._found()} of the relevance arrives", fontsize=10)
-        return picture
-
-    def _mean(self):
-        return "mean " if len(self) > 1 else ""
+        return draw(self)
 
     def _count(self):
         return "1 sample" if len(self) == 1 else f"{len(self)} samples"
@@ -297,7 +245,8 @@ class Conservation(Tabular):
     def _loses(self, entry):
         return self._loss(entry) > 1e-6
 
-    def _found(self):
+    def found(self) -> str:
+        """How much of the relevance was found at the inputs, as text."""
         if not np.any(self.magnitude):
             return "none"
         return f"{'on average ' if len(self) > 1 else ''}{self.mean_share(self.input):.1%}"
@@ -387,16 +336,6 @@ def _copies(entry):
     if isinstance(entry.rule, DeconvNet | GuidedBackprop | ReLUBetaSmooth | Pattern):
         return True
     return isinstance(entry.rule, Jacobian) and not isinstance(entry.site.operation, Routing)
-
-
-def _stack(axes, rows, shares):
-    """Draws stacked horizontal bars: positive shares to the right of zero, negative ones to the left."""
-    right, left = np.zeros(len(rows)), np.zeros(len(rows))
-    for name, values in shares.items():
-        values = np.asarray(values)
-        axes.barh(rows, values, left=np.where(values >= 0, right, left), color=COLOURS[name], label=name, height=0.8)
-        right += np.maximum(values, 0)
-        left += np.minimum(values, 0)
 
 
 def _shown(entry):
