@@ -30,8 +30,8 @@ def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("made")
     keras.utils.set_random_seed(0)
     model = keras.Sequential(
-        [keras.Input((*SIZE, 3), name="image"), layers.Conv2D(4, 3, activation="relu"), layers.GlobalAveragePooling2D(),
-         layers.Dense(5)],
+        [keras.Input((*SIZE, 3), name="image"), layers.Conv2D(4, 3, activation="relu", name="conv"),
+         layers.GlobalAveragePooling2D(), layers.Dense(5)],
         name="tiny",
     )  # fmt: skip
     model.save(folder / "model.keras")
@@ -366,7 +366,7 @@ def test_check(run, tmp_path):
 
 def test_summary(run):
     code, out, _ = run("summary {made}/model.keras --method lrp.epsilon --param epsilon=0.25")
-    assert code == 0 and "Epsilon(epsilon=0.25)" in out and "conv2d" in out
+    assert code == 0 and "Epsilon(epsilon=0.25)" in out and "conv" in out
     told = json.loads(run("summary {made}/exported --json")[1])
     assert told["rules"][0]["rule"].startswith("Flat(")
 
@@ -679,7 +679,7 @@ def test_the_how_to_runs(run, made, tmp_path):
     lines = [line for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL) for line in block.splitlines()]
     for name in ("cat.png", "dog.png"):
         write_image(tmp_path / name, np.full((*SIZE, 3), 100))
-    assert len(lines) == 11
+    assert len(lines) == 15
     for line in lines:
         code, _, err = run(line.removeprefix("revgraph ").replace("32x32", "10x12"))
         assert code == 0, f"{line}: {err}"

@@ -271,7 +271,10 @@ def test_classes_with_few_samples_are_left_out(rng, tmp_path):
     assert list(found.strategies) == [1]
     with pytest.raises(ValueError, match="class 2 has 3. Fewer clusters"):
         clusters(path, overwrite=True, classes=[2])
-    assert list(clusters(path, overwrite=True, classes=[2], k=2, methods="kmeans").strategies) == [2]
+    more = write(tmp_path / "more.h5", rng.normal(size=(26, 4, 4)), np.repeat([1, 2], [20, 6]))
+    with pytest.raises(ValueError, match="class 2 has 6. Fewer clusters"):
+        clusters(more, classes=[2])
+    assert list(clusters(more, classes=[2], k=2).strategies) == [2]
     with pytest.raises(KeyError, match=re.escape("has no samples of class 7. It has [1, 2]")):
         clusters(path, overwrite=True, classes=[7])
     with pytest.raises(ValueError, match="too few to be clustered: 31 or more"):

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 METHODS = ("spectral", "kmeans", "agglomerative", "hdbscan")
 """The methods of clustering by default."""
 
+LEAST = 5
+"""So few samples can be clustered at least; HDBSCAN takes so many for a cluster."""
+
 _NUMBERED = re.compile(r"(?:spectral|kmeans|agglomerative)-(\d+)")
 """The names of clusterings with a number of clusters."""
 
@@ -211,7 +214,7 @@ def clusters(
     if target.exists() and not overwrite:
         raise FileExistsError(f"{str(target)!r} exists. Pass overwrite=True to replace it, or name another output.")
     found: dict[int | None, Strategies] = {}
-    for label, rows in _groups(results, by, classes, max([*ks, 2]) + 1).items():
+    for label, rows in _groups(results, by, classes, max([*ks, LEAST - 1]) + 1).items():
         maps = prepared(results, rows, variant)
         values, embedding = spectral_embedding(maps, neighbors, eigenvalues, seed)
         labels = {name: np.asarray(make.fit_predict(embedding), np.int32) for name, make in makers.items()}
@@ -266,7 +269,7 @@ def _methods(methods, ks, seed):
         "kmeans": {f"kmeans-{k:02d}": cluster.KMeans(k, n_init=10, random_state=seed) for k in ks},
         "agglomerative": {f"agglomerative-{k:02d}": cluster.AgglomerativeClustering(k) for k in ks},
         "dbscan": {"dbscan": cluster.DBSCAN()},
-        "hdbscan": {"hdbscan": cluster.HDBSCAN(min_cluster_size=5, copy=True)},
+        "hdbscan": {"hdbscan": cluster.HDBSCAN(min_cluster_size=LEAST, copy=True)},
     }
     chosen = [methods] if isinstance(methods, str) else list(methods)
     unknown = [name for name in chosen if name not in known]
