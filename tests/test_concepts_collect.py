@@ -19,7 +19,7 @@ from keras import layers
 
 import revgraph
 from revgraph import concepts
-from revgraph.concepts.collection import Ranking
+from revgraph.concepts.collection import Ranking, _Best
 from revgraph.datasets.staging import Staging
 from revgraph.reverse.walk import Question
 from tests.models import cnn, make, precision
@@ -112,10 +112,10 @@ def test_of_equal_values_the_earlier_sample_comes_first():
     rng = np.random.default_rng(0)
     values = rng.integers(0, 3, size=(30, 4)).astype(float)
     positions = rng.integers(0, 9, size=(30, 4, 2))
-    best = None
+    kept = _Best(7)
     for rows in np.split(np.arange(30), [1, 8, 9, 20]):
-        new = Ranking.of(rows, values[rows], positions[rows])
-        best = (best.and_then(new) if best else new).best(7)
+        kept.add(Ranking.of(rows, values[rows], positions[rows]))
+    best = kept.ranking()
     for channel in range(4):
         expected = np.lexsort((np.arange(30), -values[:, channel]))[:7]
         assert np.array_equal(best.samples[:, channel], expected)

@@ -235,6 +235,8 @@ def test_wrong_arguments_of_prototypes(tmp_path):
         ways.judge(analyzer, x[:2], 1)
     with pytest.raises(ValueError, match="No single class is explained"):
         ways.judge(analyzer, x[:2], lambda y: y[:, 0])
+    with pytest.raises(ValueError, match="this analyzer is 'lrp.epsilon' with other rules"):
+        ways.judge(revgraph.create_analyzer("lrp.epsilon", analyzer.model, epsilon=0.5), x[:2])
     with pytest.raises(ValueError, match="collected with 'lrp.epsilon', and this analyzer is 'lrp.z'"):
         ways.judge(revgraph.create_analyzer("lrp.z", analyzer.model), x[:2])
     other = concepts.collect(analyzer, x, "concepts", tmp_path / "d.h5", neuron_selection=lambda y: y[:, 0], verbose=0)

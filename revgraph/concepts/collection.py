@@ -64,10 +64,34 @@ class Ranking:
             np.take_along_axis(self.positions, order[..., None], axis=0),
         )
 
-    def and_then(self, other: "Ranking") -> "Ranking":
-        """Both rankings, with the samples of the other one behind."""
-        fields = [f.name for f in dataclasses.fields(self)]
-        return Ranking(*(np.concatenate([getattr(self, name), getattr(other, name)]) for name in fields))
+    @classmethod
+    def joined(cls, parts: Sequence["Ranking"]) -> "Ranking":
+        """The samples of several rankings, one behind the other."""
+        fields = [f.name for f in dataclasses.fields(cls)]
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in fields))
+
+
+class _Best:
+    """The first n places of a ranking to which samples are added.
+
+    Sorting takes time, so samples wait until there are n of them.
+    """
+
+    def __init__(self, n: int):
+        self.n = n
+        self._parts: list[Ranking] = []
+        self._waiting = 0
+
+    def add(self, new: Ranking) -> None:
+        """Adds samples that come behind all others in the dataset."""
+        self._parts.append(new)
+        self._waiting += len(new.samples)
+        if self._waiting >= self.n:
+            self._parts, self._waiting = [self.ranking()], 0
+
+    def ranking(self) -> Ranking:
+        """The ranking of all samples so far."""
+        return Ranking.joined(self._parts).best(self.n)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,7 +155,7 @@ class ConceptFile(Sink):
         One pass is made for each layer, so that memory holds the rankings of one layer.
         """
         value = kind if self.over == "sum" else f"{kind}/max"
-        best: dict[str, Ranking] = {}
+        best: dict[str, _Best] = {}
         for batch in staging.batches("index", "class", value, f"{kind}/position"):
             values = batch[value]
             if self.shares:
@@ -141,8 +165,8 @@ class ConceptFile(Sink):
             parts |= {f"classes/{c}": batch["class"] == c for c in np.unique(batch["class"]) if c >= 0}
             for where, rows in parts.items():
                 new = Ranking(every.samples[rows], every.values[rows], every.positions[rows])
-                best[where] = (best[where].and_then(new) if where in best else new).best(self.n)
-        yield from best.items()
+                best.setdefault(where, _Best(self.n)).add(new)
+        yield from ((where, each.ranking()) for where, each in best.items())
 
     @staticmethod
     def _write_ranking(group, ranking):

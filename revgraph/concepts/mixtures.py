@@ -14,6 +14,7 @@ from revgraph.concepts.extras import needed
 from revgraph.graph.arguments import check_count, check_number
 from revgraph.graph.tables import Table, Tabular
 from revgraph.graph.types import PathLike, Selection, Tensors
+from revgraph.saving.provenance import rules
 
 if TYPE_CHECKING:
     from revgraph.reverse.pictures import Picture
@@ -151,10 +152,13 @@ class Prototypes(Tabular):
         if not isinstance(analyzer, ReverseAnalyzer):
             raise TypeError(f"judge takes an analyzer that walks backwards. Received: {analyzer!r}.")
         self.collection.check_model(analyzer.model)
-        if analyzer.name != self.collection.origin["method"]:
+        origin = self.collection.origin
+        if analyzer.name != origin["method"] or rules(analyzer) != origin["rules"]:
+            same = " with other rules" if analyzer.name == origin["method"] else ""
             raise ValueError(
-                f"Relevance was collected with {self.collection.origin['method']!r}, and this analyzer is "
-                f"{analyzer.name!r}, whose relevance has other likelihoods. Make one of the same method."
+                f"Relevance was collected with {origin['method']!r}, and this analyzer is {analyzer.name!r}{same}. Its "
+                f"relevance has other likelihoods. Make one of the same method, with the parameters "
+                f"{origin['parameters']}."
             )
         relevance, classes = explained_classes(analyzer, x, self.layer, neuron_selection)
         if np.any(classes < 0):

@@ -130,9 +130,12 @@ class Clusters(Tabular):
         """One row per class: its samples, the number of strategies that the eigenvalues suggest, and their sizes."""
         rows = []
         for label, found in self.strategies.items():
-            numbers = np.unique(found.clusters[found.usual])
-            sizes = ", ".join(str(np.sum(found.clusters[found.usual] == number)) for number in numbers if number >= 0)
-            rows.append(("all" if label is None else label, len(found.rows), found.suggested, found.usual, sizes))
+            row = ["all" if label is None else label, len(found.rows), found.suggested, "", ""]
+            if found.suggested > 1:
+                numbers, sizes = np.unique(found.clusters[found.usual], return_counts=True)
+                pairs = zip(numbers, sizes, strict=True)
+                row[3:] = found.usual, ", ".join(str(size) for number, size in pairs if number >= 0)
+            rows.append(row)
         header = ("class", "samples", "strategies by the largest gap", "clustering", "sizes")
         return Table(header, rows, title=repr(self)[1:-1])
 
