@@ -61,6 +61,11 @@ assert agree[signal] > 0.75 > 0.3 > agree[uniform]
 assert read > 0.97 and np.all(of_words[sample == 0] == 0) and of_words[1].sum() < 0 < of_words[0].sum()
 assert watched > 0.95 and hits > 0.9
 """,
+    "12_concepts": """
+assert read_digits > 0.9 and sorted(in_cluster)[0] < 0.1 and sorted(in_cluster)[1] > 0.9
+assert sorted(in_prototype)[0] < 0.1 and sorted(in_prototype)[1] > 0.9
+assert of_carrier > 0.7 and on_mark > 0.25 and fooled.mean() > 0.4 and nearest > 0.8
+""",
 }
 
 

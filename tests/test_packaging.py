@@ -101,8 +101,6 @@ def test_imports_point_one_way(path):
 
 LONG = {
     "analyzers/reverse_analyzer.py": "most of it is what users read: the arguments of `analyze`, and what they mean",
-    "datasets/explain.py": "a run over a dataset, from its arguments to its report, reads best in one piece",
-    "datasets/sinks.py": "the three formats share their steps",
     "perturbation.py": "iNNvestigate's two classes and pixel flipping: most of it is what their arguments mean",
 }
 """Files of more than 400 lines, and why they are."""

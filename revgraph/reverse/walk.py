@@ -115,21 +115,28 @@ class Walk:
         return [None for _ in self.question.starts]
 
     def relevance(
-        self, inputs: Sequence[Tensors], chosen: Sequence[targets.Target], masks: conditions.Masks | None = None
-    ) -> dict[str, Any]:
+        self,
+        inputs: Sequence[Tensors],
+        chosen: Sequence[targets.Target],
+        masks: conditions.Masks | None = None,
+        reduce: Callable[[dict[str, Any]], Any] | None = None,
+    ) -> Any:
         """The relevance of inputs.
 
         Args:
             inputs: One array or tensor (batch, ...) per input.
             chosen: One target per start.
             masks: What relevance may pass, if conditions are part of the question.
+            reduce: Function of the result that makes less of it, with TensorFlow's operations. It is compiled together
+                with the walk, and so nothing is computed that it does not use.
 
         Returns:
-            See `pulled`.
+            See `pulled`; or what `reduce` returns.
         """
         masked = conditions.NOTHING_MASKED if masks is None else masks.tensors()
         with self.failures(inputs):
-            return self._function("relevance", chosen, masks)(self._arguments(inputs), self.tensors(chosen), masked)
+            program = self._function("relevance", chosen, masks, reduce)
+            return program(self._arguments(inputs), self.tensors(chosen), masked)
 
     def recorded(self, inputs: Sequence[Tensors]) -> Forward:
         """A forward walk that keeps the weights that the model has now.
@@ -205,16 +212,20 @@ class Walk:
     def _arguments(self, inputs):
         return [tf.cast(x, spec.dtype) for x, spec in zip(inputs, self.input_specs(), strict=True)]
 
-    def _function(self, what, chosen, masks=None):
+    def _function(self, what, chosen, masks=None, reduce=None):
         """A concrete function for all batch sizes, classes, amounts and masks, traced when it is first asked for."""
         ranks = [len(self.graph.specs[slot].shape) for slot in self.question.starts]
         specs = [t.specs(rank, self.graph.dtype) for t, rank in zip(chosen, ranks, strict=False)]
         masked = conditions.NOTHING_MASKED if masks is None else masks.specs()
-        key = (what, tuple(tuple((s.dtype, s.shape.rank) for s in spec) for spec in specs), masked)
+        key = (what, tuple(tuple((s.dtype, s.shape.rank) for s in spec) for spec in specs), masked, reduce)
         arguments = (self.input_specs(), specs, masked) if chosen else (self.input_specs(),)
 
+        def traced(*arguments):
+            result = getattr(self, f"_trace_{what}")(*arguments)
+            return result if reduce is None else reduce(result)
+
         def compiled():
-            program = tf.function(getattr(self, f"_trace_{what}"), autograph=False, jit_compile=self.jit_compile)
+            program = tf.function(traced, autograph=False, jit_compile=self.jit_compile)
             with timed("compile", self.graph):
                 return program.get_concrete_function(*arguments)
 

@@ -13,15 +13,14 @@ from revgraph.graph.operations import Activation, Inert, Operation, Routing, Zer
 from revgraph.read.savedmodel import lists, loops, moves, private
 from revgraph.read.savedmodel.activations import DIGITS, DIRECT, POINTWISE, SOURCES, Piece, node_piece, recognise, start
 from revgraph.read.savedmodel.integers import Integers
-from revgraph.read.savedmodel.nodes import CONTROL, Jump, Node, TensorFlowOperation, called, operations_between, runner
+from revgraph.read.savedmodel.nodes import (
+    BRANCHES, CONTROL, Jump, Node, TensorFlowOperation, called, operations_between, runner,
+)  # fmt: skip
 from revgraph.read.savedmodel.normalization import Combination, Statistic, Statistics
 from revgraph.read.savedmodel.shapes import ALIKE, SHAPES, Shapes, all_equal, constants
 from revgraph.read.savedmodel.views import IDENTITIES, VIEWS
 from revgraph.read.savedmodel.weights import Expression, ScaleAndShift, Value, Weight, captured, has_slope, known
 from revgraph.read.savedmodel.wholes import Whole, add_whole
-
-BRANCHES = ("If", "StatelessIf")
-"""Types of operations that run one of two functions."""
 
 
 class Builder:

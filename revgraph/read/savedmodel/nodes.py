@@ -111,6 +111,9 @@ LOOP = (
 )
 """What to do about a loop that cannot be read."""
 
+BRANCHES = ("If", "StatelessIf")
+"""Types of operations that run one of two functions."""
+
 CALLS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
 """Types of operations that call a function."""
 
