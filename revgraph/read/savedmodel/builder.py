@@ -14,8 +14,15 @@ from revgraph.read.savedmodel import lists, loops, moves, private
 from revgraph.read.savedmodel.activations import DIGITS, DIRECT, POINTWISE, SOURCES, Piece, node_piece, recognise, start
 from revgraph.read.savedmodel.integers import Integers
 from revgraph.read.savedmodel.nodes import (
-    BRANCHES, CONTROL, Jump, Node, TensorFlowOperation, called, operations_between, runner,
-)  # fmt: skip
+    BRANCHES,
+    CONTROL,
+    Jump,
+    Node,
+    TensorFlowOperation,
+    called,
+    operations_between,
+    runner,
+)
 from revgraph.read.savedmodel.normalization import Combination, Statistic, Statistics
 from revgraph.read.savedmodel.shapes import ALIKE, SHAPES, Shapes, all_equal, constants
 from revgraph.read.savedmodel.views import IDENTITIES, VIEWS
