@@ -19,7 +19,7 @@ from tests.models import precision
 
 pytest.importorskip("keras_hub")
 
-from tests.kerashub_families import FAMILIES, REFUSED  # noqa: E402
+from tests.kerashub_families import FAMILIES, REFUSED
 
 FAST = (
     "BERT", "BART", "CLIP", "DeBERTa V3", "Falcon", "FNet", "GPT-2", "Gemma 2", "Llama 3", "MiT", "Mixtral", "RQ-VAE",

@@ -241,6 +241,9 @@ def _update_slice(operation, dtype):
     return run
 
 
+CONDITIONALS = frozenset({"If", "StatelessIf"})
+"""Types of operations that run one of two functions."""
+
 CONTROL = frozenset(
     f"{prefix}{kind}" for prefix in ("", "Ref") for kind in ("Enter", "Exit", "Merge", "NextIteration", "Switch")
 ) | {"LoopCond"}
