@@ -111,7 +111,7 @@ LOOP = (
 )
 """What to do about a loop that cannot be read."""
 
-BRANCHES = ("If", "StatelessIf")
+CHOICES = ("If", "StatelessIf")
 """Types of operations that run one of two functions."""
 
 CALLS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
@@ -243,6 +243,9 @@ def _update_slice(operation, dtype):
 
     return run
 
+
+CONDITIONALS = frozenset({"If", "StatelessIf"})
+"""Types of operations that run one of two functions."""
 
 CONTROL = frozenset(
     f"{prefix}{kind}" for prefix in ("", "Ref") for kind in ("Enter", "Exit", "Merge", "NextIteration", "Switch")
