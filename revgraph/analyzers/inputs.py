@@ -11,7 +11,7 @@ import tensorflow as tf
 from revgraph.analyzers.ids import check_ids
 from revgraph.graph.analysis import inputs_with_indices
 from revgraph.graph.arguments import check_count
-from revgraph.graph.graph import Graph, holds_strings
+from revgraph.graph.graph import Graph, by_name, holds_strings
 from revgraph.graph.types import Relevance, Tensors
 
 Batch: TypeAlias = tuple[list[Any], slice, int]
@@ -51,12 +51,12 @@ def flat_inputs(x: Tensors, graph: Graph, ids: bool = True) -> list[Any]:
         raise ValueError(f"All inputs need the same number of samples. Received: {sorted(sizes)}.")
     if sizes == {0}:
         raise ValueError("Nothing to explain: the batch is empty. Pass at least one sample.")
-    for name, array in zip(names, arrays, strict=True):
-        if 0 in array.shape[1:]:
-            raise ValueError(
-                f"Nothing to explain: the samples of input {name!r} have no entries, because its shape is "
-                f"{tuple(array.shape)}. Pass sequences of at least one step."
-            )
+    # Some of several inputs may be empty, such as the pictures beside a sentence.
+    if all(0 in array.shape[1:] for array in arrays):
+        raise ValueError(
+            f"Nothing to explain: the samples of input {names[0]!r} have no entries, because its shape is "
+            f"{tuple(arrays[0].shape)}. Pass sequences of at least one step."
+        )
     if ids:
         check_ids(arrays, graph)
     return arrays
@@ -131,9 +131,9 @@ def _stream(x, graph, batch_size, verbose):
 
 def _parts(x, graph):
     if isinstance(x, dict):
-        known = dict(zip(graph.input_names, range(len(graph.input_names)), strict=True))
-        if set(x) == set(known):
-            return [x[name] for name in graph.input_names]
+        if set(graph.input_names) <= set(x):
+            _warn_unused(sorted(set(x) - set(graph.input_names)), graph)
+            return by_name(x, graph.input_names)
         raise ValueError(
             f"The inputs are named {list(graph.input_names)}. Received a dict with keys {sorted(map(str, x))}."
         )
@@ -141,6 +141,16 @@ def _parts(x, graph):
         whole = len(x) == 1 and _rank(x[0]) == len(graph.specs[graph.input_slots[0]].shape)
         return list(x) if whole else [_stacked(x, graph)]
     return list(keras.tree.flatten(x)) if isinstance(x, list | tuple) else [x]
+
+
+def _warn_unused(keys, graph):
+    """Says which entries of a dict are no inputs. Keras leaves them out, too."""
+    if keys:
+        warnings.warn(
+            f"{', '.join(map(repr, keys))}: no such inputs of the model {graph.name!r}, so they are left out. It takes "
+            f"{', '.join(map(repr, graph.input_names))}.",
+            stacklevel=5,
+        )
 
 
 def _rank(x):

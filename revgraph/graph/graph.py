@@ -32,6 +32,17 @@ class Spec:
     dtype: str
 
 
+def by_name(inputs: Tensors, names: Sequence[str]) -> Tensors:
+    """The entries of a dict in the order of the names; what is no dict with all these names is returned as it is.
+
+    Args:
+        inputs: What a model takes.
+        names: The names of the model's inputs.
+    """
+    named = isinstance(inputs, dict) and set(names) <= set(inputs)
+    return [inputs[name] for name in names] if named else inputs
+
+
 def holds_strings(value: Any) -> bool:
     """Whether a tensor, an array, or nested lists hold strings."""
     dtype = getattr(value, "dtype", None)
@@ -177,12 +188,12 @@ class Graph(Tabular):
         """Runs the graph forward, as the model runs in inference.
 
         Args:
-            inputs: Array or tensor `(batch, ...)`, or several, nested as the model takes them.
+            inputs: Array or tensor `(batch, ...)`, or several, nested as the model takes them; or a dict by input name.
 
         Returns:
             The outputs, nested as the model returns them.
         """
-        values = self.run(keras.tree.flatten(inputs))
+        values = self.run(keras.tree.flatten(by_name(inputs, self.input_names)))
         return keras.tree.map_structure(lambda slot: values[slot], self.outputs)
 
     def rewrite(self, sites: Iterable[Site], **changes: Any) -> "Graph":

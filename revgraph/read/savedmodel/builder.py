@@ -20,6 +20,9 @@ from revgraph.read.savedmodel.views import IDENTITIES, VIEWS
 from revgraph.read.savedmodel.weights import Expression, ScaleAndShift, Value, Weight, captured, has_slope, known
 from revgraph.read.savedmodel.wholes import Whole, add_whole
 
+BRANCHES = ("If", "StatelessIf")
+"""Types of operations that run one of two functions."""
+
 
 class Builder:
     """Collects the sites of TensorFlow's operations, each after those on which it depends.
@@ -54,6 +57,8 @@ class Builder:
         self._pieces: dict[int, dict[int, Piece]] = {}
         self._statistics = Statistics()
         self.ids = Integers(self)
+        self.undecided: list[str] = []
+        """Paths of branches whose condition depends on a size that is not known."""
 
     def constant(self, weight: Weight) -> int:
         """Adds a site that returns a weight, and returns its slot."""
@@ -120,6 +125,8 @@ class Builder:
             return self.inline(function, arguments, prefix + operation.name[: operation.name.rfind("/") + 1])
         path, layer = self.path_of(prefix + operation.name)
         node = Node(operation, given, path, self.dtype, layer)
+        if operation.type in BRANCHES and self.is_fixed(given[0]):
+            self.undecided.append(path)
         if operation.type in CONTROL:
             return self.site(node, Jump(operation), node.slots)
         if operation.type in IDENTITIES:
@@ -146,7 +153,7 @@ class Builder:
         Returns:
             The graph, or None where there is none, and the values of its arguments.
         """
-        if operation.type in ("If", "StatelessIf") and isinstance(given[0], Weight) and given[0].value is not None:
+        if operation.type in BRANCHES and isinstance(given[0], Weight) and given[0].value is not None:
             return called(operation, "then_branch" if np.any(given[0].value) else "else_branch"), given[1:]
         return called(operation), given
 
