@@ -85,6 +85,7 @@ class Walk:
         self.keep = keep
         self.jit_compile = jit_compile
         self._compiled = Recent()
+        self._rows_known: set[int] = set()
         ways = () if question.around else question.masked
         self._shortcuts = conditions.shortcuts(reverse.graph, ways, question.starts)
 
@@ -135,8 +136,23 @@ class Walk:
         """
         masked = conditions.NOTHING_MASKED if masks is None else masks.tensors()
         with self.failures(inputs):
+            if masks is not None:
+                self._check_rows(self._arguments(inputs), masks)
             program = self._function("relevance", chosen, masks, reduce)
             return program(self._arguments(inputs), self.tensors(chosen), masked)
+
+    def _check_rows(self, inputs, masks):
+        """Refuses masks that differ between samples where a tensor has no rows for samples."""
+        slots = {slot for slot, mask in zip(self.question.masked, masks.masks, strict=True) if mask.shape[1] > 1}
+        if slots <= self._rows_known:
+            return
+        alone = self._alone(inputs)
+        if alone is not None and not self._all_start_with(self.graph.run(inputs), alone, len(inputs[0]), slots):
+            raise ValueError(
+                "Conditions of each sample need layers whose outputs have the samples on their first axis. Explain the "
+                "samples one by one."
+            )
+        self._rows_known |= slots
 
     def recorded(self, inputs: Sequence[Tensors]) -> Forward:
         """A forward walk that keeps the weights that the model has now.
