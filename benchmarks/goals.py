@@ -68,6 +68,9 @@ OVERHEAD = 1e-3
 TARGETS = 0.65
 """Ten targets in one call, as a share of ten calls."""
 
+CONDITIONS = 0.65
+"""Conditional maps of 64 channels of one layer in one call, as a share of 64 calls without conditions."""
+
 MEMORY = 1.6
 """Peak memory of `analyze`, as a multiple of the gradient's."""
 
@@ -76,3 +79,6 @@ MEMORY_OF_SERIES = 2.0
 
 THROUGHPUT = 0.95
 """Samples per second over a dataset, as a share of the bare compiled function's."""
+
+COLLECT = 1.3
+"""The time of `concepts.collect` over the last block of a network, as a multiple of that of `explain_dataset`."""

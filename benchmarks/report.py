@@ -11,7 +11,9 @@ TITLES = {
     "first_call": "First call in a fresh process, tracing and set-up included",
     "overhead": "What `analyze` adds to the compiled function",
     "targets": "Ten targets of one image in one call, as a share of ten calls",
+    "conditions": "Conditional maps of 64 channels of one layer in one call, as a share of 64 calls",
     "datasets": "Datasets: share of the compiled function's throughput, and memory of longer and longer ones",
+    "concepts": "Concepts: time over that of `explain_dataset`, and memory of longer and longer datasets",
     "xla": "`jit_compile=True`, as a multiple of the default's time",
     "scaling": "Batch size, image size, depth",
     "recurrent": "Recurrent layers of 128 units, series of 200 steps, and the first call for series of growing length",
@@ -152,11 +154,33 @@ def _targets(rows):
     yield table({**AT, **columns, **ten, "goal": _goal("share"), **ERROR}, rows)
 
 
+def _conditions(rows):
+    columns = {
+        "layer": lambda row: row.get("layer"),
+        "share": _spread("share"),
+        "one call, s": _number("seconds", 2),
+        "64 calls, s": _number("one_by_one", 2),
+        "goal": _goal("share"),
+    }
+    yield table({**AT, **columns, **ERROR}, rows)
+
+
 def _datasets(rows):
     columns = {
         "samples": _number("samples", 0),
         "share of throughput": _spread("share"),
         "goal": _goal("share", least=True),
+        "samples per s": _number("samples_per_second"),
+        "process grows by, MB": _number("megabytes", 0),
+    }
+    yield table({**AT, **columns, **ERROR}, rows)
+
+
+def _concepts(rows):
+    columns = {
+        "samples": _number("samples", 0),
+        "ratio": _spread("ratio"),
+        "goal": _goal("ratio"),
         "samples per s": _number("samples_per_second"),
         "process grows by, MB": _number("megabytes", 0),
     }
@@ -233,7 +257,9 @@ RENDERED = {
     "first_call": _first_call,
     "overhead": _overhead,
     "targets": _targets,
+    "conditions": _conditions,
     "datasets": _datasets,
+    "concepts": _concepts,
     "xla": _xla,
     "scaling": _scaling,
     "recurrent": _recurrent,

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.goals import (
+    COLLECT,
+    CONDITIONS,
     FIRST_CALL,
     FIRST_CALL_OF_SERIES,
     MEMORY_OF_SERIES,
@@ -166,6 +168,15 @@ def targets(plan: Plan) -> Iterator[dict]:
             yield {"network": name, "batch": 1, "method": method, "goal": TARGETS, **found}
 
 
+def conditions(plan: Plan) -> Iterator[dict]:
+    """Relevance through each of 64 channels of one layer in one call."""
+    plan = plan.hasty()
+    for name in plan.networks:
+        for method in plan.few():
+            found = attempt(plan.timed, "conditions", name=name, method=method)
+            yield {"network": name, "batch": 1, "method": method, "goal": CONDITIONS, **found}
+
+
 def datasets(plan: Plan) -> Iterator[dict]:
     """Throughput over a dataset, and the memory of datasets of growing length."""
     plan = plan.hasty()
@@ -176,6 +187,20 @@ def datasets(plan: Plan) -> Iterator[dict]:
         yield {"network": name, "batch": batch, "method": method, "goal": THROUGHPUT, **found}
     for batches in (25, 100, 400):
         found = attempt(run_job, "dataset_memory", name=SMALL, method=FEW[1], batch=64, batches=batches)
+        yield {"network": SMALL, "batch": 64, "method": FEW[1], "goal": None, **found}
+
+
+def concepts(plan: Plan) -> Iterator[dict]:
+    """Concepts of the last block over a dataset, beside `explain_dataset`, and the memory of growing datasets."""
+    plan = plan.hasty()
+    batch = max(plan.batch_sizes)
+    for name in plan.networks:
+        found = attempt(plan.timed, "collect", name=name, method=plan.few()[0], batch=batch, batches=4)
+        yield {"network": name, "batch": batch, "method": plan.few()[0], "goal": COLLECT, **found}
+    for batches in (25, 100, 400):
+        found = attempt(
+            run_job, "dataset_memory", name=SMALL, method=FEW[1], batch=64, batches=batches, what="concepts"
+        )
         yield {"network": SMALL, "batch": 64, "method": FEW[1], "goal": None, **found}
 
 
@@ -245,7 +270,9 @@ SECTIONS = {
     "first_call": first_call,
     "overhead": overhead,
     "targets": targets,
+    "conditions": conditions,
     "datasets": datasets,
+    "concepts": concepts,
     "xla": xla,
     "scaling": scaling,
     "recurrent": recurrent,
@@ -256,7 +283,7 @@ SECTIONS = {
 VARIABLES = {"eigen": EIGEN}
 """Environment variables of the processes of a section."""
 
-DEFAULT = ("ratios", "eigen", "first_call", "overhead", "targets", "datasets", "scaling", "recurrent")
+DEFAULT = tuple("ratios eigen first_call overhead targets conditions datasets concepts scaling recurrent".split())
 """What is measured when nothing else is asked for."""
 
 

@@ -16,6 +16,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ANALYZERS",
     "Composite",
+    "NextToken",
     "NotAnalyzeableModelException",
     "__version__",
     "canonize",
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from revgraph import callbacks as callbacks
     from revgraph import canonize as canonize
     from revgraph import composites as composites
+    from revgraph import concepts as concepts
     from revgraph import datasets as datasets
     from revgraph import demo as demo
     from revgraph import evaluate as evaluate
@@ -46,7 +48,7 @@ if TYPE_CHECKING:
     from revgraph import rules as rules
     from revgraph import testing as testing
     from revgraph import visualize as visualize
-    from revgraph.analyzers import ANALYZERS, create_analyzer, load_analyzer
+    from revgraph.analyzers import ANALYZERS, NextToken, create_analyzer, load_analyzer
     from revgraph.checking import check
     from revgraph.composites import Composite, NotAnalyzeableModelException
     from revgraph.datasets import explain_dataset
@@ -58,6 +60,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "ANALYZERS": "analyzers",
     "Composite": "composites",
+    "NextToken": "analyzers",
     "NotAnalyzeableModelException": "composites",
     "check": "checking",
     "create_analyzer": "analyzers",

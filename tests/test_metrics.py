@@ -115,6 +115,14 @@ def test_road_solves_for_the_missing_pixels(data, analyzer):
     assert 0 < np.abs(noisy - filled).max() < 0.1
 
 
+def test_superpixels(data, analyzer):
+    pytest.importorskip("skimage")
+    x, y, _ = data
+    regions = evaluate.changing.regions_of(evaluate.explained.Explained(analyzer, x, y), "superpixels")
+    assert regions.shape == (4, 6, 6) and regions.min() == 0 and regions.max() > 3
+    assert evaluate.Deletion(3, regions="superpixels")(analyzer, x, y).curve.shape == (4, 4)
+
+
 def test_correlations(data, model, analyzer):
     x, y, _ = data
     found = evaluate.LeaveOneOut()(analyzer, x, y).values

@@ -1,6 +1,7 @@
 """Pictures: what colours mean, what stands where, and that nothing passed in is changed."""
 
 import io
+import re
 import subprocess
 import sys
 
@@ -643,7 +644,8 @@ class TestText:
         text = visualize.text(["<b>", "good"], [-1.0, 2.0], "bwr")
         markup = text._repr_html_()
         assert "&lt;b&gt;" in markup and "<b>" not in markup and "script" not in markup
-        assert "background:#8080FF" in markup and "background:#FF0000" in markup
+        # Half as strong is half as opaque, of the same blue and red.
+        assert re.search(r"rgba\(\d+,\d+,255,0.45\)", markup) and re.search(r"rgba\(2\d\d,0,0,0.90\)", markup)
         assert 'title="2"' in markup
         assert str(text) == "<b>(-1) good(+2)"
         assert repr(text) == "<Text: 1 texts, 2 tokens>"

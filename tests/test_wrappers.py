@@ -244,4 +244,4 @@ def test_bad_input(rng):
         PathIntegrator(gradient, reference_inputs=np.zeros((5, 5))).analyze(x)
     tokens = keras.Sequential([layers.Input((3,), dtype="int32"), layers.Embedding(4, 2), layers.Flatten()])
     with pytest.raises(TypeError, match="holds indices"):
-        revgraph.create_analyzer("smoothgrad", tokens)
+        GaussianSmoother(revgraph.create_analyzer("gradient", tokens))

@@ -2,6 +2,8 @@
 
 from revgraph.analyzers.analyzer import Analyzer
 from revgraph.analyzers.attentions import Attentions
+from revgraph.analyzers.averages import IntegratedGradients, SmoothGrad
+from revgraph.analyzers.continuation import Continuation
 from revgraph.analyzers.deep_lift import DeepLIFT
 from revgraph.analyzers.gradient import (
     BetaSmooth,
@@ -14,21 +16,19 @@ from revgraph.analyzers.gradient import (
 )
 from revgraph.analyzers.loading import load_analyzer
 from revgraph.analyzers.lrp import LRP, BoundedDeepTaylor, DeepTaylor
+from revgraph.analyzers.next_token import NextToken
 from revgraph.analyzers.patterns import PatternAttribution, PatternNet
 from revgraph.analyzers.registry import ANALYZERS, Method, create_analyzer
 from revgraph.analyzers.reverse_analyzer import ReverseAnalyzer
-from revgraph.analyzers.wrappers import (
-    AugmentReduceBase,
-    GaussianSmoother,
-    IntegratedGradients,
-    PathIntegrator,
-    SmoothGrad,
-)
+from revgraph.analyzers.tasks import TaskAnalyzer
+from revgraph.analyzers.tokens import Tokens
+from revgraph.analyzers.wrappers import AugmentReduceBase, GaussianSmoother, PathIntegrator
 from revgraph.reverse.ledger import Conservation
 
 __all__ = [
     "ANALYZERS", "LRP", "Analyzer", "Attentions", "AugmentReduceBase", "BetaSmooth", "BoundedDeepTaylor",
-    "Conservation", "Deconvnet", "DeepLIFT", "DeepTaylor", "GaussianSmoother", "Gradient", "GuidedBackprop", "Input",
-    "InputTimesGradient", "IntegratedGradients", "Method", "PathIntegrator", "PatternAttribution", "PatternNet",
-    "Random", "ReverseAnalyzer", "SmoothGrad", "create_analyzer", "load_analyzer",
+    "Conservation", "Continuation", "Deconvnet", "DeepLIFT", "DeepTaylor", "GaussianSmoother", "Gradient",
+    "GuidedBackprop", "Input", "InputTimesGradient", "IntegratedGradients", "Method", "NextToken", "PathIntegrator",
+    "PatternAttribution", "PatternNet", "Random", "ReverseAnalyzer", "SmoothGrad", "TaskAnalyzer", "Tokens",
+    "create_analyzer", "load_analyzer",
 ]  # fmt: skip

@@ -1,16 +1,18 @@
 """`Analyzer`: explains a model's predictions. What all analyzers have in common."""
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import keras
 import numpy as np
 
-from revgraph.analyzers.inputs import Batch, batches, packed
+from revgraph.analyzers.inputs import Batch, batches, flat_inputs, packed
+from revgraph.analyzers.tokens import tokens_of_vocabulary, vocabulary_of
 from revgraph.composites.composite import Bound
 from revgraph.graph import Graph
+from revgraph.graph.analysis import slots_of_indices
 from revgraph.graph.tables import Table, Tabular
 from revgraph.graph.types import PathLike, Relevance, Selection, Tensors
 from revgraph.read import trace
@@ -101,6 +103,10 @@ class Analyzer(Configured, Tabular):
     def innermost(self) -> "Analyzer":
         """The analyzer inside of all wrappers; itself where there is none."""
         return self
+
+    def as_they_are(self, inputs: list[Any]) -> list[Any]:
+        """What the innermost analyzer takes for inputs as they are, in flat order."""
+        return inputs
 
     @property
     def bound(self) -> tuple[Bound, ...]:
@@ -232,6 +238,51 @@ class Analyzer(Configured, Tabular):
             Unsupported: This analyzer has no backward pass that could start again.
         """
         raise Unsupported(f"{self.name!r} cannot be recorded: it has no backward pass that could start again.")
+
+    def tokens(self, X: Tensors, vocabulary: Sequence[str] | None = None) -> Any:
+        """The text of what has relevance, for models that read words.
+
+        Args:
+            X: Texts, or ids, as `analyze` takes them.
+            vocabulary: The words in the order of their ids. It is known for models that begin with TextVectorization
+                or StringLookup, and for tasks of KerasHub.
+
+        Returns:
+            `Tokens`, or for several inputs with ids a dict of them by the name of the input.
+
+        Raises:
+            ValueError: The model takes ids, and no vocabulary says what they stand for.
+        """
+        arrays = flat_inputs(X, self.graph)
+        ids = self.graph.strings.keys() | slots_of_indices(self.graph)
+        named = zip(self.graph.input_names, self.graph.input_slots, arrays, strict=True)
+        found = {}
+        for name, slot, numbers in named:
+            if slot in ids:
+                words = vocabulary
+                if words is None and slot in self.graph.strings:
+                    words = vocabulary_of(self.graph, slot)
+                elif words is None:
+                    raise ValueError(
+                        f"The model {self.graph.name!r} takes ids as {name!r}, and does not know their words. Pass "
+                        f"them in the order of the ids: analyzer.tokens(x, vocabulary=[...])."
+                    )
+                found[name] = tokens_of_vocabulary(np.asarray(numbers), words)
+        if not found:
+            raise ValueError(f"The model {self.graph.name!r} reads no words: none of its inputs has ids or strings.")
+        return found if len(found) > 1 else next(iter(found.values()))
+
+    def continuation(self, prompt: str | Sequence[int], continuation: str | Sequence[int], **options: Any) -> Any:
+        """The relevance of each token of a text for each token that follows; for language models with a tokenizer.
+
+        Raises:
+            Unsupported: The model is no task of KerasHub that generates text.
+        """
+        raise Unsupported(
+            f"The model {self.graph.name!r} has no tokenizer that says how a text continues. A CausalLM of KerasHub "
+            f"has one. For another model select each token by a mask of the output's shape: "
+            f"mask[0, place - 1, token] = True."
+        )
 
     def _explain(self, inputs: list[Any]) -> list[np.ndarray]:
         """Relevance of one batch, flat, whatever is selected."""

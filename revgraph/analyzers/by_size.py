@@ -11,8 +11,9 @@ from revgraph.analyzers.analyzer import Analyzer
 from revgraph.analyzers.attentions import Attentions
 from revgraph.analyzers.inputs import flat_inputs, is_stream
 from revgraph.analyzers.recorded import RecordedPass
+from revgraph.analyzers.standing import StandIn
 from revgraph.composites import NotAnalyzeableModelException
-from revgraph.graph.tables import Table, Tabular
+from revgraph.graph.tables import Table
 from revgraph.graph.types import PathLike, Relevance, Tensors
 from revgraph.read.keras.signature import Sized
 from revgraph.reverse.ledger import Conservation
@@ -29,7 +30,7 @@ class SizesNotKnown(AttributeError, ValueError):
     """
 
 
-class AnalyzerBySize(Tabular):
+class AnalyzerBySize(StandIn):
     """Makes an analyzer for every size of the inputs, when inputs of that size come, and stands for it.
 
     `create_analyzer` returns one for a subclassed model, which takes other sizes than those on which it was built, and
@@ -54,32 +55,12 @@ class AnalyzerBySize(Tabular):
         model: keras.Model,
         usual: Analyzer | None = None,
     ) -> None:
-        self.kind = kind
+        super().__init__(kind)
         self.make = make
         self.model = model
         self.usual = usual
         self._analyzers = Recent(SIZES)
         self._asked: Analyzer | None = None
-
-    @property  # type: ignore[misc]
-    def __class__(self) -> type[Analyzer]:  # type: ignore[override]
-        return self.__dict__.get("kind", AnalyzerBySize)
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or "_analyzers" not in self.__dict__:
-            raise AttributeError(name)
-        return getattr(self._last(), name)
-
-    def __dir__(self) -> list[str]:
-        known = self._last() if self.usual or self._analyzers else self.kind
-        return sorted({*object.__dir__(self), *dir(known)})
-
-    def __copy__(self) -> "AnalyzerBySize":
-        twin = object.__new__(type(self))
-        twin.__dict__.update(self.__dict__)
-        return twin
-
-    __reduce_ex__ = Analyzer.__reduce_ex__
 
     def at(self, X: Tensors) -> Analyzer:
         """The analyzer for inputs of the size of X."""
@@ -129,8 +110,8 @@ class AnalyzerBySize(Tabular):
 
     def table(self) -> Table:
         """What the analyzer walks over."""
-        known = self._analyzers or self.usual
-        return self._last().table() if known else Table(("site",), [], title=repr(self)[1:-1])
+        has_any = self._analyzers or self.usual
+        return self.known().table() if has_any else Table(("site",), [], title=repr(self)[1:-1])
 
     def __repr__(self) -> str:
         if self.usual is not None:
@@ -149,7 +130,7 @@ class AnalyzerBySize(Tabular):
     @property
     def reversed_tensors(self) -> Any:
         """See `ReverseAnalyzer`: those of the analyzer that was asked last."""
-        return getattr(self._asked or self._last(), "reversed_tensors", None)
+        return getattr(self._asked or self.known(), "reversed_tensors", None)
 
     def save(self, path: PathLike, overwrite: bool = False) -> None:
         """See `Analyzer.save`. What is read again takes the sizes that the model says.
@@ -165,7 +146,7 @@ class AnalyzerBySize(Tabular):
             )
         self.usual.save(path, overwrite)
 
-    def _last(self) -> Analyzer:
+    def known(self) -> Analyzer:
         """The analyzer for the sizes that the model says, or else for those that came last."""
         if self.usual is not None:
             return self.usual

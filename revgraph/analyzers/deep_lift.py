@@ -9,12 +9,13 @@ import tensorflow as tf
 
 from revgraph.analyzers.inputs import Batch, flat_inputs, refuse_mixed_ids
 from revgraph.analyzers.recorded import RecordedPass
-from revgraph.analyzers.reference import check_references, flat_references
+from revgraph.analyzers.reference import FROM_ZERO, SAME, check_references, flat_references, references_of
 from revgraph.analyzers.reverse_analyzer import ReverseAnalyzer
-from revgraph.canonize.pairs import WithReference, is_linear, with_reference
+from revgraph.canonize.pairs import WithReference, with_reference
 from revgraph.canonize.passes import prune
 from revgraph.composites import LOOP, Composite, Matcher
 from revgraph.graph import Graph
+from revgraph.graph.loops import Loop
 from revgraph.graph.operations import (
     Activation,
     Contraction,
@@ -32,6 +33,7 @@ from revgraph.reverse.walk import Question, Walk
 from revgraph.reverse_rules import Jacobian, Turns
 from revgraph.reverse_rules.deep_lift import (
     EmbeddingDifference,
+    MeanGradient,
     Rescale,
     RescaleChoice,
     RescaleNormalization,
@@ -54,8 +56,12 @@ def beside(kind: type[Operation], text: str, word: str = "") -> Matcher:
 
 
 DEEP_LIFT = Composite(
-    (Matcher(lambda site, facts: is_linear(site.operation), "linear operations"), Jacobian()),
+    (
+        Matcher(lambda site, facts: not isinstance(site.operation, WithReference | Loop), "linear operations"),
+        Jacobian(),
+    ),
     (beside(Routing, "inputs", "input"), TimesDifference()),
+    (beside(Activation, "softmax", "softmax"), MeanGradient()),
     (beside(Activation, "activations"), Rescale()),
     (beside(Routing, "maxima", "max"), RescaleChoice(tf.maximum)),
     (beside(Routing, "minima", "min"), RescaleChoice(tf.minimum)),
@@ -77,8 +83,8 @@ class DeepLIFT(ReverseAnalyzer):
 
     Args:
         model: A built Keras model.
-        reference_inputs: What inputs are compared with: a number, an array of one sample's or of the batch's shape, or
-            for several inputs a list of these.
+        reference_inputs: What inputs are compared with; see `revgraph.analyzers.reference`. By default zeros, and for
+            ids rows of zeros in the place of those that they look up.
         **options: See `ReverseAnalyzer`.
 
     Example:
@@ -89,7 +95,7 @@ class DeepLIFT(ReverseAnalyzer):
 
     name = "deep_lift"
 
-    def __init__(self, model: keras.Model | Graph, reference_inputs: Tensors = 0, **options: Any) -> None:
+    def __init__(self, model: keras.Model | Graph, reference_inputs: Tensors = FROM_ZERO, **options: Any) -> None:
         check_references(reference_inputs)
         self.reference_inputs = reference_inputs
         super().__init__(model, DEEP_LIFT, **options)
@@ -102,7 +108,8 @@ class DeepLIFT(ReverseAnalyzer):
         return tf.ones_like(y)
 
     def _new_walk(self, graph, question):
-        graph, beside = with_reference(graph)
+        told = references_of(self.reference_inputs, self.graph)
+        graph, beside = with_reference(graph, told.names(FROM_ZERO), told.names(SAME))
         walk = super()._new_walk(graph, question)
         return DifferenceWalk(
             beside, walk.reverse, question, walk.own, walk.finish, keep=walk.keep, jit_compile=walk.jit_compile
@@ -116,7 +123,7 @@ class DeepLIFT(ReverseAnalyzer):
         return flat_references(self.reference_inputs, inputs, self.graph, samples, count)
 
     def _on_outputs(self, walk, inputs, chosen):
-        values = walk.graph.run([tf.cast(x, spec.dtype) for x, spec in zip(inputs, walk.input_specs(), strict=True)])
+        values = self._values(walk, inputs)
         outputs = [values[slot] for slot in walk.question.starts]
         return [t.on(y, r) for t, y, r in zip(chosen, outputs, walk.references(values), strict=True)]
 
@@ -127,12 +134,16 @@ class DeepLIFT(ReverseAnalyzer):
         inputs = flat_inputs(X, self.graph)
         return self._recorded(inputs + self._references(inputs))
 
-    def _ledger(self, question, inputs, chosen):
+    def _ledger(self, question, inputs, chosen, masks):
         # What is passed back are multipliers, of which there is no account: contributions are, and there at the inputs.
-        result = self._on_precise(lambda analyzer: analyzer.walk(question).relevance(inputs, chosen))
-        contributions = [np.asarray(r) for r in result["relevance"][: len(self.graph.input_slots)]]
-        found = sum(c.sum(axis=tuple(range(1, c.ndim))) for c in contributions)
-        return completeness(contributions, np.asarray(result["start"]) - found)
+        def contributions(masks):
+            result = self._on_precise(lambda analyzer: analyzer.walk(question).relevance(inputs, chosen, masks))
+            found = [np.asarray(r) for r in result["relevance"][: len(self.graph.input_slots)]]
+            return found, sum(c.sum(axis=tuple(range(1, c.ndim))) for c in found), np.asarray(result["start"])
+
+        passed, found, start = contributions(masks)
+        condition = 0.0 if masks is None else contributions(masks.opened())[1] - found
+        return completeness(passed, start - found, condition)
 
 
 class DifferenceWalk(Walk):
@@ -158,8 +169,8 @@ class DifferenceWalk(Walk):
     def references(self, values: Mapping[int, tf.Tensor]) -> list[tf.Tensor | None]:
         return [values[self.beside[slot]] for slot in self.question.starts]
 
-    def _pulled_once(self, forward, tensors, watch=False):
-        result = super()._pulled_once(forward, tensors, watch)
+    def _pulled_once(self, forward, tensors, masks, watch=False):
+        result = super()._pulled_once(forward, tensors, masks, watch)
         differences = [
             per_sample(seed * (forward.values[slot] - forward.values[self.beside[slot]]))
             for slot, seed in self.seeds(forward.values, tensors).items()

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from revgraph.graph.graph import Graph, Site
-from revgraph.graph.operations import Embedding, Inert, Renumbering, Routing
+from revgraph.graph.lookups import Lookups, lookups
+from revgraph.graph.operations import Renumbering
 from revgraph.reverse.failures import RefusedInputError
 
-_known: MutableMapping[Graph, tuple[list[Site], dict[Site, int]]] = weakref.WeakKeyDictionary()
+_known: MutableMapping[Graph, tuple[Lookups, dict[Site, int]]] = weakref.WeakKeyDictionary()
 
 
 def check_ids(inputs: Sequence[Any], graph: Graph) -> None:
@@ -29,21 +30,23 @@ def check_ids(inputs: Sequence[Any], graph: Graph) -> None:
         RefusedInputError: An id is no row of its table.
     """
     if graph not in _known:
-        _known[graph] = _lookups(graph)
-    sites, tables = _known[graph]
-    if not tables:
+        found = lookups(graph)
+        sizes = {site: int(site.operation.read("float32")["embeddings"].shape[0]) for site in found.tables}
+        _known[graph] = found, sizes
+    found, sizes = _known[graph]
+    if not found.tables:
         return
-    for site, ids in _looked_up(inputs, graph, sites, tables).items():
+    for site, ids in _looked_up(inputs, graph, found).items():
         rows = np.asarray(site.operation.rows(ids))
-        wrong = (rows < 0) | (rows >= tables[site])
+        wrong = (rows < 0) | (rows >= sizes[site])
         if wrong.any():
-            given = np.asarray(_looked_up(inputs, graph, sites, tables, renumber=False)[site])
+            given = np.asarray(_looked_up(inputs, graph, found, renumber=False)[site])
             where = tuple(int(i) for i in np.argwhere(wrong)[0])
+            name = next(name for name in graph.input_names if name in found.sources[site])
             raise RefusedInputError(
-                f"Input {_source(site, sites, graph)!r} has the id {given[where]} (at {list(where)}), which is no row "
-                f"of the table {site.path!r}. The table has {tables[site]} rows{_range(rows, given, tables[site])}. "
-                f"Give ids of the vocabulary with which the model was made, or map unknown ones to its id for unknown "
-                f"tokens."
+                f"Input {name!r} has the id {given[where]} (at {list(where)}), which is no row of the table "
+                f"{site.path!r}. The table has {sizes[site]} rows{_range(rows, given, sizes[site])}. Give ids of the "
+                f"vocabulary with which the model was made, or map unknown ones to its id for unknown tokens."
             )
 
 
@@ -52,47 +55,12 @@ def _range(rows, given, size):
     return f", so ids go from 0 to {size - 1}" if np.array_equal(rows, given) else ""
 
 
-def _looked_up(inputs, graph, sites, tables, renumber=True):
+def _looked_up(inputs, graph, found, renumber=True):
     """The ids that each table gets; with `renumber=False` the numbers that they have in the input."""
     values = {slot: graph.cast(slot, x) for slot, x in zip(graph.input_slots, inputs, strict=True)}
-    found = {}
-    for site in sites:
+    for site in found.moves:
         arguments = [values[slot] for slot in site.inputs]
-        if site in tables:
-            (found[site],) = arguments
-            continue
         stays = isinstance(site.operation, Renumbering) and not renumber
         outputs = arguments if stays else site.operation(arguments, {})
         values.update(zip(site.outputs, outputs, strict=True))
-    return found
-
-
-def _lookups(graph):
-    """The sites that only move or renumber entries of inputs on their way to tables, and the size of each table."""
-    reached = set(graph.input_slots)
-    sites, tables = [], {}
-    for site in graph.sites:
-        if not reached.issuperset(site.inputs) or not site.inputs:
-            continue
-        if isinstance(site.operation, Embedding):
-            tables[site] = int(site.operation.read("float32")["embeddings"].shape[0])
-            sites.append(site)
-        elif isinstance(site.operation, Routing) and site.operation.copies and not isinstance(site.operation, Inert):
-            reached.update(site.outputs)
-            sites.append(site)
-    needed = {slot for site in tables for slot in site.inputs}
-    kept = []
-    for site in reversed(sites):
-        if site in tables or not needed.isdisjoint(site.outputs):
-            needed.update(site.inputs)
-            kept.append(site)
-    return kept[::-1], tables
-
-
-def _source(site, sites, graph):
-    """The name of the first input from which the ids come that a site looks up."""
-    slots = set(site.inputs)
-    for other in reversed(sites):
-        if not slots.isdisjoint(other.outputs):
-            slots.update(other.inputs)
-    return next(name for name, slot in zip(graph.input_names, graph.input_slots, strict=True) if slot in slots)
+    return {site: values[site.inputs[0]] for site in found.tables}

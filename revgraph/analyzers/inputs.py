@@ -11,7 +11,7 @@ import tensorflow as tf
 from revgraph.analyzers.ids import check_ids
 from revgraph.graph.analysis import inputs_with_indices
 from revgraph.graph.arguments import check_count
-from revgraph.graph.graph import Graph
+from revgraph.graph.graph import Graph, by_name, holds_strings
 from revgraph.graph.types import Relevance, Tensors
 
 Batch: TypeAlias = tuple[list[Any], slice, int]
@@ -45,18 +45,18 @@ def flat_inputs(x: Tensors, graph: Graph, ids: bool = True) -> list[Any]:
         raise ValueError(
             f"The model {graph.name!r} takes {len(slots)} inputs ({', '.join(names)}). Received {len(parts)}."
         )
-    arrays = [_array(part, name, graph.specs[slot]) for part, name, slot in zip(parts, names, slots, strict=True)]
+    arrays = [_array(part, name, slot, graph) for part, name, slot in zip(parts, names, slots, strict=True)]
     sizes = {array.shape[0] for array in arrays}
     if len(sizes) > 1:
         raise ValueError(f"All inputs need the same number of samples. Received: {sorted(sizes)}.")
     if sizes == {0}:
         raise ValueError("Nothing to explain: the batch is empty. Pass at least one sample.")
-    for name, array in zip(names, arrays, strict=True):
-        if 0 in array.shape[1:]:
-            raise ValueError(
-                f"Nothing to explain: the samples of input {name!r} have no entries, because its shape is "
-                f"{tuple(array.shape)}. Pass sequences of at least one step."
-            )
+    # Some of several inputs may be empty, such as the pictures beside a sentence.
+    if all(0 in array.shape[1:] for array in arrays):
+        raise ValueError(
+            f"Nothing to explain: the samples of input {names[0]!r} have no entries, because its shape is "
+            f"{tuple(arrays[0].shape)}. Pass sequences of at least one step."
+        )
     if ids:
         check_ids(arrays, graph)
     return arrays
@@ -131,9 +131,9 @@ def _stream(x, graph, batch_size, verbose):
 
 def _parts(x, graph):
     if isinstance(x, dict):
-        known = dict(zip(graph.input_names, range(len(graph.input_names)), strict=True))
-        if set(x) == set(known):
-            return [x[name] for name in graph.input_names]
+        if set(graph.input_names) <= set(x):
+            _warn_unused(sorted(set(x) - set(graph.input_names)), graph)
+            return by_name(x, graph.input_names)
         raise ValueError(
             f"The inputs are named {list(graph.input_names)}. Received a dict with keys {sorted(map(str, x))}."
         )
@@ -141,6 +141,16 @@ def _parts(x, graph):
         whole = len(x) == 1 and _rank(x[0]) == len(graph.specs[graph.input_slots[0]].shape)
         return list(x) if whole else [_stacked(x, graph)]
     return list(keras.tree.flatten(x)) if isinstance(x, list | tuple) else [x]
+
+
+def _warn_unused(keys, graph):
+    """Says which entries of a dict are no inputs. Keras leaves them out, too."""
+    if keys:
+        warnings.warn(
+            f"{', '.join(map(repr, keys))}: no such inputs of the model {graph.name!r}, so they are left out. It takes "
+            f"{', '.join(map(repr, graph.input_names))}.",
+            stacklevel=5,
+        )
 
 
 def _rank(x):
@@ -161,7 +171,9 @@ def _stacked(x, graph):
     return x
 
 
-def _array(part, name, spec):
+def _array(part, name, slot, graph):
+    if holds_strings(part):
+        part = _numbers_of_strings(part, name, slot, graph)
     array = part if isinstance(part, tf.Tensor | tf.Variable) else _to_numpy(part, name)
     dtype = tf.as_dtype(array.dtype)
     if dtype in (tf.float16, tf.bfloat16):
@@ -170,10 +182,25 @@ def _array(part, name, spec):
         )
     if not (dtype.is_floating or dtype.is_integer or dtype.is_bool):
         raise TypeError(f"Input {name!r} must hold numbers. Received dtype {array.dtype}.")
-    _check_shape(tuple(array.shape), name, spec.shape)
+    _check_shape(tuple(array.shape), name, graph.specs[slot].shape)
     if dtype.is_floating and not np.isfinite(np.sum(array)):
         _warn_not_finite(array, name)
     return array
+
+
+def _numbers_of_strings(part, name, slot, graph):
+    """What the layers for strings at the front of a model make of strings."""
+    if slot not in graph.strings:
+        raise TypeError(
+            f"Input {name!r} must be an array of numbers. Received: {type(part).__name__} with strings, and the model "
+            f"{graph.name!r} has no preprocessor that makes numbers of them. Pass the ids that your tokenizer makes, "
+            f"or explain a model that has its own: a task of KerasHub with its preprocessor, or a Keras model that "
+            f"begins with TextVectorization."
+        )
+    before = graph.strings[slot]
+    strings = tf.convert_to_tensor(part)
+    _check_shape(tuple(strings.shape), name, before.specs[before.inputs].shape)
+    return graph.cast(slot, strings)
 
 
 def _to_numpy(part, name):

@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from revgraph.analyzers import deep_lift, gradient, lrp, patterns, wrappers
+from revgraph.analyzers import averages, deep_lift, gradient, lrp, patterns, wrappers
 from revgraph.analyzers.analyzer import Analyzer
 from revgraph.analyzers.reverse_analyzer import ReverseAnalyzer
+from revgraph.analyzers.tasks import for_task
 from revgraph.graph.types import PathLike
 from revgraph.saving import archives
 
@@ -26,9 +27,9 @@ CLASSES = (
     patterns.PatternNet,
     wrappers.AugmentReduceBase,
     wrappers.GaussianSmoother,
-    wrappers.IntegratedGradients,
+    averages.IntegratedGradients,
     wrappers.PathIntegrator,
-    wrappers.SmoothGrad,
+    averages.SmoothGrad,
 )
 """The classes of analyzers that a file may name."""
 
@@ -54,4 +55,4 @@ def load_analyzer(path: PathLike, custom_objects: Mapping[str, Any] | None = Non
         analyzer.save("digits.revgraph")
         analyzer = revgraph.load_analyzer("digits.revgraph")
     """
-    return archives.load(path, CLASSES, custom_objects, safe_mode)
+    return for_task(archives.load(path, CLASSES, custom_objects, safe_mode))

@@ -11,12 +11,15 @@ from typing import Any, Literal, TypeAlias, cast, overload
 import keras
 
 from revgraph import composites
-from revgraph.analyzers import gradient, wrappers
+from revgraph.analyzers import averages, gradient, wrappers
 from revgraph.analyzers.analyzer import Analyzer
 from revgraph.analyzers.by_size import AnalyzerBySize
 from revgraph.analyzers.deep_lift import DeepLIFT
 from revgraph.analyzers.lrp import LRP, BoundedDeepTaylor, DeepTaylor
 from revgraph.analyzers.patterns import PatternAttribution, PatternNet
+from revgraph.analyzers.preprocessing import Preprocessing, has_preprocessor
+from revgraph.analyzers.reference import FROM_ZERO
+from revgraph.analyzers.tasks import for_task
 from revgraph.graph import Graph
 from revgraph.graph.tables import Table, Tabular
 from revgraph.graph.types import PathLike
@@ -169,20 +172,20 @@ ANALYZERS = Methods(
             gradient.GuidedBackprop, "active ReLUs pass positive gradients", "Springenberg et al., 2015"
         ),
         "integrated_gradients": Method(
-            wrappers.IntegratedGradients,
-            "gradient along a path from a reference, times the difference: steps=64, reference_inputs=0",
+            averages.IntegratedGradients,
+            "gradient along a path from a reference, times the difference: steps=64, reference_inputs",
             "Sundararajan et al., 2017",
             options=gradient.Gradient,
         ),
         "smoothgrad": Method(
-            wrappers.SmoothGrad,
+            averages.SmoothGrad,
             "mean gradient of noisy inputs: augment_by_n=64, noise_scale=1, seed",
             "Smilkov et al., 2017",
             options=gradient.Gradient,
         ),
         "beta_smooth": Method(gradient.BetaSmooth, "gradient with smoothed ReLUs: beta=10", "Dombrowski et al., 2019"),
         "deep_lift": Method(
-            DeepLIFT, "contributions to the difference from a reference: reference_inputs=0", "Shrikumar et al., 2017"
+            DeepLIFT, "contributions to the difference from a reference: reference_inputs", "Shrikumar et al., 2017"
         ),
         "pattern.net": Method(PatternNet, "the signal behind the output, by patterns: fit(x) first", KINDERMANS),
         "pattern.attribution": Method(PatternAttribution, "what the signal contributes: fit(x) first", KINDERMANS),
@@ -294,14 +297,15 @@ def create_analyzer(
 
     Args:
         name: A key of `ANALYZERS`.
-        model: A built Keras model, a `Graph`, or the path of a model; see `revgraph.load_model`.
+        model: A built Keras model, a task of KerasHub, a `Graph`, or the path of a model; see `revgraph.load_model`.
         signature: For the path of a SavedModel, the name of the signature to explain.
         safe_mode: For the path of a model, False runs the Python code of its Lambda layers.
         custom_objects: For the path of a model, dict from name to the model's own classes and functions.
         **kwargs: Arguments of the analyzer: `ANALYZERS[name].arguments()`.
 
     Returns:
-        An `Analyzer` of the class that `ANALYZERS[name].kind` says: an `LRP` for the names that begin with `lrp`.
+        An `Analyzer` of the class that `ANALYZERS[name].kind` says: an `LRP` for the names that begin with `lrp`. That
+        of a task takes texts and images as they are, see `TaskAnalyzer`.
 
     Raises:
         KeyError: No analyzer has that name; the nearest and all names are listed.
@@ -325,12 +329,15 @@ def create_analyzer(
         hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
         raise KeyError(f"No analyzer is named {name!r}.{hint} The analyzers are: {', '.join(ANALYZERS)}.")
     method = ANALYZERS[name]
-    _check_arguments(name, method.arguments(), kwargs)
+    accepted = method.arguments()
+    _check_arguments(name, accepted, kwargs)
     path: str | None = None
     if isinstance(model, str | os.PathLike):
         path, model = str(os.fspath(model)), load_model(model, signature, safe_mode, custom_objects)
     else:
         check_not_given(signature, custom_objects)
+    if has_preprocessor(model) and "reference_inputs" in accepted:
+        kwargs["reference_inputs"] = Preprocessing(model).references(kwargs.get("reference_inputs", FROM_ZERO))
     make = functools.partial(method.make, **kwargs)
     try:
         usual = analyzer = make(model)
@@ -341,7 +348,7 @@ def create_analyzer(
         analyzer = cast(Analyzer, AnalyzerBySize(make, method.kind, model, usual))
     for each in (analyzer, usual or analyzer):
         each.name, each.model_path = name, path
-    return analyzer
+    return for_task(analyzer)
 
 
 def _check_arguments(name, accepted, kwargs):

@@ -7,13 +7,19 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from revgraph.analyzers.analyzer import Analyzer
-from revgraph.analyzers.gradient import Gradient, checked_convention
+from revgraph.analyzers.gradient import checked_convention
 from revgraph.analyzers.inputs import flat_inputs, is_stream, packed, refuse_mixed_ids
-from revgraph.analyzers.reference import check_references, flat_references
-from revgraph.analyzers.selected import outputs_at_start, selected_values
+from revgraph.analyzers.reference import FROM_ZERO, check_references, flat_references
+from revgraph.analyzers.selected import (
+    as_option,
+    is_largest,
+    largest,
+    outputs_at_start,
+    selected_values,
+    tiled,
+)
 from revgraph.composites.composite import Bound
 from revgraph.graph import Graph
 from revgraph.graph.arguments import check_count, check_number, check_seed
@@ -44,7 +50,9 @@ class AugmentReduceBase(Analyzer):
         if not isinstance(subanalyzer, Analyzer):
             raise TypeError(f"{type(self).__name__} wraps an analyzer of revgraph. Received: {subanalyzer!r}.")
         check_count("augment_by_n", augment_by_n)
-        self.subanalyzer = subanalyzer
+        # The analyzer of a task has another one inside, which takes what the preprocessor makes.
+        self._preprocess = getattr(subanalyzer, "preprocess", None)
+        self.subanalyzer = getattr(subanalyzer, "inner", subanalyzer)
         self.augment_by_n = int(augment_by_n)
         super().__init__(subanalyzer.model, neuron_selection_mode or subanalyzer.neuron_selection_mode)
 
@@ -92,7 +100,7 @@ class AugmentReduceBase(Analyzer):
             given: Iterable[list[Any]] = (inputs for inputs, _, _ in self.batches(X, None, verbose))
             verbose = 0
         else:
-            given = [flat_inputs(X, self.graph)]
+            given = [flat_inputs(X if self._preprocess is None else self._preprocess(X), self.graph)]
         results = [self._explained(inputs, selection, batch_size, verbose, options) for inputs in given]
         return keras.tree.map_structure(lambda *parts: np.concatenate(parts), *results)
 
@@ -100,21 +108,20 @@ class AugmentReduceBase(Analyzer):
         """Called before each `analyze`."""
 
     def _explained(self, inputs, selection, batch_size, verbose, options):
-        slots = self.graph.input_slots
-        inputs = [np.asarray(self.graph.cast(slot, x)) for slot, x in zip(slots, inputs, strict=True)]
+        inputs = self._cast(inputs)
         count = len(inputs[0])
         selection = self._fixed(selection, inputs, batch_size, options)
-        together = max(1, min(self.augment_by_n, (batch_size or AT_ONCE) // count))
+        together = max(1, min(self.augment_by_n, (batch_size or AT_ONCE) // count)) if self._mixes_steps() else 1
         progress = keras.utils.Progbar(self.augment_by_n) if verbose else None
         total = None
         for first in range(0, self.augment_by_n, together):
             steps = range(first, min(first + together, self.augment_by_n))
             variants = [self.augment(inputs, step) for step in steps]
             result = self.subanalyzer.analyze(
-                packed([np.concatenate(x) for x in zip(*variants, strict=True)], self.graph),
-                _tiled(selection, count, len(steps)),
+                packed([np.concatenate(x) for x in zip(*variants, strict=True)], self.subanalyzer.graph),
+                tiled(selection, count, len(steps)),
                 batch_size=batch_size,
-                **{name: _tiled(value, count, len(steps)) for name, value in options.items()},
+                **{name: as_option(name, value, count, len(steps)) for name, value in options.items()},
             )
             part = keras.tree.map_structure(functools.partial(_summed, len(steps)), result)
             total = part if total is None else keras.tree.map_structure(np.add, total, part)
@@ -123,26 +130,33 @@ class AugmentReduceBase(Analyzer):
         dtype = self.graph.dtype
         mean = keras.tree.map_structure(lambda r: (r / self.augment_by_n).astype(dtype), total)
         relevance, *rest = mean if isinstance(mean, tuple) else (mean,)
-        reduced = self.reduce(keras.tree.flatten(relevance), inputs)
-        relevance = keras.tree.pack_sequence_as(relevance, [np.asarray(r, dtype) for r in reduced])
+        reduced = self.reduce(keras.tree.flatten(relevance)[: len(inputs)], inputs)
+        relevance = packed([np.asarray(r, dtype) for r in reduced], self.graph)
         return (relevance, *rest) if rest else relevance
+
+    def _cast(self, inputs):
+        return [np.asarray(self.graph.cast(slot, x)) for slot, x in zip(self.graph.input_slots, inputs, strict=True)]
+
+    def _mixes_steps(self) -> bool:
+        """Whether variants of several steps may be explained in one batch."""
+        return True
 
     def _fixed(self, selection, inputs, batch_size, options):
         """The selection, with the largest output of these inputs in place of the largest of each variant."""
         if isinstance(selection, dict):
-            largest = [name for name, chosen in selection.items() if _is_largest(chosen)]
-            if largest:
-                outputs = outputs_at_start(self.subanalyzer, inputs, batch_size, options)
-                selection = {**selection, **{name: _argmax(outputs[name]) for name in largest if name in outputs}}
+            named = [name for name, chosen in selection.items() if is_largest(chosen)]
+            if named:
+                outputs = outputs_at_start(self.subanalyzer, self.as_they_are(inputs), batch_size, options)
+                selection = {**selection, **{name: largest(outputs[name]) for name in named if name in outputs}}
             return selection
-        if not _is_largest(selection) or not self.innermost.selects:
+        if not is_largest(selection) or not self.innermost.selects:
             return selection
-        starts = list(outputs_at_start(self.subanalyzer, inputs, batch_size, options).values())
+        starts = list(outputs_at_start(self.subanalyzer, self.as_they_are(inputs), batch_size, options).values())
         if len(starts) != 1:
             return selection
         (y,), initial = starts, options.get("initial_relevance")
         is_start_itself = selection is None and not callable(initial) and np.ndim(initial) == y.ndim
-        return selection if is_start_itself else _argmax(y)
+        return selection if is_start_itself else largest(y)
 
     @property
     def innermost(self) -> Analyzer:
@@ -155,28 +169,6 @@ class AugmentReduceBase(Analyzer):
     def summary(self) -> Table:
         """Which site got which rule in the wrapped analyzer."""
         return self.subanalyzer.summary()
-
-
-def _is_largest(selection):
-    return selection is None or (isinstance(selection, str) and selection == "max_activation")
-
-
-def _argmax(y):
-    """The largest entry of each sample: an index, or for outputs with more axes a mask."""
-    index = y.reshape(len(y), -1).argmax(axis=1)
-    return index if y.ndim == 2 else np.eye(y[0].size, dtype=bool)[index].reshape(y.shape)
-
-
-def _tiled(value, count, times):
-    """A selection or start for `times` variants of each of `count` samples."""
-    if isinstance(value, dict):
-        return {name: _tiled(part, count, times) for name, part in value.items()}
-    if isinstance(value, tf.Tensor):
-        value = value.numpy()
-    value = np.asarray(value) if isinstance(value, list) else value
-    if isinstance(value, np.ndarray) and value.ndim and len(value) == count:
-        return np.concatenate([value] * times)
-    return value
 
 
 def _summed(times, relevance):
@@ -213,11 +205,14 @@ class GaussianSmoother(AugmentReduceBase):
         check_number("noise_scale", noise_scale, least=0)
         check_seed(seed)
         super().__init__(subanalyzer, augment_by_n, neuron_selection_mode)
-        _check_floating(self)
+        self._check_inputs()
         self.noise_scale = noise_scale
         self.seed = seed
         # Threads that ask at once do not draw from each other's noise.
         self._noise = threading.local()
+
+    def _check_inputs(self):
+        _check_floating(self)
 
     def _begin(self):
         self._noise.generator = np.random.default_rng(self.seed)
@@ -235,8 +230,7 @@ class PathIntegrator(AugmentReduceBase):
     Args:
         subanalyzer: The analyzer that explains the points of the path.
         steps: n, number of points.
-        reference_inputs: r: a number, an array of one sample's or of the batch's shape, or for several inputs a list of
-            these.
+        reference_inputs: r; see `revgraph.analyzers.reference`. Zeros by default.
         convention: `"paper"` or `"innvestigate"`.
         neuron_selection_mode: See `Analyzer`; the subanalyzer's own by default.
 
@@ -252,7 +246,7 @@ class PathIntegrator(AugmentReduceBase):
         self,
         subanalyzer: Analyzer,
         steps: int = 64,
-        reference_inputs: Tensors = 0,
+        reference_inputs: Tensors = FROM_ZERO,
         convention: str = "paper",
         neuron_selection_mode: str | None = None,
     ) -> None:
@@ -260,19 +254,28 @@ class PathIntegrator(AugmentReduceBase):
         check_count("steps", steps)
         check_references(reference_inputs)
         super().__init__(subanalyzer, steps, neuron_selection_mode)
-        _check_floating(self)
+        self._check_inputs()
         self.reference_inputs = reference_inputs
 
+    def _check_inputs(self):
+        _check_floating(self)
+
     def augment(self, inputs: list[np.ndarray], step: int) -> list[np.ndarray]:
-        t = (step + (0.5 if self.convention == "paper" else 0.0)) / self.augment_by_n
+        return self._at((step + (0.5 if self.convention == "paper" else 0.0)) / self.augment_by_n, inputs)
+
+    def _at(self, t, inputs):
+        """What the subanalyzer takes for the point r + t (x - r) of the path."""
         references = flat_references(self.reference_inputs, inputs, self.graph)
         return [r + x.dtype.type(t) * (x - r) for x, r in zip(inputs, references, strict=True)]
+
+    def as_they_are(self, inputs: list[Any]) -> list[Any]:
+        return self._at(1.0, inputs)
 
     def reduce(self, mean: list[np.ndarray], inputs: list[np.ndarray]) -> list[np.ndarray]:
         references = flat_references(self.reference_inputs, inputs, self.graph)
         differences = [x - r for x, r in zip(inputs, references, strict=True)]
-        # With several targets, means have an axis more behind the batch.
-        return [m * (d if m.ndim == d.ndim else np.expand_dims(d, 1)) for m, d in zip(mean, differences, strict=True)]
+        # With several targets or conditions, means have more axes behind the batch.
+        return [m * _with_axes(d, m.ndim) for m, d in zip(mean, differences, strict=True)]
 
     def conservation(
         self,
@@ -296,10 +299,15 @@ class PathIntegrator(AugmentReduceBase):
         relevance, gap = self.analyze(X, neuron_selection, batch_size, verbose, return_convergence_delta=True, **start)
         if gap.ndim > 1:
             raise ValueError(
-                "conservation follows one target per sample. Ask for several targets one by one, such as "
-                "neuron_selection=targets[:, 0]."
+                "conservation follows one target per sample, under one condition. Ask for several one by one, such as "
+                "neuron_selection=targets[:, 0] or conditions=conditions[0]."
             )
-        return completeness(keras.tree.flatten(relevance), gap)
+        masked: np.ndarray | float = 0.0
+        if start.get("conditions") is not None:
+            open_ways = {name: value for name, value in start.items() if name not in ("conditions", "around")}
+            _, rest = self.analyze(X, neuron_selection, batch_size, return_convergence_delta=True, **open_ways)
+            masked = gap - rest
+        return completeness(keras.tree.flatten(relevance), gap, masked)
 
     def _explained(self, inputs, selection, batch_size, verbose, options):
         if options.get("return_layers") is not None:
@@ -307,87 +315,41 @@ class PathIntegrator(AugmentReduceBase):
                 f"{type(self).__name__} has relevance for inputs only, because it is a product with their difference "
                 f"from the reference. Leave out return_layers."
             )
+        inputs = self._cast(inputs)
         with_delta = options.get("return_convergence_delta", False)
         options = {name: value for name, value in options.items() if name != "return_convergence_delta"}
         relevance = super()._explained(inputs, selection, batch_size, verbose, options)
         if not with_delta:
             return relevance
         selection = self._fixed(selection, inputs, batch_size, options)
-        references = flat_references(self.reference_inputs, inputs, self.graph)
-        ends = (selected_values(self.subanalyzer, x, selection, batch_size, options) for x in (inputs, references))
+        ends = (selected_values(self.subanalyzer, self._at(t, inputs), selection, batch_size, options) for t in (1, 0))
         difference = np.subtract(*ends)
-        found = [
-            r.sum(axis=tuple(range(difference.ndim, r.ndim)), dtype="float64") for r in keras.tree.flatten(relevance)
-        ]
-        return relevance, difference - sum(found)
+        pairs = zip(keras.tree.flatten(relevance), inputs, strict=True)
+        found = sum(r.sum(axis=tuple(range(r.ndim - x.ndim + 1, r.ndim)), dtype="float64") for r, x in pairs)
+        return relevance, (difference[:, None] if found.ndim > difference.ndim else difference) - found
+
+
+def _with_axes(array, rank):
+    """An array (batch, ...) with axes of size 1 behind the batch, so that it has `rank` axes."""
+    return array.reshape(len(array), *(1,) * (rank - array.ndim), *array.shape[1:])
 
 
 def _check_floating(wrapper):
     graph = wrapper.graph
-    names = [
-        name
-        for name, slot in zip(graph.input_names, graph.input_slots, strict=True)
-        if not graph.specs[slot].dtype.startswith(("float", "bfloat"))
-    ]
+    names = not_floating(graph)
     if names:
         raise TypeError(
-            f"{type(wrapper).__name__} changes its inputs step by step, and {', '.join(names)} holds indices. Explain "
-            f"the model from its embeddings on, or use an analyzer without a wrapper."
+            f"{type(wrapper).__name__} changes its inputs step by step, and {', '.join(names)} holds indices. The "
+            f'analyzers "integrated_gradients" and "smoothgrad" change the rows of tables that indices look up. Use '
+            f"them, explain the model from its embeddings on, or use an analyzer without a wrapper."
         )
     refuse_mixed_ids(type(wrapper).__name__, graph)
 
 
-class SmoothGrad(GaussianSmoother):
-    """SmoothGrad: the mean gradient of noisy inputs.  [Smilkov et al., 2017]
-
-    Args:
-        model: A built Keras model.
-        augment_by_n: Number of noisy variants of each input.
-        noise_scale: Standard deviation of the noise, in the input's own units.
-        seed: Integer for the same noise at each `analyze`; None for other noise.
-        postprocess: None, `"abs"` or `"square"`, applied to each gradient.
-        **options: See `Gradient`.
-    """
-
-    name = "smoothgrad"
-
-    def __init__(
-        self,
-        model: keras.Model | Graph,
-        augment_by_n: int = 64,
-        noise_scale: float = 1,
-        seed: int | None = None,
-        postprocess: str | None = None,
-        **options: Any,
-    ) -> None:
-        super().__init__(Gradient(model, postprocess, **options), augment_by_n, noise_scale, seed)
-
-
-class IntegratedGradients(PathIntegrator):
-    """Integrated gradients: contributions that add up to the output's difference from the reference's.
-
-    [Sundararajan et al., 2017]
-
-    Args:
-        model: A built Keras model.
-        steps: Number of points on the path.
-        reference_inputs: A number, an array of one sample's or of the batch's shape, or for several inputs a list of
-            these.
-        postprocess: None, `"abs"` or `"square"`, applied to each gradient.
-        convention: `"paper"` for midpoints, `"innvestigate"` for left ends.
-        **options: See `Gradient`.
-    """
-
-    name = "integrated_gradients"
-
-    def __init__(
-        self,
-        model: keras.Model | Graph,
-        steps: int = 64,
-        reference_inputs: Tensors = 0,
-        postprocess: str | None = None,
-        convention: str = "paper",
-        **options: Any,
-    ) -> None:
-        gradient = Gradient(model, postprocess, convention, **options)
-        super().__init__(gradient, steps, reference_inputs, convention)
+def not_floating(graph: Graph) -> list[str]:
+    """The names of inputs that hold integers or truth values."""
+    return [
+        name
+        for name, slot in zip(graph.input_names, graph.input_slots, strict=True)
+        if not graph.specs[slot].dtype.startswith(("float", "bfloat"))
+    ]

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from revgraph.graph.operations import Operation
@@ -29,6 +30,34 @@ class Spec:
 
     shape: tuple[int | None, ...]
     dtype: str
+
+
+def by_name(inputs: Tensors, names: Sequence[str]) -> Tensors:
+    """The entries of a dict in the order of the names; what is no dict with all these names is returned as it is.
+
+    Args:
+        inputs: What a model takes.
+        names: The names of the model's inputs.
+    """
+    named = isinstance(inputs, dict) and set(names) <= set(inputs)
+    return [inputs[name] for name in names] if named else inputs
+
+
+def holds_strings(value: Any) -> bool:
+    """Whether a tensor, an array, or nested lists hold strings."""
+    dtype = getattr(value, "dtype", None)
+    if dtype is not None:
+        return _are_strings(value) if isinstance(dtype, np.dtype) else dtype == tf.string
+    flat = value
+    while isinstance(flat, list | tuple) and flat:
+        flat = flat[0]
+    return isinstance(flat, str | bytes)
+
+
+def _are_strings(array):
+    """Whether a NumPy array has strings, perhaps as objects."""
+    objects = array.dtype.kind == "O" and array.size > 0
+    return array.dtype.kind in "US" or (objects and isinstance(array.flat[0], str | bytes))
 
 
 def common_layer(paths: Iterable[str]) -> str:
@@ -90,6 +119,8 @@ class Graph(Tabular):
         calls: Every call of a layer in the model, nested models included. Layers are found by name here.
         dtype: The floating dtype in which the graph computes, `"float32"` or `"float64"`.
         again: Function that reads the same model in another dtype. None for a graph that was rewritten.
+        strings: For the slots of inputs that the model takes as strings: the graph that makes numbers of them, such as
+            the ids of words. The slot has these numbers.
     """
 
     name: str
@@ -102,6 +133,7 @@ class Graph(Tabular):
     calls: tuple[Call, ...]
     dtype: str
     again: Callable[[str], "Graph"] | None = None
+    strings: Mapping[int, "Graph"] = dataclasses.field(default_factory=dict)
 
     @property
     def input_slots(self) -> tuple[int, ...]:
@@ -114,7 +146,14 @@ class Graph(Tabular):
         return tuple(keras.tree.flatten(self.outputs))
 
     def cast(self, slot: int, value: Any) -> tf.Tensor:
-        """Converts the value of an input to the dtype in which the graph computes. Integers stay integers."""
+        """Converts the value of an input to the dtype in which the graph computes. Integers stay integers.
+
+        Strings become the numbers that the model makes of them.
+        """
+        if self.specs[slot].dtype == "string":
+            return tf.convert_to_tensor(value, tf.string)
+        if slot in self.strings and holds_strings(value):
+            value = self.strings[slot](tf.convert_to_tensor(value))
         floating = self.specs[slot].dtype.startswith(("float", "bfloat"))
         return tf.cast(value, self.dtype if floating else self.specs[slot].dtype)
 
@@ -149,12 +188,12 @@ class Graph(Tabular):
         """Runs the graph forward, as the model runs in inference.
 
         Args:
-            inputs: Array or tensor `(batch, ...)`, or several, nested as the model takes them.
+            inputs: Array or tensor `(batch, ...)`, or several, nested as the model takes them; or a dict by input name.
 
         Returns:
             The outputs, nested as the model returns them.
         """
-        values = self.run(keras.tree.flatten(inputs))
+        values = self.run(keras.tree.flatten(by_name(inputs, self.input_names)))
         return keras.tree.map_structure(lambda slot: values[slot], self.outputs)
 
     def rewrite(self, sites: Iterable[Site], **changes: Any) -> "Graph":

@@ -159,6 +159,11 @@ class _Backwards:
         self.weights = loop.weights_inside(call.weights)
         self.elements, self.writes = loop.elements(), loop.writes()
         self.signals = sorted(loop.signals)
+        # A loop over samples, such as `tf.map_fn`, has no axis for samples inside.
+        specs = [self.body.specs[slot] for site in self.body.sites for slot in site.outputs]
+        specs += [self.body.specs[self.body.input_slots[i]] for i in self.signals]
+        floats = [spec.shape for spec in specs if "float" in spec.dtype]
+        self.turns_are_samples = not any(shape and shape[0] is None for shape in floats)
         self.floating, self.lists = loop.floating_constants(), loop.floating_lists()
 
     def walk(self, relevance: Sequence[tf.Tensor], account: bool = False, asked: Sequence[int] = ()) -> Walked:
@@ -184,6 +189,7 @@ class _Backwards:
         if account:
             # A loop may have no turn. TensorFlow stacks no empty list, so there is a row more.
             samples = tf.shape(states[0])[0] if states else tf.shape(relevance[loop.states + self.lists[0]])[1]
+            samples = 1 if self.turns_are_samples else samples
             told[-1] = told[-1].write(self.run.turns, tf.zeros((3 + len(ABSORBED), samples), self.body.dtype))
 
         def turn(t, states, lists, constants, told):
@@ -191,8 +197,8 @@ class _Backwards:
             seeds, lists = self._seeds(forward.values, states, lists)
             absorbed: dict[str, Any] = dict.fromkeys(ABSORBED, 0.0)
 
-            def noted(site, pullback, given, taken):
-                for name, amount in vars(pullback.absorbed(*given)).items():
+            def noted(step):
+                for name, amount in vars(step.pullback.absorbed(*step.given)).items():
                     absorbed[name] += amount
 
             found = self.inside.relevance(forward, seeds, noted if account else None)
@@ -200,7 +206,10 @@ class _Backwards:
             news = [found.get(slot, tf.zeros_like(forward.values[slot])) for slot in asked]
             if account:
                 groups = [seeds.values(), [r for r, *_ in given], before]
-                amounts = [*(sum(map(per_sample, group)) for group in groups), *absorbed.values()]
+                if self.turns_are_samples:
+                    absorbed["constants"] += sum(tf.reduce_sum(r) for r, k, at in given if self._is_kept(k, at))
+                    absorbed = {name: self._per_sample(tf.cast(a, self.body.dtype)) for name, a in absorbed.items()}
+                amounts = [*(sum(map(self._per_sample, group)) for group in groups), *absorbed.values()]
                 news.append(tf.stack([tf.zeros_like(amounts[0]) + a for a in amounts]))
             told = [array.write(t, one) for array, one in zip(told, news, strict=True)]
             constants = list(constants)
@@ -220,6 +229,8 @@ class _Backwards:
     def _turns_behind_samples(self, array, slot):
         """What the turns tell of a slot, as (batch, turns, ...)."""
         stacked = tf.ensure_shape(array.stack(), (None, *self.body.specs[slot].shape))
+        if self.turns_are_samples:
+            return stacked[:, None]
         return tf.transpose(stacked, (1, 0, *range(2, stacked.shape.rank))) if stacked.shape.rank > 1 else stacked
 
     def _seeds(self, values, states, lists):
@@ -270,17 +281,35 @@ class _Backwards:
             *(of_constants.get(i) for i in range(len(self.constants))),
         ]
 
+    def _per_sample(self, r):
+        """The sums of a tensor of the body, (samples,)."""
+        return tf.reshape(tf.reduce_sum(r), (1,)) if self.turns_are_samples else per_sample(r)
+
+    def _is_kept(self, k, at):
+        """Whether a floating constant that is no list keeps its relevance, because no input changes it."""
+        return at is None and not self.loop.hands_on()[self.loop.outputs_count + self.floating[k]]
+
+    def _per_sample_of_all(self, r, is_list, of_state):
+        """The sums of a tensor outside of the body, (samples,). A list has the turns in front."""
+        if not self.turns_are_samples:
+            return per_sample(tf.reduce_sum(r, axis=0) if is_list else r)
+        if is_list:
+            return per_sample(r)
+        # Each turn has said what it gives to constants. A first state belongs to the first turn.
+        return tf.one_hot(0, self.run.turns, dtype=r.dtype) * tf.reduce_sum(r) if of_state else tf.zeros((), r.dtype)
+
     def _accounts(self, sums, every, kept):
         """What was absorbed in all turns together, and what happened in each turn, from the sums of the turns."""
         start, given, states, *columns = tf.unstack(tf.cast(sums, self.body.dtype), num=3 + len(ABSORBED), axis=1)
+        if self.turns_are_samples:
+            start, given, states, *columns = map(tf.transpose, (start, given, states, *columns))
         absorbed = {name: tf.reduce_sum(c, axis=0) for name, c in zip(ABSORBED, columns, strict=True)}
         # What ends in first states and constants that no input changes, and in places of lists that no turn wrote.
         lists = [*range(self.loop.states, self.loop.outputs_count)]
         lists += [self.loop.outputs_count + i for i in self.loop.read_lists]
         for i, (r, taken) in enumerate(zip(every, kept, strict=True)):
             if r is not None and taken is None:
-                # A list has the turns in front of the samples.
-                absorbed["constants"] += per_sample(tf.reduce_sum(r, axis=0) if i in lists else r)
+                absorbed["constants"] += self._per_sample_of_all(r, i in lists, i < self.loop.states)
         return absorbed, (start, given, states, ordered_sum(columns))
 
 

@@ -16,7 +16,7 @@ MAX, ALL, NONE = -1, -2, -3
 _WORDS = {None: MAX, "max_activation": MAX, "all": ALL}
 _TAKES = (
     'neuron_selection takes "max_activation", "all", an int, one int per sample, an int array of shape '
-    "(batch, targets), a tuple of ints and slices, a boolean mask, or a function of the output"
+    "(batch, targets), a tuple of ints and slices, a boolean mask, factors of the output's shape, or a function of it"
 )
 
 
@@ -241,6 +241,8 @@ def _target(selection, initial, batch, shape):
     chosen = np.asarray(selection)
     if chosen.dtype == bool:
         return Target(mask=_checked_mask(chosen, batch, shape), amount=amount)
+    if chosen.dtype.kind == "f" and chosen.ndim == len(shape) + 1:
+        return Target(mask=_checked_mask(chosen, batch, shape), amount=amount)
     index = _checked_index(chosen, selection, batch, shape)
     return Target(place=index, amount=amount) if None in shape else Target(index, amount=amount)
 
@@ -310,7 +312,8 @@ def _checked_mask(mask, batch, shape):
         mask = np.broadcast_to(mask, (batch, *mask.shape))
     if mask.ndim != len(full) or any(e not in (None, s) for s, e in zip(mask.shape, full, strict=True)):
         raise ValueError(
-            f"A boolean mask given as neuron_selection needs the output's shape {_text(full)}. Received {mask.shape}."
+            f"{'A boolean mask' if mask.dtype == bool else 'Factors'} given as neuron_selection needs the output's "
+            f"shape {_text(full)}. Received {mask.shape}."
         )
     return mask
 

@@ -5,6 +5,7 @@ A slot is the number of a tensor in a graph, and a site is one call of one layer
 
 import contextlib
 import dataclasses
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ from revgraph.graph.analysis import Facts
 from revgraph.graph.graph import Graph
 from revgraph.graph.log import timed
 from revgraph.graph.types import Tensors
-from revgraph.reverse import targets
+from revgraph.reverse import conditions, targets
 from revgraph.reverse.dangers import GROWTH, growths, magnitudes
 from revgraph.reverse.failures import failing_site_named
 from revgraph.reverse.ledger import Conservation, merge
@@ -36,17 +37,21 @@ class Question:
         values: Slots whose tensors are returned as they are on the way forward.
         inside: Pairs (path, at) of sites inside of loops whose relevance is returned, in every turn. `at` is `"input"`
             or `"output"`.
+        masked: Slots at which conditions mask relevance.
+        around: Whether relevance also passes around these slots.
     """
 
     starts: tuple[int, ...]
     returned: tuple[tuple[int, ...], ...] = ()
     values: tuple[int, ...] = ()
     inside: tuple[tuple[str, str], ...] = ()
+    masked: tuple[int, ...] = ()
+    around: bool = True
 
     @property
     def slots(self) -> frozenset[int]:
         """All slots of the question. Canonization must not remove them."""
-        return frozenset((*self.starts, *self.values)).union(*self.returned)
+        return frozenset((*self.starts, *self.values, *self.masked)).union(*self.returned)
 
 
 class Walk:
@@ -80,6 +85,9 @@ class Walk:
         self.keep = keep
         self.jit_compile = jit_compile
         self._compiled = Recent()
+        self._rows_known: set[int] = set()
+        ways = () if question.around else question.masked
+        self._shortcuts = conditions.shortcuts(reverse.graph, ways, question.starts)
 
     @property
     def graph(self) -> Graph:
@@ -107,18 +115,44 @@ class Walk:
         """
         return [None for _ in self.question.starts]
 
-    def relevance(self, inputs: Sequence[Tensors], chosen: Sequence[targets.Target]) -> dict[str, Any]:
+    def relevance(
+        self,
+        inputs: Sequence[Tensors],
+        chosen: Sequence[targets.Target],
+        masks: conditions.Masks | None = None,
+        reduce: Callable[[dict[str, Any]], Any] | None = None,
+    ) -> Any:
         """The relevance of inputs.
 
         Args:
             inputs: One array or tensor (batch, ...) per input.
             chosen: One target per start.
+            masks: What relevance may pass, if conditions are part of the question.
+            reduce: Function of the result that makes less of it, with TensorFlow's operations. It is compiled together
+                with the walk, and so nothing is computed that it does not use.
 
         Returns:
-            See `pulled`.
+            See `pulled`; or what `reduce` returns.
         """
+        masked = conditions.NOTHING_MASKED if masks is None else masks.tensors()
         with self.failures(inputs):
-            return self._function("relevance", chosen)(self._arguments(inputs), self.tensors(chosen))
+            if masks is not None:
+                self._check_rows(self._arguments(inputs), masks)
+            program = self._function("relevance", chosen, masks, reduce)
+            return program(self._arguments(inputs), self.tensors(chosen), masked)
+
+    def _check_rows(self, inputs, masks):
+        """Refuses masks that differ between samples where a tensor has no rows for samples."""
+        slots = {slot for slot, mask in zip(self.question.masked, masks.masks, strict=True) if mask.shape[1] > 1}
+        if slots <= self._rows_known:
+            return
+        alone = self._alone(inputs)
+        if alone is not None and not self._all_start_with(self.graph.run(inputs), alone, len(inputs[0]), slots):
+            raise ValueError(
+                "Conditions of each sample need layers whose outputs have the samples on their first axis. Explain the "
+                "samples one by one."
+            )
+        self._rows_known |= slots
 
     def recorded(self, inputs: Sequence[Tensors]) -> Forward:
         """A forward walk that keeps the weights that the model has now.
@@ -133,7 +167,9 @@ class Walk:
         """Within this context, a model that does not take the inputs is an error that names the failing site."""
         return failing_site_named(self.graph, lambda: self._arguments(inputs))
 
-    def ledger(self, inputs: Sequence[Tensors], chosen: Sequence[targets.Target]) -> Conservation:
+    def ledger(
+        self, inputs: Sequence[Tensors], chosen: Sequence[targets.Target], masks: conditions.Masks | None = None
+    ) -> Conservation:
         """An account of where relevance went.
 
         It is computed eagerly, because it is asked for once or twice, and compiling takes longer.
@@ -141,29 +177,49 @@ class Walk:
         Args:
             inputs: One array or tensor (batch, ...) per input.
             chosen: One target per start.
+            masks: What relevance may pass, one condition per sample.
         """
         inputs = self._arguments(inputs)
         with self.failures(inputs):
             values = self.graph.run(inputs)
-        count = len(inputs[0])
-        if count > 1 and not self._samples_are_rows(inputs, values):
+        count, alone = len(inputs[0]), self._alone(inputs)
+        rows_differ = alone is not None and not self._all_start_with(values, alone, count, self._passed())
+        if rows_differ and self._all_start_with(values, alone, count, self.question.starts):
             rows = [slice(i, i + 1) for i in range(count)]
-            return merge(self.ledger([x[row] for x in inputs], [t.part(row) for t in chosen]) for row in rows)
-        return self.reverse.ledger(values, self.seeds(values, self.tensors(chosen)))
+            return merge(
+                self.ledger([x[row] for x in inputs], [t.part(row) for t in chosen], masks and masks.part(row))
+                for row in rows
+            )
+        seeds = self.seeds(values, self.tensors(chosen))
+        gates = self._gates(values, masks.tensors()) if masks else conditions.OPEN
+        return self.reverse.ledger(values, seeds, gates, together=rows_differ)
 
-    def _samples_are_rows(self, inputs, values):
-        """Whether every tensor that relevance passes has the rows of the first sample first, then those of the second.
+    def _gates(self, values, tensors):
+        """What relevance may pass under one condition."""
+        batch = tf.shape(values[self.graph.input_slots[0]])[0]
+        return conditions.Gates(self.question.masked, self._shortcuts, tensors, batch)
+
+    def _alone(self, inputs):
+        """The tensors of every slot for the first sample alone; None where there is nothing to compare."""
+        if len(inputs[0]) == 1:
+            return None
+        try:
+            return self.graph.run([x[:1] for x in inputs])
+        # A model of a fixed batch size does not run on one sample.
+        except (tf.errors.OpError, ValueError):
+            return None
+
+    def _all_start_with(self, values, alone, count, slots):
+        """Whether tensors have the rows of the first sample first, then those of the second, as each has them alone.
 
         That is so if the first axis is the batch, or batch times steps. Shapes do not say whether an operation keeps
-        that order. So the first sample is computed alone, and must give the first rows.
+        that order. Where the output of a model is another one for a sample alone, its samples depend on each other.
         """
-        try:
-            alone = self.graph.run([x[:1] for x in inputs])
-        # A model of a fixed batch size does not run on one sample, so the order cannot be found out.
-        except (tf.errors.OpError, ValueError):
-            return True
-        slots = {slot for b in self.reverse.bound if not isinstance(b.rule, Unreached) for slot in b.site.outputs}
-        return all(_starts_with(values[slot], alone[slot], len(inputs[0])) for slot in slots)
+        return all(_starts_with(values[slot], alone[slot], count) for slot in slots)
+
+    def _passed(self):
+        """The slots that relevance passes."""
+        return {slot for b in self.reverse.bound if not isinstance(b.rule, Unreached) for slot in b.site.outputs}
 
     def tensors(self, chosen: Sequence[targets.Target]) -> list[tuple[tf.Tensor, ...]]:
         """The targets as tensors; see `Target.tensors`."""
@@ -172,15 +228,20 @@ class Walk:
     def _arguments(self, inputs):
         return [tf.cast(x, spec.dtype) for x, spec in zip(inputs, self.input_specs(), strict=True)]
 
-    def _function(self, what, chosen):
-        """A concrete function for all batch sizes, classes and amounts. It is traced when it is first asked for."""
+    def _function(self, what, chosen, masks=None, reduce=None):
+        """A concrete function for all batch sizes, classes, amounts and masks, traced when it is first asked for."""
         ranks = [len(self.graph.specs[slot].shape) for slot in self.question.starts]
         specs = [t.specs(rank, self.graph.dtype) for t, rank in zip(chosen, ranks, strict=False)]
-        key = (what, tuple(tuple((s.dtype, s.shape.rank) for s in spec) for spec in specs))
-        arguments = (self.input_specs(), specs) if chosen else (self.input_specs(),)
+        masked = conditions.NOTHING_MASKED if masks is None else masks.specs()
+        key = (what, tuple(tuple((s.dtype, s.shape.rank) for s in spec) for spec in specs), masked, reduce)
+        arguments = (self.input_specs(), specs, masked) if chosen else (self.input_specs(),)
+
+        def traced(*arguments):
+            result = getattr(self, f"_trace_{what}")(*arguments)
+            return result if reduce is None else reduce(result)
 
         def compiled():
-            program = tf.function(getattr(self, f"_trace_{what}"), autograph=False, jit_compile=self.jit_compile)
+            program = tf.function(traced, autograph=False, jit_compile=self.jit_compile)
             with timed("compile", self.graph):
                 return program.get_concrete_function(*arguments)
 
@@ -190,8 +251,8 @@ class Walk:
         values = self.graph.run(inputs)
         return [values[slot] for slot in self.question.starts]
 
-    def _trace_relevance(self, inputs, tensors):
-        return self.pulled(self.reverse.forward(inputs), tensors)
+    def _trace_relevance(self, inputs, tensors, masks):
+        return self.pulled(self.reverse.forward(inputs), tensors, masks)
 
     def seeds(self, values: Mapping[int, tf.Tensor], tensors: Sequence[tuple[tf.Tensor, ...]]) -> dict[int, tf.Tensor]:
         """The relevance that starts, by slot.
@@ -208,13 +269,20 @@ class Walk:
             seeds[slot] = seeds[slot] + started if slot in seeds else started
         return seeds
 
-    def pulled(self, forward: Forward, tensors: Sequence[tuple[tf.Tensor, ...]]) -> dict[str, Any]:
+    def pulled(
+        self,
+        forward: Forward,
+        tensors: Sequence[tuple[tf.Tensor, ...]],
+        masks: conditions.Tensors = conditions.NOTHING_MASKED,
+    ) -> dict[str, Any]:
         """Walks backward after a forward walk.
 
         Args:
             forward: The forward walk.
             tensors: The targets as tensors, one per start. For an index of shape (batch, targets) the backward walk is
                 vectorised over the targets, and relevance has shape (batch, targets, ...).
+            masks: What relevance may pass. With an axis for conditions in front the backward walk is vectorised over
+                them, and relevance has shape (batch, conditions, ...), or (batch, targets, conditions, ...).
 
         Returns:
             Dict of
@@ -226,30 +294,33 @@ class Walk:
             * `start`: relevance at the start, (batch,);
             * `kept`, if it was asked for: the relevance at the inputs of every site, by its path;
             * `growth` (see `growths`) and `magnitudes` (sum |R| at the start and at the inputs, (batch, 2)), if there
-              is one target and no adjustment keeps relevance in bounds.
+              is one target, no condition, and no adjustment that keeps relevance in bounds.
         """
         several = [first.dtype == tf.int32 and first.shape.rank == 2 for first, *_ in tensors]
-        if not any(several):
-            return self._pulled_once(forward, tensors, watch=not self.reverse.adjust)
 
-        def one(indices):
+        def one(indices, masks):
             indices = iter(indices)
             chosen = [
                 (next(indices), *rest) if many else (first, *rest)
                 for (first, *rest), many in zip(tensors, several, strict=True)
             ]
-            return self._pulled_once(forward, chosen)
+            watch = not (any(several) or masks[0] or self.reverse.adjust)
+            return self._pulled_once(forward, chosen, masks, watch)
 
-        stacked = [tf.transpose(first) for (first, *_), many in zip(tensors, several, strict=True) if many]
-        if tf.executing_eagerly():
-            each = [one([rows[t] for rows in stacked]) for t in range(stacked[0].shape[0])]
-            return keras.tree.map_structure(lambda *parts: tf.stack(parts, axis=1), *each)
-        result = tf.vectorized_map(one, stacked)
-        return keras.tree.map_structure(lambda r: tf.experimental.numpy.swapaxes(r, 0, 1), result)
+        def under(indices):
+            if any(len(named.shape) > 1 for named in masks[1]):
+                return _each(lambda of_one: one(indices, of_one), masks)
+            return one(indices, masks)
 
-    def _pulled_once(self, forward, tensors, watch=False):
+        if any(several):
+            indices = [tf.transpose(first) for (first, *_), many in zip(tensors, several, strict=True) if many]
+            return _each(under, indices)
+        return under([])
+
+    def _pulled_once(self, forward, tensors, masks, watch=False):
         seeds = self.seeds(forward.values, tensors)
-        relevance = self.reverse.relevance(forward, seeds)
+        gates = self._gates(forward.values, masks)
+        relevance = self.reverse.relevance(forward, seeds, gates=gates)
 
         def of(slot):
             return relevance[slot] if slot in relevance else no_relevance(forward.values[slot], self.graph.dtype)
@@ -258,7 +329,7 @@ class Walk:
             "relevance": [self.finish(of(slot), forward.values[slot], slot) for slot in self.graph.input_slots],
             "layers": [[of(slot) for slot in slots] for slots in self.question.returned],
             "values": [forward.values[slot] for slot in self.question.values],
-            "inside": [self.reverse.inside(forward, relevance, *asked) for asked in self.question.inside],
+            "inside": [self.reverse.inside(forward, relevance, *asked, gates) for asked in self.question.inside],
             "start": sum(map(per_sample, seeds.values())),
         }
         if watch:
@@ -270,6 +341,16 @@ class Walk:
             kept = {site.path: known.of_samples(site.inputs) for site in self.graph.sites}
             result["kept"] = {path: [of(slot) for slot in slots] for path, slots in kept.items() if slots}
         return result
+
+
+def _each(function, stacked):
+    """The results of a function for every entry of the first axis of some tensors, stacked behind the samples."""
+    if tf.executing_eagerly():
+        count = tf.nest.flatten(stacked)[0].shape[0]
+        each = [function(tf.nest.map_structure(operator.itemgetter(i), stacked)) for i in range(count)]
+        return keras.tree.map_structure(lambda *parts: tf.stack(parts, axis=1), *each)
+    result = tf.vectorized_map(function, stacked)
+    return keras.tree.map_structure(lambda r: tf.experimental.numpy.swapaxes(r, 0, 1), result)
 
 
 def _starts_with(batch, alone, count):

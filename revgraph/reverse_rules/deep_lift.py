@@ -24,9 +24,9 @@ import tensorflow as tf
 
 from revgraph.graph import Site
 from revgraph.graph.analysis import Facts, slots_of_indices
-from revgraph.graph.operations import Normalize
+from revgraph.graph.operations import Normalize, ordered_sum
 from revgraph.reverse_rules.engine import OutputsAndPullback, Pullback, Rule, SiteCall
-from revgraph.reverse_rules.folding import folded
+from revgraph.reverse_rules.folding import folded, per_sample
 
 NEAR = 1e-6
 """Differences below this count as zero. There the gradient is used, which is the limit of the rescale rule."""
@@ -55,6 +55,40 @@ class Rescale(Rule):
             slope = call.transposed(m, tf.zeros_like(m))[0]
             multiplier = tf.where(near, slope, m * dy / tf.where(near, tf.ones_like(dx), dx))
             return _with_none([multiplier, *(None for _ in masks)])
+
+        return call.outputs, Pullback(pull)
+
+
+@dataclasses.dataclass(frozen=True)
+class MeanGradient(Rule):
+    """For functions of many entries, such as softmax: the mean of the gradient along the straight path.  [LUNDBERG2017]
+
+    The mean is computed by Gauss-Legendre quadrature. What that leaves of the difference, sum m_y Dy - sum m_x Dx, is
+    next to nothing. It is shared in proportion to (m_x Dx)^2, so that contributions add up exactly.
+
+    Args:
+        nodes: The number of points on the path.
+    """
+
+    nodes: int = 16
+
+    def record(self, call: SiteCall) -> OutputsAndPullback:
+        ((x, *masks), (x_ref, *others)), (y, y_ref) = _halves(call.inputs), call.outputs
+        # Scores of minus infinity have no difference, and what is zero in both runs, behind a mask, takes no part.
+        left_out = tf.equal(x, x_ref) | (tf.equal(y, 0) & tf.equal(y_ref, 0))
+        dx = tf.where(left_out, tf.zeros_like(x), x - x_ref)
+        nodes, weights = np.polynomial.legendre.leggauss(self.nodes)
+        points = [tf.where(left_out, x, x_ref + (t + 1) / 2 * dx) for t in nodes]
+        gradients = [call.record((p, *masks, x_ref, *others), call.weights).transposed for p in points]
+
+        def pull(m, _):
+            parts = [gradient(m * (w / 2), tf.zeros_like(m))[0] for gradient, w in zip(gradients, weights, strict=True)]
+            mean = ordered_sum(parts)
+            shares = (mean * dx) ** 2
+            rest = per_sample(m * (y - y_ref)) - per_sample(mean * dx)
+            rest = tf.math.divide_no_nan(rest, per_sample(shares))
+            mean += tf.reshape(rest, (-1,) + (1,) * (x.shape.rank - 1)) * mean * mean * dx
+            return _with_none([mean, *(None for _ in masks)])
 
         return call.outputs, Pullback(pull)
 

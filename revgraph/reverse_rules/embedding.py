@@ -5,6 +5,7 @@ References:
 """
 
 import dataclasses
+from typing import Any
 
 import tensorflow as tf
 
@@ -26,7 +27,11 @@ class SumOverEmbedding(Rule):
 
     def record(self, call: SiteCall) -> OutputsAndPullback:
         (row,) = call.outputs
-        return call.outputs, Pullback(lambda r: (tf.reduce_sum(row * r if self.times_row else r, axis=-1),))
+
+        def pull(r):
+            return _of_ids(tf.reduce_sum(row * r if self.times_row else r, axis=-1), call)
+
+        return call.outputs, Pullback(pull)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,4 +46,26 @@ class NormOverEmbedding(Rule):
         return True
 
     def record(self, call: SiteCall) -> OutputsAndPullback:
-        return call.outputs, Pullback(lambda r: (tf.norm(r, axis=-1),))
+        return call.outputs, Pullback(lambda r: _of_ids(tf.norm(r, axis=-1), call))
+
+
+@dataclasses.dataclass(frozen=True)
+class TimesRowDifference(Rule):
+    """What a token contributes at a point of the path from a reference row: R_j = sum_d (e_jd - e_ref,jd) R_jd.
+
+    The mean over the path is the integrated gradient of the token.
+    """
+
+    def reaches(self, index: int, dtype: str = "float32") -> bool:
+        return index == 0
+
+    def record(self, call: SiteCall) -> OutputsAndPullback:
+        # A `RowsOnPath` of revgraph.graph.
+        on_path: Any = call.operation
+        rows, reference = on_path.ends(call.inputs, call.weights)
+        return call.outputs, Pullback(lambda r: _of_ids(tf.reduce_sum((rows - reference) * r, axis=-1), call))
+
+
+def _of_ids(relevance, call):
+    """The relevance of the ids, which come first, and None for all that a lookup reads besides."""
+    return (relevance, *(None for _ in call.inputs[1:]))

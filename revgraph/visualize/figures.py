@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from revgraph.analyzers import Analyzer, create_analyzer
+from revgraph.analyzers import Analyzer, Tokens, create_analyzer
+from revgraph.graph.graph import holds_strings
 from revgraph.graph.types import Relevance, Selection, Tensors
 from revgraph.reverse.pictures import Picture
 from revgraph.visualize.kinds import KINDS, Colours
 from revgraph.visualize.shapes import check_batch
 from revgraph.visualize.titles import check_titles, is_one_per_sample, sole, titles_of_graph, titles_of_outputs
+from revgraph.visualize.tokens import text
 
 COMPARED = ("input_t_gradient", "lrp.epsilon", "lrp.gamma", "lrp.alpha_2_beta_1", "lrp.epsilon_plus")
 """The analyzers that `compare` takes by default. Their relevance has the unit of the output."""
@@ -30,14 +32,15 @@ def plot(
     samples: int = 8,
     scale: str = "image",
     **options: Any,
-) -> Picture:
+) -> Any:
     """Draws samples with their relevance.
 
     An image stands beside its heatmap, and beside a gray copy with the heatmap laid over it. A time series has a line
-    for each channel, in the colours of its relevance. Features become signed bars.
+    for each channel, in the colours of its relevance. Features become signed bars. Texts have coloured tokens.
 
     Args:
-        x: Images (batch, height, width, channels), series (batch, time, channels) or features (batch, features).
+        x: Images (batch, height, width, channels), series (batch, time, channels) or features (batch, features); for
+            texts what `analyzer.tokens(texts)` returns.
         relevance: Their relevance, of the same shape. That of images and series may lack the channel axis.
         outputs: The model's outputs (batch, classes). The title names the selected class and its output.
         class_names: Names of the classes, one for each output. A binary classifier whose only output (batch, 1) is the
@@ -56,7 +59,8 @@ def plot(
             them are drawn.
 
     Returns:
-        A `Picture`, a matplotlib figure, which notebooks show; `picture.savefig("x.png")` writes it.
+        A `Picture`, a matplotlib figure, which notebooks show; `picture.savefig("x.png")` writes it. For texts a
+        `Text`, which notebooks show, too, and which has `savefig("x.pdf")`.
 
     Raises:
         ValueError: Shapes or the number of names do not fit, relevance is not finite, or an option is illegal. An array
@@ -68,6 +72,11 @@ def plot(
 
         revgraph.visualize.plot(x, analyzer.analyze(x), outputs=model.predict(x), class_names=["cat", "dog"])
     """
+    if isinstance(x, Tokens):
+        titles = titles or titles_of_outputs(outputs, class_names, neuron_selection, len(x))
+        check_titles(titles, len(x))
+        return text(x, relevance, titles=titles, scale=scale, **options).first(samples)
+    _refuse_texts(x)
     x, drawn, colours = _drawing(x, kind, options, _is_batch(sole(x), outputs, titles))
     titles = titles or titles_of_outputs(outputs, class_names, neuron_selection, len(x))
     x, relevances = _matching(x, {"": relevance}, samples)
@@ -164,6 +173,9 @@ def compare(
     if is_one_per_sample(neuron_selection):
         neuron_selection = np.asarray(neuron_selection)[:samples]
     relevances = {_unique(a.name, i, analyzers): a.analyze(x, neuron_selection) for i, a in enumerate(analyzers)}
+    if hasattr(analyzers[0], "preprocess"):
+        # What the model's own preprocessor makes of images is what has relevance.
+        x = sole(analyzers[0].preprocess(x))
     titles = titles or titles_of_graph(analyzers[0].graph, x, class_names, neuron_selection)
     return _side_by_side(x, relevances, titles, samples, scale, kind, options, has_batch=True)
 
@@ -173,6 +185,15 @@ def _analyzer(entry, model):
         return entry
     name, arguments = (entry, {}) if isinstance(entry, str) else entry
     return create_analyzer(name, model, **arguments)
+
+
+def _refuse_texts(x):
+    if holds_strings(x):
+        raise ValueError(
+            "Relevance belongs to the tokens of texts, and texts as they are do not say what their tokens are. Pass "
+            "analyzer.tokens(texts): plot(analyzer.tokens(texts), relevance). Tokens of your own are drawn by "
+            "revgraph.visualize.text."
+        )
 
 
 def _unique(name, position, analyzers):

@@ -45,9 +45,11 @@ from revgraph.graph.operations.nonlinear import (
     Contraction,
     Embedding,
     Fused,
+    NoisyRows,
     Opaque,
     Product,
     Quotient,
+    RowsOnPath,
     spelt_out,
 )
 
@@ -70,6 +72,7 @@ __all__ = [
     "Interpolation",
     "Joined",
     "LinearMap",
+    "NoisyRows",
     "Normalize",
     "Opaque",
     "Operation",
@@ -78,6 +81,7 @@ __all__ = [
     "Reader",
     "Renumbering",
     "Routing",
+    "RowsOnPath",
     "Scale",
     "SeparableConv",
     "Source",

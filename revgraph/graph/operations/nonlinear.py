@@ -134,6 +134,59 @@ class Embedding(Operation):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class RowsOnPath(Operation):
+    """Rows on the straight path from reference rows: e_ref + t (e - e_ref).
+
+    It reads ids, the ids of the reference rows, and t between 0 and 1, one number per sample.
+
+    Args:
+        lookup: The embedding.
+        from_zero: Whether the reference rows are zero, whatever the ids of the reference are.
+        in_place: Whether the first axis of the ids is that of the samples. Otherwise t is one number for all samples.
+    """
+
+    lookup: Embedding
+    from_zero: bool
+    in_place: bool
+
+    @property
+    def label(self) -> str:
+        return "Embedding on a path"
+
+    def read(self, dtype: str | tf.DType) -> dict[str, tf.Tensor]:
+        return self.lookup.read(dtype)
+
+    def ends(self, inputs: Sequence[tf.Tensor], weights: Weights) -> tuple[tf.Tensor, tf.Tensor]:
+        """The rows of the ids, and those of the reference."""
+        (rows,), (reference,) = (self.lookup((ids,), weights) for ids in inputs[:2])
+        return rows, tf.zeros_like(rows) if self.from_zero else reference
+
+    def __call__(self, inputs: Sequence[tf.Tensor], weights: Weights) -> tuple[tf.Tensor, ...]:
+        rows, reference = self.ends(inputs, weights)
+        t = inputs[2] if self.in_place else inputs[2][:1]
+        t = tf.reshape(tf.cast(t, rows.dtype), (-1,) + (1,) * (rows.shape.rank - 1))
+        return (reference + t * (rows - reference),)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class NoisyRows(Embedding):
+    """Rows with Gaussian noise on every entry. It reads ids, and a seed of the noise, one number per sample.
+
+    Args:
+        scale: The standard deviation of the noise.
+        number: Tells lookups apart, which have noise of their own.
+    """
+
+    scale: float = 0.0
+    number: int = 0
+
+    def __call__(self, inputs: Sequence[tf.Tensor], weights: Weights) -> tuple[tf.Tensor, ...]:
+        (rows,) = super().__call__(inputs[:1], weights)
+        seed = tf.stack([tf.cast(inputs[1][0], tf.int32), self.number])
+        return (rows + self.scale * tf.random.stateless_normal(tf.shape(rows), seed, dtype=rows.dtype),)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Opaque(Operation):
     """A Keras layer or operation that revgraph cannot look into. It is called as a whole.
 

@@ -2,12 +2,15 @@
 
 import dataclasses
 import re
+from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from revgraph.graph.graph import by_name
 from revgraph.graph.types import Tensors
 from revgraph.read.keras import private
 
@@ -56,6 +59,8 @@ def arguments_of(model: keras.Model, example: Tensors = None) -> tuple:
     arguments = _arguments(model, example)
     if example is None:
         return arguments
+    # A model takes a dict by input name, whatever the order of its inputs is.
+    example = by_name(example, _input_names(arguments))
     if has_any_size(model) and len(keras.tree.flatten(arguments)) == len(keras.tree.flatten(example)):
         # The sizes on which it was built are no limit.
         arguments = keras.tree.map_structure(
@@ -135,15 +140,39 @@ def names_of(model: keras.Model, arguments: tuple, outputs: Any) -> tuple[tuple[
         arguments: The arguments of its `call`, as structures of `tf.TensorSpec`.
         outputs: The structure of its outputs.
     """
-    specs = keras.tree.flatten(arguments)
-    names = [re.sub(":0$", "", spec.name or f"input_{i}") for i, spec in enumerate(specs)]
-    if len(arguments) == 1 and isinstance(arguments[0], dict) and len(arguments[0]) == len(names):
-        names = sorted(arguments[0])
     functional, count = private.functional(model), len(keras.tree.flatten(outputs))
-    output_names = [f"output_{i}" for i in range(count)] if functional is None else list(functional.output_names)
-    if isinstance(outputs, dict) and len(outputs) == count:
-        output_names = sorted(outputs)
-    return tuple(names), tuple(output_names)
+    output_names = [f"output_{i}" for i in range(count)] if functional is None else _numbered(functional.output_names)
+    if isinstance(outputs, dict):
+        output_names = _keys(outputs)
+    return tuple(_input_names(arguments)), tuple(output_names)
+
+
+def _input_names(arguments: tuple) -> list[str]:
+    """The names of the inputs, in flat order."""
+    names = [re.sub(":0$", "", spec.name or f"input_{i}") for i, spec in enumerate(keras.tree.flatten(arguments))]
+    by_key = len(arguments) == 1 and isinstance(arguments[0], dict) and len(arguments[0]) == len(names)
+    return sorted(arguments[0]) if by_key else names
+
+
+def _numbered(names: Iterable[str]) -> list[str]:
+    """The names, of which equal ones are numbered: a layer that returns two outputs is `lstm` and `lstm#2`."""
+    seen: Counter[str] = Counter()
+    numbered = []
+    for name in names:
+        seen[name] += 1
+        numbered.append(name if seen[name] == 1 else f"{name}#{seen[name]}")
+    return numbered
+
+
+def _keys(structure: Any) -> list[str]:
+    """The key of each output of a dict, in flat order: `logits`, or `attentions/0` where an entry has several."""
+    if isinstance(structure, dict):
+        parts = [(str(key), structure[key]) for key in sorted(structure)]
+    elif isinstance(structure, list | tuple):
+        parts = [(str(i), part) for i, part in enumerate(structure)]
+    else:
+        return [""]
+    return [f"{key}/{rest}" if rest else key for key, part in parts for rest in _keys(part)]
 
 
 def widest_dtype(model: keras.Model) -> str:

@@ -25,6 +25,7 @@ from revgraph.read.savedmodel.passes import simplify
 from revgraph.read.savedmodel.reader import inputs_of, outputs_of
 from revgraph.read.savedmodel.weights import Weight
 from revgraph.read.savedmodel.wholes import Whole
+from revgraph.read.strings import from_numbers
 
 
 def trace(model: keras.Model | Sized | Graph, keep: Iterable[type] = (), dtype: str | None = None) -> Graph:
@@ -66,13 +67,20 @@ def trace(model: keras.Model | Sized | Graph, keep: Iterable[type] = (), dtype: 
         )
     with timed("trace", model):
         arguments = arguments_of(model, example)
+        unknown = example is None and any(None in spec.shape[1:] for spec in keras.tree.flatten(arguments))
         try:
             recording = Recording(model, arguments)
         except Exception as error:
             # The model's code may raise any type of error for a size that is None.
-            unknown = example is None and any(None in spec.shape[1:] for spec in keras.tree.flatten(arguments))
             raise (SizesUnknown if unknown else ValueError)(_failure(model, error)) from error
-        return _graph(model, recording, arguments, tuple(keep), dtype or widest_dtype(model))
+        graph, undecided = _graph(model, recording, arguments, tuple(keep), dtype or widest_dtype(model))
+        if unknown and undecided:
+            raise SizesUnknown(
+                f"Cannot trace {model.name!r} ({type(model).__name__}): which operations {undecided[0]!r} runs depends "
+                f"on a size that the model does not say. `create_analyzer` makes an analyzer that learns it from the "
+                f"data."
+            )
+        return graph
 
 
 def _failure(model: keras.Model, error: Exception) -> str:
@@ -86,8 +94,10 @@ def _failure(model: keras.Model, error: Exception) -> str:
     )
 
 
-def _graph(model: keras.Model, recording: Recording, arguments: tuple, keep: tuple[type, ...], dtype: str) -> Graph:
-    """The graph of a recording."""
+def _graph(
+    model: keras.Model, recording: Recording, arguments: tuple, keep: tuple[type, ...], dtype: str
+) -> tuple[Graph, list[str]]:
+    """The graph of a recording, and the branches in it whose condition depends on a size that is not known."""
     wholes = _wholes(recording, keep, dtype)
 
     def path_of(name):
@@ -117,11 +127,15 @@ def _graph(model: keras.Model, recording: Recording, arguments: tuple, keep: tup
         dtype=dtype,
     )
     held = {slot for call in calls if isinstance(call.layer, layers.Layer) for slot in (*call.inputs, *call.outputs)}
-    graph = find_indices(_named(simplify(graph, held, returned), recording))
+    graph = find_indices(from_numbers(_named(simplify(graph, held, returned), recording)))
     written = set(graph.input_slots).union(*(site.outputs for site in graph.sites))
     calls = tuple(c for c in calls if written.issuperset(c.inputs) and written.issuperset(c.outputs))
+
     # Another dtype needs no second run of the model's code.
-    return dataclasses.replace(graph, calls=calls, again=lambda dtype: _graph(model, recording, arguments, keep, dtype))
+    def again(dtype):
+        return _graph(model, recording, arguments, keep, dtype)[0]
+
+    return dataclasses.replace(graph, calls=calls, again=again), builder.undecided
 
 
 def _named(graph: Graph, recording: Recording) -> Graph:

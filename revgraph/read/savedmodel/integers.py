@@ -128,15 +128,15 @@ class Integers:
         """
         source, function = self._followed.get(slot, (slot, lambda x: x))
         _, node = self._builder.made(source)
-        if node is None or node.type != "Cast" or not self._is_entry(node.slots[0]):
+        if node is None or node.type != "Cast" or not self.is_entry(node.slots[0]):
             return source, function
         dtype = self._builder.specs[source].dtype
         return node.slots[0], lambda x: function(tf.cast(x, dtype))
 
-    def _is_entry(self, slot):
+    def is_entry(self, slot: int) -> bool:
         """Whether the entries of a slot are entries of an input, in any order."""
         site, _ = self._builder.made(slot)
         if site is None:
             return True
         copies = isinstance(site.operation, Routing) and site.operation.copies
-        return copies and all(map(self._is_entry, site.inputs))
+        return copies and all(map(self.is_entry, site.inputs))

@@ -17,6 +17,7 @@ from revgraph.read.savedmodel.builder import Builder
 from revgraph.read.savedmodel.nodes import called
 from revgraph.read.savedmodel.passes import simplify
 from revgraph.read.savedmodel.weights import Weight
+from revgraph.read.strings import from_numbers
 
 
 def read_savedmodel(path: PathLike, signature: str | None = None) -> Graph:
@@ -157,7 +158,7 @@ def read_function(function: Any, name: str = "function", keep: Any = None, dtype
         calls=(),
         dtype=builder.dtype,
     )
-    read = find_indices(simplify(read))
+    read = find_indices(from_numbers(simplify(read)))
     calls = tuple(Call(s.path, s.layer, s.inputs, s.outputs) for s in read.sites)
     return dataclasses.replace(read, calls=calls, again=lambda dtype: read_function(function, name, keep, dtype))
 
@@ -184,11 +185,6 @@ def _input_spec(tensor: tf.Tensor) -> Spec:
         raise ValueError(
             f"The number of axes of input {tensor.name!r} is not known. Export the model with a signature whose inputs "
             f"have a shape, with None for axes of any size: tf.TensorSpec((None, 224, 224, 3))."
-        )
-    if tensor.dtype == tf.string:
-        raise ValueError(
-            f"Input {tensor.name!r} has strings, which have no relevance. Export the part of the model behind the "
-            f"layer that makes numbers of them, such as TextVectorization, and explain that part."
         )
     return Spec(tuple(tensor.shape), tensor.dtype.name)
 

@@ -104,9 +104,12 @@ def _one_hot(reader, node):
     if isinstance(indices, Weight) or not fixed or node.attribute("axis") != -1 or not moves.is_floating(node):
         return None
     size, (on, off) = int(depth.value), (float(end.value) for end in ends)
+    source, index = reader.ids.looked_up(indices)
+    if not reader.ids.is_entry(source):
+        # An index that is computed from several integers belongs to none of them. What it chooses by is a constant.
+        return reader.inert_site(node)
     # The last row is for an index outside of the table.
     table = np.where(np.eye(size + 1, size, dtype=bool), on, off)
-    source, index = reader.ids.looked_up(indices)
 
     def row(x):
         i = index(x)

@@ -1,0 +1,328 @@
+"""`Preprocessing`: how a model that has its own preprocessor makes its inputs of texts and images.
+
+Tasks of KerasHub have one. It is known by what it offers: `model.preprocessor`, called on the data, and its
+`tokenizer` with `id_to_token`. So the core needs no KerasHub.
+"""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from revgraph.analyzers.reference import FROM_ZERO, SAME
+from revgraph.analyzers.tokens import Tokens, texts_of
+from revgraph.graph.graph import holds_strings
+from revgraph.graph.types import Tensors
+
+TOKENS = ("token_ids", "input_ids")
+"""How the names of inputs end that hold the ids of tokens."""
+
+MASKS = ("padding_mask", "attention_mask")
+"""How the names of their masks end, which are true where there is no padding."""
+
+
+def has_preprocessor(model: Any) -> bool:
+    """Whether a model is of a kind that has a preprocessor of its own; it may be None."""
+    return isinstance(model, keras.Model) and hasattr(model, "preprocessor")
+
+
+class Preprocessing:
+    """Makes the inputs of a model by the model's own preprocessor.
+
+    Args:
+        model: The model. What its preprocessor is counts when it is used.
+    """
+
+    def __init__(self, model: keras.Model) -> None:
+        self.model = model
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer of the preprocessor; None where there is none."""
+        return getattr(self.model.preprocessor, "tokenizer", None)
+
+    @property
+    def generates(self) -> bool:
+        """Whether the model continues texts, so that what is explained is a token that follows."""
+        return hasattr(type(self.model), "generate") or hasattr(self.model.preprocessor, "generate_preprocess")
+
+    @functools.cached_property
+    def names(self) -> frozenset[str]:
+        """The names of the model's inputs."""
+        taken = getattr(self.model, "input", None)
+        if isinstance(taken, Mapping):
+            return frozenset(taken)
+        return frozenset(tensor.name for tensor in keras.tree.flatten(taken) if hasattr(tensor, "name"))
+
+    def is_ready(self, x: Tensors) -> bool:
+        """Whether x is what the model itself takes, so that no preprocessor is needed: a dict by its input names."""
+        return isinstance(x, Mapping) and set(x) == self.names
+
+    def __call__(self, x: Tensors) -> Tensors:
+        """The inputs of the model.
+
+        Args:
+            x: Texts, images, or what else the preprocessor takes; or a dict by the names of the model's inputs, which
+                stays as it is.
+
+        Raises:
+            TypeError: Numbers where the preprocessor takes texts.
+            ValueError: There is no preprocessor, or it lacks something, or does not take x.
+        """
+        if self.is_ready(x):
+            return x
+        preprocessor = self.model.preprocessor
+        if preprocessor is None:
+            if not holds_strings(x) and not isinstance(x, Mapping):
+                return x
+            raise ValueError(
+                f"The model {self.model.name!r} has no preprocessor: its attribute `preprocessor` is None, so strings "
+                f"cannot be given to it. Set model.preprocessor, or pass {self._inputs()}."
+            )
+        self._check_complete()
+        x = _readable(x)
+        if self._reads_text_only() and not _has_strings(x):
+            raise TypeError(
+                f"The preprocessor of {self.model.name!r} takes texts: a string or a list of strings. Received: "
+                f"{_described(x)}. Ids are given by the names of the model's inputs: {self._inputs()}."
+            )
+        # What `predict` does. A preprocessor that is called takes a pair of texts for a text and its label.
+        make = getattr(self.model, "preprocess_samples", preprocessor)
+        if self.generates:
+            make = getattr(preprocessor, "generate_preprocess", make)
+        try:
+            made = make(x)
+        except Exception as error:
+            # A preprocessor may raise anything.
+            raise ValueError(
+                f"The preprocessor of {self.model.name!r}, {type(preprocessor).__name__}, does not take what was given "
+                f"({_described(x)}): {_first_line(error)} Give what model.predict takes, or {self._inputs()}."
+            ) from error
+        made, _, _ = keras.utils.unpack_x_y_sample_weight(made)
+        if isinstance(made, Mapping) and "mask_positions" in made:
+            raise ValueError(
+                f"The preprocessor of {self.model.name!r} hides tokens by chance, as training needs it, so it would "
+                f"hide others each time. Call it once, and explain what it returns: x, _, _ = "
+                f"model.preprocessor(texts), or pass {self._inputs()}."
+            )
+        made = keras.tree.map_structure(np.asarray, made)
+        return self._without_padding(made) if self.generates else made
+
+    def _inputs(self):
+        return f"what the model itself takes, a dict of {', '.join(map(repr, sorted(self.names)))}"
+
+    def _reads_text_only(self):
+        preprocessor = self.model.preprocessor
+        others = ("image_converter", "audio_converter")
+        return self.tokenizer is not None and all(getattr(preprocessor, name, None) is None for name in others)
+
+    def _check_complete(self):
+        """Refuses a tokenizer that has no vocabulary, because its files were not downloaded."""
+        tokenizer = self.tokenizer
+        if tokenizer is None or not hasattr(tokenizer, "vocabulary_size"):
+            return
+        try:
+            tokenizer.vocabulary_size()
+        except Exception as error:
+            setters = [name for name in dir(tokenizer) if name.startswith("set_")]
+            own = f"give it one with preprocessor.tokenizer.{setters[0]}(...), " if setters else ""
+            raise ValueError(
+                f"The preprocessor of {self.model.name!r} cannot be used: its {type(tokenizer).__name__} has no "
+                f"vocabulary, which is a file of its own. Make the task with from_preset(...), which downloads the "
+                f"vocabulary, {own}or pass {self._inputs()}."
+            ) from error
+
+    @staticmethod
+    def _without_padding(made):
+        """Inputs of a model that generates text, without the padding behind the longest text.
+
+        A token depends on those before it alone, so what is behind the last one changes nothing.
+        """
+        masks = {name: mask_of(name, made) for name in token_names(made)}
+        known = {*masks, *(name for name in made if isinstance(made, Mapping) and name.endswith(MASKS))}
+        if not isinstance(made, Mapping) or known != set(made) or any(mask is None for mask in masks.values()):
+            return made
+        name = next((name for name in masks if "decoder" in name), None) or (next(iter(masks)) if masks else None)
+        if name is None or (len(masks) > 1 and "decoder" not in name):
+            return made
+        mask = masks[name]
+        length = int(np.flatnonzero(np.any(mask, axis=0)).max(initial=0)) + 1
+        cut = {name, mask_name(name, made)}
+        return {key: part[:, :length] if key in cut else part for key, part in made.items()}
+
+    def tokens(self, x: Tensors) -> Tokens | dict[str, Tokens]:
+        """The tokens of texts.
+
+        Args:
+            x: See `__call__`.
+
+        Returns:
+            `Tokens`, or for several inputs with tokens a dict of them by the name of the input.
+        """
+        made = self(x)
+        if self.tokenizer is None:
+            raise ValueError(
+                f"The preprocessor of {self.model.name!r} has no tokenizer, so its inputs have no text. Images are "
+                f"drawn with revgraph.visualize.plot(analyzer.preprocess(x), relevance)."
+            )
+        names = token_names(made)
+        if not names:
+            raise ValueError(f"None of the inputs {sorted(self.names)} of {self.model.name!r} has the ids of tokens.")
+        found = {name: self.tokens_of(np.asarray(_part(made, name)), mask_of(name, made)) for name in names}
+        return found if len(found) > 1 else next(iter(found.values()))
+
+    def tokens_of(self, ids: np.ndarray, mask: np.ndarray | None) -> Tokens:
+        """The tokens of ids.
+
+        Args:
+            ids: Ids (batch, tokens).
+            mask: True where there is no padding; None where only the id of padding says it.
+        """
+        tokenizer = self.tokenizer
+        pad = getattr(tokenizer, "pad_token_id", None)
+        padding = ~np.asarray(mask).astype(bool) if mask is not None else ids == pad
+        special = np.isin(ids, [i for i in getattr(tokenizer, "special_token_ids", []) if i is not None])
+        return Tokens(texts_of(ids, self.text_of), ids, special & ~padding, np.broadcast_to(padding, ids.shape))
+
+    def text_of(self, token: int) -> str:
+        """The text of a token. One that begins a word begins with a space where the tokenizer says so."""
+        tokenizer, token = self.tokenizer, int(token)
+        piece = tokenizer.id_to_token(token)
+        piece = piece.decode("utf-8", "replace") if isinstance(piece, bytes) else str(piece)
+        if hasattr(tokenizer, "merges"):
+            # Pieces of bytes have characters that stand for them.
+            text = _as_text(tokenizer.detokenize([token]))
+            return piece if not text or "\ufffd" in text else text
+        return piece.replace("\u2581", " ")
+
+    def token_of(self, token: Any) -> int:
+        """The id of a token that is given as an id or as text.
+
+        Raises:
+            TypeError: It is neither.
+            ValueError: The text is not one token of the vocabulary, or there is no such id.
+        """
+        tokenizer = self.tokenizer
+        if isinstance(token, int | np.integer) and not isinstance(token, bool):
+            size = tokenizer.vocabulary_size() if tokenizer is not None else None
+            if token < 0 or (size is not None and token >= size):
+                raise ValueError(
+                    f"There is no token with the id {token}. Ids go from 0 to {size - 1 if size else '?'}."
+                )
+            return int(token)
+        if not isinstance(token, str):
+            raise TypeError(f"A token is its text or its id. Received: {token!r} of type {type(token).__name__}.")
+        if tokenizer is None:
+            raise ValueError(f"The model {self.model.name!r} has no tokenizer: give the id of the token {token!r}.")
+        pieces = self.ids_of(token)
+        texts = [self.text_of(piece) for piece in pieces]
+        # A tokenizer may write another case, or a space at the beginning.
+        if len(pieces) == 1 and texts[0].strip().casefold() == token.strip().casefold():
+            return pieces[0]
+        known = self._in_vocabulary(token)
+        if known is not None:
+            return known
+        raise ValueError(
+            f"{token!r} is not one token of the vocabulary, but {len(pieces)}: {', '.join(map(repr, texts))}. Name one "
+            f"token, such as {texts[0]!r}, or explain them one by one with analyzer.continuation(prompt, {token!r})."
+            if len(pieces) > 1
+            else f"{token!r} is no token of the vocabulary, and reads as {texts}. Name a token of the vocabulary."
+        )
+
+    def _in_vocabulary(self, token):
+        """The id of a token as the vocabulary writes it; None where the vocabulary does not have it."""
+        try:
+            found = int(self.tokenizer.token_to_id(token))
+            return found if self.tokenizer.id_to_token(found) == token else None
+        except Exception:
+            # The tokenizer raises whatever its table does.
+            return None
+
+    def ids_of(self, text: str) -> list[int]:
+        """The ids of the tokens of a text, without special ones at its ends."""
+        ids = self.tokenizer.tokenize(tf.constant(text))
+        ids = ids.to_list() if hasattr(ids, "to_list") else np.asarray(ids).ravel().tolist()
+        return [int(i) for i in keras.tree.flatten(ids)]
+
+    def references(self, reference: Any) -> Any:
+        """Reference inputs for each input of the model: tokens by text become ids, and only tokens are compared.
+
+        Args:
+            reference: As the user gave them, for all inputs or by name. `"padding"` is the padding token.
+        """
+        names = token_names(dict.fromkeys(self.names))
+        if not names or not isinstance(getattr(self.model, "input", None), Mapping):
+            return reference
+        if not isinstance(reference, Mapping):
+            floating = {name for name, tensor in self.model.input.items() if "float" in str(tensor.dtype)}
+            rest = {name: FROM_ZERO if name in floating else SAME for name in self.names}
+            reference = {**rest, **dict.fromkeys(names, reference)}
+        return {name: self._reference(part) if name in names else part for name, part in reference.items()}
+
+    def _reference(self, part):
+        if not isinstance(part, str) or part in (FROM_ZERO, SAME):
+            return part
+        if part != "padding":
+            return self.token_of(part)
+        pad = getattr(self.tokenizer, "pad_token_id", None)
+        if pad is None:
+            raise ValueError(f'The tokenizer of {self.model.name!r} has no padding token: name one, or take "zeros".')
+        return int(pad)
+
+
+def token_names(made: Any) -> list[str]:
+    """The names of the inputs that hold the ids of tokens; an empty name where the only input does."""
+    if isinstance(made, Mapping):
+        return sorted(name for name in made if name.endswith(TOKENS))
+    return [""] if not isinstance(made, list | tuple) and np.issubdtype(np.asarray(made).dtype, np.integer) else []
+
+
+def mask_name(name: str, made: Any) -> str | None:
+    """The name of the mask that says where the tokens of an input are no padding; None where there is none."""
+    prefix = next((name.removesuffix(end) for end in TOKENS if name.endswith(end)), name)
+    return next((prefix + end for end in MASKS if isinstance(made, Mapping) and prefix + end in made), None)
+
+
+def mask_of(name: str, made: Any) -> np.ndarray | None:
+    """The mask that goes with the tokens of an input; None where there is none."""
+    mask = mask_name(name, made)
+    return None if mask is None else np.asarray(made[mask])
+
+
+def _part(made, name):
+    return made[name] if isinstance(made, Mapping) else made
+
+
+def _readable(x):
+    """A single text as a batch of one, and arrays of objects as lists, which preprocessors take."""
+    if isinstance(x, str | bytes):
+        return [x]
+    if isinstance(x, np.ndarray) and x.dtype.kind == "O":
+        return x.tolist()
+    if isinstance(x, Mapping):
+        return {name: _readable(part) for name, part in x.items()}
+    return tuple(map(_readable, x)) if isinstance(x, tuple) else x
+
+
+def _has_strings(x):
+    parts = x.values() if isinstance(x, Mapping) else x if isinstance(x, tuple) else [x]
+    return any(map(holds_strings, parts))
+
+
+def _as_text(text):
+    text = text.numpy() if tf.is_tensor(text) else text
+    text = text[0] if isinstance(text, list) and text else text
+    return text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)
+
+
+def _described(x):
+    if isinstance(x, Mapping):
+        return f"a dict of {', '.join(map(repr, sorted(map(str, x))))}"
+    return f"{type(x).__name__} of shape {np.shape(x)}" if hasattr(x, "shape") else type(x).__name__
+
+
+def _first_line(error):
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -1,0 +1,333 @@
+"""`TaskAnalyzer`: an analyzer of a model that has its own preprocessor, such as a task of KerasHub."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, cast
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from revgraph.analyzers.analyzer import Analyzer
+from revgraph.analyzers.attentions import Attentions
+from revgraph.analyzers.continuation import Continuation
+from revgraph.analyzers.inputs import is_stream
+from revgraph.analyzers.next_token import NextToken
+from revgraph.analyzers.preprocessing import MASKS, Preprocessing, has_preprocessor, mask_of, token_names
+from revgraph.analyzers.recorded import RecordedPass
+from revgraph.analyzers.selected import outputs_at_start
+from revgraph.analyzers.standing import StandIn
+from revgraph.analyzers.tokens import Tokens
+from revgraph.graph.tables import Table
+from revgraph.graph.types import PathLike, Relevance, Selection, Tensors
+from revgraph.reverse.ledger import Conservation
+
+
+class TaskAnalyzer(StandIn):
+    """Gives texts and images to the model's own preprocessor, and stands for an analyzer of the model.
+
+    `create_analyzer` returns one for a task of KerasHub. It has the class of the analyzer for `isinstance`.
+
+    Args:
+        inner: The analyzer. It takes what the model itself takes.
+        model: The model.
+
+    Example:
+
+        analyzer = revgraph.create_analyzer("lrp.attnlrp", text_classifier)
+        relevance = analyzer.analyze(["a sentence", "another one"])  # (batch, tokens)
+        revgraph.visualize.plot(analyzer.tokens(["a sentence", "another one"]), relevance)
+    """
+
+    def __init__(self, inner: Analyzer, model: keras.Model) -> None:
+        super().__init__(inner.__class__)
+        self.inner = inner
+        self.preprocessing = Preprocessing(model)
+
+    def known(self) -> Analyzer:
+        return self.inner
+
+    def preprocess(self, X: Tensors) -> Tensors:
+        """What the model takes for X: the ids of texts with their masks, or images of the right size and range.
+
+        Args:
+            X: See `analyze`.
+
+        Returns:
+            Array, or dict of arrays by the names of the model's inputs.
+        """
+        return self.preprocessing(X)
+
+    def tokens(self, X: Tensors, vocabulary: Sequence[str] | None = None) -> Tokens | dict[str, Tokens]:
+        """The tokens of texts: their own text, and which of them are special or padding.
+
+        Args:
+            X: See `analyze`.
+            vocabulary: Accepted for the sake of other models. The tokenizer knows the vocabulary.
+
+        Returns:
+            `Tokens`, or for a model with several inputs of tokens a dict of them by the name of the input.
+        """
+        return self.preprocessing.tokens(X)
+
+    def analyze(
+        self, X: Tensors, neuron_selection: Selection | NextToken = None, *args: Any, **options: Any
+    ) -> Relevance:
+        """Computes the relevance of every token, or of every entry of the images.
+
+        Args:
+            X: What `model.predict` takes: a text, a list of texts, images, or the dict of them that the preprocessor
+                takes; a dataset or generator of these; or what the model itself takes, as a dict by the names of its
+                inputs.
+            neuron_selection: See `ReverseAnalyzer.analyze`. For a model that continues texts a `NextToken`. By default
+                that is the most likely token after the last one of each text.
+            *args, **options: See `ReverseAnalyzer.analyze`.
+
+        Returns:
+            For texts an array (batch, tokens). The tokens are those of `tokens(X)`, and padding has zero. A dict of
+            such arrays by the name of the input where several inputs have tokens, or where X is what the model itself
+            takes. For images an array of their shape behind the preprocessor.
+        """
+        if is_stream(X):
+            results = [self.analyze(part, neuron_selection, *args, **options) for part in _parts(X)]
+            if not results:
+                raise ValueError("Nothing to explain: the dataset is empty.")
+            return keras.tree.map_structure(lambda *r: np.concatenate(r), *results)
+        inputs = self.preprocessing(X)
+        selection = self._selection(inputs, neuron_selection, options)
+        return self._of_tokens(X, self.inner.analyze(inputs, selection, *args, **options))
+
+    def conservation(
+        self, X: Tensors, neuron_selection: Selection | NextToken = None, *args: Any, **start: Any
+    ) -> Conservation:
+        """See `ReverseAnalyzer.conservation`."""
+        inputs = self.preprocessing(X)
+        return self.inner.conservation(inputs, self._selection(inputs, neuron_selection, start), *args, **start)
+
+    def attentions(
+        self, X: Tensors, neuron_selection: Selection | NextToken = None, *args: Any, **start: Any
+    ) -> Attentions:
+        """See `LRP.attentions`."""
+        inputs = self.preprocessing(X)
+        return self.inner.attentions(inputs, self._selection(inputs, neuron_selection, start), *args, **start)
+
+    def record(self, X: Tensors) -> "RecordedTask":
+        """See `ReverseAnalyzer.record`."""
+        return RecordedTask(self, X)
+
+    def continuation(
+        self,
+        prompt: str | Sequence[int],
+        continuation: str | Sequence[int],
+        *,
+        against: str | int | Sequence[str | int] | None = None,
+        batch_size: int = 4,
+        **options: Any,
+    ) -> Continuation:
+        """The relevance of each token of a text for each token that follows, in a table token x token.
+
+        Args:
+            prompt: The beginning of the text, or the ids of its tokens.
+            continuation: How it goes on, or the ids of its tokens, such as those that the model generated.
+            against: A token to compare each of these with, or one for each of them; see `NextToken`.
+            batch_size: How many tokens are explained at once.
+            **options: See `analyze`.
+
+        Returns:
+            A `Continuation`, whose `relevance[i, j]` is that of token j of the text for token i of the continuation.
+
+        Raises:
+            ValueError: The model does not continue texts, or the end of the prompt and the beginning of the
+                continuation are one token.
+
+        Example:
+
+            table = analyzer.continuation("The capital of France is", " Paris, of course")
+            revgraph.visualize.plot_continuation(table)
+        """
+        inputs, name, first = self._whole(prompt, continuation)
+        row = {key: np.asarray(part) for key, part in inputs.items()}
+        tokens = self._tokens_of(row, name)
+        places = np.arange(first, int(tokens.last()[0]) + 1)
+        said = tokens.ids[0, places]
+        others = None if against is None else _one_for_each(against, len(said))
+        parts = []
+        for start in range(0, len(said), batch_size):
+            chosen = slice(start, start + batch_size)
+            count = len(said[chosen])
+            batch = {key: np.repeat(part, count, axis=0) for key, part in row.items()}
+            compared = None if others is None else others[chosen]
+            asked = NextToken([int(i) for i in said[chosen]], compared, [int(p) - 1 for p in places[chosen]])
+            parts.append(self.analyze(batch, asked, **options)[name])
+        logits = self._logits(row, {})[0]
+        scores = logits[places - 1, said]
+        chances = np.exp(scores - np.logaddexp.reduce(logits[places - 1].astype("float64"), axis=-1))
+        relevance = np.concatenate(parts)[:, : places[-1]]
+        return Continuation(tokens[0], int(first), relevance, scores, chances, tokens.special[0])
+
+    def _whole(self, prompt, continuation):
+        """Inputs for a text and how it goes on, the name of the input of tokens, and where the continuation begins."""
+        read = self.preprocessing
+        if not read.generates:
+            raise ValueError(
+                f"The model {read.model.name!r} does not continue texts, because it has no `generate`. Use analyze."
+            )
+        start = read(prompt if isinstance(prompt, str) else "")
+        names = token_names(start)
+        if len(names) != 1 or not isinstance(start, Mapping):
+            raise ValueError(
+                f"continuation takes a model with one input of tokens. The inputs of {read.model.name!r} are "
+                f"{sorted(read.names)}: use analyze with NextToken(token, after=place) for each token."
+            )
+        name = names[0]
+        opened = self._tokens_of(start, name)
+        before = opened.ids[0][~opened.padding[0]] if isinstance(prompt, str) else np.array([*prompt], opened.ids.dtype)
+        more = read.ids_of(continuation) if isinstance(continuation, str) else [int(i) for i in continuation]
+        if isinstance(prompt, str):
+            start_ids = read.ids_of(prompt)
+            if list(before[len(before) - len(start_ids) :]) != start_ids:
+                raise ValueError(
+                    f"The prompt has {len(start_ids)} tokens, and the preprocessor of {read.model.name!r} has cut it. "
+                    f"Raise model.preprocessor.sequence_length."
+                )
+            if isinstance(continuation, str):
+                whole = read.ids_of(prompt + continuation)
+                more = whole[len(start_ids) :]
+                if whole[: len(start_ids)] != start_ids:
+                    raise ValueError(
+                        f"The end of the prompt and the beginning of the continuation are read as one token: "
+                        f"{read.text_of(before[-1])!r} ends the prompt. Begin the continuation with a space, or pass "
+                        f"the ids of its tokens."
+                    )
+        if not more:
+            raise ValueError("The continuation has no tokens. Pass a text or ids of tokens.")
+        ids = np.array([*before, *map(read.token_of, more)], before.dtype)
+        inputs = {name: ids[None]}
+        masks = {key: np.ones_like(ids[None]) for key in start if key.endswith(MASKS)}
+        if {*inputs, *masks} != set(start):
+            raise ValueError(
+                f"continuation takes a model whose inputs are tokens and their mask. Those of {read.model.name!r} are "
+                f"{sorted(read.names)}: use analyze with NextToken(token, after=place) for each token."
+            )
+        return {**inputs, **masks}, name, len(before)
+
+    def save(self, path: PathLike, overwrite: bool = False) -> None:
+        """See `Analyzer.save`."""
+        self.inner.save(path, overwrite)
+
+    def table(self) -> Table:
+        """What the analyzer walks over."""
+        return self.inner.table()
+
+    def __repr__(self) -> str:
+        return repr(self.inner)
+
+    def _selection(self, inputs, selection, options):
+        """The selection, with a `NextToken` as factors of the output."""
+        if selection is None and self._asks_for_next_token(options):
+            selection = NextToken()
+        if not isinstance(selection, NextToken):
+            return selection
+        if options.get("layer") is not None:
+            raise ValueError("A NextToken is one of the model's output. Leave out layer=, or select by a mask.")
+        logits = self._logits(inputs, options)
+        tokens = self._tokens_of(inputs, _of_next(token_names(inputs)))
+        if logits.shape[:2] != tokens.ids.shape:
+            raise ValueError(
+                f"A NextToken needs an output (batch, tokens, vocabulary) for {tokens.ids.shape} tokens. That of "
+                f"{self.preprocessing.model.name!r} has the shape {logits.shape}."
+            )
+        return selection.factors(logits, tokens.padding, self.preprocessing)
+
+    def _asks_for_next_token(self, options):
+        asked = options.get("layer") is None and options.get("initial_relevance") is None
+        usual = self.inner.neuron_selection_mode == "max_activation"
+        return self.preprocessing.generates and asked and usual and self.inner.innermost.selects
+
+    def _logits(self, inputs, options):
+        """The model's only output."""
+        analyzer = self.inner.at(inputs) if hasattr(self.inner, "at") else self.inner
+        outputs = outputs_at_start(analyzer, analyzer.as_they_are(_taken(analyzer, inputs)), None, options)
+        if len(outputs) != 1 or next(iter(outputs.values())).ndim != 3:
+            shapes = {name: y.shape for name, y in outputs.items()}
+            raise ValueError(
+                f"A NextToken needs one output (batch, tokens, vocabulary). The outputs of "
+                f"{self.preprocessing.model.name!r} are {shapes}."
+            )
+        return next(iter(outputs.values()))
+
+    def _tokens_of(self, inputs, name):
+        """Where the tokens of an input are, whatever their text is."""
+        ids = np.asarray(inputs[name] if isinstance(inputs, Mapping) else inputs)
+        mask = mask_of(name, inputs)
+        if self.preprocessing.tokenizer is not None:
+            return self.preprocessing.tokens_of(ids, mask)
+        padding = np.zeros(ids.shape, bool) if mask is None else ~mask.astype(bool)
+        return Tokens(ids.astype(str).astype(object), ids, np.zeros(ids.shape, bool), padding)
+
+    def _of_tokens(self, X, result):
+        """The relevance of tokens alone, if texts were given and one input has tokens."""
+        if self.preprocessing.is_ready(X):
+            return result
+        relevance, *rest = result if isinstance(result, tuple) else (result,)
+        if isinstance(relevance, Mapping):
+            names = token_names(relevance)
+            graph = self.inner.graph
+            floating = [
+                n for n, s in zip(graph.input_names, graph.input_slots, strict=True) if "float" in graph.specs[s].dtype
+            ]
+            if len(names) == 1 and not floating:
+                relevance = relevance[names[0]]
+        return (relevance, *rest) if rest else relevance
+
+
+def for_task(analyzer: Analyzer) -> Analyzer:
+    """The analyzer, behind the preprocessor of its model if the model is of a kind that has one."""
+    # It stands for analyzers of this class.
+    return cast(Analyzer, TaskAnalyzer(analyzer, analyzer.model)) if has_preprocessor(analyzer.model) else analyzer
+
+
+class RecordedTask:
+    """A recorded forward pass of a task; see `RecordedPass`.
+
+    Args:
+        analyzer: The analyzer of the task.
+        X: What it was recorded on.
+    """
+
+    def __init__(self, analyzer: TaskAnalyzer, X: Tensors) -> None:
+        self._analyzer, self._given = analyzer, X
+        self._inputs = analyzer.preprocess(X)
+        self._recorded: RecordedPass = analyzer.inner.record(self._inputs)
+
+    def analyze(self, neuron_selection: Selection | NextToken = None, initial_relevance: Any = None) -> Relevance:
+        """Relevance of the recorded inputs; see `TaskAnalyzer.analyze`."""
+        selection = self._analyzer._selection(self._inputs, neuron_selection, {"initial_relevance": initial_relevance})
+        return self._analyzer._of_tokens(self._given, self._recorded.analyze(selection, initial_relevance))
+
+
+def _of_next(names):
+    """The input of tokens that is continued."""
+    return next((name for name in names if "decoder" in name), names[0] if names else "")
+
+
+def _taken(analyzer, inputs):
+    """Inputs in the flat order of an analyzer's graph."""
+    if not isinstance(inputs, Mapping):
+        return [np.asarray(part) for part in keras.tree.flatten(inputs)]
+    return [np.asarray(inputs[name]) for name in analyzer.graph.input_names]
+
+
+def _parts(x: Any) -> Iterator[Any]:
+    """The batches of a stream, without their labels."""
+    batches = map(x.__getitem__, range(len(x))) if isinstance(x, keras.utils.PyDataset) else x
+    for batch in batches:
+        part = batch[0] if isinstance(batch, tuple) else batch
+        yield part.numpy() if isinstance(part, tf.Tensor) else part
+
+
+def _one_for_each(value, count):
+    if isinstance(value, str | int | np.integer):
+        return [value] * count
+    if len(value) != count:
+        raise ValueError(f"against has {len(value)} entries for {count} tokens: pass one, or one for each token.")
+    return list(value)

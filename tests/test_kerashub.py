@@ -1,0 +1,227 @@
+"""Every family of KerasHub with random weights: five checks each.
+
+The fast suite has about fifteen of them, `make test-kerashub` has all and writes the table of the documentation.
+"""
+
+import contextlib
+import warnings
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import revgraph
+from revgraph.read import trace
+from revgraph.read.keras.signature import Sized
+from revgraph.reverse.targets import why_nothing_starts
+from tests.models import precision
+
+pytest.importorskip("keras_hub")
+
+from tests.kerashub_families import FAMILIES, REFUSED
+
+FAST = (
+    "BERT", "BART", "CLIP", "DeBERTa V3", "Falcon", "FNet", "GPT-2", "Gemma 2", "Llama 3", "MiT", "Mixtral", "RQ-VAE",
+    "SAM", "T5", "ViT",
+)  # fmt: skip
+"""Families of the fast suite: each has something that the others do not."""
+
+SINGLE = {"BLIP-2", "T5", "Qwen 3.5", "Qwen 3.5 MoE", "SAM 3", "SmolLM3"}
+"""Families whose own code computes in float32. The others are checked in float64."""
+
+CONSTANT = {"RQ-VAE"}
+"""Families whose outputs do not depend smoothly on the inputs: a code book holds what the output is made of."""
+
+LOGITS = {"BASNet"}
+"""Families that end with a sigmoid. Relevance starts in front of it."""
+
+
+class Model:
+    """A small model of a family, its inputs, and the neurons whose relevance is asked for.
+
+    Args:
+        name: The name of the family.
+    """
+
+    def __init__(self, name):
+        self.name, self.dtype = name, "float32" if name in SINGLE else "float64"
+        keras.utils.set_random_seed(0)
+        with precision(self.dtype):
+            self.model = FAMILIES[name].build()
+            drawn = FAMILIES[name].draw()
+            self.inputs = keras.tree.map_structure(lambda x: x.astype(self.dtype) if x.dtype.kind == "f" else x, drawn)
+            shake(self.model)
+            self.outputs = self.run(self.inputs)
+            self.graph = trace(Sized(self.model, self.inputs), dtype=self.dtype)
+        # The neuron in the middle of each output.
+        self.neurons = {
+            name: tuple(size // 2 for size in output.shape[1:])
+            for name, slot, output in zip(self.graph.output_names, self.graph.output_slots, self.outputs, strict=True)
+            if why_nothing_starts(self.graph, slot) is None
+        }
+
+    @property
+    def tolerance(self):
+        return 2e-3 if self.dtype == "float32" else 1e-5
+
+    def run(self, inputs):
+        with precision(self.dtype):
+            return keras.tree.flatten(self.model(inputs, training=False))
+
+    def analyzer(self, method):
+        with precision(self.dtype):
+            return revgraph.create_analyzer(method, self.model)
+
+    def relevance(self, method):
+        """The relevance of each input, in the order of the graph."""
+        with precision(self.dtype):
+            found = self.analyzer(method).record(self.inputs).analyze(self.neurons)
+        found = [found[n] for n in self.graph.input_names] if isinstance(found, dict) else keras.tree.flatten(found)
+        return dict(zip(self.graph.input_names, map(np.asarray, found), strict=True))
+
+    def named_inputs(self):
+        if isinstance(self.inputs, dict):
+            return {name: self.inputs[name] for name in self.graph.input_names}
+        return {self.graph.input_names[0]: self.inputs}
+
+
+def shake(model, seed=0):
+    """Adds noise to all weights, so that no bias is zero and no scale is one."""
+    rng = np.random.default_rng(seed)
+    for weight in model.weights:
+        if "float" in weight.dtype and "seed_generator" not in weight.path:
+            value = np.asarray(weight)
+            weight.assign(value * (1 + 0.1 * rng.uniform(-1, 1, value.shape)) + 0.01 * rng.uniform(0, 1, value.shape))
+
+
+@contextlib.contextmanager
+def looking_up():
+    """Notes what embeddings look up, and has a tape watch it."""
+    found, call = [], keras.layers.Embedding.call
+
+    def noted(layer, ids, *args, **kwargs):
+        output = tf.convert_to_tensor(call(layer, ids, *args, **kwargs))
+        found.append((np.asarray(ids), output))
+        for tape in tapes:
+            tape.watch(output)
+        return output
+
+    tapes = []
+    keras.layers.Embedding.call = noted
+    try:
+        yield found, tapes
+    finally:
+        keras.layers.Embedding.call = call
+
+
+def by_a_tape(model):
+    """Input times gradient of each input, as a tape of TensorFlow gives it, and the largest sum of summands.
+
+    The relevance of ids is that of the vectors which are looked up. None for integers that are not looked up.
+    """
+    tensors = {name: tf.constant(x) for name, x in model.named_inputs().items()}
+    with looking_up() as (found, tapes), tf.GradientTape(persistent=True) as tape:
+        tapes.append(tape)
+        for tensor in tensors.values():
+            if tensor.dtype.is_floating:
+                tape.watch(tensor)
+        outputs = model.run(tensors if isinstance(model.inputs, dict) else next(iter(tensors.values())))
+        if model.name in LOGITS:
+            outputs = [tf.math.log(y / (1 - y)) for y in outputs]
+        chosen = zip(model.graph.output_names, outputs, strict=True)
+        total = sum(tf.reduce_sum(y[(slice(None), *model.neurons[n])]) for n, y in chosen if n in model.neurons)
+
+    def product(x):
+        gradient = tape.gradient(total, x)
+        return np.zeros(x.shape) if gradient is None else x.numpy() * tf.convert_to_tensor(gradient).numpy()
+
+    expected, largest = {}, 0.0
+    for name, tensor in tensors.items():
+        if tensor.dtype.is_floating:
+            expected[name] = product(tensor)
+            largest = max(largest, np.abs(expected[name]).max(initial=0))
+            continue
+        looked_up = [product(y) for ids, y in found if np.array_equal(ids, tensor)]
+        expected[name] = sum(p.sum(axis=-1) for p in looked_up) if looked_up else None
+        largest = max([largest, *(np.abs(p).sum(axis=-1).max() for p in looked_up)])
+    return expected, largest
+
+
+def marks(name):
+    return pytest.param(name, id=name, marks=[] if name in FAST else pytest.mark.kerashub)
+
+
+@pytest.fixture(scope="module", params=[marks(name) for name in FAMILIES])
+def model(request):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield Model(request.param)
+    keras.backend.clear_session()
+
+
+def test_the_graph_computes_what_the_model_computes(model):
+    with precision(model.dtype):
+        found = keras.tree.flatten(model.graph(model.inputs))
+    for one, other in zip(found, model.outputs, strict=True):
+        size = np.abs(np.asarray(other, "float64")).max(initial=1e-3)
+        np.testing.assert_allclose(np.asarray(one, "float64"), np.asarray(other, "float64"), atol=1e-5 * size)
+
+
+def test_the_gradient_is_that_of_a_tape(model):
+    expected, largest = by_a_tape(model)
+    found = model.relevance("input_t_gradient")
+    assert (largest == 0) == (model.name in CONSTANT)
+    for name, relevance in expected.items():
+        if relevance is not None:
+            np.testing.assert_allclose(found[name], relevance, rtol=0, atol=model.tolerance * largest, err_msg=name)
+
+
+def check_relevance(model, method):
+    """Relevance is finite, and the ledger closes and agrees with it."""
+    with precision(model.dtype):
+        ledger = model.analyzer(method).conservation(model.inputs, model.neurons)
+    size = np.abs(ledger.start).max()
+    assert np.isfinite(ledger.other).all() and np.isfinite(ledger.start).all() and size > 0
+    np.testing.assert_allclose(ledger.other, 0, atol=1e-4 * size)
+    relevance = model.relevance(method).values()
+    assert all(np.isfinite(r).all() for r in relevance)
+    total = sum(r.sum(dtype="float64") for r in relevance)
+    largest = sum(np.abs(r).sum(dtype="float64") for r in relevance)
+    np.testing.assert_allclose(total, ledger.input.sum(), atol=model.tolerance * max(size, largest))
+
+
+def test_relevance_and_its_ledger(model):
+    check_relevance(model, "lrp.epsilon")
+
+
+def test_relevance_by_a_preset_for_attention(model):
+    check_relevance(model, "lrp.attnlrp")
+
+
+def test_weights_that_are_assigned_later_are_seen(model):
+    kept = [np.asarray(weight) for weight in model.model.weights]
+    with precision(model.dtype):
+        analyzer = model.analyzer("lrp.epsilon")
+        before = analyzer.record(model.inputs).analyze(model.neurons)
+        shake(model.model, seed=1)
+        after = keras.tree.flatten(analyzer.record(model.inputs).analyze(model.neurons))
+        expected = keras.tree.flatten(model.analyzer("lrp.epsilon").record(model.inputs).analyze(model.neurons))
+    for weight, value in zip(model.model.weights, kept, strict=True):
+        weight.assign(value)
+    size = max(np.abs(r).max(initial=0) for r in expected)
+    for one, other in zip(after, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=model.tolerance * size)
+    if model.name not in CONSTANT:
+        assert any(np.abs(a - b).max(initial=0) > 0 for a, b in zip(after, keras.tree.flatten(before), strict=True))
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.kerashub) for name in REFUSED])
+def test_models_whose_own_code_needs_values(name):
+    """Their code reads values of tensors, so `predict` fails, too. The error says so, and no number is wrong."""
+    family = REFUSED[name]
+    model, x = family.build(), family.draw()
+    with pytest.raises(Exception, match=r"symbolic|SymbolicTensor"):
+        model.predict(x, verbose=0)
+    with pytest.raises(ValueError, match="its Python code does not depend on the values of tensors"):
+        revgraph.create_analyzer("lrp.epsilon", model).analyze(x)

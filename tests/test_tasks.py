@@ -1,0 +1,382 @@
+"""Tasks of KerasHub, from texts and images to relevance: preprocessors, tokens, next tokens, continuations."""
+
+import warnings
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+import revgraph
+from revgraph import NextToken, create_analyzer, visualize
+from revgraph.analyzers import LRP, TaskAnalyzer
+
+hub = pytest.importorskip("keras_hub")
+
+WORDS = "the film was great not boring a story with lovely actors and music".split()
+TEXTS = ["the film was great", "not boring storys"]
+PROMPTS = ["the film was", "the film"]
+LENGTH = 12
+
+
+def spread(model):
+    """Weights that are large enough for outputs to depend on them."""
+    generator = np.random.default_rng(0)
+    for variable in model.weights:
+        if variable.shape and "norm" not in variable.path:
+            variable.assign(generator.normal(0, 0.3, variable.shape))
+    return model
+
+
+def word_tokenizer():
+    return hub.models.BertTokenizer(
+        vocabulary=["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, "##s"], lowercase=True
+    )
+
+
+def backbone(kind=hub.models.BertBackbone, size=19):
+    return kind(
+        vocabulary_size=size,
+        num_layers=1,
+        num_heads=2,
+        hidden_dim=8,
+        intermediate_dim=12,
+        max_sequence_length=LENGTH,
+        dropout=0,
+    )
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    preprocessor = hub.models.BertTextClassifierPreprocessor(word_tokenizer(), sequence_length=LENGTH)
+    return spread(hub.models.BertTextClassifier(backbone(), num_classes=2, preprocessor=preprocessor))
+
+
+def byte_tokenizer(kind=hub.models.GPT2Tokenizer, first=("<|endoftext|>",)):
+    """Knows letters, and a few words with the space in front of them."""
+    vocabulary, merges = [*first, "\u0120", *map(chr, range(ord("a"), ord("z") + 1))], []
+    for word in ("the", "\u0120film", "\u0120was", "\u0120great", "\u0120paris", "paris", "\u0120is"):
+        for i in range(1, len(word)):
+            pair = f"{word[:i]} {word[i]}"
+            merges += [pair] if pair not in merges else []
+            vocabulary += [word[: i + 1]] if word[: i + 1] not in vocabulary else []
+    return kind(vocabulary={token: i for i, token in enumerate(vocabulary)}, merges=merges)
+
+
+@pytest.fixture(scope="module")
+def speaker():
+    preprocessor = hub.models.GPT2CausalLMPreprocessor(byte_tokenizer(), sequence_length=LENGTH)
+    size = preprocessor.tokenizer.vocabulary_size()
+    return spread(hub.models.GPT2CausalLM(backbone(hub.models.GPT2Backbone, size), preprocessor))
+
+
+@pytest.fixture(scope="module")
+def of_classifier(classifier):
+    return create_analyzer("lrp.cp", classifier)
+
+
+@pytest.fixture(scope="module")
+def of_speaker(speaker):
+    return create_analyzer("lrp.attnlrp", speaker)
+
+
+class TestTexts:
+    def test_strings_give_relevance_per_token(self, classifier, of_classifier):
+        assert isinstance(of_classifier, LRP) and isinstance(of_classifier, TaskAnalyzer)
+        found = of_classifier.analyze(TEXTS, 1)
+        prepared = classifier.preprocessor(TEXTS)
+        np.testing.assert_array_equal(found, of_classifier.analyze(prepared, 1)["token_ids"])
+        assert found.shape == (2, LENGTH) and np.all(found[:, :4] != 0) and np.all(found[0, 6:] == 0)
+        outputs = classifier.predict(TEXTS, verbose=0)
+        graph = {name: np.asarray(part) for name, part in prepared.items()}
+        np.testing.assert_allclose(of_classifier.graph(graph), outputs, rtol=1e-4, atol=1e-5)
+
+    def test_tokens(self, of_classifier):
+        tokens = of_classifier.tokens(TEXTS)
+        assert tokens[0] == ("[CLS]", "the", "film", "was", "great", "[SEP]")
+        assert tokens[1] == ("[CLS]", "not", "boring", "story", "##s", "[SEP]")
+        assert tokens.special[0].tolist() == [True, *4 * [False], True, *6 * [False]]
+        assert tokens.padding[0].tolist() == 6 * [False] + 6 * [True]
+        assert of_classifier.tokens("the robot")[0] == ("[CLS]", "the", "[UNK]", "[SEP]")
+
+    @pytest.mark.parametrize("given", [np.array, tf.constant, lambda texts: np.array(texts, object), tuple])
+    def test_texts_in_every_form(self, given, of_classifier):
+        expected = of_classifier.analyze(TEXTS, 1)
+        if given is tuple:
+            # A tuple has the segments of pairs of texts.
+            tokens = of_classifier.tokens((TEXTS[:1], ["great music"]))
+            assert tokens[0][5:] == ("[SEP]", "great", "music", "[SEP]")
+            return
+        np.testing.assert_array_equal(of_classifier.analyze(given(TEXTS), 1), expected)
+        np.testing.assert_allclose(of_classifier.analyze(TEXTS[0], 1), expected[:1], rtol=1e-4, atol=1e-6)
+
+    def test_datasets_and_generators(self, of_classifier):
+        texts = [*TEXTS, "great music"]
+        expected = of_classifier.analyze(texts, 1)
+        dataset = tf.data.Dataset.from_tensor_slices((texts, [0, 1, 0])).batch(2)
+        for stream in (dataset, (texts[i : i + 2] for i in (0, 2))):
+            np.testing.assert_allclose(of_classifier.analyze(stream, 1), expected, rtol=1e-4, atol=1e-6)
+        with pytest.raises(ValueError, match="the dataset is empty"):
+            of_classifier.analyze(iter(()), 1)
+
+    def test_the_other_questions(self, of_classifier):
+        found = of_classifier.analyze(TEXTS, 1)
+        np.testing.assert_allclose(of_classifier.record(TEXTS).analyze(1), found, rtol=1e-4, atol=1e-6)
+        ledger, prepared = of_classifier.conservation(TEXTS, 1), of_classifier.preprocess(TEXTS)
+        every = sum(part.sum(axis=1) for part in of_classifier.analyze(prepared, 1).values())
+        np.testing.assert_allclose(ledger.input, every, rtol=1e-3, atol=1e-5)
+        assert len(of_classifier.attentions(TEXTS, 1)) == 2
+        with_layers, layers_of, delta = of_classifier.analyze(
+            TEXTS, 1, return_layers="token_embedding", return_convergence_delta=True, batch_size=1
+        )
+        np.testing.assert_allclose(with_layers, found, rtol=1e-4, atol=1e-6)
+        assert layers_of["token_embedding"].shape == (2, LENGTH) and delta.shape == (2,)
+
+    def test_path_methods_compare_tokens_alone(self, classifier):
+        prepared = classifier.preprocessor(TEXTS)
+        y = np.asarray(classifier(prepared))[:, 1]
+        for reference, token in (("padding", 0), ("film", 6), (7, 7)):
+            ids = tf.fill(tf.shape(prepared["token_ids"]), token)
+            difference = y - np.asarray(classifier({**prepared, "token_ids": ids}))[:, 1]
+            for method, options in (("deep_lift", {}), ("integrated_gradients", {"steps": 64})):
+                analyzer = create_analyzer(method, classifier, reference_inputs=reference, **options)
+                found = analyzer.analyze(TEXTS, 1)
+                np.testing.assert_allclose(found.sum(axis=1), difference, atol=1e-5 if not options else 1e-2)
+        zeros = create_analyzer("deep_lift", classifier).analyze(TEXTS, 1, return_convergence_delta=True)
+        assert np.abs(zeros[1]).max() < 1e-5 and zeros[0].shape == (2, LENGTH)
+
+    def test_it_is_saved(self, of_classifier, tmp_path):
+        of_classifier.save(tmp_path / "task.revgraph")
+        loaded = revgraph.load_analyzer(tmp_path / "task.revgraph")
+        np.testing.assert_allclose(loaded.analyze(TEXTS, 1), of_classifier.analyze(TEXTS, 1), rtol=1e-5, atol=1e-7)
+        assert loaded.tokens(TEXTS)[0] == of_classifier.tokens(TEXTS)[0]
+
+    def test_pictures(self, classifier, of_classifier):
+        outputs = classifier.predict(TEXTS, verbose=0)
+        drawn = visualize.plot(of_classifier.tokens(TEXTS), of_classifier.analyze(TEXTS), outputs, ["bad", "good"])
+        assert drawn.titles[0].split(":")[0] in ("bad", "good") and "[PAD]" not in drawn.to_html()
+
+
+class TestNextTokens:
+    def test_it_is_that_after_the_last_token(self, speaker, of_speaker):
+        tokens = of_speaker.tokens(PROMPTS)
+        assert tokens[0] == ("<|endoftext|>", "the", " film", " was") and tokens.padding[1].tolist() == 3 * [False] + [
+            True
+        ]
+        found = of_speaker.analyze(PROMPTS)
+        # Without padding, and without the end that training adds.
+        for i, prompt in enumerate(PROMPTS):
+            ids = tokens.ids[i : i + 1, : len(tokens[i])]
+            alone = {"token_ids": ids, "padding_mask": np.ones_like(ids)}
+            best = int(np.asarray(speaker(alone))[0, -1].argmax())
+            expected = of_speaker.inner.analyze(alone, (ids.shape[1] - 1, best))["token_ids"]
+            np.testing.assert_allclose(found[i : i + 1, : ids.shape[1]], expected, rtol=1e-3, atol=1e-5, err_msg=prompt)
+        np.testing.assert_array_equal(found, of_speaker.analyze(PROMPTS, NextToken()))
+        np.testing.assert_array_equal(of_speaker.analyze(of_speaker.preprocess(PROMPTS))["token_ids"], found)
+
+    def test_a_token_by_text_or_id_and_a_contrast(self, speaker, of_speaker):
+        paris, great = (speaker.preprocessor.tokenizer.token_to_id(t) for t in ("\u0120paris", "\u0120great"))
+        one, other = of_speaker.analyze(PROMPTS, NextToken(" paris")), of_speaker.analyze(PROMPTS, NextToken(" great"))
+        np.testing.assert_array_equal(one, of_speaker.analyze(PROMPTS, NextToken(paris)))
+        np.testing.assert_array_equal(one, of_speaker.analyze(PROMPTS, NextToken("\u0120paris")))
+        mixed = of_speaker.analyze(PROMPTS, NextToken([" paris", " great"]))
+        np.testing.assert_allclose(mixed, [one[0], other[1]], rtol=1e-4, atol=1e-6)
+        # Gradients are linear in the output.
+        gradient = create_analyzer("input_t_gradient", speaker)
+        parts = [gradient.analyze(PROMPTS, NextToken(token)) for token in (paris, great)]
+        contrast = gradient.analyze(PROMPTS, NextToken(" paris", against=" great"))
+        np.testing.assert_allclose(contrast, parts[0] - parts[1], rtol=1e-3, atol=1e-5)
+        prepared = of_speaker.preprocess(PROMPTS)
+        expected = of_speaker.inner.analyze(
+            {name: part[:1] for name, part in prepared.items()}, lambda y: y[:, 3, paris] - y[:, 3, great]
+        )
+        np.testing.assert_allclose(
+            of_speaker.analyze(PROMPTS, NextToken(paris, against=great))[:1],
+            expected["token_ids"],
+            rtol=1e-3,
+            atol=1e-5,
+        )
+
+    def test_the_place(self, of_speaker):
+        by_place = of_speaker.analyze(PROMPTS, NextToken(" is", after=1))
+        assert np.all(by_place[:, 2:] == 0) and np.all(by_place[:, :2] != 0)
+        np.testing.assert_allclose(of_speaker.analyze(PROMPTS, NextToken(" is", after=[-3, -2])), by_place, rtol=1e-5)
+        np.testing.assert_allclose(of_speaker.record(PROMPTS).analyze(NextToken(" is", after=1)), by_place, rtol=1e-3)
+        assert of_speaker.conservation(PROMPTS, NextToken(" is", after=1)).start.shape == (2,)
+
+    @pytest.mark.parametrize("method", ["gradient", "integrated_gradients", "smoothgrad", "deep_lift", "lrp.epsilon"])
+    def test_every_method(self, method, speaker):
+        options = {"seed": 0, "augment_by_n": 4} if method == "smoothgrad" else {}
+        found = create_analyzer(method, speaker, **options).analyze(PROMPTS, NextToken(" is", against=" was"))
+        assert found.shape == (2, 4) and np.isfinite(found).all() and found[1, 3] == 0 and np.all(found[:, :3] != 0)
+
+    def test_a_continuation(self, speaker, of_speaker):
+        table = of_speaker.continuation("the film was", " great paris")
+        assert table.said == (" great", " paris") and table.read == ("<|endoftext|>", "the", " film", " was", " great")
+        for i, text in enumerate(("the film was", "the film was great")):
+            row = of_speaker.analyze(text, NextToken(table.said[i]))[0]
+            np.testing.assert_allclose(table.relevance[i, : len(row)], row, rtol=1e-3, atol=1e-5)
+            assert not table.relevance[i, len(row) :].any()
+            logits = np.asarray(speaker({k: tf.constant(v) for k, v in of_speaker.preprocess(text).items()}))[0, -1]
+            said = of_speaker.preprocessing.token_of(table.said[i])
+            np.testing.assert_allclose(table.scores[i], logits[said], rtol=1e-3)
+            np.testing.assert_allclose(table.chances[i], tf.nn.softmax(logits)[said], rtol=1e-3)
+        ids = [speaker.preprocessor.tokenizer.token_to_id(t) for t in ("\u0120great", "\u0120paris")]
+        again = of_speaker.continuation("the film was", ids, batch_size=1)
+        np.testing.assert_allclose(again.relevance, table.relevance, rtol=1e-3, atol=1e-5)
+        contrast = of_speaker.continuation("the film was", " great paris", against=" is")
+        row = of_speaker.analyze("the film was", NextToken(" great", against=" is"))[0]
+        np.testing.assert_allclose(contrast.relevance[0, :4], row, rtol=1e-3, atol=1e-5)
+        assert visualize.plot_continuation(table).axes
+
+    def test_a_word_without_its_space(self, speaker, of_speaker):
+        logits = np.asarray(of_speaker._logits(of_speaker.preprocess("the film is"), {}))[0, -1]
+        plain, spaced = (speaker.preprocessor.tokenizer.token_to_id(t) for t in ("paris", "\u0120paris"))
+        if logits[spaced] > logits[plain]:
+            with pytest.warns(UserWarning, match="two tokens.*NextToken\\(' paris'\\)"):
+                of_speaker.analyze("the film is", NextToken("paris"))
+        else:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("error", message=".*two tokens")
+                of_speaker.analyze("the film is", NextToken("paris"))
+
+    def test_what_is_no_token(self, of_speaker, of_classifier):
+        for selection, error, message in (
+            (
+                NextToken("paris film"),
+                ValueError,
+                "is not one token of the vocabulary, but 2: 'paris', ' film'. Name one",
+            ),
+            (NextToken(999), ValueError, "There is no token with the id 999. Ids go from 0"),
+            (NextToken(2.5), TypeError, "A token is its text or its id. Received: 2.5"),
+            (NextToken(" is", after=7), ValueError, "sample 0 have the places 0 to 3. Received: after=7"),
+            (NextToken(" is", after=[1, 3]), ValueError, "sample 1 have the places 0 to 2. Received: after=3"),
+            (NextToken(" is", against=" is"), ValueError, "' is', and it is compared with itself"),
+            (NextToken([1, 2, 3]), ValueError, "token has 3 entries for 2 texts"),
+        ):
+            with pytest.raises(error, match=message):
+                of_speaker.analyze(PROMPTS, selection)
+        with pytest.raises(ValueError, match=r"needs one output \(batch, tokens, vocabulary\)"):
+            of_classifier.analyze(TEXTS, NextToken(3))
+        with pytest.raises(ValueError, match="does not continue texts"):
+            of_classifier.continuation("the film", " was")
+        # The remedy of the first message.
+        assert len(of_speaker.continuation("the film was", "paris film")) == 2
+
+    def test_a_continuation_that_joins_the_prompt(self, of_speaker):
+        with pytest.raises(ValueError, match="are read as one token.*Begin the continuation with a space"):
+            of_speaker.continuation("the fil", "m")
+        with pytest.raises(ValueError, match="The continuation has no tokens"):
+            of_speaker.continuation("the film", "")
+        with pytest.raises(ValueError, match="has cut it. Raise model.preprocessor.sequence_length"):
+            of_speaker.continuation("the film" + 12 * " film", " was")
+        with pytest.raises(ValueError, match="longer than a table of positions"):
+            of_speaker.continuation("the film", 12 * " was")
+        assert len(of_speaker.continuation("the fil", " was")) == 1
+        assert len(of_speaker.continuation("the fil", of_speaker.preprocessing.ids_of("m"))) == 1
+
+
+class TestOtherTasks:
+    def test_images(self):
+        converter = hub.layers.ImageConverter(image_size=(8, 8), scale=1 / 255)
+        body = hub.models.ViTBackbone(
+            image_shape=(8, 8, 3), patch_size=4, num_layers=1, num_heads=2, hidden_dim=8, mlp_dim=12
+        )
+        preprocessor = hub.models.ViTImageClassifierPreprocessor(image_converter=converter)
+        model = hub.models.ViTImageClassifier(body, num_classes=3, preprocessor=preprocessor)
+        images = np.random.default_rng(0).integers(0, 256, (2, 16, 12, 3)).astype("uint8")
+        analyzer = create_analyzer("lrp.vit", model)
+        prepared, found = analyzer.preprocess(images), analyzer.analyze(images, 1)
+        assert found.shape == prepared.shape == (2, 8, 8, 3) and prepared.max() <= 1
+        np.testing.assert_array_equal(found, analyzer.inner.analyze(prepared, 1))
+        np.testing.assert_array_equal(found, analyzer.analyze({"images": prepared}, 1))
+        # Nothing is preprocessed twice.
+        smooth = revgraph.analyzers.GaussianSmoother(analyzer, augment_by_n=1, noise_scale=0)
+        np.testing.assert_allclose(smooth.analyze(images, 1), found, rtol=1e-4, atol=1e-6)
+        assert create_analyzer("integrated_gradients", model, steps=4).analyze(images, 1).shape == found.shape
+        assert visualize.plot(prepared, found, model.predict(images, verbose=0))
+        assert visualize.compare(model, images, ["gradient", "lrp.vit"], 1)
+        with pytest.raises(ValueError, match=r"has no tokenizer.*plot\(analyzer.preprocess\(x\), relevance\)"):
+            analyzer.tokens(images)
+
+    def test_an_encoder_and_a_decoder(self):
+        tokenizer = byte_tokenizer(hub.models.BartTokenizer, ("<s>", "<pad>", "</s>", "<mask>"))
+        preprocessor = hub.models.BartSeq2SeqLMPreprocessor(
+            tokenizer, encoder_sequence_length=8, decoder_sequence_length=6
+        )
+        size = tokenizer.vocabulary_size()
+        analyzer = create_analyzer(
+            "lrp.cp", spread(hub.models.BartSeq2SeqLM(backbone(hub.models.BartBackbone, size), preprocessor))
+        )
+        x = {"encoder_text": ["the film was", "the film"], "decoder_text": ["the", "the film"]}
+        tokens, found = analyzer.tokens(x), analyzer.analyze(x, NextToken(" is"))
+        assert tokens["encoder_token_ids"][1] == ("<s>", "the", " film", "</s>")
+        for name, each in tokens.items():
+            assert found[name].shape == each.ids.shape and not found[name][each.padding].any()
+        assert np.any(found["encoder_token_ids"]) and np.any(found["decoder_token_ids"])
+
+    def test_what_hides_tokens_by_chance(self):
+        preprocessor = hub.models.BertMaskedLMPreprocessor(
+            word_tokenizer(), sequence_length=LENGTH, mask_selection_length=2
+        )
+        model = hub.models.BertMaskedLM(backbone(), preprocessor)
+        analyzer = create_analyzer("lrp.cp", model)
+        with pytest.raises(ValueError, match="hides tokens by chance.*x, _, _ = model.preprocessor"):
+            analyzer.analyze(TEXTS, (0, 3))
+        x, _, _ = model.preprocessor(TEXTS)
+        assert analyzer.analyze(x, (0, 3))["token_ids"].shape == (2, LENGTH)
+
+    def test_a_preprocessor_of_ones_own(self):
+        class Numbers:
+            def __call__(self, texts):
+                return np.array([[len(word) for word in (text.split() + 4 * [""])[:4]] for text in texts], "int32")
+
+        ids = keras.Input((4,), dtype="int32")
+        model = keras.Model(ids, layers.Dense(2)(layers.Flatten()(layers.Embedding(12, 3)(ids))))
+        model.preprocessor = Numbers()
+        found = create_analyzer("lrp.z", model).analyze(TEXTS, 1)
+        assert found.shape == (2, 4) and np.any(found)
+
+
+class TestBadInput:
+    def test_no_preprocessor(self, classifier):
+        model = hub.models.BertTextClassifier(classifier.backbone, num_classes=2, preprocessor=None)
+        analyzer = create_analyzer("lrp.cp", model)
+        with pytest.raises(ValueError, match="its attribute `preprocessor` is None.*Set model.preprocessor, or pass"):
+            analyzer.analyze(TEXTS, 1)
+        assert analyzer.analyze(classifier.preprocessor(TEXTS), 1)["token_ids"].shape == (2, LENGTH)
+        model.preprocessor = classifier.preprocessor
+        assert analyzer.analyze(TEXTS, 1).shape == (2, LENGTH)
+
+    def test_a_vocabulary_that_was_not_downloaded(self, classifier):
+        preprocessor = hub.models.BertTextClassifierPreprocessor(
+            hub.models.BertTokenizer(vocabulary=None), sequence_length=LENGTH
+        )
+        model = hub.models.BertTextClassifier(classifier.backbone, num_classes=2, preprocessor=preprocessor)
+        analyzer = create_analyzer("lrp.cp", model)
+        for ask in (lambda: analyzer.analyze(TEXTS, 1), lambda: analyzer.tokens(TEXTS)):
+            with pytest.raises(ValueError, match="BertTokenizer has no vocabulary.*from_preset.*set_vocabulary"):
+                ask()
+        assert analyzer.analyze(classifier.preprocessor(TEXTS), 1)["token_ids"].shape == (2, LENGTH)
+        preprocessor.tokenizer.set_vocabulary(classifier.preprocessor.tokenizer.get_vocabulary())
+        assert analyzer.analyze(TEXTS, 1).shape == (2, LENGTH)
+
+    def test_numbers_in_the_place_of_texts(self, of_classifier):
+        for wrong in (np.ones((2, 4), "int32"), [[1, 2, 3]], [], {"token_ids": np.ones((1, 4), "int32")}, None):
+            with pytest.raises(TypeError, match="takes texts.*'padding_mask', 'segment_ids', 'token_ids'"):
+                of_classifier.analyze(wrong, 1)
+        with pytest.raises(ValueError, match="does not take what was given.*Give what model.predict takes"):
+            of_classifier.analyze({"text": TEXTS}, 1)
+
+    def test_ids_and_sequences_that_the_model_does_not_take(self, of_classifier):
+        ids = np.ones((1, 4), "int32")
+        with pytest.raises(ValueError, match="Input 'token_ids' has the id 99.*so ids go from 0 to 18"):
+            of_classifier.analyze({"token_ids": 99 * ids, "padding_mask": ids, "segment_ids": 0 * ids}, 1)
+        long = np.ones((1, LENGTH + 1), "int32")
+        with pytest.raises(ValueError, match="longer than a table of positions"):
+            of_classifier.analyze({"token_ids": long, "padding_mask": long, "segment_ids": 0 * long}, 1)
+
+    def test_a_reference_that_is_no_token(self, classifier):
+        with pytest.raises(ValueError, match="'the film' is not one token"):
+            create_analyzer("deep_lift", classifier, reference_inputs="the film")
