@@ -433,7 +433,9 @@ def test_help_and_methods_do_not_wait_for_tensorflow():
     assert result.returncode == 0 and "explain-dataset" in result.stdout and "examples:" in result.stdout
 
 
-@pytest.mark.parametrize("command", "explain explain-dataset concepts check summary methods export demo".split())
+@pytest.mark.parametrize(
+    "command", "explain explain-dataset concepts evaluate check summary methods export demo".split()
+)
 def test_every_command_has_help_with_examples(command, run):
     code, out, _ = run(f"{command} --help")
     assert code == 0 and f"  revgraph {command} " in out.split("examples:")[1]
@@ -699,3 +701,36 @@ def test_layers_of_ones_own(run, tmp_path):
         assert run("check own.keras --method gradient --custom-objects own_layers")[0] == 0
         code, _, err = run("check own.keras --custom-objects no_such_module")
         assert code == 2 and "--custom-objects no_such_module: it cannot be imported" in err
+
+
+def test_evaluate_measures_methods(run, tmp_path):
+    from revgraph.evaluate import problems
+
+    problem = problems.motif(20, 32)
+    problem.model().save("model.keras")
+    np.savez("test.npz", x=problem.x, y=problem.y, truth=problem.truth)
+    line = "evaluate model.keras test.npz --methods gradient,random"
+    code, out, err = run(f"{line} --metrics relevance_mass,entropy")
+    assert code == 0 and "relevance mass" in out and "may be chance" in out
+    assert {path.name for path in tmp_path.glob("comparison.*")} == {
+        f"comparison.{end}" for end in ("json", "csv", "png")
+    }
+    code, out, err = run(line)
+    assert code == 1 and "pass --overwrite" in err
+    code, out, err = run(f"{line} --metrics entropy --overwrite --json")
+    told = json.loads(out)
+    assert code == 0 and set(told["means"]) == {"gradient", "random"} and set(told["ranks"]["random"]) == {"entropy"}
+    for wrong, message in [
+        ("--methods gradent", "did you mean gradient"),
+        ("--metrics delete --out b", "no metric 'delete'"),
+    ]:
+        code, out, err = run(f"evaluate model.keras test.npz {wrong}")
+        assert code and message in err
+    np.savez("none.npz", y=problem.y)
+    code, out, err = run("evaluate model.keras none.npz --out c")
+    assert code == 2 and "has no array x" in err
+    np.save("x.npy", problem.x)
+    code, out, err = run(
+        "evaluate", "model.keras", "x.npy", "--methods", "gradient", "--metrics", "entropy", "--out", "d"
+    )
+    assert code == 0

@@ -16,7 +16,17 @@ from typing import NoReturn
 import revgraph
 from revgraph.cli.concept_options import add_concepts
 from revgraph.cli.methods import methods
-from revgraph.cli.options import add_command, add_model, add_reading, count, examples
+from revgraph.cli.options import (
+    add_command,
+    add_loading,
+    add_model,
+    add_model_file,
+    add_reading,
+    count,
+    examples,
+    methods_of,
+    words,
+)
 
 FAILED, USAGE = 1, 2
 """The exit codes of a command that failed, and of one that was used wrongly."""
@@ -156,8 +166,8 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"revgraph {revgraph.__version__}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for add in (_add_explain, _add_explain_dataset, add_concepts, _add_check, _add_summary, _add_methods, _add_export,
-                _add_demo):  # fmt: skip
+    for add in (_add_explain, _add_explain_dataset, add_concepts, _add_evaluate, _add_check, _add_summary,
+                _add_methods, _add_export, _add_demo):  # fmt: skip
         add(commands)
     return top
 
@@ -225,6 +235,33 @@ def _add_explain_dataset(commands):
         "--inputs", metavar="NAME", help="array or feature with the inputs (x, data, image/encoded, ...)"
     )
     group.add_argument("--labels", metavar="NAME", help="array or feature with the labels (y, label, ...)")
+
+
+def _add_evaluate(commands):
+    command = add_command(
+        commands, "evaluate", "evaluating.compare", "measure how good the explanations of methods are",
+        "revgraph evaluate model.keras test.npz --methods gradient,lrp.epsilon --metrics relevance_gain,entropy",
+        "revgraph evaluate model.keras test.npz --metrics relevance_mass,pointing_game --out places --json",
+    )  # fmt: skip
+    add_model_file(command)
+    command.add_argument(
+        "data", metavar="DATA",
+        help=".npz file with the arrays x, and if they are known y (classes) and truth (bool); or .npy file of samples",
+    )  # fmt: skip
+    command.add_argument(
+        "--methods", metavar="NAMES", type=methods_of, default="gradient,lrp.epsilon,lrp.epsilon_plus",
+        help="methods, separated by commas (%(default)s)",
+    )  # fmt: skip
+    command.add_argument(
+        "--metrics", metavar="NAMES", type=words, default="relevance_gain,parameter_randomisation,entropy",
+        help="metrics, separated by commas (%(default)s)",
+    )  # fmt: skip
+    command.add_argument("--batch-size", metavar="N", type=count, help="samples computed at once (32)")
+    command.add_argument(
+        "--out", metavar="NAME", default="comparison", help="writes NAME.json, NAME.csv and NAME.png (%(default)s)"
+    )
+    command.add_argument("--overwrite", action="store_true", help="replace files that exist")
+    add_loading(command)
 
 
 def _add_check(commands):

@@ -241,7 +241,7 @@ class _Uncoloured(io.TextIOBase):
 
 def check(options: Namespace) -> int:
     """`revgraph check`."""
-    model = _model(options)
+    model = model_of(options)
     with _wrong_parameters(options):
         report = revgraph.check(model, options.method, **dict(options.param))
     print(json.dumps(report.to_dict()) if options.json else report)
@@ -279,7 +279,8 @@ def demo(options: Namespace) -> None:
         print(json.dumps({"out": options.out, "results": told}))
 
 
-def _model(options):
+def model_of(options: Namespace) -> Any:
+    """The model that the options name."""
     return revgraph.load_model(options.model, options.signature, not options.unsafe, _custom_objects(options))
 
 
@@ -297,7 +298,7 @@ def _custom_objects(options):
 
 def analyzer_of(options: Namespace) -> Analyzer:
     """The analyzer that the options ask for."""
-    model = _model(options)
+    model = model_of(options)
     with _wrong_parameters(options):
         return revgraph.create_analyzer(options.method, model, **dict(options.param))
 

@@ -101,6 +101,16 @@ def method(name: str) -> str:
     return name
 
 
+def words(text: str) -> list[str]:
+    """Names that are separated by commas."""
+    return [part for part in (part.strip() for part in text.split(",")) if part]
+
+
+def methods_of(text: str) -> list[str]:
+    """Names of methods that are separated by commas."""
+    return [method(name) for name in words(text)]
+
+
 def parameter(text: str) -> tuple[str, Any]:
     """A parameter KEY=VALUE."""
     key, equals, value = text.partition("=")
