@@ -31,7 +31,7 @@ class Completeness(Metric):
     higher_is_better: ClassVar[bool] = False
     baseline: Baseline | None = None
 
-    def values(self, explained):
+    def values(self, explained: Explained) -> Any:
         function = tf.function(explained.analyzer.innermost.graph, autograph=False, reduce_retracing=True)
 
         def logits(x):
@@ -68,7 +68,7 @@ class ImplementationInvariance(Metric):
     higher_is_better: ClassVar[bool] = False
     other: Any = dataclasses.field(default=None, compare=False)
 
-    def values(self, explained):
+    def values(self, explained: Explained) -> Any:
         analyzer = explained.analyzer
         other = split_layers(analyzer.model) if self.other is None else self.other
         twin = Explained(

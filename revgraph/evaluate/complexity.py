@@ -1,10 +1,11 @@
 """Complexity: how few units carry relevance?"""
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
+from revgraph.evaluate.explained import Explained
 from revgraph.evaluate.metric import Metric
 
 __all__ = ["Entropy", "Sparseness"]
@@ -22,7 +23,7 @@ class Sparseness(Metric):
 
     name: ClassVar[str] = "sparseness"
 
-    def values(self, explained):
+    def values(self, explained: Explained) -> Any:
         sizes = np.sort(np.abs(explained.relevance.reshape(len(explained.x), -1)), axis=1)
         count = sizes.shape[1]
         weights = 2 * np.arange(1, count + 1) - count - 1
@@ -43,7 +44,7 @@ class Entropy(Metric):
     name: ClassVar[str] = "entropy"
     higher_is_better: ClassVar[bool] = False
 
-    def values(self, explained):
+    def values(self, explained: Explained) -> Any:
         sizes = np.abs(explained.relevance.reshape(len(explained.x), -1))
         with np.errstate(invalid="ignore"):
             shares = sizes / np.where(sizes.any(axis=1), sizes.sum(axis=1), np.nan)[:, None]

@@ -1,7 +1,7 @@
 """Faithfulness: does the model's output change as relevance says it should?"""
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -94,7 +94,7 @@ class Deletion(_Flipping):
     name: ClassVar[str] = "deletion"
     higher_is_better: ClassVar[bool] = False
 
-    def values(self, explained):
+    def values(self, explained: Explained) -> Any:
         curve = self.curve(explained)
         return _area(curve), curve, tuple(self.shares), "share of units taken away"
 
@@ -112,7 +112,7 @@ class Insertion(_Flipping):
 
     name: ClassVar[str] = "insertion"
 
-    def values(self, explained):
+    def values(self, explained: Explained) -> Any:
         curve = self.curve(explained, keep=True)
         return _area(curve), curve, tuple(self.shares), "share of units put back"
 
@@ -133,7 +133,7 @@ class RelevanceGain(_Flipping):
 
     name: ClassVar[str] = "relevance_gain"
 
-    def values(self, explained):
+    def values(self, explained: Explained) -> Any:
         curve = self.curve(explained, largest_first=False) - self.curve(explained)
         return _area(curve), curve, tuple(self.shares), "share of units taken away"
 
@@ -166,7 +166,7 @@ class FaithfulnessCorrelation(Metric):
         check_count("subsets", self.subsets)
         check_seed(self.seed)
 
-    def values(self, explained):
+    def values(self, explained: Explained) -> Any:
         units = int(np.prod(explained.unit_shape[1:]))
         sizes = [self._size(size, units) for size in np.atleast_1d(np.asarray(self.sizes, object))]
         random, change = np.random.default_rng(self.seed), changer(explained, self.baseline, self.seed)
@@ -206,7 +206,7 @@ class LeaveOneOut(Metric):
     regions: Regions = None
     seed: int = 0
 
-    def values(self, explained):
+    def values(self, explained: Explained) -> Any:
         regions = regions_of(explained, self.regions)
         change, count = changer(explained, self.baseline, self.seed), int(regions.max()) + 1
         numbers = explained.steps(list(range(count)))
@@ -226,7 +226,7 @@ class _Shares(Metric):
     baseline: Baseline = "zero"
     seed: int = 0
 
-    def falls(self, explained, keep):
+    def falls(self, explained: Explained, keep: bool) -> Any:
         """The fall of the output without, or with nothing but, the most relevant share of the units."""
         change = changer(explained, self.baseline, self.seed)
         units = regions_of(explained, None)
@@ -254,7 +254,7 @@ class Comprehensiveness(_Shares):
 
     name: ClassVar[str] = "comprehensiveness"
 
-    def values(self, explained):
+    def values(self, explained: Explained) -> Any:
         return self.falls(explained, keep=False)
 
 
@@ -273,5 +273,5 @@ class Sufficiency(_Shares):
     name: ClassVar[str] = "sufficiency"
     higher_is_better: ClassVar[bool] = False
 
-    def values(self, explained):
+    def values(self, explained: Explained) -> Any:
         return self.falls(explained, keep=True)

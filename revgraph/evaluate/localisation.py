@@ -1,11 +1,12 @@
 """Localisation: is relevance where it should be?"""
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from revgraph.evaluate.changing import scipy_functions
+from revgraph.evaluate.explained import Explained
 from revgraph.evaluate.metric import Metric
 from revgraph.evaluate.pointing import pointed
 
@@ -23,7 +24,7 @@ class PointingGame(Metric):
     name: ClassVar[str] = "pointing_game"
     compares_with_truth: ClassVar[bool] = True
 
-    def values(self, explained):
+    def values(self, explained: Explained) -> Any:
         return pointed(explained.relevance, explained.truth)
 
 
@@ -41,7 +42,7 @@ class RelevanceMass(Metric):
     name: ClassVar[str] = "relevance_mass"
     compares_with_truth: ClassVar[bool] = True
 
-    def values(self, explained):
+    def values(self, explained: Explained) -> Any:
         positive = np.maximum(explained.relevance, 0).reshape(len(explained.x), -1)
         inside = (positive * explained.truth.reshape(positive.shape)).sum(axis=1)
         with np.errstate(invalid="ignore"):
@@ -60,7 +61,7 @@ class RelevanceRank(Metric):
     name: ClassVar[str] = "relevance_rank"
     compares_with_truth: ClassVar[bool] = True
 
-    def values(self, explained):
+    def values(self, explained: Explained) -> Any:
         truth = explained.truth.reshape(len(explained.x), -1)
         order = np.argsort(-explained.relevance.reshape(truth.shape), axis=1, kind="stable")
         count = truth.sum(axis=1, keepdims=True)
@@ -84,7 +85,7 @@ class EarthMoversDistance(Metric):
     higher_is_better: ClassVar[bool] = False
     compares_with_truth: ClassVar[bool] = True
 
-    def values(self, explained):
+    def values(self, explained: Explained) -> Any:
         places = np.argwhere(np.ones(explained.unit_shape[1:], bool))
         largest = np.linalg.norm(places.max(axis=0))
         pairs = explained.steps(list(zip(np.abs(explained.relevance), explained.truth, strict=True)))

@@ -3,11 +3,12 @@
 import contextlib
 import dataclasses
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
 
+from revgraph.evaluate.explained import Explained
 from revgraph.evaluate.metric import Metric
 from revgraph.evaluate.statistics import mean_of_defined, rank_correlation
 from revgraph.graph.arguments import check_seed
@@ -31,16 +32,20 @@ def weights_restored(model: keras.Model) -> Iterator[None]:
 
 
 def _similarity(explained, own, other):
-    """How the order of relevance agrees with that of other relevance, (samples,)."""
-    return rank_correlation(own.reshape(len(own), -1), explained.of_units(other).reshape(len(own), -1))
+    """How the order of relevance agrees with that of other relevance, (samples,).
+
+    The sign does not matter: a map that is turned over, as that of a class with a negative logit may be, is the same.
+    """
+    return np.abs(rank_correlation(own.reshape(len(own), -1), explained.of_units(other).reshape(len(own), -1)))
 
 
 @dataclasses.dataclass(frozen=True)
 class ParameterRandomisation(Metric):
     """How similar relevance stays when the weights of layers are shuffled. Lower is better.
 
-    An explanation of a model depends on what the model has learned. The score is Spearman's correlation with the
-    relevance of the intact model, a mean over the steps. The weights are put back at the end, also after an interrupt.
+    An explanation of a model depends on what the model has learned. The score is the size of Spearman's correlation
+    with the relevance of the intact model, a mean over the steps. The weights are put back at the end, also after an
+    interrupt.
 
     Args:
         cascading: Whether layers that were shuffled stay so, from the output to the input. Otherwise each layer is
@@ -62,7 +67,7 @@ class ParameterRandomisation(Metric):
     def __post_init__(self) -> None:
         check_seed(self.seed)
 
-    def values(self, explained):
+    def values(self, explained: Explained) -> Any:
         model, inner = explained.analyzer.model, explained.analyzer.innermost
         if not isinstance(model, keras.Model):
             raise TypeError(
@@ -86,7 +91,7 @@ class ParameterRandomisation(Metric):
                         weight.assign(random.permutation(weight.numpy().ravel()).reshape(weight.shape))
                     curve.append(_similarity(explained, compared, explained.explain(explained.x)))
         similar = np.stack(curve, axis=1)
-        return mean_of_defined(similar), similar, tuple(layer.path for layer in layers), "layer that was shuffled last"
+        return mean_of_defined(similar), similar, tuple(layer.name for layer in layers), "layer that was shuffled last"
 
 
 def _with_weights(model):
@@ -102,7 +107,7 @@ def _with_weights(model):
 class RandomLogit(Metric):
     """How similar the relevance of another class is, drawn at random for each sample. Lower is better.
 
-    The score is Spearman's correlation.
+    The score is the size of Spearman's correlation: relevance that is the same but for its sign is the same.
 
     Args:
         seed: Seed of the draws.
@@ -121,7 +126,7 @@ class RandomLogit(Metric):
     def __post_init__(self) -> None:
         check_seed(self.seed)
 
-    def values(self, explained):
+    def values(self, explained: Explained) -> Any:
         classes = explained.outputs.shape[1]
         if classes < 2:
             raise ValueError("random_logit compares with another class, and the output has one only.")

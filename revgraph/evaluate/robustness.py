@@ -1,10 +1,11 @@
 """Robustness: do explanations stay the same where the samples nearly do?"""
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
+from revgraph.evaluate.explained import Explained
 from revgraph.evaluate.metric import Metric
 from revgraph.graph.arguments import check_count, check_number, check_seed
 
@@ -31,7 +32,7 @@ class _Neighbours(Metric):
         check_count("draws", self.draws)
         check_seed(self.seed)
 
-    def values(self, explained):
+    def values(self, explained: Explained) -> Any:
         x = explained.x
         if x.dtype.kind != "f":
             raise ValueError(f"{self.name!r} adds noise to numbers, and x holds {x.dtype}: ids have no neighbours.")
