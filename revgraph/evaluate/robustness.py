@@ -69,7 +69,7 @@ class MaxSensitivity(_Neighbours):
 
     name: ClassVar[str] = "max_sensitivity"
 
-    def ratio(self, change, own, noise):
+    def ratio(self, change: np.ndarray, own: np.ndarray, noise: np.ndarray) -> np.ndarray:
         return change / np.where(_norm(own) > 0, _norm(own), np.nan)
 
 
@@ -88,5 +88,5 @@ class LocalLipschitz(_Neighbours):
 
     name: ClassVar[str] = "local_lipschitz"
 
-    def ratio(self, change, own, noise):
+    def ratio(self, change: np.ndarray, own: np.ndarray, noise: np.ndarray) -> np.ndarray:
         return change / _norm(noise)
