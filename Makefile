@@ -58,7 +58,8 @@ test-applications: $(READY)
 
 # What the tests find is written to the page of the documentation that lists the families.
 test-kerashub: $(READY)
-	REVGRAPH_FAMILIES=docs/kerashub-families.md .venv/bin/python -m pytest -n $(WORKERS) -m "kerashub or not kerashub" tests/test_kerashub.py
+	.venv/bin/python -m pytest -n $(WORKERS) -m "kerashub or not kerashub" -p tests.kerashub_table \
+		--families docs/kerashub-families.md tests/test_kerashub.py
 
 test-oldest: $(READY_OLDEST)
 	.venv-oldest/bin/python -m pytest -n $(WORKERS)

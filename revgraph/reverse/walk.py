@@ -146,8 +146,7 @@ class Walk:
         slots = {slot for slot, mask in zip(self.question.masked, masks.masks, strict=True) if mask.shape[1] > 1}
         if slots <= self._rows_known:
             return
-        alone = self._alone(inputs)
-        if alone is not None and not self._all_start_with(self.graph.run(inputs), alone, len(inputs[0]), slots):
+        if not self._keeps_rows(inputs, self.graph.run(inputs), slots):
             raise ValueError(
                 "Conditions of each sample need layers whose outputs have the samples on their first axis. Explain the "
                 "samples one by one."
@@ -182,40 +181,44 @@ class Walk:
         inputs = self._arguments(inputs)
         with self.failures(inputs):
             values = self.graph.run(inputs)
-        count, alone = len(inputs[0]), self._alone(inputs)
-        rows_differ = alone is not None and not self._all_start_with(values, alone, count, self._passed())
-        if rows_differ and self._all_start_with(values, alone, count, self.question.starts):
-            rows = [slice(i, i + 1) for i in range(count)]
+        seeds = self.seeds(values, self.tensors(chosen))
+        gates = self._gates(values, masks.tensors()) if masks else conditions.OPEN
+        if self._keeps_rows(inputs, values, self._passed()):
+            return self.reverse.ledger(values, seeds, gates)
+        if self._keeps_rows(inputs, values, self.question.starts) and self._takes_one_sample(inputs):
+            rows = [slice(i, i + 1) for i in range(len(inputs[0]))]
             return merge(
                 self.ledger([x[row] for x in inputs], [t.part(row) for t in chosen], masks and masks.part(row))
                 for row in rows
             )
-        seeds = self.seeds(values, self.tensors(chosen))
-        gates = self._gates(values, masks.tensors()) if masks else conditions.OPEN
-        return self.reverse.ledger(values, seeds, gates, together=rows_differ)
+        return self.reverse.ledger(values, seeds, gates, together=True)
 
     def _gates(self, values, tensors):
         """What relevance may pass under one condition."""
         batch = tf.shape(values[self.graph.input_slots[0]])[0]
         return conditions.Gates(self.question.masked, self._shortcuts, tensors, batch)
 
-    def _alone(self, inputs):
-        """The tensors of every slot for the first sample alone; None where there is nothing to compare."""
-        if len(inputs[0]) == 1:
-            return None
-        try:
-            return self.graph.run([x[:1] for x in inputs])
-        # A model of a fixed batch size does not run on one sample.
-        except (tf.errors.OpError, ValueError):
-            return None
-
-    def _all_start_with(self, values, alone, count, slots):
-        """Whether tensors have the rows of the first sample first, then those of the second, as each has them alone.
+    def _keeps_rows(self, inputs, values, slots):
+        """Whether tensors have the rows of the first sample first, then those of the second, each by itself.
 
         That is so if the first axis is the batch, or batch times steps. Shapes do not say whether an operation keeps
-        that order. Where the output of a model is another one for a sample alone, its samples depend on each other.
+        that order, or whether a sample has a part in the tensors of another one. So the first sample, and then the
+        last, takes the place of all others, and must keep its rows.
         """
-        return all(_starts_with(values[slot], alone[slot], count) for slot in slots)
+        count = len(inputs[0])
+        for i in {0, count - 1} if count > 1 else ():
+            copies = self.graph.run([tf.repeat(x[i : i + 1], count, axis=0) for x in inputs])
+            if not all(_same_rows(values[slot], copies[slot], i, count) for slot in slots):
+                return False
+        return True
+
+    def _takes_one_sample(self, inputs):
+        """Whether the model runs on one sample. A model of a fixed batch size does not."""
+        try:
+            self.graph.run([x[:1] for x in inputs])
+        except (tf.errors.OpError, ValueError):
+            return False
+        return True
 
     def _passed(self):
         """The slots that relevance passes."""
@@ -353,14 +356,15 @@ def _each(function, stacked):
     return keras.tree.map_structure(lambda r: tf.experimental.numpy.swapaxes(r, 0, 1), result)
 
 
-def _starts_with(batch, alone, count):
-    """Whether a tensor of `count` samples begins with the rows of the first alone, and has as many for each other."""
-    batch, alone = np.asarray(batch), np.asarray(alone)
-    if not alone.ndim or batch.shape != (count * len(alone), *alone.shape[1:]):
+def _same_rows(one, other, sample, count):
+    """Whether two tensors of `count` samples have the same rows for one of them, if each has equally many."""
+    one, other = np.asarray(one), np.asarray(other)
+    if not one.ndim or one.shape != other.shape or len(one) % count:
         return False
-    batch, alone = batch[: len(alone)].astype("float64"), alone.astype("float64")
-    largest = np.max(np.abs(alone), initial=0.0, where=np.isfinite(alone))
-    return np.allclose(batch, alone, rtol=1e-3, atol=1e-5 * largest, equal_nan=True)
+    each = len(one) // count
+    one, other = (t[sample * each : (sample + 1) * each].astype("float64") for t in (one, other))
+    largest = np.max(np.abs(other), initial=0.0, where=np.isfinite(other))
+    return np.allclose(one, other, rtol=1e-3, atol=1e-5 * largest, equal_nan=True)
 
 
 def no_relevance(value: tf.Tensor, dtype: str) -> tf.Tensor:
