@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import html
+import importlib.util
 import io
 import re
 from pathlib import Path
@@ -20,7 +21,7 @@ FROM_ROOT = {
 
 SHOWN = {
     "quickstart.md", "choosing.md", "rules.md", "composites.md", "gallery.md", "is-it-right.md", "recurrent.md",
-    "transformers.md",
+    "text.md", "transformers.md",
 }  # fmt: skip
 """Pages whose code is run by the build, and followed by what it shows, as in a notebook."""
 
@@ -37,7 +38,9 @@ def on_files(files, config):
 def on_page_markdown(markdown, page, config, files):
     for source, target in FROM_ROOT.items():
         markdown = markdown.replace(f"](../{source})", f"]({target})").replace(f"]({source})", f"]({target})")
-    if page.file.src_uri not in SHOWN:
+    # The page about KerasHub is shown without results where KerasHub is not installed.
+    missing = "import keras_hub" in markdown and importlib.util.find_spec("keras_hub") is None
+    if page.file.src_uri not in SHOWN or missing:
         return markdown
     names, stem = {}, Path(page.file.src_uri).stem
 

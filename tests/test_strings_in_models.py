@@ -106,6 +106,29 @@ def test_a_layer_of_ones_own_around_the_vectorization():
     assert found.shape == (3, 6) and np.any(found)
 
 
+class Subclassed(keras.Model):
+    def __init__(self, **options):
+        super().__init__()
+        self.words, self.table = vectorization(**options), layers.Embedding(12, 4)
+        self.out = layers.Dense(2)
+
+    def call(self, texts):
+        return self.out(ops.mean(self.table(self.words(texts)), axis=1))
+
+
+@pytest.mark.parametrize("options", [{"output_sequence_length": 6}, {}])
+def test_a_subclassed_model_says_with_its_data_that_it_takes_strings(options):
+    model = Subclassed(**options)
+    model(tf.constant(TEXTS))
+    randomized(model)
+    analyzer = create_analyzer("lrp.z", model)
+    for texts in (TEXTS, np.array(TEXTS), tf.constant(TEXTS)):
+        found = analyzer.analyze(texts, 1)
+        y = np.asarray(model(tf.constant(TEXTS)))[:, 1]
+        np.testing.assert_allclose(found.sum(axis=1), y - model.out.bias.numpy()[1], rtol=1e-4, atol=1e-5)
+    assert analyzer.tokens(TEXTS)[0] == ("the", "film", "was", "great")
+
+
 def test_strings_without_a_layer_for_them():
     ids = keras.Input((4,), dtype="int32", name="ids")
     model = keras.Model(ids, layers.Dense(2)(layers.Flatten()(layers.Embedding(12, 3)(ids))))

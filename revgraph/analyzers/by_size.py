@@ -13,6 +13,7 @@ from revgraph.analyzers.inputs import flat_inputs, is_stream
 from revgraph.analyzers.recorded import RecordedPass
 from revgraph.analyzers.standing import StandIn
 from revgraph.composites import NotAnalyzeableModelException
+from revgraph.graph.graph import holds_strings
 from revgraph.graph.tables import Table
 from revgraph.graph.types import PathLike, Relevance, Tensors
 from revgraph.read.keras.signature import Sized
@@ -104,6 +105,10 @@ class AnalyzerBySize(StandIn):
         """See `LRP.attentions`."""
         return self.at(X).attentions(X, *args, **options)
 
+    def tokens(self, X: Tensors, *args: Any, **options: Any) -> Any:
+        """See `Analyzer.tokens`."""
+        return self.at(X).tokens(X, *args, **options)
+
     def record(self, X: Tensors) -> RecordedPass:
         """See `ReverseAnalyzer.record`."""
         return self.at(X).record(X)
@@ -119,6 +124,7 @@ class AnalyzerBySize(StandIn):
         return f"<{self.name} of {self.model.name!r}, traced at the sizes of the data>"
 
     def _sized(self, X):
+        X = _whole(X)
         shapes = [(tuple(np.shape(x)[1:]), _dtype(x)) for x in keras.tree.flatten(X)]
         return self._analyzers.value((tuple(shapes), type(X).__name__), lambda: self._made(X))
 
@@ -155,6 +161,13 @@ class AnalyzerBySize(StandIn):
                 f"The sizes of the inputs of {self.model.name!r} are not known yet. Call `analyze` on data first."
             )
         return next(reversed(self._analyzers.values()))
+
+
+def _whole(x):
+    """Lists of strings as arrays, because a list is else one of several inputs."""
+    if isinstance(x, dict):
+        return {name: _whole(part) for name, part in x.items()}
+    return np.array(x) if isinstance(x, list | tuple | str) and holds_strings(x) else x
 
 
 def _dtype(x):

@@ -43,8 +43,8 @@ class WithReference(Operation):
         own = None if isinstance(self.operation, Loop) else self.operation.advice
         return own or (
             "DeepLIFT has no rule for it whose contributions add up to the difference from the reference. The analyzer "
-            '"integrated_gradients" explains the same difference, if the inputs are no ids and the output does not '
-            "jump on the way from the reference. LRP and the gradients need no reference."
+            '"integrated_gradients" explains the same difference, if the output does not jump on the way from the '
+            "reference. LRP and the gradients need no reference."
         )
 
     def read(self, dtype: str | tf.DType) -> dict[str, tf.Tensor]:

@@ -9,10 +9,14 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from keras import layers
 
-from revgraph.graph.graph import by_name
+from revgraph.graph.graph import by_name, holds_strings
 from revgraph.graph.types import Tensors
 from revgraph.read.keras import private
+
+OF_STRINGS = (layers.TextVectorization, layers.StringLookup, layers.Hashing)
+"""Classes of layers that make numbers of strings."""
 
 
 class SizesUnknown(ValueError):
@@ -100,7 +104,15 @@ def _arguments(model, example):
     shapes = private.shapes_at_build(model)
     dtype = widest_dtype(model)
     if shapes:
-        return tuple(_specs(shape, re.sub("_shape$", "", name), dtype) for name, shape in shapes.items())
+        arguments = tuple(_specs(shape, re.sub("_shape$", "", name), dtype) for name, shape in shapes.items())
+        if not any(isinstance(layer, OF_STRINGS) for layer in private.layers_of(model)):
+            return arguments
+        if example is None:
+            raise SizesUnknown(
+                f"The model {model.name!r} has a layer for strings, and does not say which of its inputs are strings. "
+                f"`create_analyzer` makes an analyzer that learns it from the data."
+            )
+        return _with_strings(arguments, example)
     if not model.built:
         raise ValueError(
             f"The model {model.name!r} is not built: its input shape is unknown. Call it once on data before "
@@ -114,7 +126,21 @@ def _arguments(model, example):
     return (keras.tree.map_structure(lambda x: _of_array(x), example),)
 
 
+def _with_strings(arguments, example):
+    """The arguments with strings where the example has strings."""
+    given = keras.tree.flatten(example)
+    if len(given) != len(keras.tree.flatten(arguments)):
+        return arguments
+    parts = iter(given)
+    return keras.tree.map_structure(
+        lambda spec: tf.TensorSpec(spec.shape, "string" if holds_strings(next(parts)) else spec.dtype, spec.name),
+        arguments,
+    )
+
+
 def _of_array(x):
+    if holds_strings(x):
+        return tf.TensorSpec((None, *np.shape(x)[1:]), "string")
     x = np.asarray(x)
     return _spec(x.shape, x.dtype.name if x.dtype != np.float64 else keras.config.floatx(), None)
 
