@@ -308,7 +308,9 @@ class ReverseAnalyzer(Analyzer):
 
     def _followed(self, walk, inputs, chosen, masks):
         """The relevance of one batch. Conditions are followed some at a time, because each takes memory."""
-        if masks is None or not masks.several:
+        if masks is None:
+            return walk.relevance(inputs, chosen)
+        if not masks.several:
             return walk.relevance(inputs, chosen, masks)
         parts = [walk.relevance(inputs, chosen, part) for part in masks.cut(AT_ONCE)]
         axis = len(parts[0]["start"].shape) - 1

@@ -6,7 +6,7 @@ A slot is the number of a tensor in a graph, and a site is one call of one layer
 import contextlib
 import dataclasses
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -85,6 +85,7 @@ class Walk:
         self.keep = keep
         self.jit_compile = jit_compile
         self._compiled = Recent()
+        self._rows_known: set[int] = set()
         ways = () if question.around else question.masked
         self._shortcuts = conditions.shortcuts(reverse.graph, ways, question.starts)
 
@@ -135,8 +136,22 @@ class Walk:
         """
         masked = conditions.NOTHING_MASKED if masks is None else masks.tensors()
         with self.failures(inputs):
+            if masks is not None:
+                self._check_rows(inputs, masks)
             program = self._function("relevance", chosen, masks, reduce)
             return program(self._arguments(inputs), self.tensors(chosen), masked)
+
+    def _check_rows(self, inputs, masks):
+        """Refuses masks that differ between samples where a tensor has no rows for samples."""
+        slots = {slot for slot, mask in zip(self.question.masked, masks.masks, strict=True) if mask.shape[1] > 1}
+        if slots <= self._rows_known:
+            return
+        if not self.samples_are_rows(inputs, slots):
+            raise ValueError(
+                "Conditions of each sample need layers whose outputs have the samples on their first axis. Explain the "
+                "samples one by one."
+            )
+        self._rows_known |= slots
 
     def recorded(self, inputs: Sequence[Tensors]) -> Forward:
         """A forward walk that keeps the weights that the model has now.
@@ -167,7 +182,8 @@ class Walk:
         with self.failures(inputs):
             values = self.graph.run(inputs)
         count = len(inputs[0])
-        if count > 1 and not self._samples_are_rows(inputs, values):
+        passed = {slot for b in self.reverse.bound if not isinstance(b.rule, Unreached) for slot in b.site.outputs}
+        if count > 1 and not self.samples_are_rows(inputs, passed, values):
             rows = [slice(i, i + 1) for i in range(count)]
             return merge(
                 self.ledger([x[row] for x in inputs], [t.part(row) for t in chosen], masks and masks.part(row))
@@ -181,18 +197,24 @@ class Walk:
         batch = tf.shape(values[self.graph.input_slots[0]])[0]
         return conditions.Gates(self.question.masked, self._shortcuts, tensors, batch)
 
-    def _samples_are_rows(self, inputs, values):
-        """Whether every tensor that relevance passes has the rows of the first sample first, then those of the second.
+    def samples_are_rows(self, inputs: Sequence[Tensors], slots: Collection[int], values: Any = None) -> bool:
+        """Whether tensors have the rows of the first sample first, then those of the second.
 
         That is so if the first axis is the batch, or batch times steps. Shapes do not say whether an operation keeps
         that order. So the first sample is computed alone, and must give the first rows.
+
+        Args:
+            inputs: One array or tensor (batch, ...) per input.
+            slots: The tensors.
+            values: The tensor of every slot, where it is known.
         """
+        inputs = self._arguments(inputs)
+        values = values or self.graph.run(inputs)
         try:
             alone = self.graph.run([x[:1] for x in inputs])
         # A model of a fixed batch size does not run on one sample, so the order cannot be found out.
         except (tf.errors.OpError, ValueError):
             return True
-        slots = {slot for b in self.reverse.bound if not isinstance(b.rule, Unreached) for slot in b.site.outputs}
         return all(_starts_with(values[slot], alone[slot], len(inputs[0])) for slot in slots)
 
     def tensors(self, chosen: Sequence[targets.Target]) -> list[tuple[tf.Tensor, ...]]:
