@@ -58,7 +58,7 @@ test-applications: $(READY)
 
 # What the tests find is written to the page of the documentation that lists the families.
 test-kerashub: $(READY)
-	.venv/bin/python -m pytest -n $(WORKERS) -m "kerashub or not kerashub" -p tests.kerashub_table \
+	.venv/bin/python -m pytest -n $(WORKERS) --dist loadgroup -m "kerashub or not kerashub" -p tests.kerashub_table \
 		--families docs/kerashub-families.md tests/test_kerashub.py
 
 test-oldest: $(READY_OLDEST)

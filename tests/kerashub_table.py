@@ -64,7 +64,7 @@ class Table:
         self.failed, self.seen = set(), set()
 
     def pytest_runtest_logreport(self, report):
-        named = re.search(r"::(\w+)\[(.*)\]$", report.nodeid)
+        named = re.search(r"::(\w+)\[(.*)\](@.*)?$", report.nodeid)
         if named and named[1] in CHECKS:
             self.seen.add((named[2], named[1]))
             if report.failed:

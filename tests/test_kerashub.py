@@ -4,6 +4,7 @@ The fast suite has about fifteen of them, `make test-kerashub` has all and write
 """
 
 import contextlib
+import functools
 import warnings
 
 import keras
@@ -19,7 +20,7 @@ from tests.models import precision
 
 pytest.importorskip("keras_hub")
 
-from tests.kerashub_families import FAMILIES, REFUSED
+from tests.kerashub_families import FAMILIES, LENGTH, REFUSED
 
 FAST = (
     "BERT", "BART", "CLIP", "DeBERTa V3", "Falcon", "FNet", "GPT-2", "Gemma 2", "Llama 3", "MiT", "Mixtral", "RQ-VAE",
@@ -27,7 +28,7 @@ FAST = (
 )  # fmt: skip
 """Families of the fast suite: each has something that the others do not."""
 
-SINGLE = {"BLIP-2", "T5", "Qwen 3.5", "Qwen 3.5 MoE", "SAM 3", "SmolLM3"}
+SINGLE = {"BLIP-2", "D-FINE", "T5", "Qwen 3.5", "Qwen 3.5 MoE", "SAM 3", "SmolLM3"}
 """Families whose own code computes in float32. The others are checked in float64."""
 
 CONSTANT = {"RQ-VAE"}
@@ -73,10 +74,14 @@ class Model:
         with precision(self.dtype):
             return revgraph.create_analyzer(method, self.model)
 
-    def relevance(self, method):
+    @functools.cache  # noqa: B019
+    def kept_analyzer(self, method):
+        return self.analyzer(method)
+
+    def relevance(self, analyzer):
         """The relevance of each input, in the order of the graph."""
         with precision(self.dtype):
-            found = self.analyzer(method).record(self.inputs).analyze(self.neurons)
+            found = analyzer.record(self.inputs).analyze(self.neurons)
         found = [found[n] for n in self.graph.input_names] if isinstance(found, dict) else keras.tree.flatten(found)
         return dict(zip(self.graph.input_names, map(np.asarray, found), strict=True))
 
@@ -92,7 +97,7 @@ def shake(model, seed=0):
     for weight in model.weights:
         if "float" in weight.dtype and "seed_generator" not in weight.path:
             value = np.asarray(weight)
-            weight.assign(value * (1 + 0.1 * rng.uniform(-1, 1, value.shape)) + 0.01 * rng.uniform(0, 1, value.shape))
+            weight.assign(value * (1 + 0.1 * rng.uniform(-1, 1, value.shape)) + 0.01 * rng.uniform(-1, 1, value.shape))
 
 
 @contextlib.contextmanager
@@ -149,7 +154,9 @@ def by_a_tape(model):
 
 
 def marks(name):
-    return pytest.param(name, id=name, marks=[] if name in FAST else pytest.mark.kerashub)
+    # With `--dist loadgroup` one worker has all tests of a family, and builds the model once.
+    group = [pytest.mark.xdist_group(name)]
+    return pytest.param(name, id=name, marks=group if name in FAST else [*group, pytest.mark.kerashub])
 
 
 @pytest.fixture(scope="module", params=[marks(name) for name in FAMILIES])
@@ -170,7 +177,7 @@ def test_the_graph_computes_what_the_model_computes(model):
 
 def test_the_gradient_is_that_of_a_tape(model):
     expected, largest = by_a_tape(model)
-    found = model.relevance("input_t_gradient")
+    found = model.relevance(model.analyzer("input_t_gradient"))
     assert (largest == 0) == (model.name in CONSTANT)
     for name, relevance in expected.items():
         if relevance is not None:
@@ -179,12 +186,13 @@ def test_the_gradient_is_that_of_a_tape(model):
 
 def check_relevance(model, method):
     """Relevance is finite, and the ledger closes and agrees with it."""
+    analyzer = model.kept_analyzer(method)
     with precision(model.dtype):
-        ledger = model.analyzer(method).conservation(model.inputs, model.neurons)
+        ledger = analyzer.conservation(model.inputs, model.neurons)
     size = np.abs(ledger.start).max()
     assert np.isfinite(ledger.other).all() and np.isfinite(ledger.start).all() and size > 0
     np.testing.assert_allclose(ledger.other, 0, atol=1e-4 * size)
-    relevance = model.relevance(method).values()
+    relevance = model.relevance(analyzer).values()
     assert all(np.isfinite(r).all() for r in relevance)
     total = sum(r.sum(dtype="float64") for r in relevance)
     largest = sum(np.abs(r).sum(dtype="float64") for r in relevance)
@@ -200,20 +208,38 @@ def test_relevance_by_a_preset_for_attention(model):
 
 
 def test_weights_that_are_assigned_later_are_seen(model):
+    """An analyzer that was made before gives what a new one gives."""
+    analyzer = model.kept_analyzer("lrp.epsilon")
+    before = model.relevance(analyzer)
     kept = [np.asarray(weight) for weight in model.model.weights]
-    with precision(model.dtype):
-        analyzer = model.analyzer("lrp.epsilon")
-        before = analyzer.record(model.inputs).analyze(model.neurons)
-        shake(model.model, seed=1)
-        after = keras.tree.flatten(analyzer.record(model.inputs).analyze(model.neurons))
-        expected = keras.tree.flatten(model.analyzer("lrp.epsilon").record(model.inputs).analyze(model.neurons))
+    shake(model.model, seed=1)
+    after, expected = (model.relevance(each) for each in (analyzer, model.analyzer("lrp.epsilon")))
     for weight, value in zip(model.model.weights, kept, strict=True):
         weight.assign(value)
-    size = max(np.abs(r).max(initial=0) for r in expected)
-    for one, other in zip(after, expected, strict=True):
-        np.testing.assert_allclose(one, other, rtol=0, atol=model.tolerance * size)
-    if model.name not in CONSTANT:
-        assert any(np.abs(a - b).max(initial=0) > 0 for a, b in zip(after, keras.tree.flatten(before), strict=True))
+    size = max(np.abs(r).max(initial=0) for r in expected.values())
+    for name, relevance in expected.items():
+        np.testing.assert_allclose(after[name], relevance, rtol=0, atol=model.tolerance * size, err_msg=name)
+    changed = any(np.abs(after[name] - before[name]).max(initial=0) > 0 for name in after)
+    assert changed == (model.name not in CONSTANT)
+
+
+@pytest.mark.parametrize("name", ["BERT", "Llama 3"])
+def test_lengths_and_padding(name):
+    """One analyzer takes sequences of any length. Padding gets nothing, and changes nothing."""
+    with precision("float64"):
+        keras.utils.set_random_seed(0)
+        model, x = FAMILIES[name].build(), FAMILIES[name].draw(samples=1)
+        shake(model)
+        short = {key: value[:, :4] for key, value in x.items()}
+        padded = {key: np.pad(value, [(0, 0), (0, 2)]) for key, value in short.items()}
+        analyzer = revgraph.create_analyzer("lrp.epsilon", model)
+        hidden = next(n for n in analyzer.graph.output_names if "pooled" not in n)
+        alone, longer, filled = (analyzer.analyze(given, {hidden: (2, 5)}) for given in (short, x, padded))
+    assert longer["token_ids"].shape == (1, LENGTH)
+    # A decoder sees no tokens behind the one that is asked for.
+    assert np.all((longer["token_ids"][0] != 0) == (np.arange(LENGTH) <= 2 if name == "Llama 3" else True))
+    np.testing.assert_allclose(filled["token_ids"][:, :4], alone["token_ids"], rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(filled["token_ids"][:, 4:], 0, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.kerashub) for name in REFUSED])
