@@ -163,6 +163,11 @@ class Preprocessing:
             `Tokens`, or for several inputs with tokens a dict of them by the name of the input.
         """
         made = self(x)
+        if self.tokenizer is None and token_names(made):
+            raise ValueError(
+                f"The model {self.model.name!r} has no tokenizer that knows the words of its ids. Set "
+                f"model.preprocessor, or pass the words in the order of the ids: analyzer.tokens(x, vocabulary=[...])."
+            )
         if self.tokenizer is None:
             raise ValueError(
                 f"The preprocessor of {self.model.name!r} has no tokenizer, so its inputs have no text. Images are "
