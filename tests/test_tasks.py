@@ -2,11 +2,9 @@
 
 import warnings
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from keras import layers
 
 import revgraph
 from revgraph import NextToken, create_analyzer, visualize
@@ -353,17 +351,6 @@ class TestOtherTasks:
             analyzer.analyze(TEXTS, (0, 3))
         x, _, _ = model.preprocessor(TEXTS)
         assert analyzer.analyze(x, (0, 3))["token_ids"].shape == (2, LENGTH)
-
-    def test_a_preprocessor_of_ones_own(self):
-        class Numbers:
-            def __call__(self, texts):
-                return np.array([[len(word) for word in (text.split() + 4 * [""])[:4]] for text in texts], "int32")
-
-        ids = keras.Input((4,), dtype="int32")
-        model = keras.Model(ids, layers.Dense(2)(layers.Flatten()(layers.Embedding(12, 3)(ids))))
-        model.preprocessor = Numbers()
-        found = create_analyzer("lrp.z", model).analyze(TEXTS, 1)
-        assert found.shape == (2, 4) and np.any(found)
 
 
 class TestBadInput:
