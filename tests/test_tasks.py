@@ -229,7 +229,8 @@ class TestNextTokens:
         assert visualize.plot_continuation(table).axes
 
     def test_a_word_without_its_space(self, speaker, of_speaker):
-        logits = np.asarray(of_speaker._logits(of_speaker.preprocess("the film is"), {}))[0, -1]
+        prepared = {name: tf.constant(part) for name, part in of_speaker.preprocess("the film is").items()}
+        logits = np.asarray(speaker(prepared))[0, -1]
         plain, spaced = (speaker.preprocessor.tokenizer.token_to_id(t) for t in ("paris", "\u0120paris"))
         if logits[spaced] > logits[plain]:
             with pytest.warns(UserWarning, match="two tokens.*NextToken\\(' paris'\\)"):
