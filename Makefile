@@ -19,7 +19,7 @@ READY_OLDEST = .venv-oldest/.ready
 READY_NIGHTLY = .venv-nightly/.ready
 
 .DEFAULT_GOAL = help
-.PHONY: help demo test coverage lint docs format test-slow test-applications test-oldest test-nightly bench clean distclean
+.PHONY: help demo test coverage lint docs format test-slow test-applications test-kerashub test-oldest test-nightly bench evaluate clean distclean
 
 help:
 	@echo "make demo               train a small network on handwritten digits and explain it: build/demo/digits.png"
@@ -29,7 +29,9 @@ help:
 	@echo "make test-nightly       the test suite on last night's Keras, over the same TensorFlow"
 	@echo "make test-slow          the tests that take longer"
 	@echo "make test-applications  the tests on the networks of keras.applications"
+	@echo "make test-kerashub      the tests on every family of KerasHub; writes docs/kerashub-families.md"
 	@echo "make bench              measure what explaining costs, half an hour: benchmarks/results (BENCH=--help for more)"
+	@echo "make evaluate           measure every analyzer on problems whose answer is known: docs/evaluation_results.md"
 	@echo "make docs               build the documentation: build/docs/index.html"
 	@echo "make lint               ruff and mypy;  make format  applies what ruff can mend"
 	@echo "make clean              remove what was built;  make distclean  the virtual environments too"
@@ -54,6 +56,11 @@ test-slow: $(READY)
 test-applications: $(READY)
 	.venv/bin/python -m pytest -m applications
 
+# What the tests find is written to the page of the documentation that lists the families.
+test-kerashub: $(READY)
+	.venv/bin/python -m pytest -n $(WORKERS) -m "kerashub or not kerashub" -p tests.kerashub_table \
+		--families docs/kerashub-families.md tests/test_kerashub.py
+
 test-oldest: $(READY_OLDEST)
 	.venv-oldest/bin/python -m pytest -n $(WORKERS)
 
@@ -67,6 +74,9 @@ docs: $(READY_DOCS)
 
 bench: $(READY)
 	.venv/bin/python -m benchmarks $(BENCH)
+
+evaluate: $(READY)
+	TF_CPP_MIN_LOG_LEVEL=3 .venv/bin/python -m benchmarks.evaluation --out docs
 
 lint: $(READY)
 	.venv/bin/python -m ruff check .
@@ -89,7 +99,7 @@ distclean: clean
 define install
 	@echo "Setting up $(1): this downloads TensorFlow once and takes a minute or two."
 	@$(1)/bin/python -m pip install --quiet "pip>=23" "hatchling>=1.27" \
-		&& $(1)/bin/python -m pip install --quiet --no-build-isolation $(2) --editable ".[dev]" \
+		&& $(1)/bin/python -m pip install --quiet --no-build-isolation $(2) --editable ".[$(3)]" \
 		|| { echo "Installing into $(1) failed. The first set-up needs the network. If pip found no TensorFlow for"; \
 		     echo "$$($(1)/bin/python --version), use another one: make distclean, then make PYTHON=python3.12 ..."; exit 1; } >&2
 	@touch $(1)/.ready
@@ -107,12 +117,12 @@ endef
 
 $(READY): pyproject.toml
 	$(call venv,.venv)
-	$(call install,.venv,)
+	$(call install,.venv,,dev)
 
 # keras-nightly is the package `keras` by another name, so Keras makes room for it; `make test-nightly` installs it.
 $(READY_NIGHTLY): pyproject.toml
 	$(call venv,.venv-nightly)
-	$(call install,.venv-nightly,)
+	$(call install,.venv-nightly,,dev)
 	@.venv-nightly/bin/python -m pip uninstall --quiet --yes keras keras-nightly
 
 $(READY_DOCS): $(READY)
@@ -128,4 +138,4 @@ $(READY_OLDEST): pyproject.toml constraints-oldest.txt
 	echo "TensorFlow 2.18, the lowest version revgraph supports, runs on Python 3.10 to 3.12 only, and none of them was" >&2; \
 	echo "found with its venv module ('$(PYTHON)' is $$("$(PYTHON)" --version 2>&1)). Name one: make test-oldest PYTHON=/path/to/python3.12" >&2; \
 	exit 1
-	$(call install,.venv-oldest,--constraint constraints-oldest.txt)
+	$(call install,.venv-oldest,--constraint constraints-oldest.txt,test)

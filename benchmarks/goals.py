@@ -79,3 +79,6 @@ MEMORY_OF_SERIES = 2.0
 
 THROUGHPUT = 0.95
 """Samples per second over a dataset, as a share of the bare compiled function's."""
+
+COLLECT = 1.3
+"""The time of `concepts.collect` over the last block of a network, as a multiple of that of `explain_dataset`."""

@@ -8,6 +8,7 @@ import time
 import warnings
 from pathlib import Path
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -152,16 +153,43 @@ def _scaled(image):
     return tf.cast(image, tf.float32) / 255
 
 
-def dataset_memory(name, method, batch, batches, image_size=None):
-    """Megabytes by which the process grows while a dataset is explained into a file."""
+def collect(name, method, effort, batch, batches, image_size=None):
+    """The time of `concepts.collect` over the last block, as a multiple of that of `explain_dataset`."""
+    model = network(name, image_size)
+    analyzer = programs.make_analyzer(method, model)
+    x = samples(model, batch * batches)
+    with tempfile.TemporaryDirectory() as folder:
+        runs = {what: run(analyzer, x, batch, Path(folder) / what) for what, run in RUNS.items()}
+        times = interleaved(runs, Effort(**effort))
+    ratios = [a / b for a, b in zip(times["concepts"], times["relevance"], strict=True)]
+    rates = [batch * batches / t for t in times["concepts"]]
+    return {"samples": batch * batches, **spread(ratios, "ratio"), **spread(rates, "samples_per_second")}
+
+
+def _relevance(analyzer, x, batch, out):
+    return lambda: revgraph.explain_dataset(analyzer, x, f"{out}.h5", batch_size=batch, overwrite=True, verbose=0)
+
+
+def _concepts(analyzer, x, batch, out):
+    convolutions = [layer.name for layer in analyzer.model.layers if isinstance(layer, keras.layers.Conv2D)]
+    options = {"batch_size": batch, "overwrite": True, "verbose": 0}
+    return lambda: revgraph.concepts.collect(analyzer, x, convolutions[-3:], f"{out}.h5", **options)
+
+
+RUNS = {"relevance": _relevance, "concepts": _concepts}
+"""Runs over a dataset that are written to a file."""
+
+
+def dataset_memory(name, method, batch, batches, what="relevance", image_size=None):
+    """Megabytes by which the process grows while a dataset is explained, or concepts are collected, into a file."""
     model = network(name, image_size)
     analyzer = programs.make_analyzer(method, model)
     one = samples(model, batch)
-    analyzer.analyze(one)
-    dataset = tf.data.Dataset.from_tensors(one).repeat(batches)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with tempfile.TemporaryDirectory() as folder:
-        revgraph.explain_dataset(analyzer, dataset, Path(folder) / "relevance", verbose=0)
+        RUNS[what](analyzer, one, None, Path(folder) / "first")()
+        dataset = tf.data.Dataset.from_tensors(one).repeat(batches)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        RUNS[what](analyzer, dataset, None, Path(folder) / "second")()
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     return {"megabytes": grown / (2**20 if sys.platform == "darwin" else 2**10), "samples": batch * batches}
 
@@ -190,7 +218,19 @@ def xla(name, method, batch, effort, image_size=None):
 
 JOBS = {
     job.__name__: job
-    for job in (ratios, memory, first_call, overhead, targets, conditions, throughput, dataset_memory, xla, profile)
+    for job in (
+        ratios,
+        memory,
+        first_call,
+        overhead,
+        targets,
+        conditions,
+        throughput,
+        collect,
+        dataset_memory,
+        xla,
+        profile,
+    )
 }
 
 

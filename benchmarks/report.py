@@ -13,6 +13,7 @@ TITLES = {
     "targets": "Ten targets of one image in one call, as a share of ten calls",
     "conditions": "Conditional maps of 64 channels of one layer in one call, as a share of 64 calls",
     "datasets": "Datasets: share of the compiled function's throughput, and memory of longer and longer ones",
+    "concepts": "Concepts: time over that of `explain_dataset`, and memory of longer and longer datasets",
     "xla": "`jit_compile=True`, as a multiple of the default's time",
     "scaling": "Batch size, image size, depth",
     "recurrent": "Recurrent layers of 128 units, series of 200 steps, and the first call for series of growing length",
@@ -175,6 +176,17 @@ def _datasets(rows):
     yield table({**AT, **columns, **ERROR}, rows)
 
 
+def _concepts(rows):
+    columns = {
+        "samples": _number("samples", 0),
+        "ratio": _spread("ratio"),
+        "goal": _goal("ratio"),
+        "samples per s": _number("samples_per_second"),
+        "process grows by, MB": _number("megabytes", 0),
+    }
+    yield table({**AT, **columns, **ERROR}, rows)
+
+
 def _xla(rows):
     columns = {
         "ratio": _spread("ratio"),
@@ -247,6 +259,7 @@ RENDERED = {
     "targets": _targets,
     "conditions": _conditions,
     "datasets": _datasets,
+    "concepts": _concepts,
     "xla": _xla,
     "scaling": _scaling,
     "recurrent": _recurrent,

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.goals import (
+    COLLECT,
     CONDITIONS,
     FIRST_CALL,
     FIRST_CALL_OF_SERIES,
@@ -189,6 +190,20 @@ def datasets(plan: Plan) -> Iterator[dict]:
         yield {"network": SMALL, "batch": 64, "method": FEW[1], "goal": None, **found}
 
 
+def concepts(plan: Plan) -> Iterator[dict]:
+    """Concepts of the last block over a dataset, beside `explain_dataset`, and the memory of growing datasets."""
+    plan = plan.hasty()
+    batch = max(plan.batch_sizes)
+    for name in plan.networks:
+        found = attempt(plan.timed, "collect", name=name, method=plan.few()[0], batch=batch, batches=4)
+        yield {"network": name, "batch": batch, "method": plan.few()[0], "goal": COLLECT, **found}
+    for batches in (25, 100, 400):
+        found = attempt(
+            run_job, "dataset_memory", name=SMALL, method=FEW[1], batch=64, batches=batches, what="concepts"
+        )
+        yield {"network": SMALL, "batch": 64, "method": FEW[1], "goal": None, **found}
+
+
 def xla(plan: Plan) -> Iterator[dict]:
     """`jit_compile=True` beside the default."""
     for name in plan.networks:
@@ -257,6 +272,7 @@ SECTIONS = {
     "targets": targets,
     "conditions": conditions,
     "datasets": datasets,
+    "concepts": concepts,
     "xla": xla,
     "scaling": scaling,
     "recurrent": recurrent,
@@ -267,7 +283,7 @@ SECTIONS = {
 VARIABLES = {"eigen": EIGEN}
 """Environment variables of the processes of a section."""
 
-DEFAULT = ("ratios", "eigen", "first_call", "overhead", "targets", "conditions", "datasets", "scaling", "recurrent")
+DEFAULT = tuple("ratios eigen first_call overhead targets conditions datasets concepts scaling recurrent".split())
 """What is measured when nothing else is asked for."""
 
 

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from revgraph import callbacks as callbacks
     from revgraph import canonize as canonize
     from revgraph import composites as composites
+    from revgraph import concepts as concepts
     from revgraph import datasets as datasets
     from revgraph import demo as demo
     from revgraph import evaluate as evaluate

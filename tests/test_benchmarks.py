@@ -124,7 +124,9 @@ def test_ratios_come_with_peak_memory():
         (jobs.targets, {"effort": ONCE, "count": 3}),
         (jobs.conditions, {"effort": ONCE, "count": 3}),
         (jobs.throughput, {"effort": ONCE, "batch": 2, "batches": 2}),
+        (jobs.collect, {"effort": ONCE, "batch": 2, "batches": 2}),
         (jobs.dataset_memory, {"batch": 2, "batches": 2}),
+        (jobs.dataset_memory, {"batch": 2, "batches": 2, "what": "concepts"}),
         (jobs.xla, {"effort": ONCE, "batch": 1}),
     ],
 )

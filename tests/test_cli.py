@@ -30,8 +30,8 @@ def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("made")
     keras.utils.set_random_seed(0)
     model = keras.Sequential(
-        [keras.Input((*SIZE, 3), name="image"), layers.Conv2D(4, 3, activation="relu"), layers.GlobalAveragePooling2D(),
-         layers.Dense(5)],
+        [keras.Input((*SIZE, 3), name="image"), layers.Conv2D(4, 3, activation="relu", name="conv"),
+         layers.GlobalAveragePooling2D(), layers.Dense(5)],
         name="tiny",
     )  # fmt: skip
     model.save(folder / "model.keras")
@@ -300,10 +300,10 @@ def test_a_damaged_tfrecord_ends_the_run(run, made):
 
 
 def test_resume_is_asked_for(run, made, monkeypatch):
-    from revgraph.datasets.explain import Run
+    from revgraph.datasets.explain import Explanations
 
     command = "explain-dataset {made}/model.keras {made}/data.npz --out out.h5 --batch-size 2"
-    compute = Run._compute
+    compute = Explanations._compute
 
     def interrupted(self, batch):
         if batch.first >= 4:
@@ -311,7 +311,7 @@ def test_resume_is_asked_for(run, made, monkeypatch):
         return compute(self, batch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "_compute", interrupted)
+        patch.setattr(Explanations, "_compute", interrupted)
         code, out, err = run(command)
     assert (code, out) == (1, "") and err.endswith(
         "revgraph: error: interrupted; finished batches are kept: go on with --resume\n"
@@ -366,7 +366,7 @@ def test_check(run, tmp_path):
 
 def test_summary(run):
     code, out, _ = run("summary {made}/model.keras --method lrp.epsilon --param epsilon=0.25")
-    assert code == 0 and "Epsilon(epsilon=0.25)" in out and "conv2d" in out
+    assert code == 0 and "Epsilon(epsilon=0.25)" in out and "conv" in out
     told = json.loads(run("summary {made}/exported --json")[1])
     assert told["rules"][0]["rule"].startswith("Flat(")
 
@@ -433,7 +433,9 @@ def test_help_and_methods_do_not_wait_for_tensorflow():
     assert result.returncode == 0 and "explain-dataset" in result.stdout and "examples:" in result.stdout
 
 
-@pytest.mark.parametrize("command", "explain explain-dataset check summary methods export demo".split())
+@pytest.mark.parametrize(
+    "command", "explain explain-dataset concepts evaluate check summary methods export demo".split()
+)
 def test_every_command_has_help_with_examples(command, run):
     code, out, _ = run(f"{command} --help")
     assert code == 0 and f"  revgraph {command} " in out.split("examples:")[1]
@@ -442,13 +444,17 @@ def test_every_command_has_help_with_examples(command, run):
 def test_the_examples_are_legal():
     from revgraph.cli import parser
 
-    texts = [parser().epilog]
-    for action in parser()._subparsers._group_actions:
-        texts += [command.epilog for command in action.choices.values()]
-    lines = [line.split()[1:] for text in texts for line in text.splitlines() if line.startswith("  revgraph ")]
-    assert len(lines) > 10
+    def texts(command):
+        yield command.epilog
+        for action in command._subparsers._group_actions if command._subparsers else ():
+            for inner in action.choices.values():
+                yield from texts(inner)
+
+    every = [line for text in texts(parser()) for line in text.splitlines()]
+    lines = [line.split()[1:] for line in every if line.startswith("  revgraph ")]
+    assert len(lines) > 20
     for line in lines:
-        if "COMMAND" not in line:
+        if "COMMAND" not in line and "--help" not in line:
             parser().parse_args(line)
 
 
@@ -466,15 +472,15 @@ def test_ctrl_c_ends_in_one_line_and_can_be_resumed(made, tmp_path):
     code = """
 import os, signal, sys
 from revgraph.cli import main
-import revgraph.datasets.explain as explain
+from revgraph.datasets.staging import Staging
 # Shells make what they start in the background deaf to interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-add = explain.Staging.add
+add = Staging.add
 def added(self, record, arrays):
     add(self, record, arrays)
     if len(self.records) == 2:
         os.kill(os.getpid(), signal.SIGINT)
-explain.Staging.add = added
+Staging.add = added
 sys.exit(main(sys.argv[1:]))
 """
     command = [
@@ -675,7 +681,7 @@ def test_the_how_to_runs(run, made, tmp_path):
     lines = [line for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL) for line in block.splitlines()]
     for name in ("cat.png", "dog.png"):
         write_image(tmp_path / name, np.full((*SIZE, 3), 100))
-    assert len(lines) == 11
+    assert len(lines) == 15
     for line in lines:
         code, _, err = run(line.removeprefix("revgraph ").replace("32x32", "10x12"))
         assert code == 0, f"{line}: {err}"
@@ -695,3 +701,36 @@ def test_layers_of_ones_own(run, tmp_path):
         assert run("check own.keras --method gradient --custom-objects own_layers")[0] == 0
         code, _, err = run("check own.keras --custom-objects no_such_module")
         assert code == 2 and "--custom-objects no_such_module: it cannot be imported" in err
+
+
+def test_evaluate_measures_methods(run, tmp_path):
+    from revgraph.evaluate import problems
+
+    problem = problems.motif(20, 32)
+    problem.model().save("model.keras")
+    np.savez("test.npz", x=problem.x, y=problem.y, truth=problem.truth)
+    line = "evaluate model.keras test.npz --methods gradient,random"
+    code, out, err = run(f"{line} --metrics relevance_mass,entropy")
+    assert code == 0 and "relevance mass" in out and "may be chance" in out
+    assert {path.name for path in tmp_path.glob("comparison.*")} == {
+        f"comparison.{end}" for end in ("json", "csv", "png")
+    }
+    code, out, err = run(line)
+    assert code == 1 and "pass --overwrite" in err
+    code, out, err = run(f"{line} --metrics entropy --overwrite --json")
+    told = json.loads(out)
+    assert code == 0 and set(told["means"]) == {"gradient", "random"} and set(told["ranks"]["random"]) == {"entropy"}
+    for wrong, message in [
+        ("--methods gradent", "did you mean gradient"),
+        ("--metrics delete --out b", "no metric 'delete'"),
+    ]:
+        code, out, err = run(f"evaluate model.keras test.npz {wrong}")
+        assert code and message in err
+    np.savez("none.npz", y=problem.y)
+    code, out, err = run("evaluate model.keras none.npz --out c")
+    assert code == 2 and "has no array x" in err
+    np.save("x.npy", problem.x)
+    code, out, err = run(
+        "evaluate", "model.keras", "x.npy", "--methods", "gradient", "--metrics", "entropy", "--out", "d"
+    )
+    assert code == 0

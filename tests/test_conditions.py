@@ -208,6 +208,7 @@ def test_units_slices_and_masks(gated, lrp):
     same((slice(None), slice(None), 2), 2)
     same([1, 3], [False, True, False, True])
     same([1, 3], np.array([1, 3]))
+    same([1, 3], tf.constant([1, 3]))
     same([-3, -1], np.array([[[[False, True, False, True]]]]))
     same([(slice(None), slice(None), 2), 3], range(2, 4))
     corner = np.zeros((6, 6, 1), bool)
@@ -454,6 +455,28 @@ def test_steps_that_count_as_samples(rng):
     for i in range(4):
         alone = analyzer.analyze(data[i : i + 1], 1, conditions=rows[i][0])
         np.testing.assert_allclose(found[i, 0], alone[0], rtol=1e-9, atol=1e-13)
+
+
+class Turned(layers.Layer):
+    """Has the steps in front of the samples."""
+
+    def call(self, x):
+        return keras.ops.transpose(x, (1, 0, 2))
+
+
+def test_samples_that_are_not_in_front(rng):
+    """One condition for all samples holds anyway, and so does the remedy."""
+    x = keras.Input((None, 5))
+    h = layers.Dense(3, activation="relu", name="steps")(Turned(name="turn")(layers.Dense(4, name="in")(x)))
+    model = randomized(keras.Model(x, layers.Dense(2)(layers.GlobalAveragePooling1D()(Turned(name="back")(h)))))
+    analyzer, data = revgraph.create_analyzer("lrp.epsilon", model), rng.normal(size=(2, 4, 5))
+    each = analyzer.analyze(data, 1, conditions=[{"steps": c} for c in range(3)])
+    np.testing.assert_allclose(each.sum(axis=1), analyzer.analyze(data, 1), rtol=1e-9, atol=1e-13)
+    with pytest.raises(ValueError, match="samples on their first axis. Explain the samples one by one"):
+        analyzer.analyze(data, 1, conditions=[[{"steps": 0}], [{"steps": 1}]])
+    for i in range(2):
+        alone = analyzer.analyze(data[i : i + 1], 1, conditions=[[{"steps": i}]])
+        np.testing.assert_allclose(alone[0, 0], each[i, i], rtol=1e-9, atol=1e-13)
 
 
 def test_recurrent_layers(rng):

@@ -24,6 +24,7 @@ PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").r
 CLAIMS = {
     "docs/custom-rules.md": "assert isinstance(halved, revgraph.Composite) and len(report) == 1",
     "docs/datasets.md": "import pathlib; assert pathlib.Path('digits/project.yaml').is_file()",
+    "docs/evaluation.md": "assert result.ranks['random']['relevance_mass'] == 3 and table.correlation(relevance) > 0.9",
     "docs/recurrent.md": "assert agreement > 0.95 and np.all(relevance[~there] == 0)",
     "docs/text.md": "assert table.relevance.shape == (4, 8) and np.abs(gap).max() < 1e-3 and contrast.shape == (1, 8)",
     "docs/transformers.md": "assert (relevance[x == 0] == 0).all() and relevance.shape == answer.shape == x.shape",
@@ -91,8 +92,9 @@ def names(files, train, tmp_path, monkeypatch):
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_the_page_runs(page, names):
     text = page.read_text()
-    if "import keras_hub" in text:
-        pytest.importorskip("keras_hub")
+    for extra in ("keras_hub", "quantus"):
+        if f"import {extra}" in text:
+            pytest.importorskip(extra)
     for block in re.finditer(r"^( *)```python\n(.*?)^\1```", text, flags=re.DOTALL | re.MULTILINE):
         # Errors name the line of the page.
         above = "\n" * (text.count("\n", 0, block.start()) + 1)

@@ -184,4 +184,21 @@ def test_the_ledger_of_samples_that_depend_on_each_other_is_one_for_all(rng, sel
     np.testing.assert_allclose(ledger.start, [start], rtol=1e-9)
     np.testing.assert_allclose(ledger.other, 0, atol=1e-12)
     np.testing.assert_allclose(ledger.input, [sum(r.sum() for r in analyzer.analyze(x, selection))], rtol=1e-6)
-    assert "depends on the other samples of the batch" in str(ledger)
+    assert "one account of all samples together" in str(ledger)
+
+
+class FromOneSample(layers.Layer):
+    """Each sample says by its number from which sample it takes a row, as boxes say to which picture they belong."""
+
+    def call(self, x, number):
+        return ops.concatenate([x, ops.take(x, number[:, 0], axis=0)], axis=-1)
+
+
+@pytest.mark.parametrize("numbers", [[0, 0, 0], [2, 2, 2], [1, 0, 2]])
+def test_the_ledger_where_one_sample_takes_from_another(rng, numbers):
+    x, number = keras.Input((3,), name="x"), keras.Input((1,), dtype="int32", name="number")
+    model = keras.Model([x, number], layers.Dense(2)(FromOneSample()(x, number)))
+    given = [rng.normal(size=(3, 3)), np.reshape(numbers, (3, 1)).astype("int32")]
+    ledger = revgraph.create_analyzer("lrp.epsilon", model).conservation(given, 0)
+    np.testing.assert_allclose(ledger.start, [np.asarray(model(given))[:, 0].sum()], rtol=1e-9)
+    np.testing.assert_allclose(ledger.other, 0, atol=1e-12)

@@ -146,7 +146,7 @@ def _parts(x, graph):
 
 
 def _warn_unused(keys, graph):
-    """Says which entries of a dict are no inputs. Keras leaves them out, too."""
+    """Says which entries of a dict are no inputs. Keras leaves them out where the inputs of a model are a list."""
     if keys:
         warnings.warn(
             f"{', '.join(map(repr, keys))}: no such inputs of the model {graph.name!r}, so they are left out. It takes "

@@ -1,9 +1,7 @@
 """The command `revgraph`: explains images and datasets, checks, shows and exports explainers."""
 
 import argparse
-import ast
 import contextlib
-import difflib
 import importlib
 import json
 import os
@@ -16,10 +14,19 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import revgraph
+from revgraph.cli.concept_options import add_concepts
 from revgraph.cli.methods import methods
-
-METHOD = "lrp.epsilon_plus_flat"
-"""The default method."""
+from revgraph.cli.options import (
+    add_command,
+    add_loading,
+    add_model,
+    add_model_file,
+    add_reading,
+    count,
+    examples,
+    methods_of,
+    words,
+)
 
 FAILED, USAGE = 1, 2
 """The exit codes of a command that failed, and of one that was used wrongly."""
@@ -33,6 +40,10 @@ OPTIONS = {
     r"custom_objects=\{'([^']*)': \.\.\.\}": r"--custom-objects MODULE, the module that has \1",
     r"size=\((\d+), (\d+)\)": r"--size \1x\2",
     r"class_names=\.\.\. of open_dataset": "--classes FILE",
+    r"\bby=None": "--by none",
+    r"\bk=\.\.\.": "--k ...",
+    r"input_name=\.\.\.": "--input NAME",
+    r"variant=absspectral": "--variant absspectral",
     r"(\w+)=\.\.\.": r"--param \1=...",
 }
 """Patterns of arguments in error messages, and the options that stand for them on the command line."""
@@ -71,8 +82,9 @@ def _run(options):
         return options.run(options) or 0
     with _quiet_tensorflow(options.debug):
         importlib.import_module("tensorflow")
-        commands = importlib.import_module("revgraph.cli.commands")
-    return getattr(commands, options.run)(options) or 0
+        module, _, name = options.run.rpartition(".")
+        commands = importlib.import_module(f"revgraph.cli.{module or 'commands'}")
+    return getattr(commands, name)(options) or 0
 
 
 def _failed(options, message, code):
@@ -144,7 +156,7 @@ def parser() -> argparse.ArgumentParser:
         prog="revgraph",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Explain the predictions of Keras and TensorFlow models by relevance propagation and gradients.",
-        epilog=_examples(
+        epilog=examples(
             "revgraph demo",
             "revgraph explain model.keras cat.png --preprocess keras.applications.vgg16 --out explained",
             "revgraph explain-dataset exported/ images/ --scale 1/255 --size 224x224 --out relevance.h5",
@@ -154,70 +166,20 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"revgraph {revgraph.__version__}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for add in (_add_explain, _add_explain_dataset, _add_check, _add_summary, _add_methods, _add_export, _add_demo):
+    for add in (_add_explain, _add_explain_dataset, add_concepts, _add_evaluate, _add_check, _add_summary,
+                _add_methods, _add_export, _add_demo):  # fmt: skip
         add(commands)
     return top
 
 
-def _command(commands, name, run, what, *examples):
-    command = commands.add_parser(
-        name, help=what, description=f"{what[0].upper()}{what[1:]}.", epilog=_examples(*examples),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    command.set_defaults(run=run, needs_tensorflow=isinstance(run, str))
-    command.add_argument("--json", action="store_true", help="print the results as JSON")
-    command.add_argument("--debug", action="store_true", help="show where an error comes from, and all log messages")
-    return command
-
-
-def _examples(*lines):
-    return "\n".join(["examples:", *(f"  {line}" for line in lines)])
-
-
-def _add_model(command, method=True):
-    command.add_argument("model", metavar="MODEL", help=".keras or .h5 file, or SavedModel directory")
-    if method:
-        command.add_argument(
-            "--method", metavar="NAME", type=_method, default=METHOD, help="see `revgraph methods` (%(default)s)"
-        )
-        command.add_argument(
-            "--param", metavar="KEY=VALUE", type=_parameter, action="append", default=[],
-            help="parameter of the method, such as epsilon=0.1; may be repeated",
-        )  # fmt: skip
-    command.add_argument("--signature", metavar="NAME", help="signature of the SavedModel (serving_default)")
-    command.add_argument(
-        "--custom-objects", metavar="MODULE", help="module with the model's own classes and functions, such as layers"
-    )
-    command.add_argument(
-        "--unsafe", action="store_true", help="run Python code in the model file (Lambda layers): only if you trust it"
-    )
-
-
-def _add_reading(command):
-    group = command.add_argument_group("reading")
-    group.add_argument("--size", metavar="WxH", type=_size, help="resize images to this width and height")
-    prepare = group.add_mutually_exclusive_group()
-    prepare.add_argument(
-        "--preprocess", metavar="MODULE",
-        help="apply preprocess_input of this module, such as keras.applications.vgg16, or a function module.name",
-    )  # fmt: skip
-    prepare.add_argument("--scale", metavar="X", type=_number, help="multiply by this, such as 1/255")
-    group.add_argument("--offset", metavar="X", type=_number, help="add this after --scale, such as -1")
-    group.add_argument(
-        "--classes",
-        metavar="FILE",
-        help="names of the classes, in the order of the model's outputs: one per line, or JSON",
-    )
-
-
 def _add_explain(commands):
-    command = _command(
+    command = add_command(
         commands, "explain", "explain", "explain images or arrays: write heatmap, overlay and relevance of each",
         "revgraph explain model.keras cat.png",
         "revgraph explain vgg16.keras *.jpg --preprocess keras.applications.vgg16 --size 224x224 --target top3",
         "revgraph explain exported/ digits.npy --scale 1/255 --target 7 --method lrp.gamma --param gamma=0.1 --json",
     )  # fmt: skip
-    _add_model(command)
+    add_model(command)
     command.add_argument(
         "inputs", metavar="IMAGE", nargs="+",
         help="image, .npy of one sample or a batch of them, or .npz with one array for each of several inputs",
@@ -234,11 +196,11 @@ def _add_explain(commands):
     command.add_argument(
         "--percentile", metavar="P", type=float, help="percentile of relevance that gets the last colour (100)"
     )
-    _add_reading(command)
+    add_reading(command)
 
 
 def _add_explain_dataset(commands):
-    command = _command(
+    command = add_command(
         commands, "explain-dataset", "explain_dataset",
         "explain a whole dataset: write relevance, predictions and labels to one output",
         "revgraph explain-dataset model.keras images/ --size 224x224 --scale 1/255 --out relevance.h5",
@@ -246,7 +208,7 @@ def _add_explain_dataset(commands):
         "revgraph explain-dataset exported/ test.npz --target label --out relevance.h5 --project",
         "revgraph explain-dataset model.keras train.tfrecord --out shards/ --batch-size 64",
     )  # fmt: skip
-    _add_model(command)
+    add_model(command)
     command.add_argument(
         "data", metavar="DATA", help="directory of images or TFRecord files, .npy, .npz, .h5 or .tfrecord file"
     )
@@ -259,7 +221,7 @@ def _add_explain_dataset(commands):
         "class (%(default)s)",
     )  # fmt: skip
     command.add_argument("--output", metavar="NAME", help="which output, if the model has several")
-    command.add_argument("--batch-size", metavar="N", type=_count, help="samples computed at once (32)")
+    command.add_argument("--batch-size", metavar="N", type=count, help="samples computed at once (32)")
     command.add_argument("--resume", action="store_true", help="go on with a run that was interrupted")
     command.add_argument("--overwrite", action="store_true", help="replace an output, or begin an interrupted run anew")
     command.add_argument("--stop-on-failure", action="store_true", help="end at the first sample that fails")
@@ -267,7 +229,7 @@ def _add_explain_dataset(commands):
     command.add_argument(
         "--project", action="store_true", help="also write what ViRelAy opens: project.yaml and inputs"
     )
-    _add_reading(command)
+    add_reading(command)
     group = command.add_argument_group("names in DATA")
     group.add_argument(
         "--inputs", metavar="NAME", help="array or feature with the inputs (x, data, image/encoded, ...)"
@@ -275,26 +237,53 @@ def _add_explain_dataset(commands):
     group.add_argument("--labels", metavar="NAME", help="array or feature with the labels (y, label, ...)")
 
 
+def _add_evaluate(commands):
+    command = add_command(
+        commands, "evaluate", "evaluating.compare", "measure how good the explanations of methods are",
+        "revgraph evaluate model.keras test.npz --methods gradient,lrp.epsilon --metrics relevance_gain,entropy",
+        "revgraph evaluate model.keras test.npz --metrics relevance_mass,pointing_game --out places --json",
+    )  # fmt: skip
+    add_model_file(command)
+    command.add_argument(
+        "data", metavar="DATA",
+        help=".npz file with the arrays x, and if they are known y (classes) and truth (bool); or .npy file of samples",
+    )  # fmt: skip
+    command.add_argument(
+        "--methods", metavar="NAMES", type=methods_of, default="gradient,lrp.epsilon,lrp.epsilon_plus",
+        help="methods, separated by commas (%(default)s)",
+    )  # fmt: skip
+    command.add_argument(
+        "--metrics", metavar="NAMES", type=words, default="relevance_gain,parameter_randomisation,entropy",
+        help="metrics, separated by commas (%(default)s)",
+    )  # fmt: skip
+    command.add_argument("--batch-size", metavar="N", type=count, help="samples computed at once (32)")
+    command.add_argument(
+        "--out", metavar="NAME", default="comparison", help="writes NAME.json, NAME.csv and NAME.png (%(default)s)"
+    )
+    command.add_argument("--overwrite", action="store_true", help="replace files that exist")
+    add_loading(command)
+
+
 def _add_check(commands):
-    command = _command(
+    command = add_command(
         commands, "check", "check", "say whether a method can explain a model, and what is missing if not",
         "revgraph check model.keras --method lrp.alpha_1_beta_0",
         "revgraph check exported/ --json",
     )  # fmt: skip
-    _add_model(command)
+    add_model(command)
 
 
 def _add_summary(commands):
-    command = _command(
+    command = add_command(
         commands, "summary", "summary", "show which layer gets which rule, and why",
         "revgraph summary model.keras",
         "revgraph summary exported/ --method lrp.epsilon_gamma_box --param low=0 --param high=1",
     )  # fmt: skip
-    _add_model(command)
+    add_model(command)
 
 
 def _add_methods(commands):
-    command = _command(
+    command = add_command(
         commands, "methods", _list_methods, "list all methods",
         "revgraph methods",
         "revgraph methods lrp --json",
@@ -303,26 +292,26 @@ def _add_methods(commands):
 
 
 def _add_export(commands):
-    command = _command(
+    command = add_command(
         commands, "export", "export", "write an explainer as a SavedModel that runs without revgraph",
         "revgraph export model.keras --method lrp.epsilon_plus_flat --out explainer",
         "revgraph export model.keras --out serving/explainer --serving-version 1",
     )  # fmt: skip
-    _add_model(command)
+    add_model(command)
     command.add_argument("--out", metavar="DIR", required=True, help="directory to write")
     command.add_argument(
-        "--serving-version", metavar="N", type=_count, help="number of the version directory of TensorFlow Serving"
+        "--serving-version", metavar="N", type=count, help="number of the version directory of TensorFlow Serving"
     )
     command.add_argument("--overwrite", action="store_true", help="replace a directory that exists")
 
 
 def _add_demo(commands):
-    command = _command(
+    command = add_command(
         commands, "demo", "demo", "train a small network on handwritten digits and explain it",
         "revgraph demo --out digits",
     )  # fmt: skip
     command.add_argument("--out", metavar="DIR", default="demo", help="directory to write to (%(default)s)")
-    command.add_argument("--epochs", metavar="N", type=_count, help="epochs of training")
+    command.add_argument("--epochs", metavar="N", type=count, help="epochs of training")
 
 
 def _list_methods(options):
@@ -336,45 +325,3 @@ def _list_methods(options):
     widths = [max(len(row[i]) for row in rows) for i in (0, 1)]
     for name, what, paper in rows:
         print(f"{name:{widths[0]}}  {what:{widths[1]}}  {paper}".rstrip())
-
-
-# The types of options.
-
-
-def _method(name):
-    if name not in methods():
-        near = difflib.get_close_matches(name, methods(), n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else "`revgraph methods` lists all"
-        raise argparse.ArgumentTypeError(f"there is no method {name!r}; {hint}")
-    return name
-
-
-def _parameter(text):
-    key, equals, value = text.partition("=")
-    if not equals or not key.isidentifier():
-        raise argparse.ArgumentTypeError(f"{text!r} is not of the form KEY=VALUE")
-    try:
-        return key, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return key, value
-
-
-def _size(text):
-    found = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
-    if not found:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a width and a height, such as 224x224")
-    return int(found[1]), int(found[2])
-
-
-def _number(text):
-    try:
-        value, *divisors = (float(part) for part in text.split("/", 1))
-        return value / divisors[0] if divisors else value
-    except (ValueError, ZeroDivisionError):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number, such as 1/255 or 0.5") from None
-
-
-def _count(text):
-    if not re.fullmatch(r"[1-9]\d*", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
-    return int(text)

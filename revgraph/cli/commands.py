@@ -10,6 +10,7 @@ import re
 import sys
 import tempfile
 from argparse import Namespace
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -18,7 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 import revgraph
-from revgraph.analyzers.analyzer import Unsupported
+from revgraph.analyzers.analyzer import Analyzer, Unsupported
 from revgraph.analyzers.inputs import flat_inputs
 from revgraph.class_names import gives_logits, is_binary, predicted, units_of
 from revgraph.cli import UsageError
@@ -38,6 +39,8 @@ from revgraph.composites import NotAnalyzeableModelException
 from revgraph.datasets import HDF5, NpyShards, Zarr, open_dataset
 from revgraph.datasets.explain import predictor
 from revgraph.datasets.sinks import sink as sink_of
+from revgraph.graph import Graph
+from revgraph.graph.types import Selection
 from revgraph.reverse.ledger import FIELDS
 from revgraph.saving.names import file_name
 from revgraph.saving.provenance import plain, provenance, rules
@@ -48,7 +51,7 @@ tf.get_logger().setLevel(logging.ERROR)
 def explain(options: Namespace) -> None:
     """`revgraph explain`."""
     preprocess, names = preprocessing(options), class_names(options)
-    analyzer = _analyzer(options)
+    analyzer = analyzer_of(options)
     output = output_index(analyzer.graph, options.output)
     check_names(options, names, analyzer.graph, output)
     samples = items(options.inputs, analyzer.graph, options.size, preprocess)
@@ -67,12 +70,12 @@ def explain(options: Namespace) -> None:
             stem = item.stem if len(chosen) == 1 else f"{item.stem}.{index}"
             unit = unit_of(index, y, names)
             target = {} if index is None else named_class(index, y[unit], names)
-            told = _explain_one(analyzer, item, _selection(analyzer.graph, output, unit), options)
+            told = _explain_one(analyzer, item, selection_of(analyzer.graph, output, unit), options)
             files = told.pop("contents")
             told = {"target": target, **told, "files": [str(out / f"{stem}.{end}") for end in (*files, "json")]}
             record = {**origin, "input": item.name, **told}
             files["json"] = json.dumps(record, indent=1).encode()
-            _place({out / f"{stem}.{end}": content for end, content in files.items()}, options.overwrite)
+            place({out / f"{stem}.{end}": content for end, content in files.items()}, options.overwrite)
             explained.append(told)
         prediction = None
         if y.ndim == 1:
@@ -142,19 +145,19 @@ def explain_dataset(options: Namespace) -> None:
     """`revgraph explain-dataset`."""
     preprocess, names = preprocessing(options), class_names(options)
     where = _sink(options, names)
-    analyzer = _analyzer(options)
+    analyzer = analyzer_of(options)
     check_names(options, names, analyzer.graph, output_index(analyzer.graph, options.output))
     dataset = open_dataset(
         options.data, analyzer, size=options.size, preprocess=preprocess, inputs=options.inputs, labels=options.labels,
         class_names=names,
     )  # fmt: skip
     try:
-        with _progress(options) as verbose:
+        with progress(options) as verbose:
             report = revgraph.explain_dataset(
                 analyzer,
                 dataset,
                 where,
-                _target_of_all(options, analyzer.graph, names or getattr(dataset, "class_names", None)),
+                target_of_all(options, analyzer.graph, names or getattr(dataset, "class_names", None)),
                 options.batch_size,
                 # Without --resume an interrupted run is neither replaced nor continued by accident.
                 resume=bool(options.resume),
@@ -183,7 +186,7 @@ def _sink(options, names):
     return {Zarr: Zarr, NpyShards: NpyShards}[type(where)](options.out, inputs=options.with_inputs)
 
 
-def _target_of_all(options, graph, names):
+def target_of_all(options: Namespace, graph: Graph, names: Sequence[str] | None) -> Selection:
     """The selection for a whole dataset."""
     output = output_index(graph, options.output)
     if options.target in ("top1", "label"):
@@ -196,15 +199,16 @@ def _target_of_all(options, graph, names):
         fit = names and (len(names) == count or is_binary(names, count))
         chosen = class_index(options.target, names if fit else None, count)
         chosen = 0 if is_binary(names, count) else chosen
-    return _selection(graph, output, chosen)
+    return selection_of(graph, output, chosen)
 
 
-def _selection(graph, output, chosen):
+def selection_of(graph: Graph, output: int, chosen: Any) -> Selection:
+    """What is explained, for one of the outputs."""
     return chosen if len(graph.output_names) == 1 else {graph.output_names[output]: chosen}
 
 
 @contextlib.contextmanager
-def _progress(options):
+def progress(options: Namespace) -> Iterator[int]:
     """Shows Keras's progress bar on stderr: in colour if that is wanted, and updated only on terminals."""
     if options.json:
         yield 0
@@ -237,7 +241,7 @@ class _Uncoloured(io.TextIOBase):
 
 def check(options: Namespace) -> int:
     """`revgraph check`."""
-    model = _model(options)
+    model = model_of(options)
     with _wrong_parameters(options):
         report = revgraph.check(model, options.method, **dict(options.param))
     print(json.dumps(report.to_dict()) if options.json else report)
@@ -246,7 +250,7 @@ def check(options: Namespace) -> int:
 
 def summary(options: Namespace) -> None:
     """`revgraph summary`."""
-    analyzer = _analyzer(options)
+    analyzer = analyzer_of(options)
     if options.json:
         print(json.dumps({"model": options.model, "method": analyzer.name, "rules": rules(analyzer)}))
     else:
@@ -255,7 +259,7 @@ def summary(options: Namespace) -> None:
 
 def export(options: Namespace) -> None:
     """`revgraph export`."""
-    analyzer = _analyzer(options)
+    analyzer = analyzer_of(options)
     path = analyzer.export(options.out, version=options.serving_version, overwrite=options.overwrite)
     if options.json:
         print(json.dumps({"out": str(path), "method": analyzer.name}))
@@ -275,7 +279,8 @@ def demo(options: Namespace) -> None:
         print(json.dumps({"out": options.out, "results": told}))
 
 
-def _model(options):
+def model_of(options: Namespace) -> Any:
+    """The model that the options name."""
     return revgraph.load_model(options.model, options.signature, not options.unsafe, _custom_objects(options))
 
 
@@ -291,8 +296,9 @@ def _custom_objects(options):
     return {key: value for key, value in vars(module).items() if callable(value)}
 
 
-def _analyzer(options):
-    model = _model(options)
+def analyzer_of(options: Namespace) -> Analyzer:
+    """The analyzer that the options ask for."""
+    model = model_of(options)
     with _wrong_parameters(options):
         return revgraph.create_analyzer(options.method, model, **dict(options.param))
 
@@ -325,7 +331,7 @@ def _refuse_existing(out, samples):
                 raise FileExistsError(f"{str(path)!r} exists. Pass overwrite=True to replace it, or another --out.")
 
 
-def _place(files, overwrite):
+def place(files: dict[Path, bytes], overwrite: bool) -> None:
     """Writes files that get their names when all of them are whole."""
     existing = [path for path in files if path.exists()]
     if existing and not overwrite:

@@ -1,7 +1,8 @@
 """Whole datasets: read in batches, explained, and written to files."""
 
-from revgraph.datasets.explain import Report, explain_dataset
+from revgraph.datasets.explain import explain_dataset
 from revgraph.datasets.files import open_dataset
+from revgraph.datasets.runs import Report
 from revgraph.datasets.sinks import HDF5, NpyShards, Zarr
 from revgraph.datasets.streams import Samples, Unreadable
 

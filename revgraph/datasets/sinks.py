@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import io
 import json
 import math
 import os
@@ -14,7 +13,7 @@ import keras
 import numpy as np
 
 from revgraph.class_names import check_names, units_of
-from revgraph.datasets import virelay
+from revgraph.datasets import hdf5, virelay
 from revgraph.datasets.staging import Staging, sync_folder
 from revgraph.graph import Graph
 from revgraph.graph.arguments import check_count
@@ -149,7 +148,7 @@ class NpyShards(Sink):
 
     def origin(self) -> dict[str, Any]:
         try:
-            return _whole(json.loads((self.target / PROVENANCE).read_bytes()))
+            return hdf5.whole(json.loads((self.target / PROVENANCE).read_bytes()))
         # RecursionError: JSON that is nested too deep.
         except (OSError, ValueError, RecursionError):
             return {}
@@ -253,14 +252,14 @@ class HDF5(Sink):
         if "label" in specs:
             specs["label"] = specs["label"][0], virelay.label_dtype(staging)
         with contextlib.ExitStack() as opened:
-            file, writer = opened.enter_context(_hdf5_file(folder / self.target.name))
+            file, writer = opened.enter_context(hdf5.created(folder / self.target.name))
             columns = {}
             for name, ((count, *shape), dtype) in specs.items():
                 if not name.startswith("input"):
                     columns[name] = self._column(file, name, count, shape, dtype)
             inputs = {}
             if self.with_inputs:
-                second, _ = opened.enter_context(_hdf5_file(folder / f"{self.target.stem}.input.h5"))
+                second, _ = opened.enter_context(hdf5.created(folder / f"{self.target.stem}.input.h5"))
                 for name in (n for n in specs if n.startswith(("input", "label"))):
                     (_, *shape), dtype = specs[name]
                     new = name.replace("input", "data", 1)
@@ -276,8 +275,7 @@ class HDF5(Sink):
                 if writer.error:
                     raise writer.error
                 progress()
-            for name, value in origin.items():
-                file.attrs[name] = value if isinstance(value, str | int | float) else json.dumps(value)
+            hdf5.note(file, origin)
         if self.project:
             virelay.write_project(self, folder, specs, origin)
 
@@ -303,101 +301,13 @@ class HDF5(Sink):
         return self.data_format or keras.config.image_data_format()
 
     def origin(self) -> dict[str, Any]:
-        import h5py
-
-        try:
-            with h5py.File(self.target, "r") as file:
-                stored = {name: file.attrs[name] for name in file.attrs}
-        # What a damaged file leads to depends on where the damage is.
-        except (OSError, KeyError, RuntimeError, ValueError):
-            return {}
-        return _whole({name: _parsed(value) for name, value in stored.items()})
-
-
-def _whole(origin: Any) -> dict[str, Any]:
-    """What an output says of its run; empty where it does not say what every run writes."""
-    says = isinstance(origin, dict) and isinstance(origin.get("failures"), dict) and "samples" in origin
-    return origin if says else {}
-
-
-def _parsed(value):
-    if isinstance(value, str) and value[:1] in "[{n":
-        with contextlib.suppress(json.JSONDecodeError):
-            return json.loads(value)
-    return value.item() if isinstance(value, np.generic) else value
+        return hdf5.noted(self.target)
 
 
 def _selector(index):
     """Rows of an HDF5 dataset. Successive ones are a slice, because that is faster."""
     first, last = int(index[0]), int(index[-1])
     return slice(first, last + 1) if last - first + 1 == len(index) else index
-
-
-@contextlib.contextmanager
-def _hdf5_file(path):
-    """A new HDF5 file, and the `_SteadyWriter` under it, because the disk may run full."""
-    import h5py
-
-    # This version of the format has no limit to the length of attributes.
-    with _SteadyWriter(path) as writer, h5py.File(writer, "w", libver=("v108", "v108")) as file:
-        yield file, writer
-
-
-class _SteadyWriter(io.RawIOBase):
-    """A binary file whose writes raise no errors before it is closed.
-
-    HDF5 cannot close a file after a write to it has failed, and crashes the process in the end. So it is told that all
-    writes succeed. The first `error` of a write is raised when the file is closed.
-    """
-
-    def __init__(self, path):
-        self._file = open(path, "w+b", buffering=0)  # noqa: SIM115
-        self.error: OSError | None = None
-
-    def readable(self) -> bool:
-        return True
-
-    def writable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        return self._file.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._file.tell()
-
-    def readinto(self, buffer: Any) -> int | None:
-        return self._file.readinto(buffer)
-
-    def write(self, data: Any) -> int:
-        rest = memoryview(data).cast("B")
-        while rest and not self.error:
-            rest = rest[self._tried(self._file.write, rest) or 0 :]
-        return len(memoryview(data).cast("B"))
-
-    def truncate(self, size: int | None = None) -> int:
-        self._tried(self._file.truncate, size)
-        return self.tell() if size is None else size
-
-    def _tried(self, function, *arguments):
-        try:
-            return function(*arguments)
-        except OSError as error:
-            self.error = self.error or error
-
-    def close(self) -> None:
-        if not self.closed:
-            super().close()
-            self._tried(os.fsync, self._file.fileno())
-            self._file.close()
-
-    def __exit__(self, kind, error, trace):
-        self.close()
-        if self.error and kind is None:
-            raise self.error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -443,7 +353,7 @@ class Zarr(Sink):
 
     def origin(self) -> dict[str, Any]:
         try:
-            return _whole(dict(_zarr().open_group(self.target, mode="r").attrs))
+            return hdf5.whole(dict(_zarr().open_group(self.target, mode="r").attrs))
         # What a damaged file leads to depends on where the damage is.
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return {}

@@ -1,6 +1,7 @@
 """The formats of ViRelAy and CoRelAy: samples of three axes with the channels first, integer labels, a project file."""
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,13 @@ from revgraph.datasets.staging import Staging
 if TYPE_CHECKING:
     # Sinks write projects, so they import this module.
     from revgraph.datasets.sinks import HDF5
+
+
+PROJECT = "project.yaml"
+"""The name of the file that ViRelAy opens."""
+
+NO_ANALYSES = "analyses: []"
+"""The end of a project without analyses."""
 
 
 def three_axes(samples: np.ndarray, data_format: str = "channels_last") -> np.ndarray:
@@ -64,8 +72,7 @@ def write_project(
     if not names:
         predictions = specs["prediction"][0] if "prediction" in specs else ()
         names = [f"class {i}" for i in range(predictions[1] if len(predictions) == 2 else 0)]
-    # CoRelAy names the analyses of a class by its WordNet id. Classes without one have their number in that format.
-    label_map = [{"index": i, "word_net_id": f"{i:08d}", "name": str(name)} for i, name in enumerate(names)]
+    label_map = [{"index": i, "word_net_id": category_name(i), "name": str(name)} for i, name in enumerate(names)]
     (folder / f"{stem}.label-map.json").write_text(json.dumps(label_map, indent=1), encoding="utf-8")
     quoted = {
         "name": f"{origin['model']}, {origin['method']}",
@@ -96,6 +103,43 @@ project:
     attribution_strategy: {strategy}
     sources:
     - {quoted["source"]}
-  analyses: []
+  {NO_ANALYSES}
 """
-    (folder / "project.yaml").write_text(text, encoding="utf-8")
+    (folder / PROJECT).write_text(text, encoding="utf-8")
+
+
+def category_name(number: int) -> str:
+    """The name that the analyses of a class have.
+
+    CoRelAy names them by the WordNet id of the class. Classes without one have their number in that format.
+    """
+    return f"{number:08d}"
+
+
+def add_analysis(attributions: Path, method: str, analysis: Path) -> Path | None:
+    """Adds an analysis to the `project.yaml` beside attributions, if that is the one that `write_project` wrote.
+
+    Args:
+        attributions: The file with the attributions.
+        method: The name of the analysis in ViRelAy.
+        analysis: The file with the analysis.
+
+    Returns:
+        The project; None if there is no such project.
+    """
+    project = attributions.parent / PROJECT
+    if not project.is_file():
+        return None
+    text = project.read_text(encoding="utf-8")
+    source = f"    - {json.dumps(os.path.relpath(analysis, project.parent).replace(os.sep, '/'))}\n"
+    head, found, rest = text.partition("\n  analyses:")
+    if not found or f"    - {json.dumps(attributions.name)}\n" not in head + "\n":
+        return None
+    entry = f"  - analysis_method: {json.dumps(method)}\n    sources:\n{source}"
+    if entry in rest:
+        return project
+    kept = rest.removeprefix(" []").removeprefix("\n")
+    new = project.with_name(f"{project.name}.new")
+    new.write_text(f"{head}\n  analyses:\n{kept}{entry}", encoding="utf-8")
+    os.replace(new, project)
+    return project

@@ -49,5 +49,19 @@ def pointing_game(relevance: ArrayLike, truth: ArrayLike) -> float:
     empty = np.flatnonzero(~mask.any(axis=1))
     if len(empty):
         raise ValueError(f"truth must name an entry of every sample. It names none in sample {empty[0]}.")
+    return float(np.mean(pointed(scores, mask)))
+
+
+def pointed(scores: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """The share of the largest scores of each sample that is at the truth.
+
+    Args:
+        scores: Numbers, (samples, ...).
+        truth: Array of bool of the same shape.
+
+    Returns:
+        Array (samples,).
+    """
+    scores, truth = scores.reshape(len(scores), -1), truth.reshape(len(truth), -1)
     largest = scores == scores.max(axis=1, keepdims=True)
-    return float(np.mean((largest & mask).sum(axis=1) / largest.sum(axis=1)))
+    return (largest & truth).sum(axis=1) / largest.sum(axis=1)

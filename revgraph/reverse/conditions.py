@@ -51,12 +51,8 @@ class Place:
         shape = shapes.get(self.slot, self.shape)
         if self.heads is not None:
             return self._mask_of_heads(chosen, self.heads, shape)
-        if isinstance(chosen, tf.Tensor):
-            chosen = chosen.numpy()
         if _is_mask(chosen):
             return self._checked_mask(np.asarray(chosen), shape, count)
-        if isinstance(chosen, np.ndarray):
-            chosen = chosen.tolist()
         masks = [self._mask_of_unit(unit, shape) for unit in self._units(chosen)]
         return np.logical_or.reduce(np.broadcast_arrays(*masks)) if masks else np.zeros((1,) * len(shape), bool)
 
@@ -69,6 +65,8 @@ class Place:
 
     def _units(self, chosen):
         """The tuples for what is chosen. A channel is its units at all positions."""
+        if isinstance(chosen, np.ndarray | tf.Tensor):
+            chosen = np.asarray(chosen).tolist()
         everywhere = (slice(None),) * (len(self.shape) - 2)
         several = isinstance(chosen, list | range | set | frozenset)
         return [one if isinstance(one, tuple) else (*everywhere, one) for one in (chosen if several else [chosen])]

@@ -277,9 +277,7 @@ class ReverseGraph:
         return self.adjust(slot, relevance) if self.adjust else relevance
 
 
-MIXED = (
-    "The output of a sample depends on the other samples of the batch, so this is one account of all samples together."
-)
+MIXED = "This is one account of all samples together, because each of them has a part in the tensors of the others."
 """What the ledger says of such models."""
 
 

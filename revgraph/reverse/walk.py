@@ -85,6 +85,7 @@ class Walk:
         self.keep = keep
         self.jit_compile = jit_compile
         self._compiled = Recent()
+        self._rows_known: set[int] = set()
         ways = () if question.around else question.masked
         self._shortcuts = conditions.shortcuts(reverse.graph, ways, question.starts)
 
@@ -115,21 +116,42 @@ class Walk:
         return [None for _ in self.question.starts]
 
     def relevance(
-        self, inputs: Sequence[Tensors], chosen: Sequence[targets.Target], masks: conditions.Masks | None = None
-    ) -> dict[str, Any]:
+        self,
+        inputs: Sequence[Tensors],
+        chosen: Sequence[targets.Target],
+        masks: conditions.Masks | None = None,
+        reduce: Callable[[dict[str, Any]], Any] | None = None,
+    ) -> Any:
         """The relevance of inputs.
 
         Args:
             inputs: One array or tensor (batch, ...) per input.
             chosen: One target per start.
             masks: What relevance may pass, if conditions are part of the question.
+            reduce: Function of the result that makes less of it, with TensorFlow's operations. It is compiled together
+                with the walk, and so nothing is computed that it does not use.
 
         Returns:
-            See `pulled`.
+            See `pulled`; or what `reduce` returns.
         """
         masked = conditions.NOTHING_MASKED if masks is None else masks.tensors()
         with self.failures(inputs):
-            return self._function("relevance", chosen, masks)(self._arguments(inputs), self.tensors(chosen), masked)
+            if masks is not None:
+                self._check_rows(self._arguments(inputs), masks)
+            program = self._function("relevance", chosen, masks, reduce)
+            return program(self._arguments(inputs), self.tensors(chosen), masked)
+
+    def _check_rows(self, inputs, masks):
+        """Refuses masks that differ between samples where a tensor has no rows for samples."""
+        slots = {slot for slot, mask in zip(self.question.masked, masks.masks, strict=True) if mask.shape[1] > 1}
+        if slots <= self._rows_known:
+            return
+        if not self._keeps_rows(inputs, self.graph.run(inputs), slots):
+            raise ValueError(
+                "Conditions of each sample need layers whose outputs have the samples on their first axis. Explain the "
+                "samples one by one."
+            )
+        self._rows_known |= slots
 
     def recorded(self, inputs: Sequence[Tensors]) -> Forward:
         """A forward walk that keeps the weights that the model has now.
@@ -159,40 +181,44 @@ class Walk:
         inputs = self._arguments(inputs)
         with self.failures(inputs):
             values = self.graph.run(inputs)
-        count, alone = len(inputs[0]), self._alone(inputs)
-        rows_differ = alone is not None and not self._all_start_with(values, alone, count, self._passed())
-        if rows_differ and self._all_start_with(values, alone, count, self.question.starts):
-            rows = [slice(i, i + 1) for i in range(count)]
+        seeds = self.seeds(values, self.tensors(chosen))
+        gates = self._gates(values, masks.tensors()) if masks else conditions.OPEN
+        if self._keeps_rows(inputs, values, self._passed()):
+            return self.reverse.ledger(values, seeds, gates)
+        if self._keeps_rows(inputs, values, self.question.starts) and self._takes_one_sample(inputs):
+            rows = [slice(i, i + 1) for i in range(len(inputs[0]))]
             return merge(
                 self.ledger([x[row] for x in inputs], [t.part(row) for t in chosen], masks and masks.part(row))
                 for row in rows
             )
-        seeds = self.seeds(values, self.tensors(chosen))
-        gates = self._gates(values, masks.tensors()) if masks else conditions.OPEN
-        return self.reverse.ledger(values, seeds, gates, together=rows_differ)
+        return self.reverse.ledger(values, seeds, gates, together=True)
 
     def _gates(self, values, tensors):
         """What relevance may pass under one condition."""
         batch = tf.shape(values[self.graph.input_slots[0]])[0]
         return conditions.Gates(self.question.masked, self._shortcuts, tensors, batch)
 
-    def _alone(self, inputs):
-        """The tensors of every slot for the first sample alone; None where there is nothing to compare."""
-        if len(inputs[0]) == 1:
-            return None
-        try:
-            return self.graph.run([x[:1] for x in inputs])
-        # A model of a fixed batch size does not run on one sample.
-        except (tf.errors.OpError, ValueError):
-            return None
-
-    def _all_start_with(self, values, alone, count, slots):
-        """Whether tensors have the rows of the first sample first, then those of the second, as each has them alone.
+    def _keeps_rows(self, inputs, values, slots):
+        """Whether tensors have the rows of the first sample first, then those of the second, each by itself.
 
         That is so if the first axis is the batch, or batch times steps. Shapes do not say whether an operation keeps
-        that order. Where the output of a model is another one for a sample alone, its samples depend on each other.
+        that order, or whether a sample has a part in the tensors of another one. So the first sample, and then the
+        last, takes the place of all others, and must keep its rows.
         """
-        return all(_starts_with(values[slot], alone[slot], count) for slot in slots)
+        count = len(inputs[0])
+        for i in {0, count - 1} if count > 1 else ():
+            copies = self.graph.run([tf.repeat(x[i : i + 1], count, axis=0) for x in inputs])
+            if not all(_same_rows(values[slot], copies[slot], i, count) for slot in slots):
+                return False
+        return True
+
+    def _takes_one_sample(self, inputs):
+        """Whether the model runs on one sample. A model of a fixed batch size does not."""
+        try:
+            self.graph.run([x[:1] for x in inputs])
+        except (tf.errors.OpError, ValueError):
+            return False
+        return True
 
     def _passed(self):
         """The slots that relevance passes."""
@@ -205,16 +231,20 @@ class Walk:
     def _arguments(self, inputs):
         return [tf.cast(x, spec.dtype) for x, spec in zip(inputs, self.input_specs(), strict=True)]
 
-    def _function(self, what, chosen, masks=None):
+    def _function(self, what, chosen, masks=None, reduce=None):
         """A concrete function for all batch sizes, classes, amounts and masks, traced when it is first asked for."""
         ranks = [len(self.graph.specs[slot].shape) for slot in self.question.starts]
         specs = [t.specs(rank, self.graph.dtype) for t, rank in zip(chosen, ranks, strict=False)]
         masked = conditions.NOTHING_MASKED if masks is None else masks.specs()
-        key = (what, tuple(tuple((s.dtype, s.shape.rank) for s in spec) for spec in specs), masked)
+        key = (what, tuple(tuple((s.dtype, s.shape.rank) for s in spec) for spec in specs), masked, reduce)
         arguments = (self.input_specs(), specs, masked) if chosen else (self.input_specs(),)
 
+        def traced(*arguments):
+            result = getattr(self, f"_trace_{what}")(*arguments)
+            return result if reduce is None else reduce(result)
+
         def compiled():
-            program = tf.function(getattr(self, f"_trace_{what}"), autograph=False, jit_compile=self.jit_compile)
+            program = tf.function(traced, autograph=False, jit_compile=self.jit_compile)
             with timed("compile", self.graph):
                 return program.get_concrete_function(*arguments)
 
@@ -326,14 +356,15 @@ def _each(function, stacked):
     return keras.tree.map_structure(lambda r: tf.experimental.numpy.swapaxes(r, 0, 1), result)
 
 
-def _starts_with(batch, alone, count):
-    """Whether a tensor of `count` samples begins with the rows of the first alone, and has as many for each other."""
-    batch, alone = np.asarray(batch), np.asarray(alone)
-    if not alone.ndim or batch.shape != (count * len(alone), *alone.shape[1:]):
+def _same_rows(one, other, sample, count):
+    """Whether two tensors of `count` samples have the same rows for one of them, if each has equally many."""
+    one, other = np.asarray(one), np.asarray(other)
+    if not one.ndim or one.shape != other.shape or len(one) % count:
         return False
-    batch, alone = batch[: len(alone)].astype("float64"), alone.astype("float64")
-    largest = np.max(np.abs(alone), initial=0.0, where=np.isfinite(alone))
-    return np.allclose(batch, alone, rtol=1e-3, atol=1e-5 * largest, equal_nan=True)
+    each = len(one) // count
+    one, other = (t[sample * each : (sample + 1) * each].astype("float64") for t in (one, other))
+    largest = np.max(np.abs(other), initial=0.0, where=np.isfinite(other))
+    return np.allclose(one, other, rtol=1e-3, atol=1e-5 * largest, equal_nan=True)
 
 
 def no_relevance(value: tf.Tensor, dtype: str) -> tf.Tensor:

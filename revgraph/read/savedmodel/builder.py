@@ -10,18 +10,23 @@ import tensorflow as tf
 
 from revgraph.graph.graph import Site, Spec
 from revgraph.graph.operations import Activation, Inert, Operation, Routing, ZeroPad
-from revgraph.read.savedmodel import lists, loops, moves, private
+from revgraph.read.savedmodel import lists, loops, moves, nodes, private
 from revgraph.read.savedmodel.activations import DIGITS, DIRECT, POINTWISE, SOURCES, Piece, node_piece, recognise, start
 from revgraph.read.savedmodel.integers import Integers
-from revgraph.read.savedmodel.nodes import CONTROL, Jump, Node, TensorFlowOperation, called, operations_between, runner
+from revgraph.read.savedmodel.nodes import (
+    CONTROL,
+    Jump,
+    Node,
+    TensorFlowOperation,
+    called,
+    operations_between,
+    runner,
+)
 from revgraph.read.savedmodel.normalization import Combination, Statistic, Statistics
 from revgraph.read.savedmodel.shapes import ALIKE, SHAPES, Shapes, all_equal, constants
 from revgraph.read.savedmodel.views import IDENTITIES, VIEWS
 from revgraph.read.savedmodel.weights import Expression, ScaleAndShift, Value, Weight, captured, has_slope, known
 from revgraph.read.savedmodel.wholes import Whole, add_whole
-
-BRANCHES = ("If", "StatelessIf")
-"""Types of operations that run one of two functions."""
 
 
 class Builder:
@@ -57,8 +62,7 @@ class Builder:
         self._pieces: dict[int, dict[int, Piece]] = {}
         self._statistics = Statistics()
         self.ids = Integers(self)
-        self.undecided: list[str] = []
-        """Paths of branches whose condition depends on a size that is not known."""
+        self.undecided: list[str] = []  # Paths of branches whose condition depends on a size that is not known.
 
     def constant(self, weight: Weight) -> int:
         """Adds a site that returns a weight, and returns its slot."""
@@ -125,7 +129,7 @@ class Builder:
             return self.inline(function, arguments, prefix + operation.name[: operation.name.rfind("/") + 1])
         path, layer = self.path_of(prefix + operation.name)
         node = Node(operation, given, path, self.dtype, layer)
-        if operation.type in BRANCHES and self.is_fixed(given[0]):
+        if operation.type in nodes.CONDITIONALS and self.is_fixed(given[0]):
             self.undecided.append(path)
         if operation.type in CONTROL:
             return self.site(node, Jump(operation), node.slots)
@@ -148,12 +152,8 @@ class Builder:
 
     @staticmethod
     def _function(operation, given):
-        """The graph of the function that an operation calls, or of the branch that a known condition chooses.
-
-        Returns:
-            The graph, or None where there is none, and the values of its arguments.
-        """
-        if operation.type in BRANCHES and isinstance(given[0], Weight) and given[0].value is not None:
+        """The graph of the function that an operation calls, or of the branch that is known, and its arguments."""
+        if operation.type in nodes.CONDITIONALS and isinstance(given[0], Weight) and given[0].value is not None:
             return called(operation, "then_branch" if np.any(given[0].value) else "else_branch"), given[1:]
         return called(operation), given
 

@@ -111,6 +111,9 @@ LOOP = (
 )
 """What to do about a loop that cannot be read."""
 
+CHOICES = ("If", "StatelessIf")
+"""Types of operations that run one of two functions."""
+
 CALLS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
 """Types of operations that call a function."""
 
@@ -240,6 +243,9 @@ def _update_slice(operation, dtype):
 
     return run
 
+
+CONDITIONALS = frozenset({"If", "StatelessIf"})
+"""Types of operations that run one of two functions."""
 
 CONTROL = frozenset(
     f"{prefix}{kind}" for prefix in ("", "Ref") for kind in ("Enter", "Exit", "Merge", "NextIteration", "Switch")

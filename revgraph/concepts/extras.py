@@ -1,0 +1,28 @@
+"""Packages that only concepts need."""
+
+import importlib
+from typing import Any
+
+INSTALL = {
+    "sklearn": ("scikit-learn", 'pip install "revgraph[concepts]"'),
+    "umap": ("umap-learn", "pip install umap-learn"),
+    "networkx": ("networkx", "pip install networkx"),
+}
+"""The name of each package, and how it is installed, by the name under which it is imported."""
+
+
+def needed(module: str, what: str) -> Any:
+    """Imports a package that is no must.
+
+    Args:
+        module: The name under which it is imported.
+        what: What needs it, for the message.
+
+    Raises:
+        ImportError: It is missing. The message says how to install it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        name, install = INSTALL[module.split(".")[0]]
+        raise ImportError(f"{what} needs {name}: {install}.") from error

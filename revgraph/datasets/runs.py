@@ -1,0 +1,303 @@
+"""Runs over a dataset that may end at any moment: what is computed batch by batch, and written when all is there."""
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from revgraph.datasets.sinks import Sink
+from revgraph.datasets.staging import Record, Staging, sync_folder
+from revgraph.datasets.streams import Batch, reason
+from revgraph.datasets.tasks import Task
+from revgraph.graph import Graph
+from revgraph.graph.tables import Table, Tabular
+from revgraph.reverse.failures import RefusedInputError
+from revgraph.saving.names import file_name
+from revgraph.saving.provenance import now
+
+LISTED = 20
+"""A printed report lists so many failures."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Report(Tabular):
+    """The result of a run. It prints as a table of the samples that failed.
+
+    Args:
+        path: The output.
+        samples: Number of samples in the dataset.
+        failures: The reasons why samples failed, by index.
+        resumed: Number of samples that an earlier run had finished.
+    """
+
+    path: str
+    samples: int
+    failures: dict[int, str]
+    resumed: int = 0
+
+    @property
+    def explained(self) -> int:
+        """Number of samples whose relevance was written."""
+        return self.samples - len(self.failures)
+
+    def table(self) -> Table:
+        """The samples that failed."""
+        rows = [(index, why) for index, why in sorted(self.failures.items())[:LISTED]]
+        rest = len(self.failures) - len(rows)
+        footer = f"and {rest} more" if rest else None
+        return Table(("sample", "failed because"), rows, title=repr(self)[1:-1], footer=footer)
+
+    def __repr__(self):
+        return f"<{self.path}: {self.explained} of {self.samples} samples explained>"
+
+
+class Run:
+    """Computes the batches that are not finished yet. Subclasses define `_compute` and `_arrays`.
+
+    Args:
+        task: What is computed.
+        staging: The directory of finished batches.
+    """
+
+    def __init__(self, task: Task, staging: Staging):
+        self.task = task
+        self.graph: Graph = task.analyzer.graph
+        self.data = task.data
+        self.staging = staging
+        self.shapes = {name: shape[1:] for name, (shape, _) in staging.specs().items()}
+
+    def _compute(self, batch: Batch) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """What must be finite: relevance, and the model's outputs, arrays (batch, ...)."""
+        raise NotImplementedError
+
+    def _arrays(
+        self, batch: Batch, relevance: list[np.ndarray], outputs: list[np.ndarray]
+    ) -> dict[str, np.ndarray | None]:
+        """The arrays to keep by name, each (batch, ...), from what `_compute` gave. None is left out."""
+        raise NotImplementedError
+
+    def run(self, verbose: int) -> None:
+        """Computes and keeps all batches. `verbose` is that of `explain_dataset`."""
+        records = self.staging.records
+        done = len(records)
+        # The last finished batch is read again to check that the data is the same.
+        number = max(done - 1, 0) if self.data.seekable else 0
+        progress = keras.utils.Progbar(self.data.length, verbose=int(verbose), unit_name="batch")
+        for batch in self.data.batches(number, records[number].first if done else 0):
+            if number >= done:
+                self._add(batch)
+            elif batch.digest() != records[number].digest:
+                raise ValueError(
+                    f"The dataset is not the one that the interrupted run had: samples {batch.first} to "
+                    f"{batch.first + batch.count - 1} differ. It has to give the same samples in the same order; a "
+                    f"dataset that shuffles needs a seed. overwrite=True begins anew."
+                )
+            number += 1
+            progress.update(number)
+        if number < done:
+            raise ValueError(
+                f"The dataset is not the one that the interrupted run had: it ends after {number} batches, and {done} "
+                f"are finished. A generator has to be made anew. overwrite=True begins anew."
+            )
+        if self.data.length is None:
+            # Keras 3.5 writes its last line only where it knows how many there should be.
+            progress.target = number
+            progress.update(number, finalize=True)
+        if not self.staging.samples:
+            raise ValueError("Nothing to explain: the dataset is empty.")
+        if not self.staging.explained:
+            index, why = next(iter(self.staging.failures.items()))
+            raise ValueError(f"All {self.staging.samples} samples failed. Sample {index}: {why}")
+
+    def _add(self, batch: Batch) -> None:
+        digest = batch.digest()
+        batch, arrays = self._explained(_finite(batch, batch.inputs, "the input"))
+        if batch.failures and self.task.on_failure == "raise":
+            index, why = min(batch.failures.items())
+            raise ValueError(f"Sample {index} failed: {why}")
+        for name, array in arrays.items():
+            if array.shape[1:] != self.shapes.setdefault(name, array.shape[1:]):
+                raise ValueError(
+                    f"All samples need the same shape in one output. From sample {batch.first} on {name!r} has "
+                    f"{array.shape[1:]}, before that {self.shapes[name]}. Resize the samples, or explain those of "
+                    f"one shape after the other."
+                )
+        self.staging.add(Record(batch.first, batch.count, digest, batch.failures), arrays)
+
+    def _explained(self, batch: Batch) -> tuple[Batch, dict[str, np.ndarray]]:
+        """The batch without samples that failed, and the arrays to keep."""
+        if not len(batch.index):
+            return batch, {}
+        try:
+            relevance, outputs = self._compute(batch)
+        except (tf.errors.InvalidArgumentError, RefusedInputError) as error:
+            return self._explained_one_by_one(batch, error)
+        kept = _finite(batch, outputs, "the model's output")
+        kept = _finite(kept, [r[np.isin(batch.index, kept.index)] for r in relevance], "the relevance")
+        good = np.isin(batch.index, kept.index)
+        if not good.any():
+            return kept, {}
+        arrays = self._arrays(kept, [r[good] for r in relevance], [y[good] for y in outputs])
+        return kept, {name: array for name, array in arrays.items() if array is not None}
+
+    def _explained_one_by_one(self, batch, error):
+        """Explains a batch that TensorFlow refuses because of one sample, such as a word outside the vocabulary."""
+        kept = batch
+        for index in batch.index:
+            try:
+                self._compute(batch.without(batch.index != index, ""))
+            except (tf.errors.InvalidArgumentError, RefusedInputError) as own:
+                kept = kept.without(kept.index == index, reason(own))
+        if kept is batch:
+            raise error
+        return self._explained(kept)
+
+
+def to_the_end(
+    task: Task,
+    output: Sink,
+    resume: bool | None,
+    overwrite: bool,
+    verbose: int,
+    begin: Callable[[Staging], Run],
+) -> Report:
+    """Runs, or goes on with an interrupted run, until the output is written.
+
+    Args:
+        task: What is computed.
+        output: What is written.
+        resume, overwrite, verbose: See `explain_dataset`.
+        begin: Makes the run on the directory of finished batches.
+
+    Raises:
+        FileExistsError: The output exists, or there is an interrupted run.
+        ValueError: The interrupted run has another question or other data, or all samples failed.
+        OSError: Writing failed. Finished batches are kept.
+    """
+    head = task.head(overwrite)
+    staging = Staging(output.target)
+    if not staging.exists() and (report := _finished(output, head, resume, overwrite)):
+        return report
+    with staging.locked():
+        try:
+            if not _taken_up(staging, output, head, resume, overwrite):
+                if report := _finished(output, head, resume, overwrite):
+                    return report
+                staging.begin(head)
+            resumed = staging.samples
+            begin(staging).run(verbose)
+            _finish(output, staging, verbose)
+        finally:
+            if not staging.has_batches():
+                staging.remove()
+    return Report(str(output.target), staging.samples, staging.failures, resumed)
+
+
+def _finished(sink, head, resume, overwrite):
+    """The report of a finished run that answers the same question; None if a run may begin.
+
+    Raises a FileExistsError if the output exists and must not be replaced.
+    """
+    existing = [path for path in sink.outputs() if path.exists()]
+    if not existing or (overwrite and not resume):
+        return None
+    origin = sink.origin() if resume and sink.target.exists() else {}
+    if origin.get("question") == _hash(head["question"]):
+        failures = {int(index): why for index, why in origin["failures"].items()}
+        return Report(str(sink.target), origin["samples"], failures, origin["samples"])
+    if overwrite:
+        return None
+    which = "comes from another run" if resume and origin else "exists"
+    raise FileExistsError(f"{str(existing[-1])!r} {which}. Pass overwrite=True to replace it, or name another output.")
+
+
+def _taken_up(staging, sink, head, resume, overwrite):
+    """Whether the run in the directory is continued."""
+    if (overwrite and not resume) or not staging.resume():
+        return False
+    if sink.target.exists() and sink.origin().get("run") == staging.head["run"]:
+        # It had finished, and was interrupted when it tidied up.
+        staging.remove()
+        staging.records = []
+        staging.folder.mkdir(exist_ok=True)
+        return False
+    where = str(staging.folder)
+    if resume is False:
+        raise FileExistsError(
+            f"An interrupted run is in {where!r}. Pass resume=True to go on with it, or overwrite=True to begin anew."
+        )
+    other = _other(staging.head["question"], head["question"])
+    if other:
+        raise ValueError(
+            f"The interrupted run in {where!r} has another {other}: {_short(staging.head['question'].get(other))}, not "
+            f"{_short(head['question'][other])}. Ask the same, or pass overwrite=True to begin anew."
+        )
+    if sink.target.exists() and not (overwrite or staging.head["overwrite"]):
+        raise FileExistsError(f"{str(sink.target)!r} exists. Pass overwrite=True to replace it.")
+    return True
+
+
+def _other(before, after):
+    """The first respect in which two questions differ; None if they are equal."""
+    return next((name for name in after if before.get(name) != after[name]), None)
+
+
+def _hash(question):
+    return hashlib.sha256(json.dumps(question, sort_keys=True).encode()).hexdigest()
+
+
+def _short(value):
+    text = json.dumps(value)
+    return text if len(text) < 80 else f"{text[:77]}..."
+
+
+def _finish(sink, staging, verbose):
+    """Writes the output from the finished batches, and gives it its name when it is whole."""
+    head = staging.head
+    origin = {
+        **head["origin"],
+        "samples": staging.samples,
+        "explained": staging.explained,
+        "failures": {str(index): why for index, why in staging.failures.items()},
+        "finished": now(),
+        "run": head["run"],
+        "question": _hash(head["question"]),
+    }
+    folder = staging.folder / "whole"
+    shutil.rmtree(folder, ignore_errors=True)
+    progress = keras.utils.Progbar(len(staging.records), verbose=int(verbose), unit_name="batch written")
+    try:
+        folder.mkdir()
+        sink.write(folder, staging, origin, lambda: progress.add(1))
+    except OSError as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise staging.unwritten(error) from error
+    for path in sink.outputs():
+        if path.is_dir():
+            os.replace(path, staging.folder / file_name(f"replaced-{now()}"))
+        os.replace(folder / path.name, path)
+    sync_folder(sink.target.parent)
+    staging.remove()
+
+
+def _finite(batch: Batch, arrays: Sequence[np.ndarray], what: str) -> Batch:
+    """The batch without samples for which one of the arrays, (samples, ...), has values that are not finite."""
+    for array in arrays:
+        if array.dtype.kind == "f":
+            values = array.reshape(len(array), math.prod(array.shape[1:]))
+            nan = np.isnan(values).any(axis=1)
+            infinite = np.isinf(values).any(axis=1) & ~nan
+            if (nan | infinite).any():
+                kept = batch.without(nan, f"{what} contains NaN").without(
+                    infinite[~nan], f"{what} contains infinite values"
+                )
+                good = ~(nan | infinite)
+                return _finite(kept, [a[good] for a in arrays], what)
+    return batch

@@ -1,0 +1,110 @@
+"""`quantus`: an analyzer in the form in which Quantus takes it."""
+
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import ArrayLike
+
+from revgraph.analyzers.analyzer import Analyzer
+from revgraph.evaluate.explained import Explained
+from revgraph.read.keras import private
+
+
+class Quantus:
+    """An analyzer as the explanation function of Quantus, and its model with channels first.
+
+    Quantus works with channels first. Some of its metrics give the model such samples without asking. So `model` takes
+    them, and moves the channels to the end.
+
+    Args:
+        analyzer: An analyzer of a functional or sequential Keras model of one input.
+
+    Raises:
+        TypeError: It is another analyzer.
+    """
+
+    def __init__(self, analyzer: Analyzer) -> None:
+        functional = private.functional(analyzer.model) if isinstance(analyzer.model, keras.Model) else None
+        if functional is None or len(functional.inputs) != 1:
+            raise TypeError(
+                f"Quantus takes functional and sequential Keras models of one input, and {analyzer.graph.name!r} is "
+                f"none. The metrics of revgraph.evaluate take it."
+            )
+        self.analyzer = analyzer
+        (tensor,) = functional.inputs
+        self._moves = len(tensor.shape) > 2
+        if not self._moves:
+            self.model = analyzer.model
+            return
+        *inner, channels = tensor.shape[1:]
+        inputs = keras.Input((channels, *inner), dtype=tensor.dtype)
+        moved = keras.layers.Permute((*range(2, len(inner) + 2), 1))(inputs)
+        # Calling `call` keeps the layers single, so that Quantus can shuffle the weights of each.
+        self.model = keras.Model(inputs, keras.tree.flatten(functional.call(moved))[0])
+        self._analyzers: list[tuple[Any, Analyzer]] = []
+
+    def __call__(self, model: Any, inputs: np.ndarray, targets: ArrayLike, **options: Any) -> np.ndarray:
+        """Relevance as Quantus asks for it.
+
+        Args:
+            model: The model, or one that Quantus made of it.
+            inputs: Samples, (batch, channels, ...).
+            targets: The class of each, (batch,).
+            **options: What else Quantus passes; it is not used.
+
+        Returns:
+            Relevance of pixels, summed over channels, (batch, 1, ...). Without channels it has the shape of `inputs`.
+        """
+        analyzer = type(self.analyzer)(**{**self.analyzer.config(), "model": model})
+        inputs, targets = np.asarray(inputs), np.broadcast_to(np.asarray(targets), len(inputs))
+        return self._of_pixels(analyzer.analyze(inputs, targets))
+
+    def _of_pixels(self, relevance):
+        return relevance.sum(axis=1, keepdims=True) if self._moves else relevance
+
+    def score(
+        self, metric: Any, x: ArrayLike, y: ArrayLike | None = None, truth: ArrayLike | None = None, **options: Any
+    ) -> Any:
+        """The scores of a metric of Quantus.
+
+        Args:
+            metric: The metric, such as `quantus.Sparseness()`.
+            x: Samples as the model takes them, channels last.
+            y: The class of each, (samples,) ints; by default that of the largest output.
+            truth: True at the entries that decide, (samples, ...), without channels.
+            **options: Further arguments for the metric's call.
+
+        Returns:
+            What the metric returns.
+        """
+        explained = Explained(self.analyzer, x, y, truth)
+        masks = None if truth is None else explained.truth[:, None] if self._moves else explained.truth
+        inputs = np.moveaxis(explained.x, -1, 1) if self._moves else explained.x
+        found = explained.explain(explained.x)
+        found = np.moveaxis(found, -1, 1) if self._moves else found
+        options = {"a_batch": self._of_pixels(found), **options}
+        return metric(
+            model=self.model, x_batch=inputs, y_batch=explained.index, s_batch=masks, explain_func=self,
+            **{"channel_first": True, "softmax": True, **options},
+        )  # fmt: skip
+
+
+def quantus(analyzer: Analyzer) -> Quantus:
+    """An analyzer in the form in which Quantus 0.6 takes it, on Keras 3. Needs `pip install "revgraph[quantus]"`.
+
+    Args:
+        analyzer: An analyzer of a functional or sequential Keras model of one input.
+
+    Returns:
+        A `Quantus`. Its `score` runs a metric. It is itself what Quantus calls `explain_func`, and has the `model`.
+
+    Raises:
+        TypeError: It is another analyzer.
+
+    Example:
+
+        adapter = revgraph.evaluate.quantus(revgraph.create_analyzer("lrp.epsilon", model))
+        scores = adapter.score(quantus.PixelFlipping(features_in_step=16), x, y)
+    """
+    return Quantus(analyzer)
