@@ -2,11 +2,9 @@
 
 import warnings
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from keras import layers
 
 import revgraph
 from revgraph import NextToken, create_analyzer, visualize
@@ -231,7 +229,8 @@ class TestNextTokens:
         assert visualize.plot_continuation(table).axes
 
     def test_a_word_without_its_space(self, speaker, of_speaker):
-        logits = np.asarray(of_speaker._logits(of_speaker.preprocess("the film is"), {}))[0, -1]
+        prepared = {name: tf.constant(part) for name, part in of_speaker.preprocess("the film is").items()}
+        logits = np.asarray(speaker(prepared))[0, -1]
         plain, spaced = (speaker.preprocessor.tokenizer.token_to_id(t) for t in ("paris", "\u0120paris"))
         if logits[spaced] > logits[plain]:
             with pytest.warns(UserWarning, match="two tokens.*NextToken\\(' paris'\\)"):
@@ -259,6 +258,16 @@ class TestNextTokens:
                 of_speaker.analyze(PROMPTS, selection)
         with pytest.raises(ValueError, match=r"needs one output \(batch, tokens, vocabulary\)"):
             of_classifier.analyze(TEXTS, NextToken(3))
+        for selection in (5, " is"):
+            with pytest.raises(ValueError, match=r"a token at every place.*Pass revgraph.NextToken\("):
+                of_speaker.analyze(PROMPTS, selection)
+        of_backbone = create_analyzer("lrp.cp", of_speaker.preprocessing.model.backbone)
+        with pytest.raises(TypeError, match=r"is none: select a token by its place and id"):
+            of_backbone.analyze(of_speaker.preprocess(PROMPTS), NextToken(3))
+        with pytest.raises(TypeError, match="no preprocessor that makes numbers of them"):
+            of_backbone.analyze(PROMPTS)
+        with pytest.raises(TypeError, match="The prompt is one text, or the ids of its tokens. Received: \\['the film"):
+            of_speaker.continuation(PROMPTS, " is")
         with pytest.raises(ValueError, match="does not continue texts"):
             of_classifier.continuation("the film", " was")
         # The remedy of the first message.
@@ -267,7 +276,7 @@ class TestNextTokens:
     def test_a_continuation_that_joins_the_prompt(self, of_speaker):
         with pytest.raises(ValueError, match="are read as one token.*Begin the continuation with a space"):
             of_speaker.continuation("the fil", "m")
-        with pytest.raises(ValueError, match="The continuation has no tokens"):
+        with pytest.raises(ValueError, match="The prompt or the continuation has no tokens"):
             of_speaker.continuation("the film", "")
         with pytest.raises(ValueError, match="has cut it. Raise model.preprocessor.sequence_length"):
             of_speaker.continuation("the film" + 12 * " film", " was")
@@ -275,6 +284,23 @@ class TestNextTokens:
             of_speaker.continuation("the film", 12 * " was")
         assert len(of_speaker.continuation("the fil", " was")) == 1
         assert len(of_speaker.continuation("the fil", of_speaker.preprocessing.ids_of("m"))) == 1
+
+    def test_a_model_without_a_preprocessor(self, speaker, of_speaker):
+        bare = hub.models.GPT2CausalLM(speaker.backbone, None)
+        analyzer, prepared = create_analyzer("lrp.attnlrp", bare), of_speaker.preprocess(PROMPTS)
+        token = of_speaker.preprocessing.token_of(" is")
+        expected = of_speaker.analyze(PROMPTS, NextToken(token))
+        found = analyzer.analyze(prepared, NextToken(token))["token_ids"]
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
+        ids = of_speaker.tokens(PROMPTS).ids[0].tolist()
+        table = analyzer.continuation(ids, [token])
+        np.testing.assert_allclose(table.relevance, expected[:1], rtol=1e-3, atol=1e-5)
+        with pytest.raises(ValueError, match="has no tokenizer: give the id of the token ' is'"):
+            analyzer.analyze(prepared, NextToken(" is"))
+        with pytest.raises(ValueError, match=r"no tokenizer that knows the words.*vocabulary=\[...\]"):
+            analyzer.tokens(prepared)
+        words = list(speaker.preprocessor.tokenizer.get_vocabulary())
+        assert analyzer.tokens(prepared, vocabulary=words)[0][:2] == (words[ids[0]], words[ids[1]])
 
 
 class TestOtherTasks:
@@ -326,17 +352,6 @@ class TestOtherTasks:
             analyzer.analyze(TEXTS, (0, 3))
         x, _, _ = model.preprocessor(TEXTS)
         assert analyzer.analyze(x, (0, 3))["token_ids"].shape == (2, LENGTH)
-
-    def test_a_preprocessor_of_ones_own(self):
-        class Numbers:
-            def __call__(self, texts):
-                return np.array([[len(word) for word in (text.split() + 4 * [""])[:4]] for text in texts], "int32")
-
-        ids = keras.Input((4,), dtype="int32")
-        model = keras.Model(ids, layers.Dense(2)(layers.Flatten()(layers.Embedding(12, 3)(ids))))
-        model.preprocessor = Numbers()
-        found = create_analyzer("lrp.z", model).analyze(TEXTS, 1)
-        assert found.shape == (2, 4) and np.any(found)
 
 
 class TestBadInput:

@@ -293,6 +293,12 @@ class Analyzer(Configured, Tabular):
 
     def selected(self, selection: Selection) -> Selection:
         """The selection, or the analyzer's own where none is given."""
+        if hasattr(selection, "factors"):
+            raise TypeError(
+                f"A NextToken is for tasks that continue texts, such as a CausalLM of KerasHub. {self.graph.name!r} is "
+                f"none: select a token by its place and id, such as neuron_selection=(-1, token), or by a mask of the "
+                f"output's shape."
+            )
         if selection is not None:
             return selection
         if self.neuron_selection_mode == "index":

@@ -41,6 +41,8 @@ def flat_inputs(x: Tensors, graph: Graph, ids: bool = True) -> list[Any]:
         )
     slots, names = graph.input_slots, graph.input_names
     parts = _parts(x, graph)
+    if not graph.strings and holds_strings(x):
+        raise TypeError(_no_preprocessor(x, ", ".join(map(repr, names)), graph))
     if len(parts) != len(slots):
         raise ValueError(
             f"The model {graph.name!r} takes {len(slots)} inputs ({', '.join(names)}). Received {len(parts)}."
@@ -191,16 +193,20 @@ def _array(part, name, slot, graph):
 def _numbers_of_strings(part, name, slot, graph):
     """What the layers for strings at the front of a model make of strings."""
     if slot not in graph.strings:
-        raise TypeError(
-            f"Input {name!r} must be an array of numbers. Received: {type(part).__name__} with strings, and the model "
-            f"{graph.name!r} has no preprocessor that makes numbers of them. Pass the ids that your tokenizer makes, "
-            f"or explain a model that has its own: a task of KerasHub with its preprocessor, or a Keras model that "
-            f"begins with TextVectorization."
-        )
+        raise TypeError(_no_preprocessor(part, repr(name), graph))
     before = graph.strings[slot]
     strings = tf.convert_to_tensor(part)
     _check_shape(tuple(strings.shape), name, before.specs[before.inputs].shape)
     return graph.cast(slot, strings)
+
+
+def _no_preprocessor(given, inputs, graph):
+    return (
+        f"Input {inputs} must be an array of numbers. Received: {type(given).__name__} with strings, and the model "
+        f"{graph.name!r} has no preprocessor that makes numbers of them. Pass the ids that your tokenizer makes, or "
+        f"explain a model that has its own: a task of KerasHub with its preprocessor, or a Keras model that begins "
+        f"with TextVectorization."
+    )
 
 
 def _to_numpy(part, name):

@@ -16,6 +16,7 @@ from revgraph.analyzers.reference import FROM_ZERO, SAME
 from revgraph.analyzers.tokens import Tokens, texts_of
 from revgraph.graph.graph import holds_strings
 from revgraph.graph.types import Tensors
+from revgraph.read.keras.signature import has_any_size
 
 TOKENS = ("token_ids", "input_ids")
 """How the names of inputs end that hold the ids of tokens."""
@@ -25,8 +26,19 @@ MASKS = ("padding_mask", "attention_mask")
 
 
 def has_preprocessor(model: Any) -> bool:
-    """Whether a model is of a kind that has a preprocessor of its own; it may be None."""
-    return isinstance(model, keras.Model) and hasattr(model, "preprocessor")
+    """Whether a model is of a kind that has a preprocessor of its own, in front of what it computes; it may be None.
+
+    A preprocessor that a model calls itself, as one of its layers, is none of these.
+    """
+    if not isinstance(model, keras.Model) or not hasattr(model, "preprocessor"):
+        return False
+    is_inside = has_any_size(model) or any(layer is model.preprocessor for layer in model.layers)
+    return prepares_by_itself(model) or not is_inside
+
+
+def prepares_by_itself(model: Any) -> bool:
+    """Whether `predict` of a model gives all data to its preprocessor, as a task of KerasHub does."""
+    return hasattr(model, "preprocess_samples")
 
 
 class Preprocessing:
@@ -66,13 +78,13 @@ class Preprocessing:
 
         Args:
             x: Texts, images, or what else the preprocessor takes; or a dict by the names of the model's inputs, which
-                stays as it is.
+                stays as it is. So do numbers, if `predict` does not give them to the preprocessor.
 
         Raises:
             TypeError: Numbers where the preprocessor takes texts.
             ValueError: There is no preprocessor, or it lacks something, or does not take x.
         """
-        if self.is_ready(x):
+        if self.is_ready(x) or not (prepares_by_itself(self.model) or _has_strings(x)):
             return x
         preprocessor = self.model.preprocessor
         if preprocessor is None:
@@ -163,6 +175,11 @@ class Preprocessing:
             `Tokens`, or for several inputs with tokens a dict of them by the name of the input.
         """
         made = self(x)
+        if self.tokenizer is None and token_names(made):
+            raise ValueError(
+                f"The model {self.model.name!r} has no tokenizer that knows the words of its ids. Set "
+                f"model.preprocessor, or pass the words in the order of the ids: analyzer.tokens(x, vocabulary=[...])."
+            )
         if self.tokenizer is None:
             raise ValueError(
                 f"The preprocessor of {self.model.name!r} has no tokenizer, so its inputs have no text. Images are "

@@ -62,11 +62,13 @@ class TaskAnalyzer(StandIn):
 
         Args:
             X: See `analyze`.
-            vocabulary: Accepted for the sake of other models. The tokenizer knows the vocabulary.
+            vocabulary: The words in the order of their ids, for a model without a tokenizer.
 
         Returns:
             `Tokens`, or for a model with several inputs of tokens a dict of them by the name of the input.
         """
+        if vocabulary is not None:
+            return self.inner.tokens(self.preprocessing(X), vocabulary)
         return self.preprocessing.tokens(X)
 
     def analyze(
@@ -171,44 +173,46 @@ class TaskAnalyzer(StandIn):
             raise ValueError(
                 f"The model {read.model.name!r} does not continue texts, because it has no `generate`. Use analyze."
             )
-        start = read(prompt if isinstance(prompt, str) else "")
-        names = token_names(start)
-        if len(names) != 1 or not isinstance(start, Mapping):
-            raise ValueError(
-                f"continuation takes a model with one input of tokens. The inputs of {read.model.name!r} are "
-                f"{sorted(read.names)}: use analyze with NextToken(token, after=place) for each token."
-            )
-        name = names[0]
-        opened = self._tokens_of(start, name)
-        before = opened.ids[0][~opened.padding[0]] if isinstance(prompt, str) else np.array([*prompt], opened.ids.dtype)
-        more = read.ids_of(continuation) if isinstance(continuation, str) else [int(i) for i in continuation]
-        if isinstance(prompt, str):
-            start_ids = read.ids_of(prompt)
-            if list(before[len(before) - len(start_ids) :]) != start_ids:
-                raise ValueError(
-                    f"The prompt has {len(start_ids)} tokens, and the preprocessor of {read.model.name!r} has cut it. "
-                    f"Raise model.preprocessor.sequence_length."
+        for what, text in (("prompt", prompt), ("continuation", continuation)):
+            if not isinstance(text, str) and any(isinstance(part, str) for part in text):
+                raise TypeError(
+                    f"The {what} is one text, or the ids of its tokens. Received: {text!r}. Call continuation once for "
+                    f"each text."
                 )
-            if isinstance(continuation, str):
-                whole = read.ids_of(prompt + continuation)
-                more = whole[len(start_ids) :]
-                if whole[: len(start_ids)] != start_ids:
-                    raise ValueError(
-                        f"The end of the prompt and the beginning of the continuation are read as one token: "
-                        f"{read.text_of(before[-1])!r} ends the prompt. Begin the continuation with a space, or pass "
-                        f"the ids of its tokens."
-                    )
-        if not more:
-            raise ValueError("The continuation has no tokens. Pass a text or ids of tokens.")
-        ids = np.array([*before, *map(read.token_of, more)], before.dtype)
-        inputs = {name: ids[None]}
-        masks = {key: np.ones_like(ids[None]) for key in start if key.endswith(MASKS)}
-        if {*inputs, *masks} != set(start):
+        names = token_names(dict.fromkeys(read.names))
+        masks = sorted(name for name in read.names if name.endswith(MASKS))
+        if len(names) != 1 or {*names, *masks} != read.names:
             raise ValueError(
                 f"continuation takes a model whose inputs are tokens and their mask. Those of {read.model.name!r} are "
                 f"{sorted(read.names)}: use analyze with NextToken(token, after=place) for each token."
             )
-        return {**inputs, **masks}, name, len(before)
+        (name,) = names
+        before = [int(i) for i in prompt] if not isinstance(prompt, str) else self._opening(prompt, name)
+        more = read.ids_of(continuation) if isinstance(continuation, str) else [int(i) for i in continuation]
+        if isinstance(prompt, str) and isinstance(continuation, str):
+            start, whole = read.ids_of(prompt), read.ids_of(prompt + continuation)
+            more = whole[len(start) :]
+            if whole[: len(start)] != start:
+                raise ValueError(
+                    f"The end of the prompt and the beginning of the continuation are read as one token: "
+                    f"{read.text_of(before[-1])!r} ends the prompt. Begin the continuation with a space, or pass the "
+                    f"ids of its tokens."
+                )
+        if not more or not before:
+            raise ValueError("The prompt or the continuation has no tokens. Pass a text or the ids of tokens.")
+        ids = np.array([[*before, *map(read.token_of, more)]], "int32")
+        return {name: ids, **{mask: np.ones_like(ids) for mask in masks}}, name, len(before)
+
+    def _opening(self, prompt, name):
+        """The ids of a prompt, with what the preprocessor puts in front of it."""
+        tokens = self._tokens_of(self.preprocessing(prompt), name)
+        before, own = tokens.ids[0][~tokens.padding[0]].tolist(), self.preprocessing.ids_of(prompt)
+        if before[len(before) - len(own) :] != own:
+            raise ValueError(
+                f"The prompt has {len(own)} tokens, and the preprocessor of {self.preprocessing.model.name!r} has cut "
+                f"it. Raise model.preprocessor.sequence_length."
+            )
+        return before
 
     def save(self, path: PathLike, overwrite: bool = False) -> None:
         """See `Analyzer.save`."""
@@ -223,8 +227,14 @@ class TaskAnalyzer(StandIn):
 
     def _selection(self, inputs, selection, options):
         """The selection, with a `NextToken` as factors of the output."""
-        if selection is None and self._asks_for_next_token(options):
-            selection = NextToken()
+        if self._asks_for_next_token(options):
+            if selection is None or (isinstance(selection, str) and selection == "max_activation"):
+                selection = NextToken()
+            elif isinstance(selection, str | int | np.integer) and selection != "all":
+                raise ValueError(
+                    f"The output has a token at every place. Received: neuron_selection={selection!r}. Pass "
+                    f"revgraph.NextToken({selection!r}) for the token that follows the text."
+                )
         if not isinstance(selection, NextToken):
             return selection
         if options.get("layer") is not None:

@@ -213,7 +213,7 @@ def _relevance_of(tokens, relevance):
 
 def _look(colour, special):
     """The style of a token, whose colour the page shines through."""
-    border = ";border-bottom:1px dashed;opacity:0.75" if special else ""
+    border = ";border-bottom:1px dashed" if special else ""
     return f"background:{_glaze(colour)};padding:0.15em 0.2em;border-radius:0.2em{border}"
 
 
