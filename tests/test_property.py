@@ -20,8 +20,10 @@ import revgraph
 from revgraph.canonize import canonize
 from revgraph.composites import NotAnalyzeableModelException
 from revgraph.fast.signs import nonnegative_slots, where_relevance_arrives
+from revgraph.graph.analysis import Facts
 from revgraph.graph.operations import Interpolation, Routing
 from revgraph.read import trace
+from revgraph.reverse.conditions import Gates, shortcuts
 from revgraph.reverse.reverse_graph import ReverseGraph
 from revgraph.reverse.walk import Question
 from tests import random_graphs
@@ -362,6 +364,46 @@ def test_the_ledger_closes(seed):
             absolute = sum(np.abs(np.asarray(run.relevance[s])).sum() for s in run.relevance)
             worst = max(report.layers, key=lambda entry: np.abs(entry.other).max())
             assert np.abs(report.other).max() <= 1e-6 * absolute, (name, report.other, worst)
+
+
+@seeds(spread(24), 300)
+def test_conditions_split_relevance_in_parts(seed):
+    """What passes some channels, what passes the others, and what passes around, are the whole."""
+    model, x = case(seed)
+    rng = np.random.default_rng(seed)
+    with holds("conditions", seed):
+        analyzer = analyzer_of("lrp.epsilon", model)
+        run = literal(analyzer, x)
+        if not run.condition < CONDITION:
+            pytest.skip("relevance explodes")
+        graph = run.reverse.graph
+        carrying, starts = Facts(graph).dependent, list(run.start)
+        reached = [slot for site in graph.sites for slot in site.outputs if slot in run.relevance and slot in carrying]
+        places = [slot for slot in reached if run.values[slot].shape.rank > 1]
+        arrays = keras.tree.flatten(x)
+        forward = run.reverse.forward([tf.convert_to_tensor(t) for t in arrays])
+
+        def gates(slot, mask, ways):
+            shaped = tf.reshape(tf.constant(mask), (1,) * (run.values[slot].shape.rank - 1) + (-1,))
+            return Gates([slot], ways, ((shaped,), (tf.constant([True]),)), len(arrays[0]))
+
+        def passed(slot, mask, ways):
+            relevance = run.reverse.relevance(forward, run.start, gates=gates(slot, mask, ways))
+            return Run(relevance, run.values, run.reverse, run.start).inputs
+
+        tolerance = 100 * EXACT * run.condition
+        absolute = sum(np.abs(np.asarray(r)).sum() for r in run.relevance.values())
+        for slot in map(int, rng.choice(places, min(3, len(places)), replace=False)):
+            some = rng.random(run.values[slot].shape[-1:]) < 0.5
+            ways = shortcuts(graph, [slot], starts)
+            first, second, through = (passed(slot, mask, ways) for mask in (some, ~some, some | True))
+            around = passed(slot, some & False, {})
+            same([a + b for a, b in zip(first, second, strict=True)], through, tolerance, scale=run.largest)
+            same([a + b for a, b in zip(through, around, strict=True)], run.inputs, tolerance, scale=run.largest)
+            report = run.reverse.ledger(run.values, run.start, gates(slot, some, ways))
+            found = sum(r.sum() for r in first)
+            np.testing.assert_allclose(report.input.sum(), found, rtol=1e-6, atol=tolerance * run.largest)
+            assert np.abs(report.other).max() <= 1e-6 * absolute
 
 
 @seeds(spread(4), 60)
