@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from revgraph.concepts.fields import box, receptive_field
+from revgraph.concepts.fields import Fields, box
 from revgraph.read import trace
 from tests.models import make, precision, randomized
 
@@ -13,8 +13,8 @@ from tests.models import make, precision, randomized
 def field(model, x, layer, position):
     graph = trace(model)
     (slot,) = graph.find(layer).outputs
-    masks = receptive_field(graph, [np.asarray(part) for part in keras.tree.flatten(x)], slot, position)
-    return [box(mask) for mask in masks]
+    fields = Fields(graph, [np.asarray(part) for part in keras.tree.flatten(x)], slot)
+    return [box(mask) for mask in fields.of(position)]
 
 
 def changed(model, x, layer, position, tries=6):

@@ -13,7 +13,7 @@ from revgraph.analyzers.inputs import packed
 from revgraph.analyzers.reverse_analyzer import ReverseAnalyzer
 from revgraph.concepts.collecting import digests
 from revgraph.concepts.collection import Collection, opened
-from revgraph.concepts.fields import box, receptive_field
+from revgraph.concepts.fields import Fields, box
 from revgraph.datasets.files import open_dataset
 from revgraph.datasets.streams import BATCH_SIZE, source
 from revgraph.graph import Graph
@@ -179,7 +179,8 @@ class _Maps:
         self.path, self.analyzer, self.start, self.unit = path, analyzer, start, unit
         self.classes = dict(zip(collection.index.tolist(), collection.classes.tolist(), strict=True))
         self.selection = neuron_selection
-        self._boxes: dict[tuple[int, ...], Any] = {}
+        self._fields: dict[Any, Fields] = {}
+        self._boxes: dict[Any, Any] = {}
 
     def of(self, inputs, ids, channel, positions):
         """The relevance of the inputs, (samples, ...)."""
@@ -216,14 +217,15 @@ class _Maps:
 
     def fields(self, inputs, position):
         """The boxes of the receptive field of a position, one for each input."""
-        key = (position, *(x.shape for x in inputs))
-        if key not in self._boxes:
+        sizes = tuple(x.shape for x in inputs)
+        if sizes not in self._fields:
             analyzer = self.analyzer
             analyzer = analyzer.at(packed(inputs, analyzer.graph)) if hasattr(analyzer, "at") else analyzer
-            graph = analyzer.traced
-            (slot,) = graph.find(self.path).outputs
-            self._boxes[key] = [box(mask)[1:] for mask in receptive_field(graph, inputs, slot, position)]
-        return self._boxes[key]
+            (slot,) = analyzer.traced.find(self.path).outputs
+            self._fields[sizes] = Fields(analyzer.traced, inputs, slot)
+        if (sizes, position) not in self._boxes:
+            self._boxes[sizes, position] = [box(mask)[1:] for mask in self._fields[sizes].of(position)]
+        return self._boxes[sizes, position]
 
 
 def samples_of(
