@@ -133,6 +133,14 @@ def test_the_class_is_the_one_that_is_explained(analyzer, x, selection, tmp_path
     np.testing.assert_allclose(found.relevance("conv2"), relevance.sum((1, 2)), atol=1e-12)
 
 
+def test_rows_are_read_one_by_one_and_in_blocks(found, monkeypatch):
+    every = found.relevance("dense")
+    np.testing.assert_array_equal(found.relevance("dense", np.array([2, 5, 9])), every[[2, 5, 9]])
+    monkeypatch.setattr("revgraph.concepts.collection.BLOCK", 4)
+    shares = np.abs(every) / np.abs(every).sum(1, keepdims=True)
+    np.testing.assert_allclose(found.mean_shares("dense"), shares.mean(0))
+
+
 def test_batches_do_not_matter(found, analyzer, x, tmp_path):
     def batches():
         yield x[:1]

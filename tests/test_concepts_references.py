@@ -1,6 +1,9 @@
 """Reference samples with heat maps and crops, prototypes, and the figures of both."""
 
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -306,3 +309,21 @@ def test_pictures_of_clusters(analyzer, x, tmp_path):
         found.plot(0, "kmeans-09")
     with pytest.raises(KeyError, match="There are no clusters of 3"):
         found.plot(3)
+
+
+def test_what_is_missing_is_said(found, analyzer, x, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "scipy.ndimage", None)
+        with pytest.raises(
+            ImportError, match=re.escape('plot_references needs SciPy: pip install "revgraph[concepts]"')
+        ):
+            concepts.references(found, "dense", 0, analyzer, x, n=1).plot()
+    monkeypatch.setitem(sys.modules, "sklearn.mixture", None)
+    with pytest.raises(ImportError, match=re.escape('prototypes needs scikit-learn: pip install "revgraph[concepts]"')):
+        concepts.prototypes(found, "dense")
+
+
+def test_collecting_needs_no_extra():
+    extras = ["matplotlib", "PIL", "sklearn", "scipy", "networkx", "umap"]
+    code = f"import sys; sys.modules.update(dict.fromkeys({extras})); from revgraph.concepts import collect, references"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parent.parent)

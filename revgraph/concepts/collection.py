@@ -5,7 +5,7 @@ import difflib
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 
@@ -24,6 +24,16 @@ KINDS = ("relevance", "activation")
 
 FORMAT = 1
 """Version of the files."""
+
+
+BLOCK = 4096
+"""So many samples are read at once."""
+
+Rows: TypeAlias = slice | np.ndarray
+"""Samples: a slice, or an array of positions."""
+
+ALL = slice(None)
+"""All samples."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -242,17 +252,26 @@ class Collection(Tabular):
         """A hash of each sample, uint64 (samples,)."""
         return self._read("digest")
 
-    def relevance(self, layer: str) -> np.ndarray:
-        """Relevance of each channel, summed over positions, (samples, channels)."""
-        return self._read(f"{self._group(layer)}/relevance")
+    def relevance(self, layer: str, rows: Rows = ALL) -> np.ndarray:
+        """Relevance of each channel, summed over positions, (samples, channels).
 
-    def activation(self, layer: str) -> np.ndarray:
-        """Activation of each channel, summed over positions, (samples, channels)."""
-        return self._read(f"{self._group(layer)}/activation")
+        Args:
+            layer: The name or the path of a layer.
+            rows: Which samples: a slice, or their positions in `index` in ascending order.
+        """
+        return self._read(f"{self._group(layer)}/relevance", rows)
+
+    def activation(self, layer: str, rows: Rows = ALL) -> np.ndarray:
+        """Activation of each channel, summed over positions, (samples, channels). See `relevance`."""
+        return self._read(f"{self._group(layer)}/activation", rows)
 
     def mean_shares(self, layer: str) -> np.ndarray:
         """The share of each channel in the absolute relevance of a sample, as a mean over samples, (channels,)."""
-        return np.abs(shares_of(self.relevance(layer))).mean(axis=0)
+        total: Any = 0
+        for first in range(0, len(self.index), BLOCK):
+            total = total + np.abs(shares_of(self.relevance(layer, slice(first, first + BLOCK)))).sum(axis=0)
+        mean: np.ndarray = total / len(self.index)
+        return mean
 
     def ranking(self, layer: str, by: str = "relevance", of_class: int | None = None) -> Ranking:
         """The samples with the largest values, for each channel of a layer.
@@ -338,12 +357,12 @@ class Collection(Tabular):
     def _group(self, layer):
         return f"layers/{file_name(self.path_of(layer))}"
 
-    def _read(self, name, needed=True):
+    def _read(self, name, rows=ALL, needed=True):
         import h5py
 
         try:
             with h5py.File(self.path, "r") as file:
-                return file[name][()] if needed or name in file else None
+                return file[name][rows] if needed or name in file else None
         # What a damaged file leads to depends on where the damage is.
         except (OSError, KeyError, RuntimeError) as error:
             raise ValueError(f"{str(self.path)!r} is damaged: {name!r} cannot be read ({error}).") from error

@@ -5,6 +5,7 @@ from typing import Any
 
 INSTALL = {
     "sklearn": ("scikit-learn", 'pip install "revgraph[concepts]"'),
+    "scipy": ("SciPy", 'pip install "revgraph[concepts]"'),
     "umap": ("umap-learn", "pip install umap-learn"),
     "networkx": ("networkx", "pip install networkx"),
 }

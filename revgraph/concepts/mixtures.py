@@ -249,20 +249,20 @@ def prototypes(
     check_number("regularization", regularization, least=0)
     collection = opened(found)
     path = collection.path_of(layer)
-    vectors = _vectors(collection.relevance(path), shares)
     rows = _rows(collection, classes, correct, n)
     mixtures = {}
     for label, each in rows.items():
+        vectors = _vectors(collection.relevance(path, each), shares)
         fitted = mixture.GaussianMixture(n, covariance_type="full", reg_covar=regularization, random_state=seed)
-        fitted.fit(vectors[each])
-        distance = np.linalg.norm(vectors[each][:, None] - fitted.means_, axis=2)
+        fitted.fit(vectors)
+        distance = np.stack([np.linalg.norm(vectors - mean, axis=1) for mean in fitted.means_], axis=1)
         sizes = np.bincount(distance.argmin(axis=1), minlength=n) / len(each)
         parts = [
             Prototype(mean, float(share), collection.index[each[np.argsort(far, kind="stable")]])
             for mean, share, far in zip(fitted.means_, sizes, distance.T, strict=True)
         ]
         parts.sort(key=lambda part: -part.share)
-        mixtures[label] = Mixture(tuple(parts), np.sort(fitted.score_samples(vectors[each])), fitted)
+        mixtures[label] = Mixture(tuple(parts), np.sort(fitted.score_samples(vectors)), fitted)
     return Prototypes(path, shares, mixtures, collection)
 
 
