@@ -74,11 +74,15 @@ def test_deep_lift_compares_rows(form, of):
     np.testing.assert_allclose(found.sum(1), difference, rtol=1e-9)
 
 
-@pytest.mark.parametrize("method", ["integrated_gradients", "smoothgrad"])
 @pytest.mark.parametrize("form", FORMS)
-def test_methods_that_change_inputs_refuse_ids(form, method, of):
-    with pytest.raises(TypeError, match="changes its inputs step by step, and ids holds indices"):
-        create_analyzer(method, of(network(FORMS[form])[0]))
+def test_methods_that_change_inputs_move_the_rows(form, of):
+    model, table, kernel = network(FORMS[form])
+    source = of(model)
+    found = create_analyzer("integrated_gradients", source, steps=2).analyze(IDS, 1)
+    np.testing.assert_allclose(found, (table[IDS.astype(int)] * kernel).sum(-1), rtol=1e-9, atol=1e-12)
+    # On a linear model noise changes no gradient.
+    smooth = create_analyzer("smoothgrad", source, augment_by_n=2, seed=0).analyze(IDS, 1)
+    np.testing.assert_allclose(smooth, np.broadcast_to(np.linalg.norm(kernel, axis=-1), IDS.shape), rtol=1e-9)
 
 
 def test_a_mask_of_ids_is_made_of_their_numbers(of):
