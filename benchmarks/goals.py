@@ -68,6 +68,9 @@ OVERHEAD = 1e-3
 TARGETS = 0.65
 """Ten targets in one call, as a share of ten calls."""
 
+CONDITIONS = 0.65
+"""Conditional maps of 64 channels of one layer in one call, as a share of 64 calls without conditions."""
+
 MEMORY = 1.6
 """Peak memory of `analyze`, as a multiple of the gradient's."""
 

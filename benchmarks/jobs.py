@@ -5,6 +5,7 @@ import resource
 import sys
 import tempfile
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +102,33 @@ def targets(name, method, effort, count=10, batch=1, image_size=None):
     }
 
 
+def conditions(name, method, effort, count=64, batch=1, image_size=None):
+    """Relevance through each of some channels of the last convolution in one call, beside as many calls without."""
+    model = network(name, image_size)
+    x = samples(model, batch)
+    analyzer = programs.make_analyzer(method, model)
+    layer = [each.name for each in model.layers if len(each.output.shape) == 4 and hasattr(each, "activation")][-1]
+    each = [{layer: [channel]} for channel in range(min(count, model.get_layer(layer).output.shape[-1]))]
+
+    def one_by_one():
+        for _ in each:
+            analyzer.analyze(x, programs.TARGET)
+
+    # A channel without relevance is warned of, and takes as long as others.
+    warnings.filterwarnings("ignore", message="No relevance arrives")
+    times = interleaved(
+        {"together": lambda: analyzer.analyze(x, programs.TARGET, conditions=each), "one by one": one_by_one},
+        Effort(**effort),
+    )
+    shares = [a / b for a, b in zip(times["together"], times["one by one"], strict=True)]
+    return {
+        "layer": layer,
+        **spread(shares, "share"),
+        **spread(times["together"], "seconds"),
+        **spread(times["one by one"], "one_by_one"),
+    }
+
+
 def throughput(name, method, effort, batch, batches, image_size=None):
     """Samples per second over a dataset, beside those of the bare compiled function."""
     model = network(name, image_size)
@@ -162,7 +190,7 @@ def xla(name, method, batch, effort, image_size=None):
 
 JOBS = {
     job.__name__: job
-    for job in (ratios, memory, first_call, overhead, targets, throughput, dataset_memory, xla, profile)
+    for job in (ratios, memory, first_call, overhead, targets, conditions, throughput, dataset_memory, xla, profile)
 }
 
 

@@ -22,6 +22,7 @@ from benchmarks import programs
 from benchmarks.networks import network, samples
 from benchmarks.timing import seconds
 from revgraph.graph.operations import Activation, Affine
+from revgraph.reverse.conditions import NOTHING_MASKED
 from revgraph.reverse.targets import make_targets
 from revgraph.reverse.walk import Question
 
@@ -63,9 +64,11 @@ def profile(name, method, batch, runs=5, image_size=None, **options):
     tensors = walk.tensors(make_targets(programs.TARGET, None, batch, walk.graph.output_names, shapes))
     # Of known shape, so that operations can be counted.
     program = tf.function(walk._trace_relevance, autograph=False).get_concrete_function(
-        [tf.TensorSpec(x.shape, tf.float32)], [tuple(tf.TensorSpec(t.shape, t.dtype) for t in c) for c in tensors]
+        [tf.TensorSpec(x.shape, tf.float32)],
+        [tuple(tf.TensorSpec(t.shape, t.dtype) for t in c) for c in tensors],
+        NOTHING_MASKED,
     )
-    arguments = [tf.constant(x)], tensors
+    arguments = [tf.constant(x)], tensors, NOTHING_MASKED
     whole, events = traced(lambda: program(*arguments), runs)
     machine = speed()
     kinds = [kind(b) for b in walk.reverse.bound]

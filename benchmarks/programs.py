@@ -8,6 +8,7 @@ import tensorflow as tf
 import revgraph
 from benchmarks.goals import METHODS
 from revgraph.composites import CONVOLUTION, DENSE, Composite
+from revgraph.reverse.conditions import NOTHING_MASKED
 from revgraph.reverse.targets import make_targets
 from revgraph.reverse.walk import Question
 from revgraph.reverse_rules import Epsilon, Gamma
@@ -39,7 +40,7 @@ def compiled(analyzer, x, selection=TARGET):
     shapes = [walk.graph.specs[slot].shape[1:] for slot in walk.question.starts]
     chosen = make_targets(selection, None, len(x), analyzer.graph.output_names, shapes)
     program = walk._function("relevance", chosen)
-    arguments = walk._arguments([x]), walk.tensors(chosen)
+    arguments = walk._arguments([x]), walk.tensors(chosen), NOTHING_MASKED
     return lambda: program(*arguments)
 
 

@@ -11,6 +11,7 @@ TITLES = {
     "first_call": "First call in a fresh process, tracing and set-up included",
     "overhead": "What `analyze` adds to the compiled function",
     "targets": "Ten targets of one image in one call, as a share of ten calls",
+    "conditions": "Conditional maps of 64 channels of one layer in one call, as a share of 64 calls",
     "datasets": "Datasets: share of the compiled function's throughput, and memory of longer and longer ones",
     "xla": "`jit_compile=True`, as a multiple of the default's time",
     "scaling": "Batch size, image size, depth",
@@ -152,6 +153,17 @@ def _targets(rows):
     yield table({**AT, **columns, **ten, "goal": _goal("share"), **ERROR}, rows)
 
 
+def _conditions(rows):
+    columns = {
+        "layer": lambda row: row.get("layer"),
+        "share": _spread("share"),
+        "one call, s": _number("seconds", 2),
+        "64 calls, s": _number("one_by_one", 2),
+        "goal": _goal("share"),
+    }
+    yield table({**AT, **columns, **ERROR}, rows)
+
+
 def _datasets(rows):
     columns = {
         "samples": _number("samples", 0),
@@ -233,6 +245,7 @@ RENDERED = {
     "first_call": _first_call,
     "overhead": _overhead,
     "targets": _targets,
+    "conditions": _conditions,
     "datasets": _datasets,
     "xla": _xla,
     "scaling": _scaling,

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.goals import (
+    CONDITIONS,
     FIRST_CALL,
     FIRST_CALL_OF_SERIES,
     MEMORY_OF_SERIES,
@@ -166,6 +167,15 @@ def targets(plan: Plan) -> Iterator[dict]:
             yield {"network": name, "batch": 1, "method": method, "goal": TARGETS, **found}
 
 
+def conditions(plan: Plan) -> Iterator[dict]:
+    """Relevance through each of 64 channels of one layer in one call."""
+    plan = plan.hasty()
+    for name in plan.networks:
+        for method in plan.few():
+            found = attempt(plan.timed, "conditions", name=name, method=method)
+            yield {"network": name, "batch": 1, "method": method, "goal": CONDITIONS, **found}
+
+
 def datasets(plan: Plan) -> Iterator[dict]:
     """Throughput over a dataset, and the memory of datasets of growing length."""
     plan = plan.hasty()
@@ -245,6 +255,7 @@ SECTIONS = {
     "first_call": first_call,
     "overhead": overhead,
     "targets": targets,
+    "conditions": conditions,
     "datasets": datasets,
     "xla": xla,
     "scaling": scaling,
@@ -256,7 +267,7 @@ SECTIONS = {
 VARIABLES = {"eigen": EIGEN}
 """Environment variables of the processes of a section."""
 
-DEFAULT = ("ratios", "eigen", "first_call", "overhead", "targets", "datasets", "scaling", "recurrent")
+DEFAULT = ("ratios", "eigen", "first_call", "overhead", "targets", "conditions", "datasets", "scaling", "recurrent")
 """What is measured when nothing else is asked for."""
 
 

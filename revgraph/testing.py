@@ -15,7 +15,7 @@ from revgraph.graph.tables import Table, Tabular
 from revgraph.graph.types import Weights
 from revgraph.read import trace
 from revgraph.read.keras.private import is_of_keras
-from revgraph.reverse.ledger import FIELDS
+from revgraph.reverse.ledger import ABSORBED
 from revgraph.reverse_rules.engine import ReplacementLayer, Rule
 
 __all__ = ["Checked", "RuleReport", "check_rule"]
@@ -57,8 +57,9 @@ class RuleReport(tuple[Checked, ...], Tabular):
 
     def table(self) -> Table:
         """The difference from the dense form, and where relevance went, as means over the samples."""
-        rows = [(c.path, c.difference, *(float(np.mean(getattr(c, field))) for field in FIELDS)) for c in self]
-        return Table(("site", "difference", *FIELDS), rows)
+        columns = ("start", "input", *ABSORBED, "other")
+        rows = [(c.path, c.difference, *(float(np.mean(getattr(c, name))) for name in columns)) for c in self]
+        return Table(("site", "difference", *columns), rows)
 
     __repr__ = __str__ = Tabular.__str__
 

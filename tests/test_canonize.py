@@ -152,6 +152,20 @@ def test_logits_are_moved_as_their_probabilities_are(move):
     same(found, revgraph.create_analyzer("lrp.z", expected).analyze(x, (0,) * (len(model.output_shape) - 1)))
 
 
+def test_logits_of_any_number_of_steps():
+    def tagger(activation):
+        inputs = keras.Input((None, 4))
+        tags = layers.TimeDistributed(layers.Dense(3, activation=activation))
+        return keras.Model(inputs, tags(layers.LSTM(3, return_sequences=True)(inputs)))
+
+    model, expected = randomized(tagger("softmax")), tagger(None)
+    expected.set_weights(model.get_weights())
+    x = np.random.default_rng(0).normal(size=(2, 5, 4)).astype("float32")
+    with pytest.warns(UserWarning, match="is a probability"):
+        found = revgraph.create_analyzer("lrp.epsilon", model).analyze(x, (2, 1))
+    same(found, revgraph.create_analyzer("lrp.epsilon", expected).analyze(x, (2, 1)))
+
+
 @pytest.mark.parametrize(
     "last", [lambda x: ops.max(x, axis=-1), lambda x: ops.sort(x), lambda x: ops.cumsum(x, axis=-1)]
 )

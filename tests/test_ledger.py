@@ -335,8 +335,8 @@ def test_networks_with_relus_are_not_warned_of():
 
 
 def test_absorbed_are_the_columns():
-    assert FIELDS == ("start", "input", "bias", "constants", "rule", "softmax", "stabiliser", "other")
-    assert FIELDS[2:-1] == ABSORBED
+    assert FIELDS == ("start", "input", "bias", "constants", "rule", "softmax", "stabiliser", "condition", "other")
+    assert FIELDS[2:-2] == ABSORBED
 
 
 def test_masks_do_not_keep_the_ledger_from_float64():

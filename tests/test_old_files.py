@@ -124,3 +124,80 @@ def test_the_input_has_the_precision_of_the_first_layer(tmp_path):
     model = keras.Sequential([keras.Input((3,), dtype="float64"), layers.Dense(2, dtype="float64")])
     written(model, tmp_path / "old.h5", old)
     assert revgraph.create_analyzer("gradient", tmp_path / "old.h5").analyze(np.ones((1, 3))).dtype == "float64"
+
+
+# What Keras 2 and Keras 3 call by the same name, and compute in another way.
+
+
+def as_keras_2(name, path):
+    """A model with hard sigmoids, written by Keras 2."""
+    tf_keras = pytest.importorskip("tf_keras")
+    old_layers = tf_keras.layers
+    stacks = {
+        "dense": ((4,), lambda: [old_layers.Dense(3, activation="hard_sigmoid")]),
+        "a layer": ((4,), lambda: [old_layers.Dense(3), old_layers.Activation("hard_sigmoid")]),
+        "inside": ((5, 4), lambda: [old_layers.TimeDistributed(old_layers.Dense(3, activation="hard_sigmoid"))]),
+        "gates": ((5, 4), lambda: [old_layers.LSTM(3, recurrent_activation="hard_sigmoid")]),
+        "cells": ((5, 4), lambda: [old_layers.RNN(old_layers.GRUCell(3, recurrent_activation="hard_sigmoid"))]),
+    }
+    shape, stack = stacks[name]
+    model = tf_keras.Sequential([old_layers.InputLayer(shape), *stack()])
+    model.save(path)
+    return model
+
+
+@pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
+@pytest.mark.parametrize("name", ["dense", "a layer", "inside", "gates", "cells"])
+@pytest.mark.parametrize("suffix", [".h5", ".keras"])
+def test_the_hard_sigmoid_of_keras_2(name, suffix, tmp_path, rng):
+    model = as_keras_2(name, tmp_path / f"old{suffix}")
+    x = rng.normal(size=(2, *model.input_shape[1:])).astype("float32") * 3
+    analyzer = revgraph.create_analyzer("gradient", tmp_path / f"old{suffix}")
+    (found,) = analyzer.walk(analyzer.question).outputs([x])
+    np.testing.assert_allclose(found, model(x), rtol=1e-5, atol=1e-6)
+
+
+def test_old_recurrent_layers_without_newer_arguments(tmp_path, rng):
+    """Keras 2.2 had hard sigmoids as gates by default, and no `time_major`, so that Keras 3 reads its files."""
+
+    def older(code):
+        code = old(code)
+        for layer in code["config"]["layers"]:
+            if layer["class_name"] == "LSTM":
+                layer["config"]["recurrent_activation"] = "hard_sigmoid"
+        return code
+
+    model = sequential((5, 4), layers.LSTM(3), layers.Dense(2))
+    written(model, tmp_path / "old.h5", older)
+    loaded = revgraph.load_model(tmp_path / "old.h5")
+    x = rng.normal(size=(2, 5, 4)).astype("float32")
+    gates = sequential((5, 4), layers.LSTM(3, recurrent_activation=lambda x: keras.ops.clip(x / 5 + 0.5, 0, 1)))
+    gates.set_weights(model.layers[0].get_weights())
+    np.testing.assert_allclose(loaded(x), model.layers[1](gates(x)), rtol=1e-5)
+    assert "hard_sigmoid" in revgraph.create_analyzer("lrp.epsilon", loaded).summary()
+    path = tmp_path / "analyzer.revgraph"
+    revgraph.create_analyzer("lrp.epsilon", loaded).save(path)
+    expected = revgraph.create_analyzer("lrp.epsilon", loaded).analyze(x, 1)
+    np.testing.assert_allclose(revgraph.load_analyzer(path).analyze(x, 1), expected, rtol=1e-6)
+
+
+@keras.saving.register_keras_serializable("tests_of_old_files")
+class Squeezed(layers.Layer):
+    def call(self, x):
+        return keras.ops.squeeze(x, axis=-1)
+
+
+def test_names_with_slashes_and_own_layers(tmp_path, rng):
+    inputs = keras.Input((4, 1), name="sound_power")
+    model = keras.Model(inputs, layers.Dense(2, name="chord_root")(Squeezed(name="all_squeezed")(inputs)))
+
+    def slashed(code):
+        return json.loads(
+            json.dumps(old(code)).replace("sound_power", "sound/power").replace("chord_root", "chord/root")
+        )
+
+    written(model, tmp_path / "old.h5", slashed)
+    loaded = revgraph.load_model(tmp_path / "old.h5", custom_objects={"Squeezed": Squeezed})
+    x = rng.normal(size=(2, 4, 1)).astype("float32")
+    np.testing.assert_allclose(loaded(x), model(x), rtol=1e-6)
+    assert [layer.name for layer in loaded.layers] == ["sound_power", "all_squeezed", "chord_root"]

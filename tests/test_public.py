@@ -19,8 +19,8 @@ from revgraph.analyzers import registry
 ROOT = Path(__file__).parent.parent
 MODULES = [
     "revgraph", "revgraph.analyzers", "revgraph.callbacks", "revgraph.canonize", "revgraph.composites",
-    "revgraph.datasets", "revgraph.evaluate", "revgraph.evaluate.problems", "revgraph.graph", "revgraph.perturbation",
-    "revgraph.read", "revgraph.rules", "revgraph.testing", "revgraph.visualize",
+    "revgraph.concepts", "revgraph.datasets", "revgraph.evaluate", "revgraph.evaluate.problems", "revgraph.graph",
+    "revgraph.perturbation", "revgraph.read", "revgraph.rules", "revgraph.testing", "revgraph.visualize",
 ]  # fmt: skip
 """The modules that docs/public.md names, and what stands behind them."""
 

@@ -84,7 +84,7 @@ def look_inside(
     )
     walk = analyzer.walk(question)
     batches: list[list[tuple[np.ndarray, ...]]] = []
-    for inputs, chosen in analyzer.questions(walk, names, X, neuron_selection, initial, batch_size, verbose):
+    for inputs, chosen, _ in analyzer.questions(walk, names, X, neuron_selection, initial, batch_size, verbose):
         result = walk.relevance(inputs, single(chosen, "attentions"))
         count = len(inputs[0])
         parts = zip(found, result["values"], result["layers"], strict=True)

@@ -116,7 +116,7 @@ class DeepLIFT(ReverseAnalyzer):
         return flat_references(self.reference_inputs, inputs, self.graph, samples, count)
 
     def _on_outputs(self, walk, inputs, chosen):
-        values = walk.graph.run([tf.cast(x, spec.dtype) for x, spec in zip(inputs, walk.input_specs(), strict=True)])
+        values = self._values(walk, inputs)
         outputs = [values[slot] for slot in walk.question.starts]
         return [t.on(y, r) for t, y, r in zip(chosen, outputs, walk.references(values), strict=True)]
 
@@ -127,12 +127,16 @@ class DeepLIFT(ReverseAnalyzer):
         inputs = flat_inputs(X, self.graph)
         return self._recorded(inputs + self._references(inputs))
 
-    def _ledger(self, question, inputs, chosen):
+    def _ledger(self, question, inputs, chosen, masks):
         # What is passed back are multipliers, of which there is no account: contributions are, and there at the inputs.
-        result = self._on_precise(lambda analyzer: analyzer.walk(question).relevance(inputs, chosen))
-        contributions = [np.asarray(r) for r in result["relevance"][: len(self.graph.input_slots)]]
-        found = sum(c.sum(axis=tuple(range(1, c.ndim))) for c in contributions)
-        return completeness(contributions, np.asarray(result["start"]) - found)
+        def contributions(masks):
+            result = self._on_precise(lambda analyzer: analyzer.walk(question).relevance(inputs, chosen, masks))
+            found = [np.asarray(r) for r in result["relevance"][: len(self.graph.input_slots)]]
+            return found, sum(c.sum(axis=tuple(range(1, c.ndim))) for c in found), np.asarray(result["start"])
+
+        passed, found, start = contributions(masks)
+        condition = 0.0 if masks is None else contributions(masks.opened())[1] - found
+        return completeness(passed, start - found, condition)
 
 
 class DifferenceWalk(Walk):
@@ -158,8 +162,8 @@ class DifferenceWalk(Walk):
     def references(self, values: Mapping[int, tf.Tensor]) -> list[tf.Tensor | None]:
         return [values[self.beside[slot]] for slot in self.question.starts]
 
-    def _pulled_once(self, forward, tensors, watch=False):
-        result = super()._pulled_once(forward, tensors, watch)
+    def _pulled_once(self, forward, tensors, masks, watch=False):
+        result = super()._pulled_once(forward, tensors, masks, watch)
         differences = [
             per_sample(seed * (forward.values[slot] - forward.values[self.beside[slot]]))
             for slot, seed in self.seeds(forward.values, tensors).items()

@@ -13,6 +13,7 @@ from revgraph.composites import Composite, Matcher, NotAnalyzeableModelException
 from revgraph.graph import Graph
 from revgraph.graph.analysis import is_linear_layer
 from revgraph.graph.types import Tensors
+from revgraph.reverse.conditions import Masks
 from revgraph.reverse.targets import Target
 from revgraph.reverse_rules import Jacobian, SumOverEmbedding
 from revgraph.reverse_rules.pattern import Pattern
@@ -145,7 +146,7 @@ class PatternNet(ReverseAnalyzer):
             moments.append([*sums, *(tf.reduce_sum(t, axes) for t in (mask, y, tf.ones_like(y)))])
         return moments
 
-    def questions(self, *args: Any) -> Iterator[tuple[list[Any], list[Target]]]:
+    def questions(self, *args: Any) -> Iterator[tuple[list[Any], list[Target], Masks | None]]:
         if self.patterns is None:
             raise ValueError(f"{self.name!r} has no patterns yet: call fit(x_train) before analyze, or pass patterns=.")
         return super().questions(*args)

@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from revgraph.analyzers.analyzer import Analyzer, outside
+from revgraph.analyzers.conditions import AT_ONCE, placed, warn_of_nothing
 from revgraph.analyzers.inputs import flat_inputs
 from revgraph.analyzers.recorded import RecordedPass
 from revgraph.canonize.passes import canonize, prune, split_activations, strip_output_activation
@@ -25,8 +26,9 @@ from revgraph.graph.bounds import checked_bounds
 from revgraph.graph.loops import Loop, without_numbers
 from revgraph.graph.operations import Activation, Opaque
 from revgraph.graph.tables import Table
-from revgraph.graph.types import Bounds, PathLike, Relevance, Selection, Tensors
+from revgraph.graph.types import Bounds, Conditions, PathLike, Relevance, Selection, Tensors
 from revgraph.read import trace
+from revgraph.reverse.conditions import Masks, Placed
 from revgraph.reverse.dangers import GROWTH, warn_of_growth
 from revgraph.reverse.ledger import Conservation, merge
 from revgraph.reverse.recent import Recent
@@ -229,6 +231,8 @@ class ReverseAnalyzer(Analyzer):
         return_layers: str | keras.Layer | Sequence[str | keras.Layer] | None = None,
         layers_at: str = "input",
         return_convergence_delta: bool = False,
+        conditions: Conditions | None = None,
+        around: bool = False,
     ) -> Relevance:
         """Computes the relevance of every entry of the inputs.
 
@@ -252,11 +256,20 @@ class ReverseAnalyzer(Analyzer):
                 of a loop, such as `"lstm/lstm_cell"`, is returned for every turn, (batch, turns, ...).
             layers_at: `"input"` or `"output"` of those layers.
             return_convergence_delta: Also return the start relevance less the sum that arrived at the inputs.
+            conditions: What relevance may pass, such as `{"conv3": [12, 40]}`: at the output of each layer that is
+                named, relevance is followed only through these channels, the entries of the last axis. A layer takes an
+                int or a list of ints; a tuple of an int or slice per axis after the batch for units at a position, or a
+                list of such tuples; a boolean mask of the channels, of a sample or of the batch; `{"heads": [0, 2]}`
+                for heads of an attention. A dict is one condition; a list of dicts is several; a list of lists is
+                several for each sample, all of the same number.
+            around: Let relevance pass around the layers that are named, too, such as on the shortcut of a residual
+                block. By default it is followed only through them.
 
         Returns:
             Array of X's shape, or for several inputs arrays in the structure of the model's inputs; float32, or float64
             for float64 models. A dict of one input stays a dict; a list of one is an array, as it is for `predict`.
-            For several targets (batch, targets, ...). With `return_layers` and `return_convergence_delta` a tuple that
+            For several targets (batch, targets, ...), for several conditions (batch, conditions, ...), and for both
+            (batch, targets, conditions, ...). With `return_layers` and `return_convergence_delta` a tuple that
             also has a dict by layer name (a list for layers with several tensors), and an array (batch,).
 
         Raises:
@@ -268,19 +281,40 @@ class ReverseAnalyzer(Analyzer):
 
             relevance = analyzer.analyze(x, neuron_selection=3)
             relevance, layers = analyzer.analyze(x, return_layers=["conv1"])
+            through = analyzer.analyze(x, 3, conditions={"conv1": [12, 40]})
+            each = analyzer.analyze(x, 3, conditions=[{"conv1": [12]}, {"conv1": [40]}])  # (batch, 2, ...)
         """
         names, starts = self.starts(layer, attribute_to_neuron_input, pre_activation)
+        limits = self._placed(conditions, around, starts)
         asked = self._asked(return_layers, layers_at)
         outside_loops = tuple(slots for slots in asked.values() if slots is not None)
         inside = tuple((path, layers_at) for path, slots in asked.items() if slots is None)
-        walk = self.walk(Question(starts, outside_loops, inside=inside))
+        question = Question(starts, outside_loops, inside=inside, masked=limits.slots, around=limits.around)
+        walk = self.walk(question)
         results = [
-            walk.relevance(inputs, chosen)
-            for inputs, chosen in self.questions(
-                walk, names, X, neuron_selection, initial_relevance, batch_size, verbose
+            self._followed(walk, inputs, chosen, masks)
+            for inputs, chosen, masks in self.questions(
+                walk, names, X, neuron_selection, initial_relevance, batch_size, verbose, limits
             )
         ]
+        if limits.places:
+            for result in results:
+                warn_of_nothing(result["start"].numpy(), [r.numpy() for r in result["relevance"]], outside() + 1)
         return self.answer(results, asked, return_layers is not None, return_convergence_delta)
+
+    def _placed(self, conditions, around, starts):
+        in_loops = [b.site.path for bound in self.bound for b in bound.inside]
+        return placed(conditions, around, self.traced, starts, in_loops)
+
+    def _followed(self, walk, inputs, chosen, masks):
+        """The relevance of one batch. Conditions are followed some at a time, because each takes memory."""
+        if masks is None:
+            return walk.relevance(inputs, chosen)
+        if not masks.several:
+            return walk.relevance(inputs, chosen, masks)
+        parts = [walk.relevance(inputs, chosen, part) for part in masks.cut(AT_ONCE)]
+        axis = len(parts[0]["start"].shape) - 1
+        return keras.tree.map_structure(lambda *each: tf.concat(each, axis), *parts)
 
     def answer(
         self, results: list[Any], asked: dict[str, tuple[int, ...] | None], with_layers: bool, with_delta: bool
@@ -339,8 +373,9 @@ class ReverseAnalyzer(Analyzer):
         initial: Any,
         batch_size: int | None,
         verbose: int,
-    ) -> Iterator[tuple[list[Any], list[Target]]]:
-        """Pairs of flat inputs and their targets, batch by batch; see `analyze` for the arguments."""
+        limits: Placed | None = None,
+    ) -> Iterator[tuple[list[Any], list[Target], Masks | None]]:
+        """Flat inputs, their targets, and what relevance may pass, batch by batch; see `analyze` for the arguments."""
         shapes = [walk.graph.specs[slot].shape[1:] for slot in walk.question.starts]
         selection = self.selected(selection)
         for inputs, samples, count in self.batches(x, batch_size, verbose):
@@ -349,7 +384,19 @@ class ReverseAnalyzer(Analyzer):
             chosen = [target.part(samples) for target in targets]
             if any(target.needs_output() for target in chosen):
                 chosen = self._on_outputs(walk, inputs, chosen)
-            yield inputs, chosen
+            masks = None if limits is None else limits.on(samples, count, self._sizes(walk, inputs, limits))
+            yield inputs, chosen, masks
+
+    def _sizes(self, walk, inputs, limits):
+        """The shapes of the tensors that conditions mask, where masks depend on sizes that only data have."""
+        if not limits.needs_sizes():
+            return {}
+        values, batch = self._values(walk, inputs), len(inputs[0])
+        return {slot: (len(values[slot]) // batch, *values[slot].shape[1:]) for slot in limits.slots}
+
+    def _values(self, walk, inputs):
+        """The tensor of every slot of a walk."""
+        return walk.graph.run([tf.cast(x, spec.dtype) for x, spec in zip(inputs, walk.input_specs(), strict=True)])
 
     def _on_outputs(self, walk, inputs, chosen):
         """Targets that no longer depend on the outputs."""
@@ -440,6 +487,9 @@ class ReverseAnalyzer(Analyzer):
         neuron_selection: Selection = None,
         batch_size: int | None = None,
         verbose: int = 0,
+        *,
+        conditions: Conditions | None = None,
+        around: bool = False,
         **start: Any,
     ) -> Conservation:
         """Where relevance went: found at the inputs, absorbed by biases, constants, rules and stabilisers, or lost.
@@ -449,15 +499,20 @@ class ReverseAnalyzer(Analyzer):
 
         Args:
             X, neuron_selection, batch_size, verbose: See `analyze`.
+            conditions, around: See `analyze`. One condition per sample.
             **start: `initial_relevance`, `layer`, `attribute_to_neuron_input`, `pre_activation`: see `analyze`.
 
         Returns:
             A `Conservation`, which prints as a table.
         """
         names, starts, initial = self.started("conservation", start)
-        question = Question(starts)
-        batches = self.questions(self.walk(question), names, X, neuron_selection, initial, batch_size, verbose)
-        return merge(self._ledger(question, inputs, single(chosen, "conservation")) for inputs, chosen in batches)
+        limits = self._placed(conditions, around, starts)
+        question = Question(starts, masked=limits.slots, around=limits.around)
+        batches = self.questions(self.walk(question), names, X, neuron_selection, initial, batch_size, verbose, limits)
+        return merge(
+            self._ledger(question, inputs, single(chosen, "conservation"), masks and masks.only("conservation"))
+            for inputs, chosen, masks in batches
+        )
 
     def started(self, asked: str, start: dict[str, Any]) -> tuple[tuple[str, ...], tuple[int, ...], Any]:
         """Names and slots at which relevance starts, and what it starts with.
@@ -475,9 +530,9 @@ class ReverseAnalyzer(Analyzer):
         where = self.starts(given["layer"], given["attribute_to_neuron_input"], given["pre_activation"])
         return *where, given["initial_relevance"]
 
-    def _ledger(self, question, inputs, chosen):
+    def _ledger(self, question, inputs, chosen, masks):
         """The ledger of one batch, in float64 if the model can be computed in it."""
-        return self._on_precise(lambda analyzer: analyzer.walk(question).ledger(inputs, chosen))
+        return self._on_precise(lambda analyzer: analyzer.walk(question).ledger(inputs, chosen, masks))
 
     def _on_precise(self, ask):
         """What a function of an analyzer gives of this one in float64, or as it is where that cannot be computed."""

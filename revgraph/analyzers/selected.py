@@ -1,4 +1,4 @@
-"""The values of what is selected: where relevance starts, for analyzers around an analyzer."""
+"""What is selected, and its values: where relevance starts, for analyzers around an analyzer."""
 
 import dataclasses
 from typing import Any
@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from revgraph.analyzers.analyzer import Analyzer, Unsupported
+from revgraph.analyzers.conditions import Repeated
 from revgraph.analyzers.inputs import packed
 from revgraph.analyzers.reverse_analyzer import ReverseAnalyzer
 from revgraph.graph.types import Selection
@@ -54,3 +55,33 @@ def _value(target, y):
         return np.stack([_value(column, y) for column in columns], axis=1)
     chosen = start(tf.constant(y), target.tensors(y.dtype), tf.ones_like(y))
     return per_sample(chosen * y).numpy()
+
+
+def is_largest(selection: Selection) -> bool:
+    """Whether a selection is the largest output."""
+    return selection is None or (isinstance(selection, str) and selection == "max_activation")
+
+
+def largest(y: np.ndarray) -> np.ndarray:
+    """The largest entry of each sample: an index, or for outputs with more axes a mask."""
+    index = y.reshape(len(y), -1).argmax(axis=1)
+    return index if y.ndim == 2 else np.eye(y[0].size, dtype=bool)[index].reshape(y.shape)
+
+
+def as_option(name: str, value: Any, count: int, times: int) -> Any:
+    """An argument of `analyze` for `times` variants of each of `count` samples."""
+    if name == "conditions":
+        return None if value is None else Repeated(value, times)
+    return tiled(value, count, times)
+
+
+def tiled(value: Any, count: int, times: int) -> Any:
+    """A selection or start for `times` variants of each of `count` samples."""
+    if isinstance(value, dict):
+        return {name: tiled(part, count, times) for name, part in value.items()}
+    if isinstance(value, tf.Tensor):
+        value = value.numpy()
+    value = np.asarray(value) if isinstance(value, list) else value
+    if isinstance(value, np.ndarray) and value.ndim and len(value) == count:
+        return np.concatenate([value] * times)
+    return value

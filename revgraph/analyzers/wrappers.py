@@ -7,13 +7,19 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from revgraph.analyzers.analyzer import Analyzer
 from revgraph.analyzers.gradient import Gradient, checked_convention
 from revgraph.analyzers.inputs import flat_inputs, is_stream, packed, refuse_mixed_ids
 from revgraph.analyzers.reference import check_references, flat_references
-from revgraph.analyzers.selected import outputs_at_start, selected_values
+from revgraph.analyzers.selected import (
+    as_option,
+    is_largest,
+    largest,
+    outputs_at_start,
+    selected_values,
+    tiled,
+)
 from revgraph.composites.composite import Bound
 from revgraph.graph import Graph
 from revgraph.graph.arguments import check_count, check_number, check_seed
@@ -112,9 +118,9 @@ class AugmentReduceBase(Analyzer):
             variants = [self.augment(inputs, step) for step in steps]
             result = self.subanalyzer.analyze(
                 packed([np.concatenate(x) for x in zip(*variants, strict=True)], self.graph),
-                _tiled(selection, count, len(steps)),
+                tiled(selection, count, len(steps)),
                 batch_size=batch_size,
-                **{name: _tiled(value, count, len(steps)) for name, value in options.items()},
+                **{name: as_option(name, value, count, len(steps)) for name, value in options.items()},
             )
             part = keras.tree.map_structure(functools.partial(_summed, len(steps)), result)
             total = part if total is None else keras.tree.map_structure(np.add, total, part)
@@ -130,19 +136,19 @@ class AugmentReduceBase(Analyzer):
     def _fixed(self, selection, inputs, batch_size, options):
         """The selection, with the largest output of these inputs in place of the largest of each variant."""
         if isinstance(selection, dict):
-            largest = [name for name, chosen in selection.items() if _is_largest(chosen)]
-            if largest:
+            named = [name for name, chosen in selection.items() if is_largest(chosen)]
+            if named:
                 outputs = outputs_at_start(self.subanalyzer, inputs, batch_size, options)
-                selection = {**selection, **{name: _argmax(outputs[name]) for name in largest if name in outputs}}
+                selection = {**selection, **{name: largest(outputs[name]) for name in named if name in outputs}}
             return selection
-        if not _is_largest(selection) or not self.innermost.selects:
+        if not is_largest(selection) or not self.innermost.selects:
             return selection
         starts = list(outputs_at_start(self.subanalyzer, inputs, batch_size, options).values())
         if len(starts) != 1:
             return selection
         (y,), initial = starts, options.get("initial_relevance")
         is_start_itself = selection is None and not callable(initial) and np.ndim(initial) == y.ndim
-        return selection if is_start_itself else _argmax(y)
+        return selection if is_start_itself else largest(y)
 
     @property
     def innermost(self) -> Analyzer:
@@ -155,28 +161,6 @@ class AugmentReduceBase(Analyzer):
     def summary(self) -> Table:
         """Which site got which rule in the wrapped analyzer."""
         return self.subanalyzer.summary()
-
-
-def _is_largest(selection):
-    return selection is None or (isinstance(selection, str) and selection == "max_activation")
-
-
-def _argmax(y):
-    """The largest entry of each sample: an index, or for outputs with more axes a mask."""
-    index = y.reshape(len(y), -1).argmax(axis=1)
-    return index if y.ndim == 2 else np.eye(y[0].size, dtype=bool)[index].reshape(y.shape)
-
-
-def _tiled(value, count, times):
-    """A selection or start for `times` variants of each of `count` samples."""
-    if isinstance(value, dict):
-        return {name: _tiled(part, count, times) for name, part in value.items()}
-    if isinstance(value, tf.Tensor):
-        value = value.numpy()
-    value = np.asarray(value) if isinstance(value, list) else value
-    if isinstance(value, np.ndarray) and value.ndim and len(value) == count:
-        return np.concatenate([value] * times)
-    return value
 
 
 def _summed(times, relevance):
@@ -271,8 +255,8 @@ class PathIntegrator(AugmentReduceBase):
     def reduce(self, mean: list[np.ndarray], inputs: list[np.ndarray]) -> list[np.ndarray]:
         references = flat_references(self.reference_inputs, inputs, self.graph)
         differences = [x - r for x, r in zip(inputs, references, strict=True)]
-        # With several targets, means have an axis more behind the batch.
-        return [m * (d if m.ndim == d.ndim else np.expand_dims(d, 1)) for m, d in zip(mean, differences, strict=True)]
+        # With several targets or conditions, means have more axes behind the batch.
+        return [m * _with_axes(d, m.ndim) for m, d in zip(mean, differences, strict=True)]
 
     def conservation(
         self,
@@ -296,10 +280,15 @@ class PathIntegrator(AugmentReduceBase):
         relevance, gap = self.analyze(X, neuron_selection, batch_size, verbose, return_convergence_delta=True, **start)
         if gap.ndim > 1:
             raise ValueError(
-                "conservation follows one target per sample. Ask for several targets one by one, such as "
-                "neuron_selection=targets[:, 0]."
+                "conservation follows one target per sample, under one condition. Ask for several one by one, such as "
+                "neuron_selection=targets[:, 0] or conditions=conditions[0]."
             )
-        return completeness(keras.tree.flatten(relevance), gap)
+        masked: np.ndarray | float = 0.0
+        if start.get("conditions") is not None:
+            open_ways = {name: value for name, value in start.items() if name not in ("conditions", "around")}
+            _, rest = self.analyze(X, neuron_selection, batch_size, return_convergence_delta=True, **open_ways)
+            masked = gap - rest
+        return completeness(keras.tree.flatten(relevance), gap, masked)
 
     def _explained(self, inputs, selection, batch_size, verbose, options):
         if options.get("return_layers") is not None:
@@ -316,10 +305,14 @@ class PathIntegrator(AugmentReduceBase):
         references = flat_references(self.reference_inputs, inputs, self.graph)
         ends = (selected_values(self.subanalyzer, x, selection, batch_size, options) for x in (inputs, references))
         difference = np.subtract(*ends)
-        found = [
-            r.sum(axis=tuple(range(difference.ndim, r.ndim)), dtype="float64") for r in keras.tree.flatten(relevance)
-        ]
-        return relevance, difference - sum(found)
+        pairs = zip(keras.tree.flatten(relevance), inputs, strict=True)
+        found = sum(r.sum(axis=tuple(range(r.ndim - x.ndim + 1, r.ndim)), dtype="float64") for r, x in pairs)
+        return relevance, (difference[:, None] if found.ndim > difference.ndim else difference) - found
+
+
+def _with_axes(array, rank):
+    """An array (batch, ...) with axes of size 1 behind the batch, so that it has `rank` axes."""
+    return array.reshape(len(array), *(1,) * (rank - array.ndim), *array.shape[1:])
 
 
 def _check_floating(wrapper):

@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Iterable
 
 import keras
+import tensorflow as tf
 
 from revgraph.canonize.cells import join_cells, slice_kernels
 from revgraph.canonize.folding import fold_batchnorm, fold_padding
@@ -116,29 +117,38 @@ def strip_output_activation(graph: Graph, keep: Iterable[int] = frozenset()) -> 
 def _logits_of(slot: int, graph: Graph) -> tuple[Graph, int]:
     """A graph that computes the logits for a slot of probabilities, and the slot of the logits."""
     producers, passed, below = graph.producers(), [], slot
-    while below in producers and (_is_move(producers[below]) or producers[below].operation.traits.probability):
-        passed.append(producers[below])
-        (below,) = passed[-1].inputs
+    while below in producers:
+        site = producers[below]
+        before = site.inputs[0] if site.operation.traits.probability else _moved(site, graph)
+        if before is None:
+            break
+        passed.append((site, before))
+        below = before
     # Moves in front of the probabilities stay, because they move the logits already.
-    while passed and not passed[-1].operation.traits.probability:
+    while passed and not passed[-1][0].operation.traits.probability:
         passed.pop()
     if not passed:
         return graph, slot
-    (logit,) = passed[-1].inputs
-    for site in reversed(passed):
+    logit = passed[-1][1]
+    for site, before in reversed(passed):
         if not site.operation.traits.probability and site.operation.label not in SAME:
             graph, moved = graph.with_slot(graph.specs[site.outputs[0]])
-            move = dataclasses.replace(site, inputs=(logit,), outputs=(moved,))
+            inputs = tuple(logit if read == before else read for read in site.inputs)
+            move = dataclasses.replace(site, inputs=inputs, outputs=(moved,))
             graph, logit = graph.rewrite((*graph.sites, move)), moved
     return graph, logit
 
 
-def _is_move(site: Site) -> bool:
-    """Whether the output of a site has the entries of its only input, each in its old place or in another."""
-    operation = site.operation
-    if not isinstance(operation, Routing) or len(site.inputs) != 1 or len(site.outputs) != 1:
-        return False
-    return operation.name in SAME or (operation.copies and operation.fixed and not operation.fills)
+def _moved(site: Site, graph: Graph) -> int | None:
+    """The slot whose entries are those of a site's output, each in its old place or in another; None where none is.
+
+    Other inputs are integers: a place, or the sizes of a reshape.
+    """
+    move = site.operation
+    floating = [slot for slot in site.inputs if tf.as_dtype(graph.specs[slot].dtype).is_floating]
+    if not isinstance(move, Routing) or len(floating) != 1 or len(site.outputs) != 1:
+        return None
+    return floating[0] if move.name in SAME or (move.copies and move.fixed and not move.fills) else None
 
 
 def prune(graph: Graph, keep: Iterable[int] = frozenset()) -> Graph:

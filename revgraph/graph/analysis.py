@@ -334,6 +334,15 @@ def _first_linear(slots, sites_at, beyond):
     return found
 
 
+def depending(graph: Graph, slot: int) -> frozenset[int]:
+    """A slot, and all slots that are computed from it."""
+    found = {slot}
+    for site in graph.sites:
+        if not found.isdisjoint(site.inputs):
+            found.update(site.outputs)
+    return frozenset(found)
+
+
 def slots_of_indices(graph: Graph) -> frozenset[int]:
     """The slots of integers that are looked up in a table, at once or after they were moved."""
     found: set[int] = set()

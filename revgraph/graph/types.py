@@ -29,6 +29,9 @@ Selection: TypeAlias = (
 )
 """What to explain: the values that `neuron_selection` may have, see `ReverseAnalyzer.analyze`."""
 
+Conditions: TypeAlias = Mapping[Any, Any] | Sequence[Mapping[Any, Any]] | Sequence[Sequence[Mapping[Any, Any]]]
+"""What relevance may pass: the values that `conditions` may have, see `ReverseAnalyzer.analyze`."""
+
 Bounds: TypeAlias = tuple[Any, Any]
 """(low, high): two numbers, or two arrays that broadcast against a sample."""
 

@@ -100,7 +100,7 @@ def _from_file(path, safe_mode, custom_objects):
             f"safe_mode=False if you trust where it comes from."
         )
     try:
-        with readable(path, config) if h5py.is_hdf5(path) else contextlib.nullcontext(path) as file:
+        with contextlib.nullcontext(path) if version.startswith("3.") else readable(path, config) as file:
             return keras.models.load_model(file, custom_objects=custom_objects, compile=False, safe_mode=safe_mode)
     except Exception as error:
         # Keras raises many types of errors for files that it cannot read.

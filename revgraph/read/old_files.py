@@ -3,6 +3,7 @@
 import contextlib
 import json
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,27 @@ INSIDE = ("layer", "backward_layer", "cell")
 """Keys of a configuration under which wrappers and recurrent layers hold other layers."""
 
 
+@keras.saving.register_keras_serializable("revgraph", "hard_sigmoid_of_keras_2")
+def hard_sigmoid(x: Any) -> Any:
+    """What Keras 2 calls `hard_sigmoid`: x / 5 + 1 / 2, cut off at 0 and 1. That of Keras 3 is x / 6 + 1 / 2.
+
+    Args:
+        x: A tensor.
+
+    Returns:
+        A tensor of the same shape.
+    """
+    return keras.ops.clip(0.2 * x + 0.5, 0.0, 1.0)
+
+
 @contextlib.contextmanager
 def readable(path: Path, config: Any) -> Iterator[Path]:
-    """Gives the path of an .h5 file that Keras 3 can read, for the time of a `with` block.
+    """Gives the path of a file that Keras 3 reads as Keras 2 did, for the time of a `with` block.
 
     That is the file itself, or a temporary copy whose configuration is `modernized`. The file is never changed.
 
     Args:
-        path: The file.
+        path: The file, which Keras 2 wrote.
         config: The configuration of the model in it.
     """
     today = modernized(config)
@@ -29,11 +43,16 @@ def readable(path: Path, config: Any) -> Iterator[Path]:
         yield path
         return
     with tempfile.TemporaryDirectory(prefix="revgraph-") as folder:
-        copy = Path(folder, "model.h5")
-        with h5py.File(path) as old, h5py.File(copy, "w") as new:
-            new.attrs.update(old.attrs)
-            new.attrs["model_config"] = json.dumps(today)
-            old.copy("model_weights", new)
+        copy = Path(folder, f"model{path.suffix}")
+        if h5py.is_hdf5(path):
+            with h5py.File(path) as old, h5py.File(copy, "w") as new:
+                new.attrs.update(old.attrs)
+                new.attrs["model_config"] = json.dumps(today)
+                old.copy("model_weights", new)
+        else:
+            with zipfile.ZipFile(path) as old, zipfile.ZipFile(copy, "w") as new:
+                for name in old.namelist():
+                    new.writestr(name, json.dumps(today) if name == "config.json" else old.read(name))
         yield copy
 
 
@@ -42,7 +61,8 @@ def modernized(config: Any) -> Any:
 
     A Sequential model of Keras 2 may give its input shape at its first layer, with a batch axis. Keras 3 would take
     the batch axis for a part of the shape, so an InputLayer is put in front. A layer inside of another layer gets the
-    name of the module that it is from.
+    name of the module that it is from. The function that both call `hard_sigmoid` becomes that of Keras 2. Keras 3
+    allows no slash in the name of a layer, so a slash becomes an underscore.
 
     Args:
         config: The configuration, as JSON values. It is not changed.
@@ -50,11 +70,33 @@ def modernized(config: Any) -> Any:
     Returns:
         The new configuration; one that is equal to `config` where nothing needs to be rewritten.
     """
+    names = {name: name.replace("/", "_") for name in _names(config) if "/" in name}
+    return _modernized(config, names)
+
+
+def _names(config):
+    """The names of all layers in a configuration."""
+    if isinstance(config, dict):
+        inner = config.get("config")
+        if "class_name" in config and isinstance(inner, dict) and isinstance(inner.get("name"), str):
+            yield inner["name"]
+        config = list(config.values())
     if isinstance(config, list):
-        return [modernized(part) for part in config]
+        for part in config:
+            yield from _names(part)
+
+
+def _modernized(config, names):
+    if isinstance(config, str):
+        return names.get(config, config)
+    if isinstance(config, list):
+        return [_modernized(part, names) for part in config]
     if not isinstance(config, dict):
         return config
-    config = {key: modernized(part) for key, part in config.items()}
+    config = {key: _modernized(part, names) for key, part in config.items()}
+    for key in ("activation", "recurrent_activation"):
+        if config.get(key) == "hard_sigmoid":
+            config[key] = keras.saving.serialize_keras_object(hard_sigmoid)
     for key in INSIDE:
         layer = config.get(key)
         if isinstance(layer, dict) and "module" not in layer:

@@ -18,21 +18,11 @@ from revgraph.reverse_rules.pattern import Pattern
 ABSORBED = tuple(field.name for field in dataclasses.fields(Absorbed))
 """The columns of the ledger for absorbed relevance, with the names of `Absorbed`."""
 
-FIELDS = ("start", "input", *ABSORBED, "other")
+FIELDS = ("start", "input", *ABSORBED, "condition", "other")
 """All columns of the ledger, for every site and in total."""
 
 LISTED = 40
 """A ledger of more sites lists only those that lose relevance, and draws only so many, those that lose most."""
-
-COLOURS = {
-    "bias": "#0072b2",
-    "constants": "#009e73",
-    "rule": "#56b4e9",
-    "softmax": "#f0e442",
-    "stabiliser": "#e69f00",
-    "other": "#cc79a7",
-}
-"""The colours of these columns in `plot`, from Okabe and Ito, because colour-blind people can tell them apart."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -52,6 +42,8 @@ class Entry:
         other: The rest: `start` less `input` and all that was absorbed.
         growth: Sum |R| at the inputs over sum |R| at the outputs.
         turns: Of a loop, where relevance went in each of its turns; None for other sites.
+        condition: Relevance that a condition masks at the outputs of the site, or keeps from its inputs because it
+            would pass around a layer that is named. By default nothing.
     """
 
     path: str
@@ -65,6 +57,11 @@ class Entry:
     other: np.ndarray
     growth: np.ndarray
     turns: OverTime | None = None
+    condition: np.ndarray = None  # type: ignore[assignment]  # __post_init__ sets it
+
+    def __post_init__(self):
+        if self.condition is None:
+            object.__setattr__(self, "condition", np.zeros_like(self.start, float))
 
     @property
     def lost(self) -> np.ndarray:
@@ -77,7 +74,7 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Conservation(Tabular):
-    """Where relevance went: `start = input + bias + constants + rule + softmax + stabiliser + other`.
+    """Where relevance went: `start = input + bias + constants + rule + softmax + stabiliser + condition + other`.
 
     Each is an array of shape (batch,).
 
@@ -98,6 +95,8 @@ class Conservation(Tabular):
         magnitude: Sum |R| at the start, (batch,). By default |start|, which is right if relevance starts at one neuron.
         subject: The name of the quantity in the title, such as "Relevance".
         note: A sentence on why `other` need not be small; None if it must be.
+        condition: Relevance that conditions mask, or keep from passing around the layers that they name. By default
+            nothing.
 
     Example:
 
@@ -118,10 +117,13 @@ class Conservation(Tabular):
     magnitude: np.ndarray = None  # type: ignore[assignment]  # __post_init__ sets it
     subject: str = "Relevance"
     note: str | None = None
+    condition: np.ndarray = None  # type: ignore[assignment]  # __post_init__ sets it
 
     def __post_init__(self):
         if self.magnitude is None:
             object.__setattr__(self, "magnitude", np.abs(self.start))
+        if self.condition is None:
+            object.__setattr__(self, "condition", np.zeros_like(self.start, float))
 
     def __len__(self) -> int:
         return len(self.start)
@@ -217,7 +219,7 @@ class Conservation(Tabular):
         return Table(
             ("site", *names, "lost %", "growth"),
             rows,
-            title=f"{self.subject} of {self._count()}, {means}{self._found()} of it found at the input",
+            title=f"{self.subject} of {self._count()}, {means}{self.found()} of it found at the input",
             footer="\n".join([*below, *filter(None, [self.note])]) or None,
         )
 
@@ -230,49 +232,9 @@ class Conservation(Tabular):
         Raises:
             ImportError: matplotlib is not installed.
         """
-        from revgraph.reverse.pictures import Picture
+        from revgraph.reverse.ledger_picture import draw
 
-        def per_cent(relevance):
-            return 100 * self.mean_share(relevance)
-
-        left = per_cent(self.start) - np.cumsum([per_cent(entry.lost) for entry in self.layers])
-        drawn = set(self.sorted_layers()[:LISTED])
-        left = [x for x, entry in zip(left, self.layers, strict=True) if entry in drawn]
-        entries = [entry for entry in self.layers if entry in drawn]
-        rows = np.arange(len(entries))
-        picture = Picture(9, 1.6 + 0.22 * max(len(entries), 4))
-        remaining, absorbed = picture.subplots(1, 2, sharey=True)
-        remaining.barh(rows, left, color="0.75", height=0.8)
-        remaining.axvline(100, color="0.4", linewidth=0.8, linestyle=":")
-        remaining.set(xlabel=f"{self._mean()}relevance left after the site, % of the start", yticks=rows)
-        remaining.set_yticklabels([e.path for e in entries], fontsize=8)
-        _stack(absorbed, rows, {name: [per_cent(getattr(e, name)) for e in entries] for name in COLOURS})
-        absorbed.axvline(0, color="0.4", linewidth=0.8)
-        absorbed.set_xlabel(f"{self._mean()}relevance absorbed by the site, % of the start")
-        absorbed.use_sticky_edges = False
-        absorbed.autoscale_view()
-        low, high = absorbed.get_xlim()
-        # A narrower range would let rounding errors look like losses.
-        absorbed.set_xlim(min(low, -1), max(high, 1))
-        absorbed.legend(
-            fontsize=8,
-            loc="lower center",
-            bbox_to_anchor=(0.5, 1.0),
-            ncols=len(COLOURS),
-            frameon=False,
-            columnspacing=1.0,
-            handlelength=1.2,
-        )
-        remaining.set_ylim(len(entries) - 0.4, -0.6)
-        for axes in (remaining, absorbed):
-            axes.tick_params(labelsize=8)
-            axes.xaxis.label.set_size(9)
-            axes.spines[["top", "right"]].set_visible(False)
-        picture.suptitle(f"From output to input: {self._found()} of the relevance arrives", fontsize=10)
-        return picture
-
-    def _mean(self):
-        return "mean " if len(self) > 1 else ""
+        return draw(self)
 
     def _count(self):
         return "1 sample" if len(self) == 1 else f"{len(self)} samples"
@@ -283,7 +245,8 @@ class Conservation(Tabular):
     def _loses(self, entry):
         return self._loss(entry) > 1e-6
 
-    def _found(self):
+    def found(self) -> str:
+        """How much of the relevance was found at the inputs, as text."""
         if not np.any(self.magnitude):
             return "none"
         return f"{'on average ' if len(self) > 1 else ''}{self.mean_share(self.input):.1%}"
@@ -309,20 +272,32 @@ def balanced(
         **described: `subject` and `note`; see `Conservation`.
     """
     layers = tuple(layers)
-    fields: dict[str, Any] = {name: sum((getattr(e, name) for e in layers), np.zeros(len(start))) for name in ABSORBED}
+    nothing = np.zeros(len(start))
+    fields: dict[str, Any] = {n: sum((getattr(e, n) for e in layers), nothing) for n in (*ABSORBED, "condition")}
     fields["other"] = start - found - sum(fields.values())
     return Conservation(start, found, **fields, layers=layers, magnitude=magnitude, **described)  # type: ignore[arg-type]
 
 
-def completeness(contributions: Iterable[np.ndarray], gap: np.ndarray) -> Conservation:
+def no_way(relevance: np.ndarray) -> Entry:
+    """The entry of relevance that starts where no way leads through the layers that conditions name, (batch,)."""
+    nothing = np.zeros_like(relevance)
+    fields: dict[str, Any] = dict.fromkeys((*FIELDS, "growth"), nothing)
+    return Entry("start", **{**fields, "start": relevance, "condition": relevance})
+
+
+def completeness(
+    contributions: Iterable[np.ndarray], gap: np.ndarray, condition: np.ndarray | float = 0.0
+) -> Conservation:
     """The ledger of contributions, such as DeepLIFT's, that should add up to a difference of outputs.
 
     Args:
         contributions: One array (batch, ...) per input.
         gap: The difference from the output of the reference, less the sum of the contributions, (batch,).
+        condition: What of the gap conditions masked, (batch,).
     """
     found = sum((np.sum(c, axis=tuple(range(1, np.ndim(c))), dtype="float64") for c in contributions), np.zeros(()))
-    return balanced(found + gap, found, subject="Difference from the reference's output")
+    ledger = balanced(found + gap, found, subject="Difference from the reference's output")
+    return dataclasses.replace(ledger, condition=condition + np.zeros_like(gap), other=gap - condition)
 
 
 def merge(ledgers: Iterable[Conservation]) -> Conservation:
@@ -363,19 +338,9 @@ def _copies(entry):
     return isinstance(entry.rule, Jacobian) and not isinstance(entry.site.operation, Routing)
 
 
-def _stack(axes, rows, shares):
-    """Draws stacked horizontal bars: positive shares to the right of zero, negative ones to the left."""
-    right, left = np.zeros(len(rows)), np.zeros(len(rows))
-    for name, values in shares.items():
-        values = np.asarray(values)
-        axes.barh(rows, values, left=np.where(values >= 0, right, left), color=COLOURS[name], label=name, height=0.8)
-        right += np.maximum(values, 0)
-        left += np.minimum(values, 0)
-
-
 def _shown(entry):
-    """The columns that a table shows: that of softmax only where there is one."""
-    return [name for name in FIELDS if name != "softmax" or np.any(entry.softmax)]
+    """The columns that a table shows: those of softmax and of conditions only where there is something in them."""
+    return [name for name in FIELDS if name not in ("softmax", "condition") or np.any(getattr(entry, name))]
 
 
 def _averages(entry, names):

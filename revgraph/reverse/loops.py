@@ -197,8 +197,8 @@ class _Backwards:
             seeds, lists = self._seeds(forward.values, states, lists)
             absorbed: dict[str, Any] = dict.fromkeys(ABSORBED, 0.0)
 
-            def noted(site, pullback, given, taken):
-                for name, amount in vars(pullback.absorbed(*given)).items():
+            def noted(step):
+                for name, amount in vars(step.pullback.absorbed(*step.given)).items():
                     absorbed[name] += amount
 
             found = self.inside.relevance(forward, seeds, noted if account else None)

@@ -17,7 +17,8 @@ from revgraph.fast import Speed
 from revgraph.graph.graph import Graph, Site
 from revgraph.graph.operations import ordered_sum
 from revgraph.graph.types import Weights
-from revgraph.reverse.ledger import Conservation, Entry, balanced, why_it_does_not_add_up
+from revgraph.reverse.conditions import OPEN, Gates
+from revgraph.reverse.ledger import Conservation, Entry, balanced, no_way, why_it_does_not_add_up
 from revgraph.reverse.loops import LoopLayer, PullbackOfLoop
 from revgraph.reverse_rules import Turns
 from revgraph.reverse_rules.engine import Pullback, ReplacementLayer, Rule
@@ -34,6 +35,27 @@ class Forward:
 
     values: Mapping[int, tf.Tensor]
     pullbacks: tuple[Pullback, ...]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Step:
+    """What happened at one site on a backward walk.
+
+    Args:
+        site: The site.
+        pullback: Its pullback.
+        arrived: Relevance that arrived at its outputs.
+        given: What of it passed the conditions, and was given to the pullback.
+        taken: Relevance that the pullback returned for its inputs; None for inputs that get nothing.
+        handed_on: What of it passed the conditions.
+    """
+
+    site: Site
+    pullback: Pullback
+    arrived: Sequence[tf.Tensor]
+    given: Sequence[tf.Tensor]
+    taken: Sequence[tf.Tensor | None]
+    handed_on: Sequence[tf.Tensor | None]
 
 
 class ReverseGraph:
@@ -104,7 +126,8 @@ class ReverseGraph:
         self,
         forward: Forward,
         seeds: Mapping[int, tf.Tensor],
-        account: Callable[..., None] | None = None,
+        account: Callable[[Step], None] | None = None,
+        gates: Gates = OPEN,
     ) -> dict[int, tf.Tensor]:
         """Walks backward.
 
@@ -113,14 +136,17 @@ class ReverseGraph:
         Args:
             forward: The forward walk.
             seeds: The relevance that starts, by slot.
-            account: Called for each site with its pullback, the relevance of its outputs, and that of its inputs.
+            account: Called for each site with what happened there.
+            gates: What relevance may pass.
 
         Returns:
-            Relevance by slot, of every slot that was reached.
+            Relevance by slot, of every slot that was reached, as it arrived there.
         """
-        return self._backward(forward.values, forward.pullbacks.__getitem__, seeds, account or _no_account)
+        return self._backward(forward.values, forward.pullbacks.__getitem__, seeds, account or _no_account, gates)
 
-    def inside(self, forward: Forward, relevance: Mapping[int, tf.Tensor], path: str, at: str) -> list[tf.Tensor]:
+    def inside(
+        self, forward: Forward, relevance: Mapping[int, tf.Tensor], path: str, at: str, gates: Gates = OPEN
+    ) -> list[tf.Tensor]:
         """The relevance of a site inside of a loop, in every turn.
 
         Args:
@@ -128,6 +154,7 @@ class ReverseGraph:
             relevance: Relevance by slot, as `relevance` returns it.
             path: The path of the site.
             at: `"input"` or `"output"` of the site.
+            gates: What relevance may pass.
 
         Returns:
             A tensor (batch, turns, ...) for each floating input, or output, of the site.
@@ -136,12 +163,17 @@ class ReverseGraph:
             site = next((each.site for each in bound.inside if each.site.path == path), None)
             if site is not None and isinstance(pullback, PullbackOfLoop):
                 outputs = bound.site.outputs
-                given = [relevance.get(slot, tf.zeros_like(forward.values[slot])) for slot in outputs]
+                arrived = [relevance.get(slot, tf.zeros_like(forward.values[slot])) for slot in outputs]
+                given = [gates.at(slot, r) for slot, r in zip(outputs, arrived, strict=True)]
                 return pullback.inside(site.inputs if at == "input" else site.outputs, *given)
         raise KeyError(f"No loop has a site {path!r}.")
 
     def ledger(
-        self, values: Mapping[int, tf.Tensor], seeds: Mapping[int, tf.Tensor], together: bool = False
+        self,
+        values: Mapping[int, tf.Tensor],
+        seeds: Mapping[int, tf.Tensor],
+        gates: Gates = OPEN,
+        together: bool = False,
     ) -> Conservation:
         """An account of where relevance went on one backward walk.
 
@@ -155,6 +187,7 @@ class ReverseGraph:
         Args:
             values: The tensor of every slot, as `Graph.run` returns them.
             seeds: The relevance that starts, by slot.
+            gates: What relevance may pass.
             together: Whether the samples have one account, because each has a part in the outputs of the others.
         """
         entries: list[Entry] = []
@@ -181,49 +214,60 @@ class ReverseGraph:
             _, pullback = layer(*inputs, frozen=self.frozen)
             return pullback
 
-        def account(site, pullback, given, taken):
-            above, below = sums(given), sums([r for r in taken if r is not None])
+        def account(step):
+            pullback, given = step.pullback, step.given
+            taken, handed_on = ([r for r in each if r is not None] for each in (step.taken, step.handed_on))
+            arrived, above, below = sums(step.arrived), sums(given), sums(handed_on)
+            condition = arrived[0] - above[0] + sums(taken)[0] - below[0]
             absorbed = {
                 name: rows(t).sum(axis=1) if np.ndim(t) else np.zeros(batch)
                 for name, t in vars(pullback.absorbed(*given)).items()
             }
             growth = np.divide(below[1], above[1], out=np.zeros(batch), where=above[1] != 0)
-            other = above[0] - below[0] - sum(absorbed.values())
+            other = arrived[0] - below[0] - condition - sum(absorbed.values())
             loop = isinstance(pullback, PullbackOfLoop) and pullback.over_time is not None
             turns = pullback.over_time(*given).of(batch) if loop else None
-            entries.append(Entry(site.path, above[0], below[0], **absorbed, other=other, growth=growth, turns=turns))
+            found = {**absorbed, "condition": condition, "other": other, "growth": growth}
+            entries.append(Entry(step.site.path, arrived[0], below[0], **found, turns=turns))
 
-        relevance = self._backward(values, literally, seeds, account)
         start, magnitude = sums(list(seeds.values()))
+        if gates.stop_starts:
+            started, _ = sums([gates.along(None, slot, seed) for slot, seed in seeds.items()])
+            entries.append(no_way(start - started))
+        relevance = self._backward(values, literally, seeds, account, gates)
         at_inputs, _ = sums([relevance[slot] for slot in self.graph.input_slots if slot in relevance])
         notes = [why_it_does_not_add_up(self.bound), MIXED if together else None]
         note = " ".join(filter(None, notes)) or None
         return balanced(start, at_inputs, entries, magnitude, note=note)
 
-    def _backward(self, values, pullback_of, seeds, account):
+    def _backward(self, values, pullback_of, seeds, account, gates):
         """Walks backward over the sites.
 
         Args:
             values: The tensor of every slot.
             pullback_of: Function from the position of a site to its pullback.
             seeds: The relevance that starts, by slot.
-            account: Called for each site with its pullback, the relevance of its outputs, and that of its inputs.
+            account: Called for each site with a `Step`.
+            gates: What relevance may pass.
         """
         pull = self._speed.in_turn() if self._speed else lambda pullback, given: pullback(*given)
-        arrived = {slot: [seed] for slot, seed in seeds.items()}
+        arrived = {slot: [gates.along(None, slot, seed)] for slot, seed in seeds.items()}
         relevance: dict[int, tf.Tensor] = {}
         for i, site in reversed(list(enumerate(self.graph.sites))):
             if not any(slot in arrived for slot in site.outputs):
                 continue
             relevance.update({slot: self._summed(slot, arrived) for slot in site.outputs if slot in arrived})
-            given = [
+            outputs = [
                 relevance[slot] if slot in relevance else tf.zeros(tf.shape(values[slot]), self.graph.dtype)
                 for slot in site.outputs
             ]
+            given = [gates.at(slot, r) for slot, r in zip(site.outputs, outputs, strict=True)]
             pullback = pullback_of(i)
             taken = pull(pullback, given)
-            account(site, pullback, given, taken)
-            for slot, r in zip(site.inputs, taken, strict=True):
+            pairs = zip(site.inputs, taken, strict=True)
+            handed_on = [None if r is None else gates.along(i, slot, r) for slot, r in pairs]
+            account(Step(site, pullback, outputs, given, taken, handed_on))
+            for slot, r in zip(site.inputs, handed_on, strict=True):
                 if r is not None:
                     arrived.setdefault(slot, []).append(r)
         return relevance | {slot: self._summed(slot, arrived) for slot in self.graph.input_slots if slot in arrived}
@@ -237,7 +281,7 @@ MIXED = "This is one account of all samples together, because each of them has a
 """What the ledger says of such models."""
 
 
-def _no_account(site, pullback, given, taken):
+def _no_account(step):
     """Nobody asks where relevance went."""
 
 

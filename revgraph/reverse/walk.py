@@ -5,6 +5,7 @@ A slot is the number of a tensor in a graph, and a site is one call of one layer
 
 import contextlib
 import dataclasses
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ from revgraph.graph.analysis import Facts
 from revgraph.graph.graph import Graph
 from revgraph.graph.log import timed
 from revgraph.graph.types import Tensors
-from revgraph.reverse import targets
+from revgraph.reverse import conditions, targets
 from revgraph.reverse.dangers import GROWTH, growths, magnitudes
 from revgraph.reverse.failures import failing_site_named
 from revgraph.reverse.ledger import Conservation, merge
@@ -36,17 +37,21 @@ class Question:
         values: Slots whose tensors are returned as they are on the way forward.
         inside: Pairs (path, at) of sites inside of loops whose relevance is returned, in every turn. `at` is `"input"`
             or `"output"`.
+        masked: Slots at which conditions mask relevance.
+        around: Whether relevance also passes around these slots.
     """
 
     starts: tuple[int, ...]
     returned: tuple[tuple[int, ...], ...] = ()
     values: tuple[int, ...] = ()
     inside: tuple[tuple[str, str], ...] = ()
+    masked: tuple[int, ...] = ()
+    around: bool = True
 
     @property
     def slots(self) -> frozenset[int]:
         """All slots of the question. Canonization must not remove them."""
-        return frozenset((*self.starts, *self.values)).union(*self.returned)
+        return frozenset((*self.starts, *self.values, *self.masked)).union(*self.returned)
 
 
 class Walk:
@@ -80,6 +85,8 @@ class Walk:
         self.keep = keep
         self.jit_compile = jit_compile
         self._compiled = Recent()
+        ways = () if question.around else question.masked
+        self._shortcuts = conditions.shortcuts(reverse.graph, ways, question.starts)
 
     @property
     def graph(self) -> Graph:
@@ -107,18 +114,22 @@ class Walk:
         """
         return [None for _ in self.question.starts]
 
-    def relevance(self, inputs: Sequence[Tensors], chosen: Sequence[targets.Target]) -> dict[str, Any]:
+    def relevance(
+        self, inputs: Sequence[Tensors], chosen: Sequence[targets.Target], masks: conditions.Masks | None = None
+    ) -> dict[str, Any]:
         """The relevance of inputs.
 
         Args:
             inputs: One array or tensor (batch, ...) per input.
             chosen: One target per start.
+            masks: What relevance may pass, if conditions are part of the question.
 
         Returns:
             See `pulled`.
         """
+        masked = conditions.NOTHING_MASKED if masks is None else masks.tensors()
         with self.failures(inputs):
-            return self._function("relevance", chosen)(self._arguments(inputs), self.tensors(chosen))
+            return self._function("relevance", chosen, masks)(self._arguments(inputs), self.tensors(chosen), masked)
 
     def recorded(self, inputs: Sequence[Tensors]) -> Forward:
         """A forward walk that keeps the weights that the model has now.
@@ -133,7 +144,9 @@ class Walk:
         """Within this context, a model that does not take the inputs is an error that names the failing site."""
         return failing_site_named(self.graph, lambda: self._arguments(inputs))
 
-    def ledger(self, inputs: Sequence[Tensors], chosen: Sequence[targets.Target]) -> Conservation:
+    def ledger(
+        self, inputs: Sequence[Tensors], chosen: Sequence[targets.Target], masks: conditions.Masks | None = None
+    ) -> Conservation:
         """An account of where relevance went.
 
         It is computed eagerly, because it is asked for once or twice, and compiling takes longer.
@@ -141,37 +154,52 @@ class Walk:
         Args:
             inputs: One array or tensor (batch, ...) per input.
             chosen: One target per start.
+            masks: What relevance may pass, one condition per sample.
         """
         inputs = self._arguments(inputs)
         with self.failures(inputs):
             values = self.graph.run(inputs)
-        if self._keeps_rows(inputs, values, self._passed()):
-            return self.reverse.ledger(values, self.seeds(values, self.tensors(chosen)))
-        if self._keeps_rows(inputs, values, self.question.starts) and self._takes_one_sample(inputs):
+        keeps_rows = self._keeps_rows(inputs, values, self._passed())
+        alone = self._alone(inputs) is not None
+        if not keeps_rows and alone and self._keeps_rows(inputs, values, self.question.starts):
             rows = [slice(i, i + 1) for i in range(len(inputs[0]))]
-            return merge(self.ledger([x[row] for x in inputs], [t.part(row) for t in chosen]) for row in rows)
-        return self.reverse.ledger(values, self.seeds(values, self.tensors(chosen)), together=True)
+            return merge(
+                self.ledger([x[row] for x in inputs], [t.part(row) for t in chosen], masks and masks.part(row))
+                for row in rows
+            )
+        gates = self._gates(values, masks.tensors()) if masks else conditions.OPEN
+        seeds = self.seeds(values, self.tensors(chosen))
+        return self.reverse.ledger(values, seeds, gates, together=not keeps_rows)
+
+    def _gates(self, values, tensors):
+        """What relevance may pass under one condition."""
+        batch = tf.shape(values[self.graph.input_slots[0]])[0]
+        return conditions.Gates(self.question.masked, self._shortcuts, tensors, batch)
+
+    def _alone(self, inputs):
+        """The tensors of every slot for the first sample alone; None for a model of a fixed batch size."""
+        try:
+            return self.graph.run([x[:1] for x in inputs])
+        except (tf.errors.OpError, ValueError):
+            return None
 
     def _keeps_rows(self, inputs, values, slots):
         """Whether tensors have the rows of the first sample first, then those of the second, each by itself.
 
         That is so if the first axis is the batch, or batch times steps. Shapes do not say whether an operation keeps
-        that order, or whether a sample has a part in the tensors of another one. So the first sample, and then the
-        last, takes the place of all others, and must keep its rows.
+        that order, or whether a sample has a part in the tensors of another one. So the first sample must have the same
+        rows alone, and the first and the last must keep theirs between other samples.
         """
         count = len(inputs[0])
-        for i in {0, count - 1} if count > 1 else ():
-            copies = self.graph.run([tf.repeat(x[i : i + 1], count, axis=0) for x in inputs])
-            if not all(_same_rows(values[slot], copies[slot], i, count) for slot in slots):
-                return False
-        return True
-
-    def _takes_one_sample(self, inputs):
-        """Whether the model runs on one sample. A model of a fixed batch size does not."""
-        try:
-            self.graph.run([x[:1] for x in inputs])
-        except (tf.errors.OpError, ValueError):
+        if count == 1:
+            return True
+        alone = self._alone(inputs)
+        if alone is not None and not all(_same_rows(values[slot], alone[slot], 0, count, 1) for slot in slots):
             return False
+        for place in (0, count - 1):
+            between = self.graph.run([_between_others(x, place, count) for x in inputs])
+            if not all(_same_rows(values[slot], between[slot], place, count, count) for slot in slots):
+                return False
         return True
 
     def _passed(self):
@@ -185,12 +213,13 @@ class Walk:
     def _arguments(self, inputs):
         return [tf.cast(x, spec.dtype) for x, spec in zip(inputs, self.input_specs(), strict=True)]
 
-    def _function(self, what, chosen):
-        """A concrete function for all batch sizes, classes and amounts. It is traced when it is first asked for."""
+    def _function(self, what, chosen, masks=None):
+        """A concrete function for all batch sizes, classes, amounts and masks, traced when it is first asked for."""
         ranks = [len(self.graph.specs[slot].shape) for slot in self.question.starts]
         specs = [t.specs(rank, self.graph.dtype) for t, rank in zip(chosen, ranks, strict=False)]
-        key = (what, tuple(tuple((s.dtype, s.shape.rank) for s in spec) for spec in specs))
-        arguments = (self.input_specs(), specs) if chosen else (self.input_specs(),)
+        masked = conditions.NOTHING_MASKED if masks is None else masks.specs()
+        key = (what, tuple(tuple((s.dtype, s.shape.rank) for s in spec) for spec in specs), masked)
+        arguments = (self.input_specs(), specs, masked) if chosen else (self.input_specs(),)
 
         def compiled():
             program = tf.function(getattr(self, f"_trace_{what}"), autograph=False, jit_compile=self.jit_compile)
@@ -203,8 +232,8 @@ class Walk:
         values = self.graph.run(inputs)
         return [values[slot] for slot in self.question.starts]
 
-    def _trace_relevance(self, inputs, tensors):
-        return self.pulled(self.reverse.forward(inputs), tensors)
+    def _trace_relevance(self, inputs, tensors, masks):
+        return self.pulled(self.reverse.forward(inputs), tensors, masks)
 
     def seeds(self, values: Mapping[int, tf.Tensor], tensors: Sequence[tuple[tf.Tensor, ...]]) -> dict[int, tf.Tensor]:
         """The relevance that starts, by slot.
@@ -221,13 +250,20 @@ class Walk:
             seeds[slot] = seeds[slot] + started if slot in seeds else started
         return seeds
 
-    def pulled(self, forward: Forward, tensors: Sequence[tuple[tf.Tensor, ...]]) -> dict[str, Any]:
+    def pulled(
+        self,
+        forward: Forward,
+        tensors: Sequence[tuple[tf.Tensor, ...]],
+        masks: conditions.Tensors = conditions.NOTHING_MASKED,
+    ) -> dict[str, Any]:
         """Walks backward after a forward walk.
 
         Args:
             forward: The forward walk.
             tensors: The targets as tensors, one per start. For an index of shape (batch, targets) the backward walk is
                 vectorised over the targets, and relevance has shape (batch, targets, ...).
+            masks: What relevance may pass. With an axis for conditions in front the backward walk is vectorised over
+                them, and relevance has shape (batch, conditions, ...), or (batch, targets, conditions, ...).
 
         Returns:
             Dict of
@@ -239,30 +275,33 @@ class Walk:
             * `start`: relevance at the start, (batch,);
             * `kept`, if it was asked for: the relevance at the inputs of every site, by its path;
             * `growth` (see `growths`) and `magnitudes` (sum |R| at the start and at the inputs, (batch, 2)), if there
-              is one target and no adjustment keeps relevance in bounds.
+              is one target, no condition, and no adjustment that keeps relevance in bounds.
         """
         several = [first.dtype == tf.int32 and first.shape.rank == 2 for first, *_ in tensors]
-        if not any(several):
-            return self._pulled_once(forward, tensors, watch=not self.reverse.adjust)
 
-        def one(indices):
+        def one(indices, masks):
             indices = iter(indices)
             chosen = [
                 (next(indices), *rest) if many else (first, *rest)
                 for (first, *rest), many in zip(tensors, several, strict=True)
             ]
-            return self._pulled_once(forward, chosen)
+            watch = not (any(several) or masks[0] or self.reverse.adjust)
+            return self._pulled_once(forward, chosen, masks, watch)
 
-        stacked = [tf.transpose(first) for (first, *_), many in zip(tensors, several, strict=True) if many]
-        if tf.executing_eagerly():
-            each = [one([rows[t] for rows in stacked]) for t in range(stacked[0].shape[0])]
-            return keras.tree.map_structure(lambda *parts: tf.stack(parts, axis=1), *each)
-        result = tf.vectorized_map(one, stacked)
-        return keras.tree.map_structure(lambda r: tf.experimental.numpy.swapaxes(r, 0, 1), result)
+        def under(indices):
+            if any(len(named.shape) > 1 for named in masks[1]):
+                return _each(lambda of_one: one(indices, of_one), masks)
+            return one(indices, masks)
 
-    def _pulled_once(self, forward, tensors, watch=False):
+        if any(several):
+            indices = [tf.transpose(first) for (first, *_), many in zip(tensors, several, strict=True) if many]
+            return _each(under, indices)
+        return under([])
+
+    def _pulled_once(self, forward, tensors, masks, watch=False):
         seeds = self.seeds(forward.values, tensors)
-        relevance = self.reverse.relevance(forward, seeds)
+        gates = self._gates(forward.values, masks)
+        relevance = self.reverse.relevance(forward, seeds, gates=gates)
 
         def of(slot):
             return relevance[slot] if slot in relevance else no_relevance(forward.values[slot], self.graph.dtype)
@@ -271,7 +310,7 @@ class Walk:
             "relevance": [self.finish(of(slot), forward.values[slot], slot) for slot in self.graph.input_slots],
             "layers": [[of(slot) for slot in slots] for slots in self.question.returned],
             "values": [forward.values[slot] for slot in self.question.values],
-            "inside": [self.reverse.inside(forward, relevance, *asked) for asked in self.question.inside],
+            "inside": [self.reverse.inside(forward, relevance, *asked, gates) for asked in self.question.inside],
             "start": sum(map(per_sample, seeds.values())),
         }
         if watch:
@@ -285,15 +324,34 @@ class Walk:
         return result
 
 
-def _same_rows(one, other, sample, count):
-    """Whether two tensors of `count` samples have the same rows for one of them, if each has equally many."""
-    one, other = np.asarray(one), np.asarray(other)
-    if not one.ndim or one.shape != other.shape or len(one) % count:
+def _each(function, stacked):
+    """The results of a function for every entry of the first axis of some tensors, stacked behind the samples."""
+    if tf.executing_eagerly():
+        count = tf.nest.flatten(stacked)[0].shape[0]
+        each = [function(tf.nest.map_structure(operator.itemgetter(i), stacked)) for i in range(count)]
+        return keras.tree.map_structure(lambda *parts: tf.stack(parts, axis=1), *each)
+    result = tf.vectorized_map(function, stacked)
+    return keras.tree.map_structure(lambda r: tf.experimental.numpy.swapaxes(r, 0, 1), result)
+
+
+def _between_others(x, place, count):
+    """A batch in which one sample is as it is, and all others are copies of it, with half the numbers."""
+    here = tf.reshape(tf.range(count) == place, (count, *(1,) * (x.shape.rank - 1)))
+    x = x[place : place + 1]
+    return tf.where(here, x, x / 2 if x.dtype.is_floating else x)
+
+
+def _same_rows(batch, other, place, count, others):
+    """Whether tensors of `count` samples and of `others` have the same rows for the sample at a place."""
+    batch, other = np.asarray(batch), np.asarray(other)
+    if not batch.ndim or len(batch) % count:
         return False
-    each = len(one) // count
-    one, other = (t[sample * each : (sample + 1) * each].astype("float64") for t in (one, other))
+    each = len(batch) // count
+    if other.shape != (others * each, *batch.shape[1:]):
+        return False
+    batch, other = (t[place * each : (place + 1) * each].astype("float64") for t in (batch, other))
     largest = np.max(np.abs(other), initial=0.0, where=np.isfinite(other))
-    return np.allclose(one, other, rtol=1e-3, atol=1e-5 * largest, equal_nan=True)
+    return np.allclose(batch, other, rtol=1e-3, atol=1e-5 * largest, equal_nan=True)
 
 
 def no_relevance(value: tf.Tensor, dtype: str) -> tf.Tensor:

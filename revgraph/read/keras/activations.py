@@ -9,6 +9,7 @@ from keras import layers
 
 from revgraph.graph.activations import TRAITS
 from revgraph.graph.operations import Activation, live
+from revgraph.read import old_files
 from revgraph.read.keras.private import is_of_keras, is_of_library
 from revgraph.read.keras.template import Template, in_either_dtype
 
@@ -72,7 +73,7 @@ def activation_name(function: Callable) -> str:
         if isinstance(function, cls):
             return name
     name = getattr(function, "__name__", type(function).__name__)
-    return name if is_of_library(function) else f"custom_{name}"
+    return name if is_of_library(function) or function is old_files.hard_sigmoid else f"custom_{name}"
 
 
 def is_known(function: Callable | None) -> bool:

@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from revgraph.graph.operations import Activation
+from revgraph.read import old_files
 from revgraph.read.savedmodel.nodes import Node, runner
 from revgraph.read.savedmodel.weights import Weight, in_dtype
 
@@ -70,10 +71,6 @@ DIRECT = {
 """Types of operations that are an activation, and the name of the activation."""
 
 
-def _hard_sigmoid_of_keras_2(x):
-    return tf.clip_by_value(0.2 * x + 0.5, 0.0, 1.0)
-
-
 def _gelu_by_tanh(x):
     return tf.nn.gelu(x, approximate=True)
 
@@ -89,7 +86,7 @@ def _named():
     return [
         *((name, function) for name, function in found if function is not None),
         ("gelu", _gelu_by_tanh),
-        ("hard_sigmoid", _hard_sigmoid_of_keras_2),
+        ("hard_sigmoid", old_files.hard_sigmoid),
     ]
 
 
