@@ -405,7 +405,7 @@ FAMILIES: dict[str, Family] = {
                   {"images": images(16), "points": Array((1, 2)), "labels": Array((1,), "ones"),
                    "boxes": Array((1, 2, 2)), "masks": Array((1, 16, 16, 1))}, **SAM),
     "SAM 3": family("SAM3PromptableConceptBackbone",
-                    {"pixel_values": images(56), **TEXT, "boxes": Array((1, 5)), "box_labels": Array((1,), "ones")},
+                    {"pixel_values": images(56), **TEXT, "boxes": Array((1, 5)), "box_labels": Array((1,), "zeros")},
                     **SAM3),
     "SegFormer": family("SegFormerBackbone", images(32), image_encoder=MIT, projection_filters=8),
     "SigLIP": family("SigLIPBackbone", {"images": images(8), "token_ids": IDS},

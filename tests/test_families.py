@@ -173,6 +173,14 @@ def contrastive():
     return keras.Model([a, b], ops.matmul(left, ops.transpose(right)))
 
 
+def test_the_ledger_of_equal_samples_that_depend_on_each_other():
+    x = [np.ones((2, 3)), np.ones((2, 4))]
+    model = contrastive()
+    ledger = revgraph.create_analyzer("lrp.epsilon", model).conservation(x, 0)
+    np.testing.assert_allclose(ledger.start, [np.asarray(model(x))[:, 0].sum()], rtol=1e-9)
+    np.testing.assert_allclose(ledger.other, 0, atol=1e-12)
+
+
 @pytest.mark.parametrize("selection", [None, (1,), 0])
 def test_the_ledger_of_samples_that_depend_on_each_other_is_one_for_all(rng, selection):
     model = contrastive()
@@ -194,11 +202,13 @@ class FromOneSample(layers.Layer):
         return ops.concatenate([x, ops.take(x, number[:, 0], axis=0)], axis=-1)
 
 
+@pytest.mark.parametrize("equal", [False, True])
 @pytest.mark.parametrize("numbers", [[0, 0, 0], [2, 2, 2], [1, 0, 2]])
-def test_the_ledger_where_one_sample_takes_from_another(rng, numbers):
+def test_the_ledger_where_one_sample_takes_from_another(rng, numbers, equal):
     x, number = keras.Input((3,), name="x"), keras.Input((1,), dtype="int32", name="number")
     model = keras.Model([x, number], layers.Dense(2)(FromOneSample()(x, number)))
-    given = [rng.normal(size=(3, 3)), np.reshape(numbers, (3, 1)).astype("int32")]
+    rows = np.ones((3, 3)) if equal else rng.normal(size=(3, 3))
+    given = [rows, np.reshape(numbers, (3, 1)).astype("int32")]
     ledger = revgraph.create_analyzer("lrp.epsilon", model).conservation(given, 0)
     np.testing.assert_allclose(ledger.start, [np.asarray(model(given))[:, 0].sum()], rtol=1e-9)
     np.testing.assert_allclose(ledger.other, 0, atol=1e-12)

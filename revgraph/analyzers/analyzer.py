@@ -254,7 +254,8 @@ class Analyzer(Configured, Tabular):
             ValueError: The model takes ids, and no vocabulary says what they stand for.
         """
         arrays = flat_inputs(X, self.graph)
-        ids = self.graph.strings.keys() | slots_of_indices(self.graph)
+        looked_up = slots_of_indices(self.graph)
+        ids = self.graph.strings.keys() | looked_up
         named = zip(self.graph.input_names, self.graph.input_slots, arrays, strict=True)
         found = {}
         for name, slot, numbers in named:
@@ -267,7 +268,9 @@ class Analyzer(Configured, Tabular):
                         f"The model {self.graph.name!r} takes ids as {name!r}, and does not know their words. Pass "
                         f"them in the order of the ids: analyzer.tokens(x, vocabulary=[...])."
                     )
-                found[name] = tokens_of_vocabulary(np.asarray(numbers), words)
+                numbers = np.asarray(numbers)
+                are_ids = slot in looked_up or np.issubdtype(numbers.dtype, np.integer)
+                found[name] = tokens_of_vocabulary(numbers, words, are_ids, fills=vocabulary is None)
         if not found:
             raise ValueError(f"The model {self.graph.name!r} reads no words: none of its inputs has ids or strings.")
         return found if len(found) > 1 else next(iter(found.values()))

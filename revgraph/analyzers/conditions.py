@@ -52,7 +52,7 @@ def placed(conditions: Any, around: bool, graph: Graph, starts: Sequence[int], i
         ValueError: Relevance does not reach a layer, or a layer cannot be masked, or no way leads through all layers of
             a condition.
     """
-    times = 1
+    times, variants = 1, isinstance(conditions, Repeated)
     while isinstance(conditions, Repeated):
         conditions, times = conditions.conditions, times * conditions.times
     if conditions is None:
@@ -69,7 +69,7 @@ def placed(conditions: Any, around: bool, graph: Graph, starts: Sequence[int], i
         for condition in itertools.chain.from_iterable(each):
             find.check_order([place for place, _ in condition])
     places = tuple(found[slot] for slot in sorted(found))
-    return Placed(places, each, per_sample, several, bool(around), times)
+    return Placed(places, each, per_sample, several, bool(around), times, variants)
 
 
 def _rows(conditions):

@@ -5,6 +5,7 @@ Tasks of KerasHub have one. It is known by what it offers: `model.preprocessor`,
 """
 
 import functools
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -342,4 +343,7 @@ def _described(x):
 
 
 def _first_line(error):
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    """What an error says. Keras puts the reason behind a line that names the layer, in bold."""
+    lines = [re.sub(r"\x1b\[\d*m", "", line).strip() for line in str(error).splitlines()]
+    lines = [line for line in lines if line] or [type(error).__name__]
+    return lines[1] if lines[0].startswith("Exception encountered when calling") and len(lines) > 1 else lines[0]

@@ -298,7 +298,8 @@ class ReverseAnalyzer(Analyzer):
                 walk, names, X, neuron_selection, initial_relevance, batch_size, verbose, limits
             )
         ]
-        if limits.places:
+        # A variant of a sample may have no relevance where the mean over all variants has some.
+        if limits.places and not limits.variants:
             for result in results:
                 warn_of_nothing(result["start"].numpy(), [r.numpy() for r in result["relevance"]], outside() + 1)
         return self.answer(results, asked, return_layers is not None, return_convergence_delta)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import html
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -95,19 +95,24 @@ def texts_of(ids: np.ndarray, text_of: Callable[[int], str]) -> np.ndarray:
     return texts[places.reshape(ids.shape)]
 
 
-def tokens_of_vocabulary(numbers: np.ndarray, vocabulary: Sequence[Any] | None) -> Tokens:
+def tokens_of_vocabulary(numbers: np.ndarray, vocabulary: Any, are_ids: bool, fills: bool = False) -> Tokens:
     """The tokens of ids, or of one entry for each word of a vocabulary.
 
     Args:
-        numbers: Integers (batch, tokens), or floating numbers (batch, words).
-        vocabulary: The words in the order of their ids; None for numbers in their place.
+        numbers: Ids (batch, tokens), or one number for each word (batch, words).
+        vocabulary: The words in the order of their ids, or a dict of words and ids; None for numbers in their place.
+        are_ids: Whether the numbers are ids.
+        fills: Whether there may be entries behind the last word that stand for no word.
 
     Raises:
+        TypeError: It is no vocabulary.
         ValueError: The vocabulary has fewer words than there are ids or entries.
     """
-    words = None if vocabulary is None else [word if isinstance(word, str) else str(word) for word in vocabulary]
-    are_ids = np.issubdtype(numbers.dtype, np.integer)
+    words = None if vocabulary is None else _words(vocabulary)
+    numbers = numbers.astype("int64") if are_ids else numbers
     count = int(numbers.max(initial=-1)) + 1 if are_ids else numbers.shape[1]
+    if fills and words is not None:
+        words += [f"#{i}" for i in range(len(words), count)]
     if words is not None and len(words) < count:
         raise ValueError(
             f"The vocabulary has {len(words)} words, and there {'are ids up to' if are_ids else 'is an entry'} "
@@ -119,6 +124,20 @@ def tokens_of_vocabulary(numbers: np.ndarray, vocabulary: Sequence[Any] | None) 
     # The first word of a vocabulary of Keras is empty where id 0 is padding.
     padding = (texts == "") if are_ids else numbers == 0
     return Tokens(texts, ids, np.zeros(ids.shape, bool), padding.astype(bool))
+
+
+def _words(vocabulary):
+    """The words of a vocabulary in the order of their ids."""
+    if isinstance(vocabulary, Mapping):
+        pairs = [(i, word) if isinstance(i, int | np.integer) else (word, i) for i, word in vocabulary.items()]
+        by_id = {int(i): word for i, word in pairs}
+        vocabulary = [by_id.get(i, f"#{i}") for i in range(max(by_id, default=-1) + 1)]
+    elif isinstance(vocabulary, str | set | frozenset):
+        raise TypeError(
+            f"vocabulary is a list of words in the order of their ids, or a dict of words and ids. Received: "
+            f"{type(vocabulary).__name__}."
+        )
+    return [word.decode() if isinstance(word, bytes) else str(word) for word in vocabulary]
 
 
 def vocabulary_of(graph: Graph, slot: int) -> Sequence[Any] | None:

@@ -195,8 +195,9 @@ def graph(
         found = revgraph.concepts.graph(analyzer, x[:1], ["block5_conv3", "block4_conv3", "block3_conv3"], 3)
         found.plot()
     """
-    if isinstance(layers, str | keras.Layer) or not layers:
-        raise ValueError(f"layers is a list of at least one layer. Received: {layers!r}.")
+    layers = [layers] if isinstance(layers, str | keras.Layer) else list(layers)
+    if not layers:
+        raise ValueError("layers is empty: name at least one layer.")
     if "conditions" in options:
         raise TypeError("graph makes conditions of its own: name channels of the highest layer with concepts=...")
     options["batch_size"] = batch_size
@@ -343,8 +344,11 @@ class _Growing:
         fed = []
         for layer in layers:
             parts = shares(values[layer])
+            # What feeds a node most has the sign of what arrives at the layer, which is negative for some classes.
+            along = values[layer] * (-1 if values[layer].sum() < 0 else 1)
+            along = np.where(values[layer] == 0, -np.inf, along)
             width = self.widths[self.order.levels[layer] - len(self.begin)]
-            for channel in np.argsort(-values[layer], kind="stable")[:width]:
+            for channel in np.argsort(-along, kind="stable")[:width]:
                 if values[layer][channel] != 0:
                     lower = (layer, int(channel))
                     self.edges.append(Edge(key, lower, float(values[layer][channel]), float(parts[channel])))

@@ -169,6 +169,8 @@ def relevance(
 
         print(revgraph.concepts.relevance(analyzer, x, "block5_conv3", 3))
     """
+    if not isinstance(layer, str | keras.Layer):
+        raise TypeError(f"relevance is that of one layer: its name, its path, or the layer. Received: {layer!r}.")
     _, _, found = of_layers(analyzer, x, [layer], neuron_selection, batch_size, verbose, **options)
     ((name, values),) = found.items()
     return ChannelRelevance(name, values)

@@ -113,5 +113,7 @@ def plane(embedding: np.ndarray, picture: str, seed: int = 0) -> np.ndarray:
         from sklearn.manifold import TSNE
 
         made = TSNE(init="random", perplexity=min(30, (len(embedding) - 1) / 3), random_state=seed)
-    points: np.ndarray = made.fit_transform(embedding)
+    # Many threads wait for each other on a machine that has other work, and take a hundred times as long.
+    with needed("threadpoolctl", "a picture of the plane").threadpool_limits(1):
+        points: np.ndarray = made.fit_transform(embedding)
     return points

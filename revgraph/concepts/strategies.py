@@ -214,6 +214,8 @@ def clusters(
     makers = _methods(methods, ks, seed)
     results = Results(file, input_name)
     target = Path(out) if out is not None else results.path.with_name(f"{results.path.stem}.{variant}.h5")
+    if target.exists() and results.path.exists() and target.samefile(results.path):
+        raise ValueError(f"{str(target)!r} has the attributions themselves. Name another output.")
     if target.exists() and not overwrite:
         raise FileExistsError(f"{str(target)!r} exists. Pass overwrite=True to replace it, or name another output.")
     found: dict[int | None, Strategies] = {}

@@ -32,6 +32,12 @@ def from_numbers(graph: Graph) -> Graph:
     return graph
 
 
+def _begins(call, front, made):
+    """Whether a layer makes the numbers, or begins to: of tf-idf the counts are made here, and weighed behind."""
+    inside = any(site.path == call.path or site.path.startswith(f"{call.path}/") for site in front)
+    return made.issuperset(call.outputs) or (inside and hasattr(call.layer, "get_vocabulary"))
+
+
 def _cut(graph: Graph, name: str, text: int) -> Graph:
     """The graph with the numbers that are made of an input of strings in the place of that input."""
     numbers = _first_numbers(graph, text)
@@ -53,7 +59,7 @@ def _cut(graph: Graph, name: str, text: int) -> Graph:
         outputs=numbers,
         input_names=(name,),
         output_names=("numbers",),
-        calls=tuple(call for call in graph.calls if call.outputs and made.issuperset(call.outputs)),
+        calls=tuple(call for call in graph.calls if call.outputs and _begins(call, front, made)),
         again=None,
         strings={},
     )

@@ -158,6 +158,7 @@ class Placed:
         several: Whether there is an axis for conditions in results.
         around: Whether relevance also passes around the places.
         times: How often the samples are repeated.
+        variants: Whether the samples are variants of those that were asked about.
     """
 
     places: tuple[Place, ...] = ()
@@ -166,6 +167,7 @@ class Placed:
     several: bool = False
     around: bool = True
     times: int = 1
+    variants: bool = False
 
     @property
     def slots(self) -> tuple[int, ...]:

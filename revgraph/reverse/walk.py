@@ -181,43 +181,47 @@ class Walk:
         inputs = self._arguments(inputs)
         with self.failures(inputs):
             values = self.graph.run(inputs)
-        seeds = self.seeds(values, self.tensors(chosen))
-        gates = self._gates(values, masks.tensors()) if masks else conditions.OPEN
-        if self._keeps_rows(inputs, values, self._passed()):
-            return self.reverse.ledger(values, seeds, gates)
-        if self._keeps_rows(inputs, values, self.question.starts) and self._takes_one_sample(inputs):
+        keeps_rows = self._keeps_rows(inputs, values, self._passed())
+        alone = self._alone(inputs) is not None
+        if not keeps_rows and alone and self._keeps_rows(inputs, values, self.question.starts):
             rows = [slice(i, i + 1) for i in range(len(inputs[0]))]
             return merge(
                 self.ledger([x[row] for x in inputs], [t.part(row) for t in chosen], masks and masks.part(row))
                 for row in rows
             )
-        return self.reverse.ledger(values, seeds, gates, together=True)
+        gates = self._gates(values, masks.tensors()) if masks else conditions.OPEN
+        seeds = self.seeds(values, self.tensors(chosen))
+        return self.reverse.ledger(values, seeds, gates, together=not keeps_rows)
 
     def _gates(self, values, tensors):
         """What relevance may pass under one condition."""
         batch = tf.shape(values[self.graph.input_slots[0]])[0]
         return conditions.Gates(self.question.masked, self._shortcuts, tensors, batch)
 
+    def _alone(self, inputs):
+        """The tensors of every slot for the first sample alone; None for a model of a fixed batch size."""
+        try:
+            return self.graph.run([x[:1] for x in inputs])
+        except (tf.errors.OpError, ValueError):
+            return None
+
     def _keeps_rows(self, inputs, values, slots):
         """Whether tensors have the rows of the first sample first, then those of the second, each by itself.
 
         That is so if the first axis is the batch, or batch times steps. Shapes do not say whether an operation keeps
-        that order, or whether a sample has a part in the tensors of another one. So the first sample, and then the
-        last, takes the place of all others, and must keep its rows.
+        that order, or whether a sample has a part in the tensors of another one. So the first sample must have the same
+        rows alone, and the first and the last must keep theirs between other samples.
         """
         count = len(inputs[0])
-        for i in {0, count - 1} if count > 1 else ():
-            copies = self.graph.run([tf.repeat(x[i : i + 1], count, axis=0) for x in inputs])
-            if not all(_same_rows(values[slot], copies[slot], i, count) for slot in slots):
-                return False
-        return True
-
-    def _takes_one_sample(self, inputs):
-        """Whether the model runs on one sample. A model of a fixed batch size does not."""
-        try:
-            self.graph.run([x[:1] for x in inputs])
-        except (tf.errors.OpError, ValueError):
+        if count == 1:
+            return True
+        alone = self._alone(inputs)
+        if alone is not None and not all(_same_rows(values[slot], alone[slot], 0, count, 1) for slot in slots):
             return False
+        for place in (0, count - 1):
+            between = self.graph.run([_between_others(x, place, count) for x in inputs])
+            if not all(_same_rows(values[slot], between[slot], place, count, count) for slot in slots):
+                return False
         return True
 
     def _passed(self):
@@ -356,15 +360,24 @@ def _each(function, stacked):
     return keras.tree.map_structure(lambda r: tf.experimental.numpy.swapaxes(r, 0, 1), result)
 
 
-def _same_rows(one, other, sample, count):
-    """Whether two tensors of `count` samples have the same rows for one of them, if each has equally many."""
-    one, other = np.asarray(one), np.asarray(other)
-    if not one.ndim or one.shape != other.shape or len(one) % count:
+def _between_others(x, place, count):
+    """A batch in which one sample is as it is, and all others are copies of it, with half the numbers."""
+    here = tf.reshape(tf.range(count) == place, (count, *(1,) * (x.shape.rank - 1)))
+    x = x[place : place + 1]
+    return tf.where(here, x, x / 2 if x.dtype.is_floating else x)
+
+
+def _same_rows(batch, other, place, count, others):
+    """Whether tensors of `count` samples and of `others` have the same rows for the sample at a place."""
+    batch, other = np.asarray(batch), np.asarray(other)
+    if not batch.ndim or len(batch) % count:
         return False
-    each = len(one) // count
-    one, other = (t[sample * each : (sample + 1) * each].astype("float64") for t in (one, other))
+    each = len(batch) // count
+    if other.shape != (others * each, *batch.shape[1:]):
+        return False
+    batch, other = (t[place * each : (place + 1) * each].astype("float64") for t in (batch, other))
     largest = np.max(np.abs(other), initial=0.0, where=np.isfinite(other))
-    return np.allclose(one, other, rtol=1e-3, atol=1e-5 * largest, equal_nan=True)
+    return np.allclose(batch, other, rtol=1e-3, atol=1e-5 * largest, equal_nan=True)
 
 
 def no_relevance(value: tf.Tensor, dtype: str) -> tf.Tensor:
