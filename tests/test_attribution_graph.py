@@ -214,3 +214,21 @@ def test_one_sample_and_one_target(mlp):
         graph(analyzer, np.concatenate([x, x]), ["high"], 1)
     with pytest.raises(ValueError, match="there are 1 x 2"):
         graph(analyzer, x, ["high"], np.array([[0, 1]]))
+
+
+def test_what_speaks_against_a_class_is_followed_where_nothing_speaks_for_it():
+    """Channels without relevance do not take the place of those that have it, whatever their sign."""
+    model = keras.Sequential([keras.Input((3,)), layers.Dense(5, activation="relu", name="h"), layers.Dense(2)])
+    rng = np.random.default_rng(0)
+    kernel = np.abs(rng.normal(size=(3, 5)))
+    kernel[:, :3] *= -1  # Three channels are never active.
+    outwards = np.abs(rng.normal(size=(5, 2)))
+    outwards[:, 0] *= -1
+    model.set_weights([kernel, np.zeros(5), outwards, np.zeros(2)])
+    x = rng.uniform(0.5, 1, (1, 3))
+    analyzer = revgraph.create_analyzer("lrp.epsilon", model)
+    found = graph(analyzer, x, "h", 0, widths=2)
+    of_channels = relevance(analyzer, x, "h", 0).values[0]
+    assert sorted(edge.lower[1] for edge in found.edges) == [3, 4] and (of_channels[3:] < 0).all()
+    with pytest.raises(TypeError, match="that of one layer"):
+        relevance(analyzer, x, ["h"], 0)

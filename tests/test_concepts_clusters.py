@@ -334,3 +334,11 @@ def test_what_is_missing_is_said(made, monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn", None)
     with pytest.raises(ImportError, match=re.escape('clusters needs scikit-learn: pip install "revgraph[concepts]"')):
         clusters(made[0])
+
+
+def test_the_attributions_are_never_the_output(rng, tmp_path):
+    path = write(tmp_path / "r.h5", rng.normal(size=(20, 4, 4)), np.zeros(20, int))
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="has the attributions themselves"):
+        clusters(path, out=path, overwrite=True)
+    assert path.read_bytes() == before

@@ -419,3 +419,10 @@ def test_a_damaged_file_says_so(analyzer, x, tmp_path):
         found.relevance("dense")
     assert json.loads(h5py.File(tmp_path / "c.h5").attrs["layers"]) == LAYERS
     assert re.match(r"^[0-9a-f]{64}$", found.origin["model_sha256"])
+
+
+@pytest.mark.parametrize("name", ["found.zarr", "found"])
+def test_a_collection_is_an_hdf5_file(analyzer, x, name, tmp_path):
+    with pytest.raises(ValueError, match="is an HDF5 file, such as 'concepts.h5'"):
+        concepts.collect(analyzer, x, "conv1", tmp_path / name, verbose=0)
+    assert not list(tmp_path.iterdir())

@@ -202,3 +202,14 @@ def test_wrappers_that_do_not_know_rows_say_which_analyzers_do():
     inner = create_analyzer("lrp.epsilon", network("dense")[0])
     with pytest.raises(TypeError, match='holds indices. The analyzers "integrated_gradients" and "smoothgrad"'):
         revgraph.analyzers.PathIntegrator(inner)
+
+
+@pytest.mark.parametrize("method", ["integrated_gradients", "deep_lift"])
+@pytest.mark.parametrize("wrong, message", [(-1, "from 0 on"), (0.5, "from 0 on"), (True, "from 0 on"), (99, "no row")])
+def test_references_that_are_no_ids(method, wrong, message):
+    model = randomized(keras.Sequential([keras.Input((4,), dtype="int32"), layers.Embedding(5, 3), layers.Flatten(),
+                                         layers.Dense(2)]))  # fmt: skip
+    ids = np.array([[1, 2, 3, 4]])
+    with pytest.raises(ValueError, match=message):
+        revgraph.create_analyzer(method, model, reference_inputs=wrong).analyze(ids, 0)
+    revgraph.create_analyzer(method, model, reference_inputs=4.0).analyze(ids, 0)

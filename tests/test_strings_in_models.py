@@ -201,3 +201,26 @@ def test_words_of_several_inputs_and_of_ids():
 def test_a_model_without_a_tokenizer_has_no_continuation():
     with pytest.raises(TypeError, match="has no tokenizer that says how a text continues"):
         create_analyzer("lrp.z", MODELS["ids"]()[0]).continuation("the film", " was great")
+
+
+def test_tf_idf_keeps_its_words_and_entries_that_stand_for_none():
+    texts = ["the film was great", "a story"]
+    for options in ({"output_mode": "tf_idf"}, {"output_mode": "count", "max_tokens": 12, "pad_to_max_tokens": True}):
+        vectorization = layers.TextVectorization(**options)
+        vectorization.adapt(texts)
+        model = keras.Sequential([keras.Input((), dtype="string"), vectorization, layers.Dense(2)])
+        tokens = create_analyzer("lrp.z", model).tokens(texts)
+        assert sorted(tokens[0]) == sorted("the film was great".split()) and sorted(tokens[1]) == ["a", "story"]
+
+
+def test_a_vocabulary_in_other_forms_and_ids_in_floats():
+    model = keras.Sequential(
+        [keras.Input((3,), dtype="int32"), layers.Embedding(3, 4), layers.Flatten(), layers.Dense(2)]
+    )
+    analyzer, ids = create_analyzer("lrp.z", model), np.array([[1, 2, 0]])
+    for vocabulary in ({"c": 2, "a": 0, "b": 1}, {0: "a", 2: "c", 1: "b"}, [b"a", b"b", b"c"], ("a", "b", "c")):
+        assert analyzer.tokens(ids, vocabulary=vocabulary)[0] == ("b", "c", "a")
+    assert analyzer.tokens(ids.astype(float), vocabulary=["a", "b", "c"])[0] == ("b", "c", "a")
+    for wrong in ({"a", "b", "c"}, "abc"):
+        with pytest.raises(TypeError, match="a list of words in the order of their ids"):
+            analyzer.tokens(ids, vocabulary=wrong)

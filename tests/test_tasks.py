@@ -395,3 +395,12 @@ class TestBadInput:
     def test_a_reference_that_is_no_token(self, classifier):
         with pytest.raises(ValueError, match="'the film' is not one token"):
             create_analyzer("deep_lift", classifier, reference_inputs="the film")
+
+
+def test_a_text_that_does_not_fit_is_a_warning(of_speaker, speaker):
+    fits = "the film was"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        of_speaker.analyze(fits)
+    with pytest.warns(UserWarning, match="Text 1 has more tokens than fit.*sequence_length"):
+        of_speaker.analyze([fits, "the film was great " * speaker.preprocessor.sequence_length])

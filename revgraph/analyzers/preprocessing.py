@@ -6,6 +6,7 @@ Tasks of KerasHub have one. It is known by what it offers: `model.preprocessor`,
 
 import functools
 import re
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from revgraph.analyzers.analyzer import outside
 from revgraph.analyzers.reference import FROM_ZERO, SAME
 from revgraph.analyzers.tokens import Tokens, texts_of
 from revgraph.graph.graph import holds_strings
@@ -122,7 +124,28 @@ class Preprocessing:
                 f"model.preprocessor(texts), or pass {self._inputs()}."
             )
         made = keras.tree.map_structure(np.asarray, made)
+        self._warn_of_cuts(x, made)
         return self._without_padding(made) if self.generates else made
+
+    def _warn_of_cuts(self, x, made):
+        """Warns of texts that do not fit into the preprocessor's length, so that a part of them is explained."""
+        length = getattr(self.model.preprocessor, "sequence_length", None)
+        texts = [x] if isinstance(x, str) else x
+        names = token_names(made)
+        strings = isinstance(texts, list) and all(isinstance(text, str) for text in texts)
+        if length is None or len(names) != 1 or not strings:
+            return
+        rows = np.asarray(made[names[0]] if isinstance(made, Mapping) else made)
+        mask = mask_of(names[0], made)
+        for i, (text, row) in enumerate(zip(texts, rows, strict=True)):
+            full = len(row) >= length and (mask is None or bool(np.all(mask[i])))
+            if full and _spelled(self.ids_of(text)) not in _spelled(row):
+                warnings.warn(
+                    f"Text {i} has more tokens than fit. What is explained is what the preprocessor has left of it. "
+                    f"Raise model.preprocessor.sequence_length, which is {length}.",
+                    stacklevel=outside(),
+                )
+                return
 
     def _inputs(self):
         return f"what the model itself takes, a dict of {', '.join(map(repr, sorted(self.names)))}"
@@ -340,6 +363,11 @@ def _described(x):
     if isinstance(x, Mapping):
         return f"a dict of {', '.join(map(repr, sorted(map(str, x))))}"
     return f"{type(x).__name__} of shape {np.shape(x)}" if hasattr(x, "shape") else type(x).__name__
+
+
+def _spelled(ids):
+    """Ids as text, in which runs of ids can be searched."""
+    return f" {' '.join(str(int(i)) for i in ids)} "
 
 
 def _first_line(error):

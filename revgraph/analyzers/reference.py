@@ -13,9 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from revgraph.analyzers.ids import check_ids
 from revgraph.graph.graph import Graph
 from revgraph.graph.lookups import held, lookups
 from revgraph.graph.types import Tensors
+from revgraph.reverse.failures import RefusedInputError
 
 FROM_ZERO, SAME = "zeros", "same"
 """Words for the reference of an input: rows of zeros, and the input itself."""
@@ -84,10 +86,30 @@ def flat_references(
     parts = references_of(reference, graph).parts
     count = len(inputs[0]) if count is None else count
     named = zip(parts.items(), inputs, strict=True)
-    return [
+    _check_rows(parts, graph)
+    found = [
         np.asarray(x) if isinstance(part, str) else _reference(part, np.asarray(x), name, samples, count)
         for (name, part), x in named
     ]
+    try:
+        check_ids(found, graph)
+    except RefusedInputError as error:
+        raise ValueError(f"reference_inputs: {error}") from error
+    return found
+
+
+def _check_rows(parts, graph):
+    """Refuses references of ids that are no ids."""
+    for name in lookups(graph).names:
+        part = parts[name]
+        if isinstance(part, str) or np.asarray(part).dtype.kind not in "fiub":
+            continue
+        given = np.asarray(part)
+        if given.dtype.kind == "b" or np.any(given != np.floor(given)) or np.any(given < 0):
+            raise ValueError(
+                f'reference_inputs of {name!r} are ids, integers from 0 on, or "zeros" for rows of zeros. Received: '
+                f"{part!r}."
+            )
 
 
 def check_references(reference: Tensors) -> None:

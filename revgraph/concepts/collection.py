@@ -125,6 +125,8 @@ class ConceptFile(Sink):
 
     def __post_init__(self) -> None:
         check_count("n", self.n)
+        if self.target.suffix == ".zarr" or not self.target.suffix:
+            raise ValueError(f"A collection is an HDF5 file, such as 'concepts.h5'. Received: {str(self.target)!r}.")
         if self.over not in ("sum", "max"):
             raise ValueError(f'over is "sum" or "max", for how positions become one value. Received: {self.over!r}.')
 

@@ -203,7 +203,7 @@ def prototypes(
     layer: str,
     n: int = 8,
     *,
-    classes: Sequence[int] | None = None,
+    classes: int | Sequence[int] | None = None,
     shares: bool = True,
     correct: bool = False,
     regularization: float = 1e-6,
@@ -279,6 +279,10 @@ def _rows(collection, classes, correct, n):
             f"{str(collection.path)!r} has no classes, because no single class was explained for the samples. Collect "
             f"with neuron_selection=None, an int, or one int per sample."
         )
+    if classes is not None:
+        classes = [classes] if isinstance(classes, int | np.integer) else list(classes)
+        if not classes:
+            raise ValueError("classes is empty. Leave it out for all classes.")
     for label in classes if classes is not None else ():
         if label not in there:
             raise KeyError(f"No sample in {str(collection.path)!r} is of class {label!r}. There are: {there}.")

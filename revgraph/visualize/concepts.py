@@ -167,10 +167,12 @@ def plot_prototypes(
     """
     if not isinstance(prototypes, Prototypes):
         raise TypeError(f"Expected what revgraph.concepts.prototypes returns. Received: {type(prototypes).__name__}.")
+    if not isinstance(label, int | np.integer):
+        raise TypeError(f"A picture has the prototypes of one class, an int. Received: {label!r}.")
     parts = prototypes[label]
     if dataset is not None and analyzer is None:
         raise ValueError(
-            "Pictures of samples need the analyzer, too: plot_prototypes(..., dataset, analyzer=analyzer)."
+            "Pictures of samples need the analyzer, too: pass analyzer=, the one with which they were collected."
         )
     chosen = list(dict.fromkeys(int(c) for part in parts for c in part.top(concepts)))
     means = np.stack([part.mean for part in parts])
@@ -183,6 +185,12 @@ def plot_prototypes(
     if shown:
         wanted = {int(i) for part in parts for i in part.samples[:shown]}
         found = samples_of(prototypes.collection, dataset, analyzer.graph, wanted)
+        some = next(iter(found.values()))[0]
+        if np.ndim(some) != 3:
+            raise ValueError(
+                f"Samples are drawn for images (height, width, channels), and these have shape {np.shape(some)}. Leave "
+                f"the dataset out for a picture of the channels alone."
+            )
         for column, part in enumerate(parts):
             for row, index in enumerate(part.samples[:shown]):
                 axes = picture.add_subplot(grid[row, column])
