@@ -424,5 +424,5 @@ def test_a_damaged_file_says_so(analyzer, x, tmp_path):
 @pytest.mark.parametrize("name", ["found.zarr", "found"])
 def test_a_collection_is_an_hdf5_file(analyzer, x, name, tmp_path):
     with pytest.raises(ValueError, match="is an HDF5 file, such as 'concepts.h5'"):
-        concepts.collect(analyzer, x, "conv1", tmp_path / name, verbose=0)
+        collect(analyzer, x, out=tmp_path / name)
     assert not list(tmp_path.iterdir())
