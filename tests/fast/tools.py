@@ -39,7 +39,7 @@ def used_operations(walk):
     target = (tf.TensorSpec((None,), tf.int32), tf.TensorSpec((None,), tf.float64))
     specs = walk.input_specs()
     graph = (
-        tf.function(lambda x, i: walk._trace_relevance([x], [i]), autograph=False)
+        tf.function(lambda x, i: walk.pulled(walk.reverse.forward([x]), [i]), autograph=False)
         .get_concrete_function(specs[0], target)
         .graph
     )
