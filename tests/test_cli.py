@@ -681,7 +681,7 @@ def test_the_how_to_runs(run, made, tmp_path):
     lines = [line for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL) for line in block.splitlines()]
     for name in ("cat.png", "dog.png"):
         write_image(tmp_path / name, np.full((*SIZE, 3), 100))
-    assert len(lines) == 15
+    assert len(lines) == 16
     for line in lines:
         code, _, err = run(line.removeprefix("revgraph ").replace("32x32", "10x12"))
         assert code == 0, f"{line}: {err}"

@@ -188,9 +188,10 @@ def test_a_masked_softmax_is_a_gate(name, dtype):
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_strings_are_refused():
-    with pytest.raises(ValueError, match="strings, which have no relevance"):
-        graph_of(tf.strings.length, tf.TensorSpec((None,), tf.string))
+def test_numbers_of_strings_alone_are_not_explained():
+    graph = graph_of(tf.strings.length, tf.TensorSpec((None,), tf.string))
+    with pytest.raises(ValueError, match="cannot be explained: it holds int32"):
+        create_analyzer("lrp.z", graph).analyze(["abc", "d"])
 
 
 @pytest.mark.parametrize("kind", ["cond", "while"])

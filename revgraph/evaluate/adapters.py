@@ -83,10 +83,12 @@ class Quantus:
         inputs = np.moveaxis(explained.x, -1, 1) if self._moves else explained.x
         found = explained.explain(explained.x)
         found = np.moveaxis(found, -1, 1) if self._moves else found
+        # Otherwise Quantus would build another model in the place of this one.
+        softmax = getattr(self.model.layers[-1], "activation", None) is keras.activations.softmax
         options = {"a_batch": self._of_pixels(found), **options}
         return metric(
             model=self.model, x_batch=inputs, y_batch=explained.index, s_batch=masks, explain_func=self,
-            **{"channel_first": True, "softmax": True, **options},
+            **{"channel_first": True, "softmax": softmax, **options},
         )  # fmt: skip
 
 

@@ -192,9 +192,16 @@ def _input_spec(tensor: tf.Tensor) -> Spec:
 def _arguments(function):
     """The structure in which a function takes its inputs."""
     positional, named = function.structured_input_signature
+    # Arguments such as flags are part of the function, and no inputs.
+    positional = [a for a in positional if _holds_tensors(a)]
+    named = {name: a for name, a in named.items() if _holds_tensors(a)}
     if named:
         return dict(named) if not positional else {**{f"input_{i}": a for i, a in enumerate(positional)}, **named}
     return positional[0] if len(positional) == 1 else list(positional)
+
+
+def _holds_tensors(argument):
+    return any(isinstance(part, tf.TypeSpec | tf.Tensor) for part in tf.nest.flatten(argument))
 
 
 def _structure(structure, slots):
