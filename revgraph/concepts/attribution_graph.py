@@ -344,11 +344,10 @@ class _Growing:
         fed = []
         for layer in layers:
             parts = shares(values[layer])
-            # What feeds a node most has the sign of what arrives at the layer, which is negative for some classes.
-            along = values[layer] * (-1 if values[layer].sum() < 0 else 1)
-            along = np.where(values[layer] == 0, -np.inf, along)
+            # A channel without relevance must not take the place of one whose relevance is negative.
+            some = np.where(values[layer] == 0, -np.inf, values[layer])
             width = self.widths[self.order.levels[layer] - len(self.begin)]
-            for channel in np.argsort(-along, kind="stable")[:width]:
+            for channel in np.argsort(-some, kind="stable")[:width]:
                 if values[layer][channel] != 0:
                     lower = (layer, int(channel))
                     self.edges.append(Edge(key, lower, float(values[layer][channel]), float(parts[channel])))
