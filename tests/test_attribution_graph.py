@@ -69,7 +69,7 @@ def expected(under, neuron, widths, begin=()):
 
     def feed(key, layer, values, width):
         keys = []
-        for c in np.argsort(-values)[:width]:
+        for c in np.argsort(np.where(values == 0, np.inf, -values))[:width]:
             if values[c] != 0:
                 edges[key, (layer, c)] = values[c], values[c] / np.abs(values).sum()
                 keys.append((layer, c))
@@ -190,8 +190,8 @@ def test_images_have_heat_maps_on_the_nodes(tmp_path):
 @pytest.mark.parametrize(
     "layers_, options, error, message",
     [
-        ([], {}, ValueError, "a list of at least one layer"),
-        ("high", {}, ValueError, "a list of at least one layer"),
+        ([], {}, ValueError, "layers is empty"),
+        ("higher", {}, KeyError, "Did you mean 'high'"),
         (["higher"], {}, KeyError, "Did you mean 'high'"),
         (["high", "low"], {"widths": (1, 2, 3)}, ValueError, "one number, or 2, one for each layer from the highest"),
         (["high", "low"], {"widths": (1, 2), "concepts": 0}, ValueError, "or 1, one for each layer below the highest"),
