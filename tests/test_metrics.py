@@ -10,6 +10,7 @@ from scipy import stats
 
 import revgraph
 from revgraph import evaluate
+from revgraph.analyzers.wrappers import GaussianSmoother
 from tests.models import randomized
 
 pytestmark = pytest.mark.filterwarnings("ignore:The output of .* is a probability")
@@ -283,6 +284,9 @@ def test_the_same_function_in_another_form(data, model):
     np.testing.assert_allclose(invariant.values, 0, atol=1e-6)
     differs = evaluate.ImplementationInvariance()(revgraph.create_analyzer("lrp.alpha_2_beta_1", model), x, y)
     assert differs.mean > 0.01
+    wrapper = GaussianSmoother(revgraph.create_analyzer("gradient", model), 4, 0.1, seed=0)
+    for each in (revgraph.create_analyzer("smoothgrad", model, augment_by_n=4, noise_scale=0.1, seed=0), wrapper):
+        np.testing.assert_allclose(evaluate.ImplementationInvariance()(each, x, y).values, 0, atol=1e-5)
     given = evaluate.ImplementationInvariance(twin)(revgraph.create_analyzer("gradient", model), x, y)
     np.testing.assert_allclose(given.values, 0, atol=1e-6)
     twin.set_weights([2 * weight for weight in twin.get_weights()])
@@ -444,6 +448,10 @@ def test_what_metrics_refuse(data, model, tmp_path):
     several = keras.Model(two, layers.Dense(2)(layers.Add()(two)))
     with pytest.raises(TypeError, match="models of one input"):
         evaluate.Deletion()(revgraph.create_analyzer("gradient", several), x)
+    one = keras.Input((2,))
+    heads = keras.Model(one, [layers.Dense(2)(one), layers.Dense(3)(one)])
+    with pytest.raises(TypeError, match="the only output of a model"):
+        evaluate.Deletion()(revgraph.create_analyzer("gradient", heads), np.ones((2, 2)))
     with pytest.raises(KeyError, match="no metric 'delete'"):
         evaluate.compare(model, x, y, analyzers=["gradient"], metrics=["delete"])
     with pytest.raises(ValueError, match="is there twice"):

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from revgraph.analyzers.analyzer import Analyzer
-from revgraph.evaluate.explained import Explained
+from revgraph.evaluate.explained import Explained, of_model
 from revgraph.read.keras import private
 
 
@@ -34,15 +34,16 @@ class Quantus:
         self.analyzer = analyzer
         (tensor,) = functional.inputs
         self._moves = len(tensor.shape) > 2
+        self.model: keras.Model = functional
+        # Metrics ask about one model many times, and an analyzer is compiled when it is first asked.
+        self._last: tuple[Any, Analyzer] | None = None
         if not self._moves:
-            self.model = analyzer.model
             return
         *inner, channels = tensor.shape[1:]
         inputs = keras.Input((channels, *inner), dtype=tensor.dtype)
         moved = keras.layers.Permute((*range(2, len(inner) + 2), 1))(inputs)
         # Calling `call` keeps the layers single, so that Quantus can shuffle the weights of each.
         self.model = keras.Model(inputs, keras.tree.flatten(functional.call(moved))[0])
-        self._analyzers: list[tuple[Any, Analyzer]] = []
 
     def __call__(self, model: Any, inputs: np.ndarray, targets: ArrayLike, **options: Any) -> np.ndarray:
         """Relevance as Quantus asks for it.
@@ -56,7 +57,9 @@ class Quantus:
         Returns:
             Relevance of pixels, summed over channels, (batch, 1, ...). Without channels it has the shape of `inputs`.
         """
-        analyzer = type(self.analyzer)(**{**self.analyzer.config(), "model": model})
+        if self._last is None or self._last[0] is not model:
+            self._last = model, of_model(self.analyzer, model)
+        _, analyzer = self._last
         inputs, targets = np.asarray(inputs), np.broadcast_to(np.asarray(targets), len(inputs))
         return self._of_pixels(analyzer.analyze(inputs, targets))
 

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from revgraph.evaluate.changing import Baseline, changer
-from revgraph.evaluate.explained import Explained
+from revgraph.evaluate.explained import Explained, of_model
 from revgraph.evaluate.metric import Metric
 from revgraph.read.keras import private
 
@@ -72,7 +72,7 @@ class ImplementationInvariance(Metric):
         analyzer = explained.analyzer
         other = split_layers(analyzer.model) if self.other is None else self.other
         twin = Explained(
-            type(analyzer)(**{**analyzer.config(), "model": other}), explained.x, explained.index,
+            of_model(analyzer, other), explained.x, explained.index,
             batch_size=explained.batch_size, channel_axis=explained.channel_axis,
         )  # fmt: skip
         if not np.allclose(twin.outputs, explained.outputs, rtol=1e-3, atol=1e-4 * np.abs(explained.outputs).max()):

@@ -16,6 +16,23 @@ from revgraph.reverse.targets import from_start
 Item = TypeVar("Item")
 
 
+def of_model(analyzer: Analyzer, model: Any) -> Analyzer:
+    """An analyzer with the same options, of another model.
+
+    Args:
+        analyzer: An analyzer; a wrapper is made again around an analyzer of the other model.
+        model: The other model.
+    """
+    config = analyzer.config()
+    if "subanalyzer" in config:
+        changed = {"subanalyzer": of_model(config["subanalyzer"], model)}
+    else:
+        changed = {"model": model}
+    twin: Analyzer = analyzer.__class__(**{**config, **changed})
+    twin.name = analyzer.name
+    return twin
+
+
 class Explained:
     """Samples of a model, the outputs that are asked about, and their relevance.
 
@@ -35,7 +52,7 @@ class Explained:
         verbose: 1 shows a progress bar.
 
     Raises:
-        TypeError: `analyzer` is none, or the model has several inputs.
+        TypeError: `analyzer` is none, or the model has several inputs or outputs.
         ValueError: A shape does not fit, or a label is out of range.
     """
 
@@ -58,6 +75,9 @@ class Explained:
         inputs = len(analyzer.graph.input_slots)
         if inputs != 1:
             raise TypeError(f"Metrics take models of one input, and {analyzer.graph.name!r} has {inputs}.")
+        outputs = len(analyzer.graph.output_slots)
+        if outputs != 1:
+            raise TypeError(f"Metrics follow the only output of a model, and {analyzer.graph.name!r} has {outputs}.")
         check_count("batch_size", batch_size)
         self.analyzer = analyzer
         self.x = np.asarray(x)
@@ -173,11 +193,7 @@ class Explained:
         if not isinstance(model, keras.Model):
             return tf.function(model, autograph=False, reduce_retracing=True)
 
-        def output(x):
-            (y,) = keras.tree.flatten(model.predict_on_batch(x)) or (None,)
-            return y
-
-        return output
+        return lambda x: keras.tree.flatten(model.predict_on_batch(x))[0]
 
     def steps(self, items: list[Item]) -> Iterator[Item]:
         """The items of a long computation, one after the other, with a progress bar if it is wanted."""
