@@ -315,7 +315,7 @@ def test_what_is_missing_is_said(found, analyzer, x, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "scipy.ndimage", None)
         with pytest.raises(
-            ImportError, match=re.escape('plot_references needs SciPy: pip install "revgraph[concepts]"')
+            ImportError, match=re.escape('plot_references needs SciPy: pip install "revgraph[evaluate]"')
         ):
             concepts.references(found, "dense", 0, analyzer, x, n=1).plot()
     monkeypatch.setitem(sys.modules, "sklearn.mixture", None)

@@ -1,7 +1,6 @@
 """`graph`: which concepts of lower layers feed which concepts of higher ones, for one prediction."""
 
 import dataclasses
-import importlib
 import warnings
 from collections.abc import Sequence
 from typing import Any, cast
@@ -12,6 +11,7 @@ import numpy as np
 from revgraph.analyzers import Analyzer
 from revgraph.analyzers.reverse_analyzer import ReverseAnalyzer
 from revgraph.concepts.channels import of_layers, shares
+from revgraph.extras import needed
 from revgraph.graph.analysis import depending
 from revgraph.graph.arguments import check_count
 from revgraph.graph.graph import Graph
@@ -113,11 +113,7 @@ class AttributionGraph(Tabular):
         Raises:
             ImportError: networkx is not installed.
         """
-        try:
-            networkx = importlib.import_module("networkx")
-        except ImportError as error:
-            raise ImportError("to_networkx needs networkx: pip install networkx") from error
-        made = networkx.DiGraph()
+        made = needed("networkx", "to_networkx").DiGraph()
         for node in self.nodes:
             made.add_node(node.key, relevance=node.relevance, share=node.share)
         for edge in self.edges:
@@ -126,7 +122,12 @@ class AttributionGraph(Tabular):
 
     def table(self) -> Table:
         """One row per edge."""
-        rows = [(*edge.upper, *edge.lower, edge.relevance, 100 * edge.share) for edge in self.edges]
+        # A prediction has no channels.
+        rows = [
+            (layer, "" if layer == PREDICTION else channel, *edge.lower, edge.relevance, 100 * edge.share)
+            for edge in self.edges
+            for layer, channel in [edge.upper]
+        ]
         header = ("layer", "channel", "fed by", "its channel", "relevance", "share %")
         return Table(header, rows, title=f"{len(self.nodes)} nodes and {len(self.edges)} edges, from output to input")
 

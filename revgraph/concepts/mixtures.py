@@ -10,7 +10,7 @@ from revgraph.analyzers.reverse_analyzer import ReverseAnalyzer
 from revgraph.concepts.channels import shares as shares_of
 from revgraph.concepts.collecting import explained_classes
 from revgraph.concepts.collection import Collection, opened
-from revgraph.concepts.extras import needed
+from revgraph.extras import needed
 from revgraph.graph.arguments import check_count, check_number
 from revgraph.graph.tables import Table, Tabular
 from revgraph.graph.types import PathLike, Selection, Tensors

@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from revgraph.concepts.extras import needed
 from revgraph.datasets.results import Results
+from revgraph.extras import needed
 
 VARIANTS = ("spectral", "absspectral", "fullspectral")
 """How heat maps are prepared: summed over channels, their absolute values summed, or with all channels."""

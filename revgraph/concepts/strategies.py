@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from revgraph.analyzers.analyzer import outside
-from revgraph.concepts.extras import needed
 from revgraph.concepts.spectral import VARIANTS, plane, prepared, spectral_embedding
 from revgraph.datasets import hdf5
 from revgraph.datasets.results import Results
 from revgraph.datasets.virelay import add_analysis, category_name
+from revgraph.extras import needed
 from revgraph.graph.arguments import check_count
 from revgraph.graph.tables import Table, Tabular
 from revgraph.graph.types import PathLike

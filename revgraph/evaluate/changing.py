@@ -2,12 +2,12 @@
 
 import itertools
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from revgraph.evaluate.explained import Explained
+from revgraph.extras import needed
 from revgraph.graph.arguments import check_count
 
 Baseline = float | str | ArrayLike | Callable[[np.ndarray], ArrayLike]
@@ -82,23 +82,8 @@ def _filled(explained, baseline):
 
 
 def _blurred(x, axes):
-    (gaussian_filter,) = scipy_functions("ndimage", "gaussian_filter")
-    return gaussian_filter(x, sigma=[x.shape[axis] / 10 if axis in axes else 0 for axis in range(x.ndim)])
-
-
-def scipy_functions(module: str, *names: str) -> tuple[Callable[..., Any], ...]:
-    """Functions of SciPy.
-
-    Raises:
-        ImportError: SciPy is not installed.
-    """
-    try:
-        import importlib
-
-        home = importlib.import_module(f"scipy.{module}")
-    except ImportError as error:
-        raise ImportError('This needs SciPy: pip install "revgraph[evaluate]".') from error
-    return tuple(getattr(home, name) for name in names)
+    deviations = [x.shape[axis] / 10 if axis in axes else 0 for axis in range(x.ndim)]
+    return needed("scipy.ndimage", 'baseline="blur"').gaussian_filter(x, sigma=deviations)
 
 
 NOISE = 0.01
@@ -127,8 +112,7 @@ def _inpainted(explained, mask, seed):
 
 def _means_of_neighbours(sample, masked):
     """The values of masked units, (units, channels), each the weighted mean of its neighbours."""
-    (spsolve,) = scipy_functions("sparse.linalg", "spsolve")
-    (coo_array,) = scipy_functions("sparse", "coo_array")
+    sparse, linalg = (needed(f"scipy.{name}", 'baseline="inpaint"') for name in ("sparse", "sparse.linalg"))
     count, places = int(masked.sum()), np.argwhere(masked)
     number = np.full(masked.shape, -1)
     number[masked] = np.arange(count)
@@ -147,8 +131,10 @@ def _means_of_neighbours(sample, masked):
         columns.append(unknown[unknown >= 0])
         entries.append(np.full(len(rows[-1]), -weight))
         known[own[unknown < 0]] += weight * sample[tuple(part[unknown < 0] for part in there)]
-    system = coo_array((np.concatenate(entries), (np.concatenate(rows), np.concatenate(columns))), (count, count))
-    return spsolve(system.tocsc(), known).reshape(known.shape)
+    system = sparse.coo_array(
+        (np.concatenate(entries), (np.concatenate(rows), np.concatenate(columns))), (count, count)
+    )
+    return linalg.spsolve(system.tocsc(), known).reshape(known.shape)
 
 
 def regions_of(explained: Explained, regions: Regions) -> np.ndarray:
@@ -205,10 +191,7 @@ def _superpixels(explained, regions):
     x = explained.x
     if x.ndim != 4 or x.dtype.kind != "f" or explained.channel_axis is None:
         raise ValueError(f"Superpixels are for pictures, (samples, height, width, channels). Received shape {x.shape}.")
-    try:
-        from skimage.segmentation import slic
-    except ImportError as error:
-        raise ImportError('Superpixels need scikit-image: pip install "revgraph[evaluate]".') from error
+    slic = needed("skimage.segmentation", 'regions="superpixels"').slic
     pictures = np.moveaxis(x, explained.channel_axis, -1)
     return np.stack([slic(picture, start_label=0, channel_axis=-1, n_segments=50) for picture in pictures])
 

@@ -5,10 +5,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from revgraph.evaluate.changing import scipy_functions
 from revgraph.evaluate.explained import Explained
 from revgraph.evaluate.metric import Metric
 from revgraph.evaluate.pointing import pointed
+from revgraph.extras import needed
 
 __all__ = ["EarthMoversDistance", "PointingGame", "RelevanceMass", "RelevanceRank"]
 
@@ -96,14 +96,15 @@ def _moved(sizes, truth, places):
     """The mean distance of the cheapest way to move shares of sizes evenly to the truth."""
     if not sizes.any():
         return np.nan
-    (linprog,) = scipy_functions("optimize", "linprog")
-    (kron, eye, vstack) = scipy_functions("sparse", "kron", "eye", "vstack")
+    optimize, sparse = (needed(f"scipy.{name}", "EarthMoversDistance") for name in ("optimize", "sparse"))
     used = np.flatnonzero(sizes)
     goals = np.flatnonzero(truth)
     distances = np.linalg.norm(places[used, None] - places[goals], axis=-1)
-    leave = kron(eye(len(used)), np.ones((1, len(goals))))
-    arrive = kron(np.ones((1, len(used))), eye(len(goals)))
+    leave = sparse.kron(sparse.eye(len(used)), np.ones((1, len(goals))))
+    arrive = sparse.kron(np.ones((1, len(used))), sparse.eye(len(goals)))
     amounts = np.concatenate([sizes[used] / sizes.sum(), np.full(len(goals), 1 / len(goals))])
     # The last equation follows from the others. Rounding would make it contradict them.
-    found = linprog(distances.ravel(), A_eq=vstack([leave, arrive]).tocsr()[:-1], b_eq=amounts[:-1], method="highs")
+    found = optimize.linprog(
+        distances.ravel(), A_eq=sparse.vstack([leave, arrive]).tocsr()[:-1], b_eq=amounts[:-1], method="highs"
+    )
     return found.fun if found.success else np.nan

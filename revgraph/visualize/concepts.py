@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from revgraph.concepts.extras import needed
 from revgraph.concepts.fields import box
 from revgraph.concepts.mixtures import Prototypes
 from revgraph.concepts.reference_samples import Reference, References, samples_of
 from revgraph.concepts.strategies import Clusters
+from revgraph.extras import needed
 from revgraph.reverse.pictures import Picture
 from revgraph.visualize.colormaps import DEFAULT
 from revgraph.visualize.heatmaps import displayable, heatmap, reduced

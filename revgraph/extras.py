@@ -1,11 +1,13 @@
-"""Packages that only concepts need."""
+"""Packages that are no must: each is imported where it is used, and its absence says how to install it."""
 
 import importlib
 from typing import Any
 
 INSTALL = {
     "sklearn": ("scikit-learn", 'pip install "revgraph[concepts]"'),
-    "scipy": ("SciPy", 'pip install "revgraph[concepts]"'),
+    "scipy": ("SciPy", 'pip install "revgraph[evaluate]"'),
+    "skimage": ("scikit-image", 'pip install "revgraph[evaluate]"'),
+    "threadpoolctl": ("threadpoolctl", 'pip install "revgraph[concepts]"'),
     "umap": ("umap-learn", "pip install umap-learn"),
     "networkx": ("networkx", "pip install networkx"),
 }
