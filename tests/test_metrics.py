@@ -357,6 +357,35 @@ def test_a_comparison(solved, tmp_path, monkeypatch):
         evaluate.compare(model, test.x, test.y, truth=test.truth, out=out, **arguments)
 
 
+def test_scores_are_taken_from_a_file_only_if_nothing_has_changed(data, model, tmp_path):
+    x, y, _ = data
+
+    def deletion(fill):
+        metric = evaluate.Deletion(2, lambda x: np.full_like(x, fill))
+        result = evaluate.compare(model, x, y, analyzers=["gradient"], metrics=[metric], out=tmp_path / "kept.json")
+        return result.scores["gradient"]["deletion"].curve[:, -1]
+
+    # Both functions are called <lambda>.
+    assert not np.allclose(deletion(0), deletion(1))
+
+    def entropy(analyzer, of=model):
+        arguments = {"analyzers": {"a": analyzer}, "metrics": ["entropy"], "out": tmp_path / "other.json"}
+        return evaluate.compare(of, x, y, **arguments).scores["a"]["entropy"].mean
+
+    # Two analyzers have one name in the table.
+    assert entropy("lrp.epsilon") != entropy(revgraph.create_analyzer("lrp.epsilon", model, epsilon=10))
+    # The path of a file stays, and the model in it is another one.
+    twin = keras.models.clone_model(model)
+    twin.set_weights([2 * weight for weight in model.get_weights()])
+    model.save(tmp_path / "model.keras")
+    entropy("gradient", tmp_path / "model.keras")
+    twin.save(tmp_path / "model.keras")
+    with pytest.raises(ValueError, match="another model or of other samples"):
+        entropy("gradient", tmp_path / "model.keras")
+    with pytest.raises(ValueError, match="'a' is an analyzer of another model"):
+        entropy(revgraph.create_analyzer("gradient", twin))
+
+
 def test_equal_scores_share_their_places(data, model):
     x, y, truth = data
     same = {"a": "gradient", "b": "gradient", "c": "random"}

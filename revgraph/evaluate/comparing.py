@@ -3,10 +3,12 @@
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -17,6 +19,7 @@ from revgraph.evaluate.metric import Metric, named
 from revgraph.evaluate.scores import Scores
 from revgraph.graph.tables import Table, Tabular
 from revgraph.graph.types import PathLike
+from revgraph.read import load_model
 from revgraph.saving.provenance import hash_of_weights, plain, versions
 
 CAUTION = (
@@ -161,14 +164,16 @@ def compare(
         channel_axis: The axis whose entries are one unit; see `Metric`.
         verbose: 1 shows progress.
         out: A JSON file in which scores are kept as they are found. If a run was interrupted, the same call goes on
-            from there. Scores of another model, of other samples or of other options are not taken.
+            from there. Scores of another model, of other samples or of other options are not taken. Scores that depend
+            on a function, such as a baseline, are computed again.
 
     Returns:
         A `Comparison`, which prints as a table and has `plot` and `save`.
 
     Raises:
         KeyError: There is no analyzer or no metric of a name.
-        ValueError: Two entries have the same name, an argument does not fit the data, or `out` is no such file.
+        ValueError: Two entries have the same name, an analyzer is one of another model, an argument does not fit the
+            data, or `out` is no such file.
 
     Example:
 
@@ -176,21 +181,26 @@ def compare(
         print(result)
         result.plot().savefig("comparison.png")
     """
+    model = load_model(model) if isinstance(model, str | os.PathLike) else model
     made = {
         label: create_analyzer(each, model) if isinstance(each, str) else each
         for label, each in _labelled(analyzers, lambda each: each if isinstance(each, str) else each.name)
     }
+    weights = hash_of_weights(model)
+    for label, each in made.items():
+        if each.model is not model and hash_of_weights(each.model) != weights:
+            raise ValueError(f"{label!r} is an analyzer of another model. Make it of the model that is compared on.")
     measures = {label: named(each) for label, each in _labelled(metrics, lambda each: named(each).name)}
     if truth is None and any(metric.compares_with_truth for metric in measures.values()):
         needing = ", ".join(repr(label) for label, metric in measures.items() if metric.compares_with_truth)
         raise ValueError(f"{needing} compare with the truth: pass truth=, True at the entries that decide.")
-    kept = _Kept(out, _key(model, x, y, truth, channel_axis))
+    kept = _Kept(out, _key(weights, x, y, truth, channel_axis))
     scores: dict[str, dict[str, Scores]] = {}
     for label, analyzer in made.items():
         explained = None
         scores[label] = {}
         for metric_label, metric in measures.items():
-            asked = (label, plain(analyzer.config() | {"model": ""}), metric_label, plain(dataclasses.asdict(metric)))
+            asked = label, _options(analyzer), metric_label, _options(metric)
             found = kept.get(asked)
             if found is None:
                 if verbose:
@@ -214,11 +224,22 @@ def _labelled(given, name_of):
     return pairs
 
 
-def _key(model, x, y, truth, channel_axis):
+def _options(value):
+    """The options of an analyzer or of a metric as JSON has them; None where one of them cannot be written down."""
+    if isinstance(value, Metric):
+        options = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    else:
+        options = value.config()
+    inner = [_options(part) for part in options.values() if isinstance(part, Analyzer)]
+    options = {n: v for n, v in options.items() if n != "model" and not isinstance(v, Analyzer)}
+    if None in inner or any(callable(v) or isinstance(v, keras.Model) for v in options.values()):
+        return None
+    return [type(value).__name__, plain(options), inner]
+
+
+def _key(weights, x, y, truth, channel_axis):
     """What says that samples and model are the same."""
-    digest = hashlib.sha256(
-        hash_of_weights(model).encode() if hasattr(model, "weights") or hasattr(model, "sites") else b""
-    )
+    digest = hashlib.sha256(weights.encode())
     for part in (x, y, truth):
         values = np.asarray(part) if part is not None else np.zeros(0)
         digest.update(f"{values.dtype}{values.shape}{channel_axis}".encode() + np.ascontiguousarray(values).tobytes())
@@ -248,10 +269,15 @@ class _Kept:
         self.found = kept[1]
 
     def get(self, asked):
+        # Two functions may have one name, so scores that depend on a function are computed again.
+        if None in asked:
+            return None
         fields = self.found.get(json.dumps(asked))
         return None if fields is None else Scores.from_dict(fields)
 
     def put(self, asked, scores):
+        if None in asked:
+            return
         self.found[json.dumps(asked)] = scores.to_dict()
         if self.path is not None:
             beside = self.path.with_suffix(self.path.suffix + ".part")
