@@ -167,7 +167,13 @@ def test_logits_of_any_number_of_steps():
 
 
 @pytest.mark.parametrize(
-    "last", [lambda x: ops.max(x, axis=-1), lambda x: ops.sort(x), lambda x: ops.cumsum(x, axis=-1)]
+    "last",
+    [
+        lambda x: ops.max(x, axis=-1),
+        lambda x: ops.sort(x),
+        lambda x: ops.cumsum(x, axis=-1),
+        lambda x: ops.concatenate([x, 2 * x], axis=-1),
+    ],
 )
 def test_what_is_more_than_moved_stays_a_probability(last):
     inputs = keras.Input((4,))

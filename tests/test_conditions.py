@@ -519,6 +519,18 @@ def test_wrappers_pass_conditions_on(gated, gradient):
         np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-13)
 
 
+def test_a_variant_without_relevance_is_no_warning():
+    """The unit is active on some of the noisy samples only, and so has relevance on average."""
+    model = keras.Sequential([keras.Input((3,)), layers.Dense(1, activation="relu", name="unit"), layers.Dense(2)])
+    model.set_weights([np.ones((3, 1)), np.zeros(1), np.ones((1, 2)), np.zeros(2)])
+    x = np.zeros((2, 3))
+    smooth = revgraph.create_analyzer("smoothgrad", model, augment_by_n=20, noise_scale=1, seed=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = smooth.analyze(x, 1, conditions={"unit": 0})
+    assert (found > 0).all() and (found < 1).all()
+
+
 def rng_mask():
     return np.random.default_rng(1).random((3, 6, 6, 4)) > 0.5
 

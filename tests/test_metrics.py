@@ -267,6 +267,16 @@ def test_other_classes_and_axioms(data, model, analyzer):
     assert evaluate.Completeness()(revgraph.create_analyzer("gradient", model), x, y).mean > 0.1
 
 
+def test_a_map_that_is_turned_over_is_the_same_map(data):
+    """The second class is the first with another sign, and so is its relevance."""
+    x = data[0]
+    model = keras.Sequential([keras.Input(x.shape[1:]), layers.Flatten(), layers.Dense(2, use_bias=False)])
+    half = np.random.default_rng(0).normal(size=(x[0].size, 1))
+    model.set_weights([np.concatenate([half, -half], axis=1)])
+    analyzer = revgraph.create_analyzer("gradient", model)
+    np.testing.assert_allclose(evaluate.RandomLogit()(analyzer, x, 0).values, 1, rtol=1e-6)
+
+
 def _without_biases(model):
     twin = keras.models.clone_model(
         model, clone_function=lambda layer: type(layer).from_config({**layer.get_config(), "use_bias": False})
