@@ -99,7 +99,7 @@ def write(path, maps, labels, predictions=None, index=None):
 
 @pytest.fixture
 def made(rng, tmp_path):
-    """Heat maps of two classes, of which the first has three strategies, and the strategy of each sample."""
+    """Heat maps of two classes, and the strategy of each sample. The first class has three strategies."""
     points, strategy = groups(rng, (30, 25, 20), 16)
     others = rng.normal(size=(12, 16))
     maps = np.concatenate([points, others])

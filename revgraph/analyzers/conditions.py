@@ -25,7 +25,7 @@ _FORMS = (
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Repeated:
-    """Conditions on samples of which there are several variants.
+    """Conditions on samples that are explained in several variants, as SmoothGrad does.
 
     Args:
         conditions: The conditions on the samples.

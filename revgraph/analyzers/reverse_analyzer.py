@@ -242,8 +242,8 @@ class ReverseAnalyzer(Analyzer):
                 they are.
             neuron_selection: What to explain. An int; a list or array of one int per sample; an int array of shape
                 (batch, targets); `"max_activation"`, `"all"`; a tuple of an int or slice per axis after the batch; a
-                boolean mask of the output's shape; floating factors of that shape, of which a neuron starts with its
-                own value times its factor; a function of the output that gives one number per sample, such as
+                boolean mask of the output's shape; floating factors of that shape, by which the start of each neuron
+                is multiplied; a function of the output that gives one number per sample, such as
                 `lambda y: y[:, 3] - y[:, 5]`. For several outputs a dict of these by output name.
             batch_size: Samples computed at once; all of an array by default.
             verbose: 1 shows a progress bar.

@@ -1,4 +1,4 @@
-"""What a run over a dataset computes: of which samples, by which analyzer, and what is explained."""
+"""`Task`: what a run over a dataset computes. It holds the samples, the analyzer, and what is explained."""
 
 import dataclasses
 import json

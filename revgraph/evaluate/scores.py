@@ -106,7 +106,11 @@ class Scores(Tabular):
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> "Scores":
-        """The scores of which `to_dict` made a dict."""
+        """The scores that `to_dict` wrote down.
+
+        Args:
+            fields: What `to_dict` returned.
+        """
         fields = {f.name: fields[f.name] for f in dataclasses.fields(cls)}
         curve = None if fields["curve"] is None else np.asarray(fields["curve"], float)
         values = np.asarray(fields["values"], float)

@@ -369,9 +369,8 @@ def shortcuts(
 ) -> dict[tuple[int | None, int], tuple[int, ...]]:
     """Where relevance leaves the way that leads through a slot.
 
-    A site in front of which relevance passed the slot, or will pass it, keeps to the way. A site behind the slot that
-    hands relevance to a tensor that does not depend on the slot leads around it, as the sum of a residual block does
-    with its shortcut.
+    Relevance walks from the output to the inputs. A site behind the slot may hand relevance to a tensor that does not
+    depend on the slot. That tensor is a way around the slot, such as the shortcut of a residual block.
 
     Args:
         graph: The graph that is walked.

@@ -206,7 +206,7 @@ class Walk:
             return None
 
     def _keeps_rows(self, inputs, values, slots):
-        """Whether tensors have the rows of the first sample first, then those of the second, each by itself.
+        """Whether samples keep to their rows: those of the first sample come first, then those of the second.
 
         That is so if the first axis is the batch, or batch times steps. Shapes do not say whether an operation keeps
         that order, or whether a sample has a part in the tensors of another one. So the first sample must have the same

@@ -181,7 +181,7 @@ def _input_names(arguments: tuple) -> list[str]:
 
 
 def _numbered(names: Iterable[str]) -> list[str]:
-    """The names, of which equal ones are numbered: a layer that returns two outputs is `lstm` and `lstm#2`."""
+    """The names, with numbers behind equal ones. A layer that returns two outputs is `lstm` and `lstm#2`."""
     seen: Counter[str] = Counter()
     numbered = []
     for name in names:
