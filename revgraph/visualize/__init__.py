@@ -1,9 +1,9 @@
 """Pictures of relevance.
 
 `heatmap` and its relatives, and `text`, need nothing that revgraph does not install. `plot`, `plot_grid`, `compare`,
-`plot_volume`, `plot_heads`, `plot_tokens`, `plot_attention`, `plot_continuation`, `plot_references`, `plot_prototypes`
-and `plot_clusters` need matplotlib, and `imgify`, `gridify`, `imsave` and `palette` need Pillow. Both come with
-`pip install "revgraph[plot]"`.
+`plot_volume`, `plot_heads`, `plot_tokens`, `plot_attention`, `plot_continuation`, `plot_references`, `plot_prototypes`,
+`plot_clusters` and `report` need matplotlib, and `imgify`, `gridify`, `imsave` and `palette` need Pillow. Both come
+with `pip install "revgraph[plot]"`.
 """
 
 import importlib
@@ -16,7 +16,7 @@ from revgraph.visualize.tokens import Text, text
 _NEED_AN_EXTRA = {
     "compare": "figures", "plot": "figures", "plot_grid": "figures", "plot_volume": "volumes",
     "plot_attention": "attentions", "plot_heads": "attentions", "plot_tokens": "attentions",
-    "plot_continuation": "sentences",
+    "plot_continuation": "sentences", "report": "pages",
     "plot_clusters": "concepts", "plot_prototypes": "concepts", "plot_references": "concepts",
     "gridify": "images", "imgify": "images", "imsave": "images", "palette": "images",
 }  # fmt: skip
@@ -24,7 +24,8 @@ _NEED_AN_EXTRA = {
 __all__ = [
     "MAPS", "ColorMap", "Text", "clip_quantile", "colormap", "compare", "gamma", "graymap", "gridify", "heatmap",
     "imgify", "imsave", "palette", "plot", "plot_attention", "plot_clusters", "plot_continuation", "plot_grid",
-    "plot_heads", "plot_prototypes", "plot_references", "plot_tokens", "plot_volume", "project", "text",
+    "plot_heads", "plot_prototypes", "plot_references", "plot_tokens", "plot_volume", "project", "report",
+    "text",
 ]  # fmt: skip
 
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from revgraph.visualize.concepts import plot_clusters, plot_prototypes, plot_references
     from revgraph.visualize.figures import compare, plot, plot_grid
     from revgraph.visualize.images import gridify, imgify, imsave, palette
+    from revgraph.visualize.pages import report
     from revgraph.visualize.sentences import plot_continuation
     from revgraph.visualize.volumes import plot_volume
 else:

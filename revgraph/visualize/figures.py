@@ -172,7 +172,7 @@ def compare(
         raise ValueError("There is nothing to compare: name at least one analyzer.")
     if is_one_per_sample(neuron_selection):
         neuron_selection = np.asarray(neuron_selection)[:samples]
-    relevances = {_unique(a.name, i, analyzers): a.analyze(x, neuron_selection) for i, a in enumerate(analyzers)}
+    relevances = {unique_name(a.name, i, analyzers): a.analyze(x, neuron_selection) for i, a in enumerate(analyzers)}
     if hasattr(analyzers[0], "preprocess"):
         # What the model's own preprocessor makes of images is what has relevance.
         x = sole(analyzers[0].preprocess(x))
@@ -196,7 +196,7 @@ def _refuse_texts(x):
         )
 
 
-def _unique(name, position, analyzers):
+def unique_name(name: str, position: int, analyzers: Sequence[Analyzer]) -> str:
     """The name of an analyzer, with a number if another of the same name comes before it."""
     before = sum(a.name == name for a in analyzers[:position])
     return f"{name} ({before + 1})" if before else name

@@ -1,0 +1,236 @@
+"""`report`: a few explanations as one page of HTML, which can be sent to a colleague. Needs matplotlib."""
+
+import base64
+import dataclasses
+import html
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from revgraph.analyzers import ANALYZERS, Analyzer
+from revgraph.analyzers.analyzer import Unsupported
+from revgraph.analyzers.inputs import flat_inputs
+from revgraph.class_names import check_names, is_binary
+from revgraph.graph.graph import holds_strings
+from revgraph.graph.tables import Table, folding
+from revgraph.graph.types import PathLike, Selection, Tensors
+from revgraph.saving.provenance import provenance
+from revgraph.visualize.figures import plot, plot_grid, unique_name
+from revgraph.visualize.titles import is_one_per_sample, titles_of_graph
+
+LARGEST = 5
+"""How many of the outputs of a sample are listed."""
+
+STYLE = """
+:root {color-scheme: light dark}
+body {font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem}
+img {max-width: 100%; background: white; border-radius: 4px}
+section {border-top: 1px solid; margin-top: 2rem}
+figure {margin: 1rem 0}
+table {border-collapse: collapse; font-size: 0.9rem}
+th, td {padding: 0.1rem 0.6rem}
+details {margin: 0.5rem 0; overflow-x: auto}
+summary {cursor: pointer}
+pre {overflow-x: auto; font-size: 0.8rem}
+.for {color: #c0392b} .against {color: #2f6fb5}
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """A page of HTML. It has its pictures within it, and needs nothing from elsewhere.
+
+    Args:
+        page: The page.
+    """
+
+    page: str = dataclasses.field(repr=False)
+
+    def save(self, path: PathLike, overwrite: bool = False) -> Path:
+        """Writes the page to a file.
+
+        Args:
+            path: Such as `"report.html"`.
+            overwrite: Replace a file that exists.
+
+        Returns:
+            The path.
+
+        Raises:
+            FileExistsError: There is a file, and `overwrite` is False.
+        """
+        path = Path(path)
+        if path.exists() and not overwrite:
+            raise FileExistsError(f"{str(path)!r} exists. Pass overwrite=True to replace it, or another path.")
+        path.write_text(self.page, encoding="utf-8")
+        return path
+
+    def _repr_html_(self) -> str:
+        # The page keeps its style to itself.
+        return f'<iframe srcdoc="{html.escape(self.page)}" style="width:100%;height:40rem;border:0"></iframe>'
+
+
+def report(
+    analyzers: Analyzer | Sequence[Analyzer],
+    x: Tensors,
+    neuron_selection: Selection = None,
+    class_names: Sequence[str] | None = None,
+    *,
+    titles: Sequence[str] | None = None,
+    labels: Sequence[int] | None = None,
+    samples: int = 8,
+    **options: Any,
+) -> Report:
+    """Explains a few samples, and makes a page about them: pictures, outputs, and where relevance went.
+
+    Args:
+        analyzers: An analyzer; or several of the same model, whose pictures stand side by side.
+        x: The samples, as `analyze` takes them.
+        neuron_selection: What is explained; see `Analyzer.analyze`.
+        class_names: Names of the classes; see `plot`.
+        titles: One per sample, such as file names.
+        labels: The true class of each sample, (batch,).
+        samples: How many samples are explained at most.
+        **options: See `plot`.
+
+    Returns:
+        A `Report`, which notebooks show, and whose `save` writes it.
+
+    Raises:
+        TypeError: These are no analyzers.
+        ValueError: The analyzers are of several models, or samples, titles, names or labels do not fit.
+
+    Example:
+
+        revgraph.visualize.report(analyzer, x, class_names=["cat", "dog"]).save("report.html")
+    """
+    analyzers = list(analyzers) if isinstance(analyzers, list | tuple) else [analyzers]
+    wrong = [a for a in analyzers if not isinstance(a, Analyzer)]
+    if wrong or not analyzers:
+        received = type(wrong[0]).__name__ if wrong else "none"
+        raise TypeError(f"report takes analyzers, which create_analyzer makes. Received: {received}.")
+    if len({id(a.model) for a in analyzers}) > 1:
+        raise ValueError("A report is about one model. Received analyzers of several: make a report of each.")
+    first = analyzers[0]
+    x = [x] if isinstance(x, str) else x
+    if _are_texts(x) and not hasattr(first, "preprocess"):
+        x = np.array(x)
+    count = len(x) if _are_texts(x) else len(keras.tree.flatten(x)[0])
+    for name, given in (("titles", titles), ("labels", labels)):
+        if given is not None and len(given) != count:
+            raise ValueError(f"There are {len(given)} {name} for {count} samples: pass one per sample.")
+    sections = []
+    for i in range(min(count, samples)):
+        one = x[i : i + 1] if _are_texts(x) else keras.tree.map_structure(lambda a, i=i: a[i : i + 1], x)
+        selection = np.asarray(neuron_selection)[i : i + 1] if is_one_per_sample(neuron_selection) else neuron_selection
+        read = first.preprocess(one) if hasattr(first, "preprocess") else one
+        outputs = [np.asarray(y) for y in keras.tree.flatten(first.graph(read))]
+        sections += [
+            f"<section><h2>{html.escape(str(titles[i]) if titles is not None else f'Sample {i}')}</h2>",
+            _explained(first.graph, read, class_names, selection),
+            _outputs(outputs, class_names, None if labels is None else labels[i]),
+            *_pictures(analyzers, one, read, selection, options),
+            *_ledgers(analyzers, one, selection),
+            "</section>",
+        ]
+    return Report(_page(first, analyzers, sections))
+
+
+def _are_texts(x):
+    return isinstance(x, list | tuple) and bool(x) and isinstance(x[0], str)
+
+
+def _explained(graph, read, class_names, selection):
+    titles = titles_of_graph(graph, read, class_names, selection)
+    return f"<p>Explained: <b>{html.escape(titles[0])}</b></p>" if titles else ""
+
+
+def _outputs(outputs, class_names, label):
+    """A table of the largest outputs, and the true class."""
+    if len(outputs) != 1 or outputs[0].ndim != 2:
+        return ""
+    values = outputs[0][0]
+    check_names(class_names, len(values))
+    binary = is_binary(class_names, len(values))
+    named = class_names if class_names is not None and not binary else [f"output {i}" for i in range(len(values))]
+    true = ""
+    if label is not None:
+        known = class_names if class_names is not None else named
+        if not 0 <= int(label) < len(known):
+            raise ValueError(f"Labels are from 0 to {len(known) - 1}, one for each class. Received: {label}.")
+        true = f"<p>True class: <b>{html.escape(str(known[int(label)]))}</b></p>"
+    rows = [(str(named[k]), float(values[k])) for k in np.argsort(-values, kind="stable")[:LARGEST]]
+    header = ("class", "output of the model")
+    title = "largest outputs" if len(values) > LARGEST else "outputs"
+    if binary:
+        title = f"the output, which speaks for {class_names[1]} and against {class_names[0]}"
+    return f"{true}{Table(header, rows, title)._repr_html_()}"
+
+
+def _pictures(analyzers, one, read, selection, options):
+    """The pictures of a sample, one for each input that can be drawn."""
+    found = {unique_name(a.name, i, analyzers): a.analyze(one, selection) for i, a in enumerate(analyzers)}
+    first = analyzers[0]
+    texts = first.tokens(one) if holds_strings(one) or _are_texts(one) else None
+    if texts is not None:
+        tokens = texts if isinstance(texts, Mapping) else {None: texts}
+        for name, relevance in found.items():
+            for key, part in tokens.items():
+                shown = relevance[key] if key is not None else relevance
+                what = name if key is None else f"{name}, {key}"
+                drawn = plot(part, shown, **options).to_html()
+                yield f"<figure><figcaption>{html.escape(what)}</figcaption>{drawn}</figure>"
+        return
+    inputs = flat_inputs(read, first.graph)
+    flat = {name: keras.tree.flatten(relevance) for name, relevance in found.items()}
+    for k, (name, value) in enumerate(zip(first.graph.input_names, inputs, strict=True)):
+        caption = f"<figcaption>{html.escape(name)}</figcaption>" if len(inputs) > 1 else ""
+        value, relevances = np.asarray(value), {method: parts[k] for method, parts in flat.items()}
+        drawn = (
+            plot_grid(value, relevances, titles=[""], **{"scale": "image", **options})
+            if len(relevances) > 1
+            else plot(value, *relevances.values(), titles=[""], **options)
+        )
+        png = base64.b64encode(drawn._repr_png_()).decode()
+        alt = html.escape(f"Relevance of {name} by {', '.join(relevances)}")
+        yield f'<figure>{caption}<img alt="{alt}" src="data:image/png;base64,{png}"></figure>'
+
+
+def _ledgers(analyzers, one, selection):
+    for i, analyzer in enumerate(analyzers):
+        try:
+            ledger = analyzer.conservation(one, selection)
+        except Unsupported:
+            continue
+        name = html.escape(unique_name(analyzer.name, i, analyzers))
+        yield folding(f"{name}: where relevance went", f"<pre>{html.escape(str(ledger))}</pre>")
+
+
+def _page(first, analyzers, sections):
+    origins = [provenance(analyzer) for analyzer in analyzers]
+    methods = "".join(
+        f"<li><b>{html.escape(unique_name(a.name, i, analyzers))}</b>{_described(a)}</li>"
+        for i, a in enumerate(analyzers)
+    )
+    title = f"Why {first.graph.name} decides as it does"
+    made = folding("how this page was made", f"<pre>{html.escape(json.dumps(origins, indent=1))}</pre>")
+    return f"""<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>{html.escape(title)}</title><style>{STYLE}</style></head>
+<body><h1>{html.escape(title)}</h1>
+<p>The pictures show what each entry of the input contributed to the output that is explained. What is
+<b class="for">red</b> spoke for it, what is <b class="against">blue</b> against it, and what is white did not
+matter. They explain the model, and not the world: if the model has learned a shortcut, they show the shortcut.</p>
+<ul>{methods}</ul>
+{"".join(sections)}
+<section>{made}</section></body></html>
+"""
+
+
+def _described(analyzer):
+    entry = ANALYZERS.get(analyzer.name)
+    return f": {html.escape(entry.computes)} [{html.escape(entry.paper)}]" if entry is not None else ""
