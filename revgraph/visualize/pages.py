@@ -108,7 +108,7 @@ def report(
 
         revgraph.visualize.report(analyzer, x, class_names=["cat", "dog"]).save("report.html")
     """
-    analyzers = list(analyzers) if isinstance(analyzers, list | tuple) else [analyzers]
+    analyzers = list(analyzers) if isinstance(analyzers, Sequence) else [analyzers]
     wrong = [a for a in analyzers if not isinstance(a, Analyzer)]
     if wrong or not analyzers:
         received = type(wrong[0]).__name__ if wrong else "none"

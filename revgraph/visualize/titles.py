@@ -84,7 +84,7 @@ def titles_of_graph(
         return None
     y = np.asarray(outputs[0])
     logits = gives_logits(graph) if is_binary(class_names, y.shape[-1]) else False
-    return titles_of_outputs(y, class_names, selection, len(x), has_logits(y) if logits is None else logits)
+    return titles_of_outputs(y, class_names, selection, len(y), has_logits(y) if logits is None else logits)
 
 
 def check_titles(titles: Sequence[str] | None, count: int) -> None:
