@@ -43,7 +43,7 @@ def _add_collect(commands):
     add_model(command)
     command.add_argument("data", metavar="DATA", help=SAMPLES)
     command.add_argument("--layers", metavar="NAMES", type=names, required=True, help="layers, separated by commas")
-    command.add_argument("--out", metavar="FILE", required=True, help="HDF5 file to write")
+    command.add_argument("--out", metavar="FILE", required=True, help="file to write: FILE.h5 or NAME.zarr")
     command.add_argument(
         "--target", default="top1",
         help="what to explain: top1 for the largest output, label for that of the dataset, a number or a name of a "

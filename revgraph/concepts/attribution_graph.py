@@ -174,8 +174,8 @@ def graph(
     Args:
         analyzer: An analyzer that walks backwards, such as any LRP.
         x: One sample with its batch axis, such as `x[:1]`.
-        layers: Names or paths of the layers, or the layers, in any order. A layer is fed by those from which a way leads
-            to it with none of the others between. So layers may lie beside each other, and shortcuts count as ways.
+        layers: Names or paths of the layers, or the layers, in any order. A layer is fed by those from which a way
+            leads to it with none of the others between. So layers may lie beside each other, and shortcuts are ways.
         neuron_selection: What is explained; see `ReverseAnalyzer.analyze`.
         concepts: Channels of the highest layer. The graph begins with them in place of the prediction, and all
             relevance in it passes them.

@@ -53,7 +53,7 @@ def collect(
         dataset: As in `revgraph.explain_dataset`.
         layers: Names or paths of layers, whose channels are the last axis of their output. For a dense layer channels
             are neurons; for a tensor of tokens (batch, tokens, features) they are features.
-        out: The HDF5 file to write.
+        out: The file to write: HDF5 if it ends in `.h5`, a Zarr group if it ends in `.zarr`.
         neuron_selection: What to explain, as in `revgraph.explain_dataset`. By default each sample's largest output.
         batch_size: Number of samples that are computed at once, as in `revgraph.explain_dataset`.
         n: How many samples are kept for each channel.
