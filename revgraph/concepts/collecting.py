@@ -67,7 +67,8 @@ def collect(
         resume, overwrite, on_failure, model_path, verbose: As in `revgraph.explain_dataset`.
 
     Returns:
-        A `Collection`, which reads the file. It prints as a table of the layers.
+        A `Collection`, which reads the file. It prints as a table of the layers, and remembers the analyzer and the
+        dataset for `references`.
 
     Raises:
         FileExistsError: The output exists, or there is an interrupted run.
@@ -104,7 +105,7 @@ def collect(
         "collect", analyzer, dataset, output, neuron_selection, batch_size, labels, on_failure, model_path, **asked
     )
     to_the_end(task, output, resume, overwrite, verbose, lambda staging: Collecting(task, paths, staging, by_label))
-    return Collection(out)
+    return Collection(out, analyzer=analyzer, dataset=dataset)
 
 
 def _path(graph: Graph, layer: Any) -> str:

@@ -18,7 +18,7 @@ from revgraph.graph.arguments import check_count
 from revgraph.graph.tables import Table, Tabular
 from revgraph.graph.types import PathLike
 from revgraph.saving.names import file_name
-from revgraph.saving.provenance import hash_of_weights
+from revgraph.saving.provenance import hash_of_weights, rules
 
 KINDS = ("relevance", "activation")
 """By what samples are ranked."""
@@ -203,6 +203,8 @@ class Collection(Tabular):
 
     Args:
         path: The file.
+        analyzer: The analyzer with which it was collected, where that is at hand: `references` takes it by default.
+        dataset: The dataset that was collected, likewise.
 
     Attributes:
         origin: Where the results come from: the model, the method, versions, and the samples that failed.
@@ -219,8 +221,8 @@ class Collection(Tabular):
         found.ranking("conv3").samples[:8, 12]  # the 8 samples on which channel 12 has most relevance
     """
 
-    def __init__(self, path: PathLike):
-        self.path = Path(path)
+    def __init__(self, path: PathLike, *, analyzer: Any = None, dataset: Any = None):
+        self.path, self.analyzer, self.dataset = Path(path), analyzer, dataset
         if not self.path.exists():
             raise FileNotFoundError(f"There is no file {str(self.path)!r}. revgraph.concepts.collect writes it.")
         self.origin = containers.noted(self.path)
@@ -338,6 +340,25 @@ class Collection(Tabular):
                 f"The layer {self.path_of(layer)!r} has the channels 0 to {count - 1}. Received: {channels!r}."
             )
         return tuple(chosen.tolist())
+
+    def number(self, n: int | None, usual: int = 8) -> int:
+        """How many samples of a channel are shown: `n`, or by default 8 if so many were kept.
+
+        Raises:
+            ValueError: More are asked for than were kept.
+        """
+        if n is None:
+            return min(usual, self.n)
+        check_count("n", n)
+        if n > self.n:
+            raise ValueError(
+                f"n={n} samples of each channel, and {str(self.path)!r} keeps {self.n}: collect it with n={n}."
+            )
+        return n
+
+    def same_method(self, analyzer: Any) -> bool:
+        """Whether an analyzer has the method and the rules with which concepts were collected."""
+        return analyzer.name == self.origin["method"] and rules(analyzer) == self.origin["rules"]
 
     def check_model(self, model: Any) -> None:
         """Refuses a model that is not the one of the file.
