@@ -140,6 +140,20 @@ def test_shortcuts_count_only_if_they_are_let_in(rng):
             np.testing.assert_allclose(edge.relevance, values[edge.lower[1]], rtol=1e-8)
 
 
+def test_a_shortcut_feeds_what_it_leads_to():
+    """stem feeds the sum behind relu2 through conv2, and around it."""
+    model = randomized(models.residual(), seed=4)
+    analyzer = revgraph.create_analyzer("lrp.epsilon", model)
+    found = graph(analyzer, models.inputs_of(model, 1), ["stem", "conv2", "relu2"], 1, widths=(3, 2, 1))
+    pairs = [(edge.upper[0], edge.lower[0]) for edge in found.edges]
+    assert set(pairs) == {("prediction", "relu2"), ("relu2", "conv2"), ("relu2", "stem"), ("conv2", "stem")}
+    counts = {upper: sum(1 for edge in found.edges if edge.upper == upper) for upper in {e.upper for e in found.edges}}
+    # Two channels of either layer feed one of relu2, and one channel of stem feeds one of conv2.
+    assert all(count <= {"relu2": 4, "conv2": 1, "prediction": 3}[layer] for (layer, _), count in counts.items())
+    below = graph(analyzer, models.inputs_of(model, 1), ["stem", "conv2"], 1)
+    assert {("prediction", "stem"), ("prediction", "conv2")} < {(e.upper[0], e.lower[0]) for e in below.edges}
+
+
 def test_layers_beside_each_other(rng):
     x = keras.Input((5,))
     stem = layers.Dense(4, activation="relu", name="stem")(x)
@@ -160,7 +174,7 @@ def test_layers_beside_each_other(rng):
 def test_tables_pictures_and_networkx(mlp, tmp_path, monkeypatch):
     _, x, analyzer = mlp
     found = graph(analyzer, x, ["high", "middle"], 1, widths=2)
-    assert str(found).count("\n") == len(found.edges) + 2 and "prediction" in str(found)
+    assert str(found).count("\n") == len(found.edges) + 3 and "prediction" in str(found)
     node = found.nodes[1]
     assert found.node(*node.key) is node
     fed = found.feeding(*node.key)
@@ -193,8 +207,18 @@ def test_images_have_heat_maps_on_the_nodes(tmp_path):
         ([], {}, ValueError, "layers is empty"),
         ("higher", {}, KeyError, "Did you mean 'high'"),
         (["higher"], {}, KeyError, "Did you mean 'high'"),
-        (["high", "low"], {"widths": (1, 2, 3)}, ValueError, "one number, or 2, one for each layer from the highest"),
-        (["high", "low"], {"widths": (1, 2), "concepts": 0}, ValueError, "or 1, one for each layer below the highest"),
+        (
+            ["high", "low"],
+            {"widths": (1, 2, 3)},
+            ValueError,
+            "one number, or 2, one for each step down from the prediction",
+        ),
+        (
+            ["high", "low"],
+            {"widths": (1, 2), "concepts": 0},
+            ValueError,
+            "or 1, one for each step down from the highest",
+        ),
         (["high"], {"widths": 0}, ValueError, "widths must be a positive int"),
         (["high"], {"concepts": 5}, ValueError, "there are 5 channels, 0 to 4"),
         (["high"], {"concepts": "all"}, TypeError, "a channel or a list of channels"),

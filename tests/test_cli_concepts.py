@@ -74,6 +74,21 @@ def test_collect_and_show(run, made):
     assert run(f"show c.h5 --layer high --of-class {found.classes[0]}")[1].count("samples by relevance") == 4
 
 
+def test_pictures_have_the_method_of_the_file(run, monkeypatch):
+    assert run(COLLECT + " --method lrp.gamma --param gamma=0.1 --samples 3")[0] == 0
+    asked = []
+    references = concepts.references
+    monkeypatch.setattr(concepts, "references", lambda *a, **options: asked.append(a[3]) or references(*a, **options))
+    line = "show c.h5 --layer high --channels 1 --model {made}/model.keras --data {made}/images {read}"
+    code, _, err = run(line + " --out high.png --param gamma=0.1")
+    assert code == 0 and "ranked by" not in err, err
+    assert asked[0].name == "lrp.gamma"
+    code, _, err = run(line + " --out other.png")
+    assert code == 0 and "heat maps are made by 'lrp.gamma' with other rules" in err
+    code, _, err = run(line + " --out third.png --param gamma=0.1 --samples 4")
+    assert code == 1 and "keeps 3: collect it with n=4" in err
+
+
 def test_pictures_are_drawn(run):
     assert run(COLLECT)[0] == 0
     line = "show c.h5 --layer high --channels 1 --samples 3 --model {made}/model.keras --data {made}/images {read}"

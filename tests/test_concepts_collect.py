@@ -60,10 +60,15 @@ def oracle(analyzer, x, layer, selection=None):
 def content(path):
     """Every array in a file, and what must be equal in its attributes."""
     arrays = {}
-    with h5py.File(path) as file:
-        file.visititems(lambda name, item: arrays.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None)
-        attributes = {name: file.attrs[name] for name in file.attrs if name not in ("run", "time", "finished")}
-    return arrays, attributes
+    if Path(path).suffix == ".zarr":
+        file = pytest.importorskip("zarr", minversion="3.0").open_group(path, mode="r")
+        arrays = {name: item[...] for name, item in file.members(max_depth=None) if hasattr(item, "dtype")}
+        stored = dict(file.attrs)
+    else:
+        with h5py.File(path) as file:
+            file.visititems(lambda name, it: arrays.update({name: it[()]}) if isinstance(it, h5py.Dataset) else None)
+            stored = dict(file.attrs)
+    return arrays, {name: value for name, value in stored.items() if name not in ("run", "time", "finished")}
 
 
 def assert_equal(first, second):
@@ -131,6 +136,27 @@ def test_the_class_is_the_one_that_is_explained(analyzer, x, selection, tmp_path
     assert np.array_equal(found.classes, wanted) and np.array_equal(found.labels, labels)
     relevance, _ = oracle(analyzer, x, "conv2", wanted.astype(int))
     np.testing.assert_allclose(found.relevance("conv2"), relevance.sum((1, 2)), atol=1e-12)
+
+
+def test_a_single_output_is_explained_whatever_the_label(x, tmp_path):
+    with precision("float64"):
+        model = keras.Sequential(
+            [keras.Input((8, 8, 2)), layers.Conv2D(3, 3, name="conv"), layers.Flatten(), layers.Dense(1)]
+        )
+        analyzer = revgraph.create_analyzer("lrp.epsilon", model)
+    labels = np.arange(COUNT) % 2
+    for given in (labels, labels[:, None].astype("float32")):
+        found = collect(analyzer, x, "conv", tmp_path / "c.h5", neuron_selection="label", labels=given, overwrite=True)
+        assert np.array_equal(found.classes, labels)
+    relevance, _ = oracle(analyzer, x, "conv")
+    np.testing.assert_allclose(found.relevance("conv"), relevance.sum((1, 2)), atol=1e-12)
+    ones = found.ranking("conv", of_class=1).samples
+    assert np.isin(ones, np.flatnonzero(labels)).all()
+    assert concepts.references(found, "conv", 1, analyzer, x, of_class=0, n=2)[1][0].sample % 2 == 0
+    with pytest.raises(ValueError, match=r"single output are 0 or 1. Received: \[-1, 1\]"):
+        collect(analyzer, x, "conv", tmp_path / "d.h5", neuron_selection="label", labels=2 * labels - 1)
+    with pytest.raises(ValueError, match="needs labels"):
+        collect(analyzer, x, "conv", tmp_path / "d.h5", neuron_selection="label")
 
 
 def test_rows_are_read_one_by_one_and_in_blocks(found, monkeypatch):
@@ -245,6 +271,41 @@ def interrupted(monkeypatch, after):
     monkeypatch.setattr(Staging, "add", added)
 
 
+def test_zarr_has_what_hdf5_has(analyzer, x, found, tmp_path):
+    pytest.importorskip("zarr", minversion="3.0")
+    stored = collect(analyzer, x, out=tmp_path / "concepts.zarr", n=5, batch_size=7)
+    arrays, others = content(stored.path)[0], content(found.path)[0]
+    assert arrays.keys() == others.keys()
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(array, others[name], err_msg=name)
+    assert stored.layers == found.layers and stored.n == 5 and str(stored).count("\n") == str(found).count("\n")
+    assert np.array_equal(stored.relevance("conv2", np.array([2, 5])), found.relevance("conv2", np.array([2, 5])))
+    of_class = int(found.classes[0])
+    for one, other in zip(
+        vars(stored.ranking("dense", of_class=of_class)).values(),
+        vars(found.ranking("dense", of_class=of_class)).values(),
+        strict=True,
+    ):
+        assert np.array_equal(one, other)
+    stored.check_model(analyzer.model)
+    with pytest.raises(ValueError, match="has no attributions: it is a collection of concepts"):
+        concepts.clusters(stored.path)
+    revgraph.explain_dataset(analyzer, x, tmp_path / "relevance.zarr", verbose=0)
+    with pytest.raises(ValueError, match="it is relevance that explain_dataset wrote"):
+        concepts.Collection(tmp_path / "relevance.zarr")
+
+
+def test_a_damaged_zarr_group_says_so(analyzer, x, tmp_path):
+    pytest.importorskip("zarr", minversion="3.0")
+    found = collect(analyzer, x, out=tmp_path / "c.zarr")
+    (tmp_path / "c.zarr" / "layers" / "dense" / "relevance" / "zarr.json").write_text("{")
+    with pytest.raises(ValueError, match="is damaged: 'layers/dense/relevance' cannot be read"):
+        found.relevance("dense")
+    (tmp_path / "c.zarr" / "zarr.json").unlink()
+    with pytest.raises(ValueError, match="no file of revgraph, or damaged"):
+        concepts.Collection(tmp_path / "c.zarr")
+
+
 @pytest.mark.parametrize("after", [1, 3])
 def test_a_run_that_is_resumed_gives_the_same_file(analyzer, x, found, after, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
@@ -315,7 +376,10 @@ for line in sys.stdin:
 """
 
 
-def test_runs_killed_at_random_moments_lose_nothing(tmp_path):
+@pytest.mark.parametrize("suffix", ["h5", "zarr"])
+def test_runs_killed_at_random_moments_lose_nothing(suffix, tmp_path):
+    if suffix == "zarr":
+        pytest.importorskip("zarr", minversion="3.0")
     if not hasattr(os, "fork"):
         pytest.skip("needs fork")
     with subprocess.Popen(
@@ -336,14 +400,14 @@ def test_runs_killed_at_random_moments_lose_nothing(tmp_path):
                 printed.append(process.stdout.readline())
             return "done\n" in printed
 
-        whole, killed = tmp_path / "whole.h5", tmp_path / "killed.h5"
+        whole, killed = tmp_path / f"whole.{suffix}", tmp_path / f"killed.{suffix}"
         assert run(whole)
         for _ in range(4):
             run(killed, random.uniform(0, 0.8))
         assert run(killed)
         assert_equal(whole, killed)
         process.stdin.close()
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["killed.h5", "whole.h5"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [f"killed.{suffix}", f"whole.{suffix}"]
 
 
 # Bad input.
@@ -421,8 +485,10 @@ def test_a_damaged_file_says_so(analyzer, x, tmp_path):
     assert re.match(r"^[0-9a-f]{64}$", found.origin["model_sha256"])
 
 
-@pytest.mark.parametrize("name", ["found.zarr", "found"])
-def test_a_collection_is_an_hdf5_file(analyzer, x, name, tmp_path):
-    with pytest.raises(ValueError, match="is an HDF5 file, such as 'concepts.h5'"):
+@pytest.mark.parametrize("name", ["found.npy", "found"])
+def test_a_collection_is_hdf5_or_zarr(analyzer, x, name, tmp_path):
+    with pytest.raises(ValueError, match="out ends in .h5 or .zarr"):
         collect(analyzer, x, out=tmp_path / name)
+    with pytest.raises(TypeError, match="out is a path"):
+        collect(analyzer, x, out=revgraph.datasets.HDF5(tmp_path / "found.h5"))
     assert not list(tmp_path.iterdir())

@@ -118,6 +118,33 @@ def test_a_function_has_to_be_named_again(analyzer, x, tmp_path):
     assert concepts.references(found, "conv2", 0, analyzer, x, start="layer")[0]
 
 
+def test_what_collect_returned_remembers_analyzer_and_dataset(found, analyzer, x):
+    first = concepts.references(found, "conv2", 1, n=2)
+    second = concepts.references(found.path, "conv2", 1, analyzer, x, n=2)
+    for one, other in zip(first[1], second[1], strict=True):
+        np.testing.assert_array_equal(one.relevance, other.relevance)
+    with pytest.raises(TypeError, match="needs the analyzer, which the file .* does not have"):
+        concepts.references(found.path, "conv2", 1)
+    with pytest.raises(TypeError, match="needs the dataset"):
+        concepts.references(found.path, "conv2", 1, analyzer)
+
+
+def test_more_samples_than_were_kept_are_refused(found):
+    assert len(concepts.references(found, "conv2", 1)[1]) == 6
+    with pytest.raises(ValueError, match="n=7 samples of each channel, and .* keeps 6: collect it with n=7"):
+        concepts.references(found, "conv2", 1, n=7)
+
+
+def test_heat_maps_of_another_method_are_warned_of(found, analyzer, recwarn):
+    concepts.references(found, "conv2", 1, n=1)
+    assert not recwarn.list
+    with pytest.warns(UserWarning, match="ranked by 'lrp.epsilon', and heat maps are made by 'gradient'"):
+        concepts.references(found, "conv2", 1, revgraph.create_analyzer("gradient", analyzer.model), n=1)
+    other = revgraph.create_analyzer("lrp.epsilon", analyzer.model, epsilon=0.1)
+    with pytest.warns(UserWarning, match="made by 'lrp.epsilon' with other rules"):
+        concepts.references(found, "conv2", 1, other, n=1)
+
+
 def test_wrong_arguments(found, analyzer, x):
     with pytest.raises(IndexError, match="'conv2' has the channels 0 to 2. Received: 3"):
         concepts.references(found, "conv2", 3, analyzer, x)

@@ -43,7 +43,7 @@ def _add_collect(commands):
     add_model(command)
     command.add_argument("data", metavar="DATA", help=SAMPLES)
     command.add_argument("--layers", metavar="NAMES", type=names, required=True, help="layers, separated by commas")
-    command.add_argument("--out", metavar="FILE", required=True, help="HDF5 file to write")
+    command.add_argument("--out", metavar="FILE", required=True, help="file to write: FILE.h5 or NAME.zarr")
     command.add_argument(
         "--target", default="top1",
         help="what to explain: top1 for the largest output, label for that of the dataset, a number or a name of a "
@@ -79,7 +79,7 @@ def _add_show(commands):
         "--by", choices=["relevance", "activation"], default="relevance", help="how samples are ranked (%(default)s)"
     )
     command.add_argument("--of-class", metavar="N", type=int, help="only samples for which this class was explained")
-    command.add_argument("--samples", metavar="N", type=count, default=8, help="samples of each channel (%(default)s)")
+    command.add_argument("--samples", metavar="N", type=count, help="samples of each channel (8)")
     group = command.add_argument_group("drawing")
     group.add_argument("--out", metavar="FILE.png", help="picture to write; it needs --model and --data")
     group.add_argument("--model", metavar="MODEL", help="model that was collected")
@@ -87,7 +87,7 @@ def _add_show(commands):
     group.add_argument("--whole", action="store_true", help="show whole samples, and the channel at all positions")
     group.add_argument("--heatmaps", action="store_true", help="add a row of heat maps below each row")
     group.add_argument("--overwrite", action="store_true", help="replace a picture that exists")
-    add_method(command)
+    add_method(command, None, "that with which FILE was collected")
     add_loading(command)
     _add_data(command)
 
@@ -102,7 +102,7 @@ def _add_graph(commands):
     command.add_argument("--layers", metavar="NAMES", type=names, required=True, help="layers, separated by commas")
     command.add_argument(
         "--widths", metavar="NUMBERS", type=numbers, default=[3],
-        help="channels that feed one channel: one number, or one for each layer from the highest (3)",
+        help="channels that feed one channel: one number, or one for each step down from the prediction (3)",
     )  # fmt: skip
     command.add_argument("--target", default="top1", help="what to explain: top1, a number or a name of a class")
     command.add_argument("--output", metavar="NAME", help="which output, if the model has several")

@@ -64,11 +64,11 @@ def show(options: Namespace) -> None:
     if options.out is not None:
         _draw(options, found, chosen)
         return
-    ranking = found.ranking(options.layer, options.by, options.of_class)
+    ranking, samples = found.ranking(options.layer, options.by, options.of_class), found.number(options.samples)
     rows = []
     for channel in chosen:
-        kept = ranking.samples[: options.samples, channel]
-        values = ranking.values[: options.samples, channel]
+        kept = ranking.samples[:samples, channel]
+        values = ranking.values[:samples, channel]
         rows.append({"channel": channel, "samples": kept.tolist(), options.by: values.tolist()})
     if options.json:
         print(json.dumps({"layer": found.path_of(options.layer), "channels": rows}))
@@ -89,6 +89,7 @@ def _draw(options, found, channels):
     if options.model is None or options.data is None:
         raise UsageError("--out draws samples, which needs --model and --data.")
     _refuse(options.out, options.overwrite)
+    options.method = options.method or found.origin["method"]
     analyzer = analyzer_of(options)
     dataset = _dataset(options, options.data, analyzer, preprocessing(options), class_names(options))
     drawn = concepts.references(

@@ -49,10 +49,16 @@ def add_model_file(command: argparse.ArgumentParser, **options: Any) -> None:
     command.add_argument("model", metavar="MODEL", help=".keras or .h5 file, or SavedModel directory", **options)
 
 
-def add_method(command: argparse.ArgumentParser) -> None:
-    """Adds the method and its parameters."""
+def add_method(command: argparse.ArgumentParser, default: str | None = METHOD, said: str = METHOD) -> None:
+    """Adds the method and its parameters.
+
+    Args:
+        command: The command.
+        default: The method by default.
+        said: What the help says of it.
+    """
     command.add_argument(
-        "--method", metavar="NAME", type=method, default=METHOD, help="see `revgraph methods` (%(default)s)"
+        "--method", metavar="NAME", type=method, default=default, help=f"see `revgraph methods` ({said})"
     )
     command.add_argument(
         "--param", metavar="KEY=VALUE", type=parameter, action="append", default=[],

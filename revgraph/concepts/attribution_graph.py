@@ -2,7 +2,7 @@
 
 import dataclasses
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import keras
@@ -30,7 +30,8 @@ class Node:
         layer: Its layer; `"prediction"` for what is explained.
         channel: Its channel; 0 for what is explained.
         relevance: Its relevance for the prediction, or for the concept at which the graph begins.
-        share: The same over the sum of absolute relevance of all channels of the layer.
+        share: The same over the sum of absolute relevance of all channels of its layer, for the prediction or that
+            concept.
         heatmap: Relevance of the input under the condition that relevance passes the concept, of the input's shape. A
             list for several inputs.
     """
@@ -57,8 +58,8 @@ class Edge:
     Args:
         upper: (layer, channel) of the higher concept.
         lower: (layer, channel) of the lower one.
-        relevance: Relevance of the lower concept under the condition that relevance passes the higher one.
-        share: The same over the sum of absolute relevance of all channels of the lower layer.
+        relevance: Relevance of the lower concept under the condition that relevance passes the higher one, by all ways.
+        share: The same over the sum of absolute relevance of all channels of the lower layer, under that condition.
     """
 
     upper: tuple[str, int]
@@ -129,7 +130,8 @@ class AttributionGraph(Tabular):
             for layer, channel in [edge.upper]
         ]
         header = ("layer", "channel", "fed by", "its channel", "relevance", "share %")
-        return Table(header, rows, title=f"{len(self.nodes)} nodes and {len(self.edges)} edges, from output to input")
+        title = f"{len(self.nodes)} nodes and {len(self.edges)} edges, from output to input"
+        return Table(header, rows, title=title, footer="Shares are of the absolute relevance of the feeding layer.")
 
     def plot(self, **options: Any) -> Any:
         """Draws the graph, with the conditional heat map of each concept on its node.
@@ -172,14 +174,15 @@ def graph(
     Args:
         analyzer: An analyzer that walks backwards, such as any LRP.
         x: One sample with its batch axis, such as `x[:1]`.
-        layers: Names or paths of the layers, or the layers, in any order. The next lower layers of one are those from
-            which it is computed with none of the others between. So layers may lie beside each other.
+        layers: Names or paths of the layers, or the layers, in any order. A layer is fed by those from which a way
+            leads to it with none of the others between. So layers may lie beside each other, and shortcuts are ways.
         neuron_selection: What is explained; see `ReverseAnalyzer.analyze`.
         concepts: Channels of the highest layer. The graph begins with them in place of the prediction, and all
             relevance in it passes them.
-        widths: How many channels feed one node: one number, or one for each layer, from the highest. With `concepts`
-            one for each layer below the highest. Layers beside each other count as one.
-        around: Let relevance pass around layers; see `ReverseAnalyzer.analyze`.
+        widths: How many channels of each layer feed one node: one number, or one for each step down from the
+            prediction, or from `concepts`. There are as many steps as the longest way has layers.
+        around: Also count relevance that passes around a concept on a shortcut, as zennit-crp does. By default an edge
+            has only what passes the concept that it feeds.
         batch_size: See `Analyzer.analyze`.
         **options: `initial_relevance` of `ReverseAnalyzer.analyze`.
 
@@ -240,9 +243,9 @@ def _checked_widths(widths, levels, begin):
     for width in each:
         check_count("widths", width)
     if len(each) != levels:
-        which = "below the highest" if begin else "from the highest"
-        raise ValueError(f"widths is one number, or {levels}, one for each layer {which}. Received: {widths!r}.")
-    return each
+        which = "from the highest concepts" if begin else "from the prediction"
+        raise ValueError(f"widths is one number, or {levels}, one for each step down {which}. Received: {widths!r}.")
+    return iter(each)
 
 
 class _Order:
@@ -254,8 +257,8 @@ class _Order:
     """
 
     def __init__(self, graph: Graph, layers: Sequence[str | keras.Layer]) -> None:
-        self._graph = graph
-        slots = {self.path(layer): graph.find(layer).outputs[0] for layer in layers}
+        self._graph, self._producers = graph, graph.producers()
+        slots = self._slots = {self.path(layer): graph.find(layer).outputs[0] for layer in layers}
         behind = {path: depending(graph, slot) for path, slot in slots.items()}
         above = {path: [o for o in slots if o != path and slots[o] in behind[path]] for path in slots}
         levels: dict[str, int] = {}
@@ -274,9 +277,21 @@ class _Order:
         return [path for path in self.layers if not self.above[path]]
 
     def below(self, path: str) -> list[str]:
-        """The layers from which a layer is computed with none of the others between."""
-        lower = [other for other in self.layers if path in self.above[other]]
-        return [other for other in lower if not any(between in self.above[other] for between in lower)]
+        """The layers from which a way leads to a layer, or to the prediction, with none of the others between."""
+        named = {slot: other for other, slot in self._slots.items()}
+        stack = list(self._graph.output_slots if path == PREDICTION else self._inputs(self._slots[path]))
+        seen = set(stack)
+        while stack:
+            slot = stack.pop()
+            new = set() if slot in named else self._inputs(slot) - seen
+            seen |= new
+            stack += new
+        return [other for other in self.layers if self._slots[other] in seen]
+
+    def _inputs(self, slot):
+        """What a slot is computed from."""
+        site = self._producers.get(slot)
+        return set(site.inputs) if site else set()
 
 
 @dataclasses.dataclass
@@ -287,7 +302,7 @@ class _Growing:
         analyzer, x, selection, options: What is explained, and how.
         order: The order of the layers.
         begin: The condition with which it begins.
-        widths: How many channels feed one node, by level.
+        widths: How many channels of a layer feed one node, step by step.
     """
 
     analyzer: Analyzer
@@ -296,7 +311,7 @@ class _Growing:
     options: dict[str, Any]
     order: _Order
     begin: dict[str, list[int]]
-    widths: list[int]
+    widths: Iterator[int]
     nodes: dict[tuple[str, int], Node] = dataclasses.field(default_factory=dict)
     edges: list[Edge] = dataclasses.field(default_factory=list)
 
@@ -315,16 +330,17 @@ class _Growing:
             whole = lower
         else:
             self.nodes[prediction.key] = prediction
-            keys = self._feed(prediction.key, self.order.highest(), whole)
+            keys = self._feed(prediction.key, whole, next(self.widths))
         while keys:
             lower = list(dict.fromkeys(name for layer, _ in keys for name in self.order.below(layer)))
             found = self._under([{**self.begin, layer: [channel]} for layer, channel in keys], lower)
+            width = next(self.widths) if lower else 0
             fed = []
             for key, (seen, values) in zip(keys, found, strict=True):
                 layer, channel = key
                 of_layer = whole[layer]
                 self.nodes[key] = Node(*key, float(of_layer[channel]), float(shares(of_layer)[channel]), seen)
-                fed += self._feed(key, self.order.below(layer), values)
+                fed += self._feed(key, values, width)
             keys = [key for key in dict.fromkeys(fed) if key not in self.nodes]
 
     def _under(self, conditions, layers):
@@ -340,14 +356,13 @@ class _Growing:
             for i in range(len(conditions))
         ]
 
-    def _feed(self, key, layers, values):
+    def _feed(self, key, values, width):
         """Adds the edges to a node, and returns the nodes that feed it."""
         fed = []
-        for layer in layers:
+        for layer in self.order.below(key[0]):
             parts = shares(values[layer])
             # A channel without relevance must not take the place of one whose relevance is negative.
             some = np.where(values[layer] == 0, -np.inf, values[layer])
-            width = self.widths[self.order.levels[layer] - len(self.begin)]
             for channel in np.argsort(-some, kind="stable")[:width]:
                 if values[layer][channel] != 0:
                     lower = (layer, int(channel))

@@ -10,11 +10,12 @@ import tensorflow as tf
 
 from revgraph.analyzers.inputs import packed
 from revgraph.analyzers.reverse_analyzer import ReverseAnalyzer
+from revgraph.class_names import units_of
 from revgraph.concepts.collection import Collection, ConceptFile
 from revgraph.datasets.runs import Run, to_the_end
 from revgraph.datasets.staging import Staging
 from revgraph.datasets.streams import Batch
-from revgraph.datasets.tasks import Task
+from revgraph.datasets.tasks import Task, of_samples
 from revgraph.graph import Graph
 from revgraph.graph.analysis import Facts
 from revgraph.graph.types import PathLike, Selection, Tensors
@@ -53,8 +54,10 @@ def collect(
         dataset: As in `revgraph.explain_dataset`.
         layers: Names or paths of layers, whose channels are the last axis of their output. For a dense layer channels
             are neurons; for a tensor of tokens (batch, tokens, features) they are features.
-        out: The HDF5 file to write.
+        out: The file to write: HDF5 if it ends in `.h5`, a Zarr group if it ends in `.zarr`.
         neuron_selection: What to explain, as in `revgraph.explain_dataset`. By default each sample's largest output.
+            With `"label"`, samples of a classifier with a single output are of the class of their label, 0 or 1, and
+            relevance is that of the output, which speaks for class 1.
         batch_size: Number of samples that are computed at once, as in `revgraph.explain_dataset`.
         n: How many samples are kept for each channel.
         over: How the positions of a channel become the value by which samples are ranked: `"sum"` or `"max"`.
@@ -64,7 +67,8 @@ def collect(
         resume, overwrite, on_failure, model_path, verbose: As in `revgraph.explain_dataset`.
 
     Returns:
-        A `Collection`, which reads the file. It prints as a table of the layers.
+        A `Collection`, which reads the file. It prints as a table of the layers, and remembers the analyzer and the
+        dataset for `references`.
 
     Raises:
         FileExistsError: The output exists, or there is an interrupted run.
@@ -93,12 +97,15 @@ def collect(
         raise ValueError("layers is empty: name at least one layer.")
     paths = tuple(dict.fromkeys(_path(analyzer.traced, layer) for layer in named))
     output = ConceptFile(out, paths, n, over, shares)
-    asked = {"layers": list(paths), "n": int(n), "over": over, "shares": bool(shares)}
+    # A single output has no unit for each label, so it is explained for all samples.
+    by_label = isinstance(neuron_selection, str) and neuron_selection == "label" and units_of(analyzer.graph) == 1
+    neuron_selection = None if by_label else neuron_selection
+    asked = {"layers": list(paths), "n": int(n), "over": over, "shares": bool(shares), "by_label": by_label}
     task = Task.of(
         "collect", analyzer, dataset, output, neuron_selection, batch_size, labels, on_failure, model_path, **asked
     )
-    to_the_end(task, output, resume, overwrite, verbose, lambda staging: Collecting(task, paths, staging))
-    return Collection(out)
+    to_the_end(task, output, resume, overwrite, verbose, lambda staging: Collecting(task, paths, staging, by_label))
+    return Collection(out, analyzer=analyzer, dataset=dataset)
 
 
 def _path(graph: Graph, layer: Any) -> str:
@@ -181,11 +188,12 @@ class Collecting(Run):
         task: What is computed.
         layers: The paths of the layers.
         staging: The directory of finished batches.
+        by_label: Whether the labels are the classes of a model with a single output.
     """
 
-    def __init__(self, task: Task, layers: Sequence[str], staging: Staging):
+    def __init__(self, task: Task, layers: Sequence[str], staging: Staging, by_label: bool = False):
         super().__init__(task, staging)
-        self.layers = layers
+        self.layers, self.by_label = layers, by_label
 
     def _compute(self, batch: Batch) -> tuple[list[np.ndarray], list[np.ndarray]]:
         inputs = packed(batch.inputs, self.graph)
@@ -197,7 +205,7 @@ class Collecting(Run):
         arrays: dict[str, np.ndarray | None] = {
             "index": batch.index,
             "label": batch.labels,
-            "class": _classes(self.task.selected(batch), outputs, len(batch.index)),
+            "class": self._classes_of(batch, outputs),
             "digest": digests(batch.inputs, self.graph),
             "output": outputs[0] if len(outputs) == 1 else None,
         }
@@ -207,6 +215,16 @@ class Collecting(Run):
                 names = (f"{i}/{kind}", f"{i}/{kind}/max", f"{i}/{kind}/position")
                 arrays |= dict(zip(names, (next(parts) for _ in names), strict=True))
         return arrays
+
+    def _classes_of(self, batch, outputs):
+        if not self.by_label:
+            return _classes(self.task.selected(batch), outputs, len(batch.index))
+        labels = of_samples("label", batch)
+        if not np.isin(labels, (0, 1)).all():
+            raise ValueError(
+                f"The labels of a model with a single output are 0 or 1. Received: {np.unique(labels).tolist()}."
+            )
+        return labels.astype(np.int64)
 
 
 def _slot(graph, path, starts):

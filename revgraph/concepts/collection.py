@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import functools
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
@@ -10,14 +11,14 @@ from typing import Any, ClassVar, TypeAlias
 import numpy as np
 
 from revgraph.concepts.channels import shares as shares_of
-from revgraph.datasets import hdf5
+from revgraph.datasets import containers
 from revgraph.datasets.sinks import Sink
 from revgraph.datasets.staging import Staging
 from revgraph.graph.arguments import check_count
 from revgraph.graph.tables import Table, Tabular
 from revgraph.graph.types import PathLike
 from revgraph.saving.names import file_name
-from revgraph.saving.provenance import hash_of_weights
+from revgraph.saving.provenance import hash_of_weights, rules
 
 KINDS = ("relevance", "activation")
 """By what samples are ranked."""
@@ -25,6 +26,8 @@ KINDS = ("relevance", "activation")
 FORMAT = 1
 """Version of the files."""
 
+SUFFIXES = (".h5", ".hdf5", ".zarr")
+"""Endings of the names of files."""
 
 BLOCK = 4096
 """So many samples are read at once."""
@@ -106,7 +109,7 @@ class _Best:
 
 @dataclasses.dataclass(frozen=True)
 class ConceptFile(Sink):
-    """The HDF5 file of a `Collection`.
+    """The file of a `Collection`, HDF5 or Zarr.
 
     Args:
         path: The file.
@@ -125,36 +128,41 @@ class ConceptFile(Sink):
 
     def __post_init__(self) -> None:
         check_count("n", self.n)
-        if self.target.suffix == ".zarr" or not self.target.suffix:
-            raise ValueError(f"A collection is an HDF5 file, such as 'concepts.h5'. Received: {str(self.target)!r}.")
+        if not isinstance(self.path, str | os.PathLike):
+            raise TypeError(f"out is a path that ends in .h5 or .zarr. Received: {self.path!r}.")
+        if self.target.suffix.lower() not in SUFFIXES:
+            raise ValueError(
+                f"A collection is an HDF5 file or a Zarr group, so out ends in .h5 or .zarr. Received: "
+                f"{str(self.target)!r}."
+            )
+        if containers.is_zarr(self.target):
+            containers.zarr_package()
         if self.over not in ("sum", "max"):
             raise ValueError(f'over is "sum" or "max", for how positions become one value. Received: {self.over!r}.')
 
     def write(self, folder: Path, staging: Staging, origin: dict[str, Any], progress: Callable[[], Any]) -> None:
         specs = staging.specs()
-        with hdf5.created(folder / self.target.name) as (file, writer):
+        with containers.created(folder / self.target.name) as made:
             for name in ("index", "label", "class", "digest", "output"):
                 if name in specs:
-                    self._write_column(file, name, name, staging, specs[name])
+                    self._write_column(made, name, name, staging, specs[name])
             for number, layer in enumerate(self.layers):
-                group = file.create_group(f"layers/{file_name(layer)}")
-                group.attrs["layer"] = layer
+                group = f"layers/{file_name(layer)}"
+                made.group.require_group(group).attrs["layer"] = layer
                 for kind in KINDS:
-                    self._write_column(group, kind, f"{number}/{kind}", staging, specs[f"{number}/{kind}"])
+                    self._write_column(made, f"{group}/{kind}", f"{number}/{kind}", staging, specs[f"{number}/{kind}"])
                     for where, ranking in self._rankings(staging, f"{number}/{kind}"):
-                        self._write_ranking(group.create_group(f"{where}/{kind}"), ranking)
-                    if writer.error:
-                        raise writer.error
+                        self._write_ranking(made, f"{group}/{where}/{kind}", ranking)
+                    made.check()
             for _ in staging.records:
                 progress()
-            hdf5.note(file, {**origin, "concepts": FORMAT, "layers": list(self.layers)})
-            hdf5.note(file, {"n": self.n, "over": self.over, "shares": str(self.shares)})
+            made.note({**origin, "concepts": FORMAT, "layers": list(self.layers)})
+            made.note({"n": self.n, "over": self.over, "shares": str(self.shares)})
 
     @staticmethod
-    def _write_column(file, name, staged, staging, spec):
+    def _write_column(made, name, staged, staging, spec):
         """Writes an array of all samples, batch by batch."""
-        shape, dtype = spec
-        column = file.create_dataset(name, shape, dtype, chunks=True if shape[0] else None)
+        column = made.array(name, *spec)
         done = 0
         for batch in staging.batches(staged):
             rows = batch[staged]
@@ -181,12 +189,13 @@ class ConceptFile(Sink):
         yield from ((where, each.ranking()) for where, each in best.items())
 
     @staticmethod
-    def _write_ranking(group, ranking):
+    def _write_ranking(made, where, ranking):
         for field in dataclasses.fields(ranking):
-            group.create_dataset(field.name, data=getattr(ranking, field.name))
+            values = getattr(ranking, field.name)
+            made.array(f"{where}/{field.name}", values.shape, values.dtype)[:] = values
 
     def origin(self) -> dict[str, Any]:
-        return hdf5.noted(self.target)
+        return containers.noted(self.target)
 
 
 class Collection(Tabular):
@@ -194,6 +203,8 @@ class Collection(Tabular):
 
     Args:
         path: The file.
+        analyzer: The analyzer with which it was collected, where that is at hand: `references` takes it by default.
+        dataset: The dataset that was collected, likewise.
 
     Attributes:
         origin: Where the results come from: the model, the method, versions, and the samples that failed.
@@ -210,11 +221,11 @@ class Collection(Tabular):
         found.ranking("conv3").samples[:8, 12]  # the 8 samples on which channel 12 has most relevance
     """
 
-    def __init__(self, path: PathLike):
-        self.path = Path(path)
+    def __init__(self, path: PathLike, *, analyzer: Any = None, dataset: Any = None):
+        self.path, self.analyzer, self.dataset = Path(path), analyzer, dataset
         if not self.path.exists():
             raise FileNotFoundError(f"There is no file {str(self.path)!r}. revgraph.concepts.collect writes it.")
-        self.origin = hdf5.noted(self.path)
+        self.origin = containers.noted(self.path)
         if "concepts" not in self.origin:
             what = "relevance that explain_dataset wrote" if self.origin else "no file of revgraph, or damaged"
             raise ValueError(
@@ -330,6 +341,25 @@ class Collection(Tabular):
             )
         return tuple(chosen.tolist())
 
+    def number(self, n: int | None, usual: int = 8) -> int:
+        """How many samples of a channel are shown: `n`, or by default 8 if so many were kept.
+
+        Raises:
+            ValueError: More are asked for than were kept.
+        """
+        if n is None:
+            return min(usual, self.n)
+        check_count("n", n)
+        if n > self.n:
+            raise ValueError(
+                f"n={n} samples of each channel, and {str(self.path)!r} keeps {self.n}: collect it with n={n}."
+            )
+        return n
+
+    def same_method(self, analyzer: Any) -> bool:
+        """Whether an analyzer has the method and the rules with which concepts were collected."""
+        return analyzer.name == self.origin["method"] and rules(analyzer) == self.origin["rules"]
+
     def check_model(self, model: Any) -> None:
         """Refuses a model that is not the one of the file.
 
@@ -360,13 +390,11 @@ class Collection(Tabular):
         return f"layers/{file_name(self.path_of(layer))}"
 
     def _read(self, name, rows=ALL, needed=True):
-        import h5py
-
         try:
-            with h5py.File(self.path, "r") as file:
+            with containers.opened(self.path) as file:
                 return file[name][rows] if needed or name in file else None
         # What a damaged file leads to depends on where the damage is.
-        except (OSError, KeyError, RuntimeError) as error:
+        except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:
             raise ValueError(f"{str(self.path)!r} is damaged: {name!r} cannot be read ({error}).") from error
 
 

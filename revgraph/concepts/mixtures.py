@@ -14,7 +14,6 @@ from revgraph.extras import needed
 from revgraph.graph.arguments import check_count, check_number
 from revgraph.graph.tables import Table, Tabular
 from revgraph.graph.types import PathLike, Selection, Tensors
-from revgraph.saving.provenance import rules
 
 if TYPE_CHECKING:
     from revgraph.reverse.pictures import Picture
@@ -153,7 +152,7 @@ class Prototypes(Tabular):
             raise TypeError(f"judge takes an analyzer that walks backwards. Received: {analyzer!r}.")
         self.collection.check_model(analyzer.model)
         origin = self.collection.origin
-        if analyzer.name != origin["method"] or rules(analyzer) != origin["rules"]:
+        if not self.collection.same_method(analyzer):
             same = " with other rules" if analyzer.name == origin["method"] else ""
             raise ValueError(
                 f"Relevance was collected with {origin['method']!r}, and this analyzer is {analyzer.name!r}{same}. Its "

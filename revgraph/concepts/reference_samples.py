@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy as np
 
+from revgraph.analyzers.analyzer import outside
 from revgraph.analyzers.inputs import packed
 from revgraph.analyzers.reverse_analyzer import ReverseAnalyzer
 from revgraph.concepts.collecting import digests
@@ -17,7 +18,6 @@ from revgraph.concepts.fields import Fields, box
 from revgraph.datasets.files import open_dataset
 from revgraph.datasets.streams import BATCH_SIZE, source
 from revgraph.graph import Graph
-from revgraph.graph.arguments import check_count
 from revgraph.graph.tables import Table, Tabular
 from revgraph.graph.types import PathLike, Relevance, Selection, Tensors
 
@@ -87,12 +87,12 @@ def references(
     found: PathLike | Collection,
     layer: str,
     channels: int | Sequence[int],
-    analyzer: Any,
-    dataset: Any,
+    analyzer: Any = None,
+    dataset: Any = None,
     *,
     by: str = "relevance",
     of_class: int | None = None,
-    n: int = 8,
+    n: int | None = None,
     unit: bool = True,
     start: str | None = None,
     neuron_selection: Selection = None,
@@ -105,11 +105,12 @@ def references(
         found: What `collect` returned, or the path of its file.
         layer: The name or the path of a layer that was collected.
         channels: A channel, or several.
-        analyzer: An analyzer of the model that was collected. Its method may be another one.
-        dataset: The dataset that was collected.
+        analyzer: An analyzer of the model that was collected. If its method is another one, there is a warning. By
+            default that with which `found` was collected; a file does not have it.
+        dataset: The dataset that was collected; likewise.
         by: `"relevance"` (RelMax) or `"activation"` (ActMax).
         of_class: Only samples for which this class was explained.
-        n: How many samples are taken of each channel.
+        n: How many samples are taken of each channel, at most as many as were kept. By default 8.
         unit: Follow only the channel's largest entry, so that the heat map lies in its receptive field. False follows
             the channel at all positions.
         start: Where relevance starts. `"output"`: at the class that was explained, so the heat map is conditional on
@@ -124,7 +125,7 @@ def references(
     Raises:
         IndexError: The layer has no such channel.
         KeyError: The layer was not collected, or no sample is of that class.
-        TypeError: The analyzer does not walk backwards.
+        TypeError: The analyzer does not walk backwards, or there is no analyzer or no dataset.
         ValueError: The file is no collection, or one of another model or of another dataset; or an argument is illegal.
 
     Example:
@@ -132,16 +133,30 @@ def references(
         found = revgraph.concepts.collect(analyzer, x, "conv3", "concepts.h5")
         revgraph.concepts.references(found, "conv3", [3, 12], analyzer, x).plot()
     """
+    collection = opened(found)
+    analyzer = collection.analyzer if analyzer is None else analyzer
+    dataset = collection.dataset if dataset is None else dataset
+    for what, given in (("analyzer", analyzer), ("dataset", dataset)):
+        if given is None:
+            raise TypeError(
+                f"references needs the {what}, which the file {str(collection.path)!r} does not have: pass "
+                f"references(found, layer, channels, analyzer, dataset), or what collect returned."
+            )
     if not isinstance(analyzer, ReverseAnalyzer):
         raise TypeError(f"references takes an analyzer that walks backwards. Received: {analyzer!r}.")
-    collection = opened(found)
-    check_count("n", n)
+    n = collection.number(n)
     if start not in (None, "output", "layer"):
         raise ValueError(f'start is "output", "layer" or None. Received: {start!r}.')
     start = start or ("output" if by == "relevance" else "layer")
     path, chosen = collection.path_of(layer), collection.channels(layer, channels)
     ranking = collection.ranking(path, by, of_class)
     collection.check_model(analyzer.model)
+    if not collection.same_method(analyzer):
+        warnings.warn(
+            f"Samples were ranked by {collection.origin['method']!r}, and heat maps are made by {analyzer.name!r}"
+            f"{' with other rules' if analyzer.name == collection.origin['method'] else ''}.",
+            stacklevel=outside(),
+        )
     places = {c: [(i, c) for i in range(min(n, len(ranking.samples))) if ranking.samples[i, c] >= 0] for c in chosen}
     wanted = {int(ranking.samples[place]) for each in places.values() for place in each}
     samples = samples_of(collection, dataset, analyzer.graph, wanted)

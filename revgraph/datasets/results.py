@@ -1,15 +1,13 @@
 """What `explain_dataset` wrote, read again: HDF5, Zarr and `.npy` shards alike."""
 
-import contextlib
 import re
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote
 
 import keras
 import numpy as np
 
+from revgraph.datasets import containers
 from revgraph.datasets.sinks import HDF5, NpyShards, sink
 from revgraph.datasets.virelay import three_axes
 from revgraph.graph.types import PathLike
@@ -87,14 +85,14 @@ class Results:
         if isinstance(self._format, NpyShards):
             found = (re.fullmatch(r"attribution\.(.*)-00000\.npy", path.name) for path in self.path.iterdir())
             return sorted(unquote(name[1]) for name in found if name)
-        with self._opened() as file:
+        with containers.opened(self.path) as file:
             found = file["attribution"]
             return sorted(map(unquote, found)) if hasattr(found, "keys") else []
 
     def _has(self, name):
         if isinstance(self._format, NpyShards):
             return bool(self._shards(name))
-        with self._opened() as file:
+        with containers.opened(self.path) as file:
             return name in file and not hasattr(file[name], "keys")
 
     def _read(self, name: str, rows: np.ndarray | None = None) -> np.ndarray:
@@ -102,24 +100,12 @@ class Results:
         try:
             if isinstance(self._format, NpyShards):
                 return _rows_of(self._shards(name), rows)
-            with self._opened() as file:
+            with containers.opened(self.path) as file:
                 array = file[name if isinstance(self._format, HDF5) else "/".join(map(file_name, name.split("/", 1)))]
                 return np.asarray(array[:] if rows is None else array[rows])
         # What a damaged file leads to depends on where the damage is.
         except (OSError, RuntimeError, ValueError, KeyError) as error:
             raise ValueError(f"{str(self.path)!r} is damaged: {name!r} cannot be read ({error}).") from error
-
-    @contextlib.contextmanager
-    def _opened(self) -> Iterator[Any]:
-        if isinstance(self._format, HDF5):
-            import h5py
-
-            with h5py.File(self.path, "r") as file:
-                yield file
-        else:
-            import zarr
-
-            yield zarr.open_group(self.path, mode="r")
 
     def _shards(self, name):
         """The files of an array, in order."""

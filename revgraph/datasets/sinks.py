@@ -13,15 +13,12 @@ import keras
 import numpy as np
 
 from revgraph.class_names import check_names, units_of
-from revgraph.datasets import hdf5, virelay
-from revgraph.datasets.staging import Staging, sync_folder
+from revgraph.datasets import containers, hdf5, virelay
+from revgraph.datasets.staging import Staging
 from revgraph.graph import Graph
 from revgraph.graph.arguments import check_count
 from revgraph.graph.types import PathLike
 from revgraph.saving.names import file_name
-
-CHUNK = 2**18
-"""The smallest size of a chunk, in bytes."""
 
 PROVENANCE = "provenance.json"
 """The name of the file that says where `.npy` shards come from."""
@@ -144,7 +141,7 @@ class NpyShards(Sink):
                 progress()
         with open(folder / PROVENANCE, "w", encoding="utf-8") as file:
             json.dump(origin, file, indent=1)
-        _sync(folder)
+        containers.sync(folder)
 
     def origin(self) -> dict[str, Any]:
         try:
@@ -285,7 +282,7 @@ class HDF5(Sink):
         if kind in ("attribution", "data"):
             shape = virelay.three_axes(np.empty((0, *shape), bool), self._data_format()).shape[1:]
         dtype = {"index": np.dtype("uint32"), "label": dtype}.get(kind, np.dtype("float32"))
-        rows = max(1, min(count, CHUNK // max(1, dtype.itemsize * math.prod(shape))))
+        rows = max(1, min(count, containers.CHUNK // max(1, dtype.itemsize * math.prod(shape))))
         options = {"compression": self.compression, "shuffle": True} if self.compression else {}
         if self.compression == "gzip":
             # Relevance hardly gets smaller with more effort.
@@ -328,53 +325,24 @@ class Zarr(Sink):
     kind: ClassVar[str] = "zarr"
 
     def __post_init__(self):
-        _zarr()
+        containers.zarr_package()
 
     @property
     def with_inputs(self) -> bool:
         return self.inputs
 
     def write(self, folder: Path, staging: Staging, origin: dict[str, Any], progress: Callable[[], Any]) -> None:
-        group = _zarr().open_group(folder / self.target.name, mode="w")
-        columns = {}
-        for name, ((count, *shape), dtype) in staging.specs().items():
-            rows = max(1, min(count, CHUNK // max(1, dtype.itemsize * math.prod(shape))))
-            columns[name] = group.create_array(
-                _in_files(name, "/"), shape=(count, *shape), chunks=(rows, *(max(1, n) for n in shape)), dtype=dtype
-            )
-        done = 0
-        for batch in staging.batches():
-            for name, array in batch.items():
-                columns[name][done : done + len(array)] = array
-            done += len(batch["index"])
-            progress()
-        group.attrs.update(origin)
-        _sync(folder / self.target.name)
+        with containers.created(folder / self.target.name) as made:
+            columns = {
+                name: made.array(_in_files(name, "/"), shape, dtype) for name, (shape, dtype) in staging.specs().items()
+            }
+            done = 0
+            for batch in staging.batches():
+                for name, array in batch.items():
+                    columns[name][done : done + len(array)] = array
+                done += len(batch["index"])
+                progress()
+            made.note(origin)
 
     def origin(self) -> dict[str, Any]:
-        try:
-            return hdf5.whole(dict(_zarr().open_group(self.target, mode="r").attrs))
-        # What a damaged file leads to depends on where the damage is.
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            return {}
-
-
-def _zarr():
-    try:
-        import zarr
-    except ImportError as error:
-        raise ImportError('Zarr outputs need zarr, on Python 3.11 or newer: pip install "revgraph[zarr]".') from error
-    if not hasattr(zarr.Group, "create_array"):
-        raise ImportError(
-            f'Zarr outputs need zarr 3 or newer: pip install "revgraph[zarr]". There is {zarr.__version__}.'
-        )
-    return zarr
-
-
-def _sync(folder):
-    """Makes the system write all files of a directory to the disk."""
-    for path, _, names in os.walk(folder):
-        for name in names:
-            with open(os.path.join(path, name), "rb") as file:
-                os.fsync(file.fileno())
-        sync_folder(path)
+        return containers.noted(self.target)
