@@ -171,6 +171,48 @@ def test_localisation(data, analyzer):
         np.testing.assert_allclose(found, best, atol=1e-9)
 
 
+def test_the_size_of_relevance_and_equal_values(data, analyzer):
+    x, y, truth = data
+    against = np.where(truth, -3.0, 1.0)
+    for name, signed in (("pointing_game", 0), ("relevance_mass", 0), ("relevance_rank", 0)):
+        metric = evaluate.METRICS[name]
+        np.testing.assert_allclose(metric()(analyzer, x, y, truth=truth, relevance=against).values, signed)
+        sizes = metric(absolute=True)(analyzer, x, y, truth=truth, relevance=against).values
+        np.testing.assert_allclose(sizes, 27 / 54 if name == "relevance_mass" else 1)
+    # A map that is the same everywhere is worth as much as a guess, wherever the truth is.
+    same = evaluate.RelevanceRank()(analyzer, x, y, truth=truth, relevance=np.ones(truth.shape))
+    np.testing.assert_allclose(same.values, 9 / UNITS)
+
+
+def test_a_function_is_measured_like_an_analyzer(data, model, analyzer):
+    x, y, _ = data
+
+    def mine(of, samples, classes):
+        assert of is model
+        return revgraph.create_analyzer("input_t_gradient", of).analyze(samples, classes)
+
+    own = evaluate.FunctionAnalyzer(model, mine)
+    assert own.name == "mine" and evaluate.FunctionAnalyzer(model, mine, "other").name == "other"
+    expected = analyzer.analyze(x, y)
+    np.testing.assert_allclose(own.analyze(x, y, batch_size=3), expected)
+    np.testing.assert_allclose(own.analyze(x), analyzer.analyze(x))
+    result = evaluate.compare(model, x, y, analyzers=[mine, analyzer], metrics=["deletion", "random_logit"])
+    for metric in result.metrics:
+        np.testing.assert_allclose(*(result.scores[name][metric].values for name in result.scores))
+    # Relevance without channels is enough.
+    flat = evaluate.FunctionAnalyzer(model, lambda of, samples, classes: analyzer.analyze(samples, classes).sum(-1))
+    np.testing.assert_allclose(evaluate.Deletion()(flat, x, y).values, evaluate.Deletion()(analyzer, x, y).values)
+    with pytest.raises(TypeError, match="function is a function of the model"):
+        evaluate.FunctionAnalyzer(model, 3)
+    with pytest.raises(TypeError, match="does not take 'layer'"):
+        own.analyze(x, layer="dense")
+    with pytest.raises(TypeError, match=r"FunctionAnalyzer\(model, function\)"):
+        evaluate.Deletion()(mine, x, y)
+    for wrong in (3, model):
+        with pytest.raises(TypeError, match="An analyzer is a name"):
+            evaluate.compare(model, x, y, analyzers={"wrong": wrong}, metrics=["deletion"])
+
+
 def test_the_distance_that_earth_is_moved(analyzer, data):
     """Along one line the distance is the area between the two sums."""
     line = np.zeros((1, 6, 6))

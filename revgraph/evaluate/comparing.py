@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 from revgraph.analyzers.analyzer import Analyzer
 from revgraph.analyzers.registry import create_analyzer
 from revgraph.evaluate.explained import Explained
+from revgraph.evaluate.functions import FunctionAnalyzer
 from revgraph.evaluate.metric import Metric, named
 from revgraph.evaluate.scores import Scores
 from revgraph.graph.tables import Table, Tabular
@@ -139,7 +140,7 @@ def compare(
     x: ArrayLike,
     y: ArrayLike | None = None,
     *,
-    analyzers: Sequence[str | Analyzer] | Mapping[str, str | Analyzer],
+    analyzers: Sequence[str | Analyzer | Callable[..., Any]] | Mapping[str, str | Analyzer | Callable[..., Any]],
     metrics: Sequence[str | Metric] | Mapping[str, str | Metric] = (
         "relevance_gain",
         "parameter_randomisation",
@@ -157,7 +158,8 @@ def compare(
         model: A Keras model, or what else `create_analyzer` takes.
         x: Samples, (samples, ...).
         y: The class that is explained: an int, or (samples,) ints. By default the class with the largest output.
-        analyzers: Names of analyzers, or analyzers of the same model; or a dict of these by the names in the table.
+        analyzers: Names of analyzers, analyzers of the same model, or functions as `FunctionAnalyzer` takes them; or a
+            dict of these by the names in the table.
         metrics: Names of metrics, or metrics; or a dict of these by the names in the table.
         truth: True at the entries that decide, (samples, ...), for metrics that compare with it.
         batch_size: Samples computed at once.
@@ -172,6 +174,7 @@ def compare(
 
     Raises:
         KeyError: There is no analyzer or no metric of a name.
+        TypeError: An entry is neither a name nor an analyzer nor a function.
         ValueError: Two entries have the same name, an analyzer is one of another model, an argument does not fit the
             data, or `out` is no such file.
 
@@ -183,8 +186,8 @@ def compare(
     """
     model = load_model(model) if isinstance(model, str | os.PathLike) else model
     made = {
-        label: create_analyzer(each, model) if isinstance(each, str) else each
-        for label, each in _labelled(analyzers, lambda each: each if isinstance(each, str) else each.name)
+        label: _analyzer(each, model, label)
+        for label, each in _labelled(analyzers, lambda each: getattr(each, "name", getattr(each, "__name__", each)))
     }
     weights = hash_of_weights(model)
     for label, each in made.items():
@@ -210,6 +213,19 @@ def compare(
                 kept.put(asked, found)
             scores[label][metric_label] = found
     return Comparison(scores)
+
+
+def _analyzer(given, model, label):
+    if isinstance(given, str):
+        return create_analyzer(given, model)
+    if isinstance(given, Analyzer):
+        return given
+    if callable(given) and not isinstance(given, keras.Model):
+        return FunctionAnalyzer(model, given, label)
+    raise TypeError(
+        f"An analyzer is a name such as 'lrp.epsilon', an analyzer, or a function of the model, samples and classes "
+        f"that returns relevance. Received: {given!r}."
+    )
 
 
 def _labelled(given, name_of):

@@ -69,8 +69,8 @@ class Explained:
     ) -> None:
         if not isinstance(analyzer, Analyzer):
             raise TypeError(
-                f"A metric takes an analyzer, such as revgraph.create_analyzer('lrp.epsilon', model). Received: "
-                f"{analyzer!r}."
+                f"A metric takes an analyzer, such as revgraph.create_analyzer('lrp.epsilon', model). A function of "
+                f"your own becomes one by evaluate.FunctionAnalyzer(model, function). Received: {analyzer!r}."
             )
         inputs = len(analyzer.graph.input_slots)
         if inputs != 1:
