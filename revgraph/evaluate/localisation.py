@@ -25,9 +25,9 @@ class _Localisation(Metric):
     absolute: bool = False
 
     def of_samples(self, explained: Explained) -> tuple[np.ndarray, np.ndarray]:
-        """Relevance and truth, (samples, units) each."""
-        relevance, truth = (each.reshape(len(each), -1) for each in (explained.relevance, explained.truth))
-        return np.abs(relevance) if self.absolute else relevance, truth
+        """Relevance and truth, (samples, units) each. Padding is below everything."""
+        relevance = np.abs(explained.relevance) if self.absolute else explained.relevance
+        return np.where(explained.present, relevance, -np.inf), explained.truth
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,10 +114,10 @@ class EarthMoversDistance(Metric):
     compares_with_truth: ClassVar[bool] = True
 
     def values(self, explained: Explained) -> Any:
-        places = np.argwhere(np.ones(explained.unit_shape[1:], bool))
+        places = np.argwhere(np.ones(explained.part().shape[1:], bool))
         largest = np.linalg.norm(places.max(axis=0))
         pairs = explained.steps(list(zip(np.abs(explained.relevance), explained.truth, strict=True)))
-        return np.array([_moved(size.ravel(), true.ravel(), places) / largest for size, true in pairs])
+        return np.array([_moved(size, true, places) / largest for size, true in pairs])
 
 
 def _moved(sizes, truth, places):
