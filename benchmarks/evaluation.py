@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from scipy import ndimage
 
 import revgraph
 from revgraph import evaluate
@@ -33,12 +34,14 @@ class Task:
         make: Function of the number of samples and a seed.
         training: How many samples train the model.
         bounds: Bounds of the inputs, for rules that need them.
+        absolute: Whether the size of relevance is compared with the truth, because the missing shape decides, too.
     """
 
     title: str
     make: Callable[..., problems.Problem]
     training: int
     bounds: tuple[float, float] | None = (-1.0, 1.0)
+    absolute: bool = False
 
 
 def _tetrominoes(difficulty, background):
@@ -48,7 +51,10 @@ def _tetrominoes(difficulty, background):
 TASKS = {
     **{
         f"{difficulty}_{background}": Task(
-            f"Tetrominoes, {difficulty}, {background} background", _tetrominoes(difficulty, background), 4000
+            f"Tetrominoes, {difficulty}, {background} background",
+            _tetrominoes(difficulty, background),
+            4000,
+            absolute=True,
         )
         for difficulty in problems.DIFFICULTIES
         for background in problems.BACKGROUNDS
@@ -63,8 +69,6 @@ TASKS = {
 """All problems by a short name."""
 
 LEFT_OUT = {
-    "pattern.net": "is fitted to data first",
-    "pattern.attribution": "is fitted to data first",
     "lrp.sequential_preset_b_flat_until_idx": "needs the number of a layer",
     "lrp": "is `lrp.epsilon` by another name",
 }
@@ -73,6 +77,9 @@ LEFT_OUT = {
 CLASSES = ("relevance_rank", "relevance_mass", "pointing_game", "earth_movers_distance", "relevance_gain")
 """The metrics on problems whose answers are classes."""
 
+EDGES = ("sobel", "laplace")
+"""Filters that XAI-TRIS compares analyzers with."""
+
 LARGEST = 512
 """The earth mover's distance is left out for samples of more units."""
 
@@ -80,34 +87,49 @@ PICTURED = ("gradient", "integrated_gradients", "lrp.epsilon", "lrp.epsilon_plus
 """The analyzers in pictures."""
 
 
-def analyzers(model, task):
-    """Analyzers of a model by name, and why the others cannot explain it."""
+def _filtered(name):
+    """A filter of SciPy as an analyzer that does not know the model: edges, as a control for pictures."""
+    return lambda model, x, y: np.stack([getattr(ndimage, name)(picture[..., 0]) for picture in x])[..., None]
+
+
+def analyzers(model, task, train):
+    """Analyzers of a model by name, and why the others cannot explain it. Patterns are estimated on training data."""
     made, refused = {}, dict(LEFT_OUT)
+    if train.x.ndim == 4 and train.x.shape[-1] == 1:
+        made.update({name: evaluate.FunctionAnalyzer(model, _filtered(name), name) for name in EDGES})
     for name in ANALYZERS:
         if name in refused:
             continue
         low, high = task.bounds or (0.0, 1.0)
         for options in ({}, {"low": low, "high": high}):
             try:
-                made[name] = revgraph.create_analyzer(name, model, **options)
+                analyzer = revgraph.create_analyzer(name, model, **options)
+                made[name] = analyzer.fit(train.x, batch_size=256) if hasattr(analyzer, "fit") else analyzer
                 break
             except (TypeError, ValueError, RuntimeError) as error:
                 refused[name] = str(error).split(". ")[0]
     return made, {name: why for name, why in refused.items() if name not in made}
 
 
-def rows_of_classes(found, test):
+def metrics_of(task, test):
+    """The metrics of a problem whose answers are classes."""
+    for name in CLASSES:
+        metric = evaluate.METRICS[name]
+        if name != "earth_movers_distance" or test.truth[0].size <= LARGEST:
+            yield metric(absolute=True) if task.absolute and hasattr(metric, "absolute") else metric()
+
+
+def rows_of_classes(found, test, task):
     """For each analyzer a dict of values per sample, by metric."""
-    metrics = [m for m in CLASSES if m != "earth_movers_distance" or test.truth[0].size <= LARGEST]
     channels = None if test.x.ndim == 2 else -1
     rows = {}
     for name, analyzer in found.items():
         explained = evaluate.metric.Explained(analyzer, test.x, test.y, test.truth, channel_axis=channels)
-        rows[name] = {m: evaluate.METRICS[m]().of(explained).values for m in metrics}
+        rows[name] = {metric.name: metric.of(explained).values for metric in metrics_of(task, test)}
     return rows
 
 
-def rows_of_values(found, test):
+def rows_of_values(found, test, task):
     """For each analyzer the correlation with the true contributions, one value per hundred samples."""
     rows = {}
     for name, analyzer in found.items():
@@ -121,13 +143,14 @@ def measured(task, seeds, samples):
     """Values by analyzer and metric over all seeds, what was refused, the last model and its test samples, shares."""
     values, solved = {}, []
     for seed in seeds:
-        model = task.make(task.training, seed=seed).fitted(seed)
+        train = task.make(task.training, seed=seed)
+        model = train.fitted(seed)
         test = task.make(2 * samples, seed=1000 + seed)
         right = test.solved(model)
         solved.append(right.mean())
         test = test[np.flatnonzero(right)[:samples]]
-        found, refused = analyzers(model, task)
-        rows = (rows_of_classes if test.classes else rows_of_values)(found, test)
+        found, refused = analyzers(model, task, train)
+        rows = (rows_of_classes if test.classes else rows_of_values)(found, test, task)
         for name, row in rows.items():
             for metric, per_sample in row.items():
                 values.setdefault(name, {}).setdefault(metric, []).append(per_sample)
@@ -228,6 +251,11 @@ def main():
             f"![A sample, the truth, and what analyzers find](images/evaluation/{name}.png)",
             table(comparison(values)),
         ]
+        if task.absolute:
+            sections.append(
+                "The size of relevance is compared with the truth. So the relevance rank is the precision of XAI-TRIS, "
+                "and one minus the earth mover's distance is its EMD."
+            )
         others = {n: why for n, why in refused.items() if n not in LEFT_OUT}
         if others:
             sections.append("Not measured: " + "; ".join(f"`{n}` ({why})" for n, why in others.items()) + ".")

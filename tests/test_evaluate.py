@@ -101,3 +101,66 @@ def test_the_marked_numbers_of_an_addition_are_the_answer(shortest):
 def test_what_an_addition_refuses(options):
     with pytest.raises(ValueError, match=r"The shortest series has 2 steps or more, .* Received: "):
         problems.addition(4, **options)
+
+
+def _places():
+    """Where XAI-TRIS has the T and the L."""
+    first, second = np.zeros((8, 8), bool), np.zeros((8, 8), bool)
+    first[1:4, 1] = first[2, 2] = True
+    second[4:7, 5] = second[6, 6] = True
+    return first, second
+
+
+@pytest.mark.parametrize("background, strength", [("white", 0.18), ("correlated", 0.0125)])
+def test_tetrominoes_are_mixed_as_in_xai_tris(background, strength):
+    """Shapes and noise by their norms: a S / |S| + (1 - a) N / |N|. Both places decide."""
+    problem = problems.tetrominoes(20000, "linear", background, seed=5)
+    x, (first, second) = problem.x[..., 0], _places()
+    assert (problem.truth == (first | second)).all() and np.abs(x).max() <= 1
+    noise = x - x.mean(axis=0, where=(problem.y == 0)[:, None, None])
+    size = np.sqrt((noise[problem.y == 0] ** 2).sum(axis=(1, 2)).mean())
+    shape = (x[problem.y == 0].mean(axis=0) - x[problem.y == 1].mean(axis=0))[first].mean() * 2
+    assert shape / size == pytest.approx(strength / (1 - strength), rel=0.03, abs=0.004)
+    apart = np.abs(np.corrcoef(x[problem.y == 0, 0, 0], x[problem.y == 0, 0, 1])[0, 1])
+    assert apart < 0.03 if background == "white" else apart > 0.9
+
+
+def test_correlated_noise_went_through_a_gaussian_filter():
+    ndimage = pytest.importorskip("scipy.ndimage")
+    noise = np.random.default_rng(0).normal(size=(3, 8, 8))
+    expected = ndimage.gaussian_filter(noise, (0, 3, 3))
+    ratio = problems.pictures._smoothed(noise) / expected
+    np.testing.assert_allclose(ratio, ratio[0, 0, 0], rtol=1e-9)
+
+
+def test_the_shapes_of_the_other_difficulties():
+    first, second = _places()
+    xor = problems.tetrominoes(300, "xor", strength=1)
+    signs = np.stack([xor.x[:, 1, 1, 0], xor.x[:, 4, 5, 0]], axis=1)
+    np.testing.assert_array_equal(xor.y, signs.prod(axis=1) < 0)
+    assert (xor.truth == (first | second)).all() and len(np.unique(np.sign(signs), axis=0)) == 4
+    moved = problems.tetrominoes(2000, "moved", strength=1)
+    assert (moved.truth.sum(axis=(1, 2)) == 4).all() and moved.truth.any(axis=0).all()
+    np.testing.assert_array_equal(moved.truth, moved.x[..., 0] > 0)
+    # A T has a block with three neighbours, an L has none, however it is turned.
+    padded = np.pad(moved.truth.astype(int), ((0, 0), (1, 1), (1, 1)))
+    beside = padded[:, 2:, 1:-1] + padded[:, :-2, 1:-1] + padded[:, 1:-1, 2:] + padded[:, 1:-1, :-2]
+    np.testing.assert_array_equal((beside * moved.truth).max(axis=(1, 2)) == 3, moved.y == 0)
+    weaker = problems.tetrominoes(20000, "multiplicative", strength=0.7)
+    deviation = weaker.x[weaker.y == 1, ..., 0].std(axis=0)
+    np.testing.assert_allclose(deviation[second] / deviation[first].mean(), 0.3, rtol=0.1)
+    assert (weaker.truth == (first | second)).all()
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"difficulty": "easy"}, "difficulty is one of 'linear'"),
+        ({"background": "pink"}, "background one of 'white', 'correlated'"),
+        ({"strength": 1.5}, "strength is a share from 0 to 1. Received: 1.5"),
+        ({"strength": -1}, "strength must be"),
+    ],
+)
+def test_what_tetrominoes_refuse(options, message):
+    with pytest.raises(ValueError, match=message):
+        problems.tetrominoes(4, **options)

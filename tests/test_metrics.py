@@ -99,7 +99,7 @@ def test_road_solves_for_the_missing_pixels(data, analyzer):
     mask[:, 2:4, 1:3] = mask[:, 0, 0] = True
     evaluate.changing.NOISE, before = 0.0, evaluate.changing.NOISE
     try:
-        filled = evaluate.changing.changer(explained, "inpaint")(mask)
+        (filled,) = evaluate.changing.changer(explained, "inpaint")(mask.reshape(4, UNITS))
     finally:
         evaluate.changing.NOISE = before
     np.testing.assert_array_equal(filled[~mask], x[~mask])
@@ -112,7 +112,7 @@ def test_road_solves_for_the_missing_pixels(data, analyzer):
                     weight = 2 if 1 in (a, b) else 1
                     weights, total = weights + weight, total + weight * sample[k, m]
             np.testing.assert_allclose(sample[i, j], total / weights, atol=1e-9)
-    noisy = evaluate.changing.changer(explained, "inpaint")(mask)
+    (noisy,) = evaluate.changing.changer(explained, "inpaint")(mask.reshape(4, UNITS))
     assert 0 < np.abs(noisy - filled).max() < 0.1
 
 
@@ -120,7 +120,7 @@ def test_superpixels(data, analyzer):
     pytest.importorskip("skimage")
     x, y, _ = data
     regions = evaluate.changing.regions_of(evaluate.explained.Explained(analyzer, x, y), "superpixels")
-    assert regions.shape == (4, 6, 6) and regions.min() == 0 and regions.max() > 3
+    assert regions.shape == (4, UNITS) and regions.min() == 0 and regions.max() > 3
     assert evaluate.Deletion(3, regions="superpixels")(analyzer, x, y).curve.shape == (4, 4)
 
 
@@ -169,6 +169,48 @@ def test_localisation(data, analyzer):
     for name, best in zip(names, (1, 1, 1, 0), strict=True):
         found = evaluate.METRICS[name]()(analyzer, x, y, truth=truth, relevance=perfect).values
         np.testing.assert_allclose(found, best, atol=1e-9)
+
+
+def test_the_size_of_relevance_and_equal_values(data, analyzer):
+    x, y, truth = data
+    against = np.where(truth, -3.0, 1.0)
+    for name, signed in (("pointing_game", 0), ("relevance_mass", 0), ("relevance_rank", 0)):
+        metric = evaluate.METRICS[name]
+        np.testing.assert_allclose(metric()(analyzer, x, y, truth=truth, relevance=against).values, signed)
+        sizes = metric(absolute=True)(analyzer, x, y, truth=truth, relevance=against).values
+        np.testing.assert_allclose(sizes, 27 / 54 if name == "relevance_mass" else 1)
+    # A map that is the same everywhere is worth as much as a guess, wherever the truth is.
+    same = evaluate.RelevanceRank()(analyzer, x, y, truth=truth, relevance=np.ones(truth.shape))
+    np.testing.assert_allclose(same.values, 9 / UNITS)
+
+
+def test_a_function_is_measured_like_an_analyzer(data, model, analyzer):
+    x, y, _ = data
+
+    def mine(of, samples, classes):
+        assert of is model
+        return revgraph.create_analyzer("input_t_gradient", of).analyze(samples, classes)
+
+    own = evaluate.FunctionAnalyzer(model, mine)
+    assert own.name == "mine" and evaluate.FunctionAnalyzer(model, mine, "other").name == "other"
+    expected = analyzer.analyze(x, y)
+    np.testing.assert_allclose(own.analyze(x, y, batch_size=3), expected)
+    np.testing.assert_allclose(own.analyze(x), analyzer.analyze(x))
+    result = evaluate.compare(model, x, y, analyzers=[mine, analyzer], metrics=["deletion", "random_logit"])
+    for metric in result.metrics:
+        np.testing.assert_allclose(*(result.scores[name][metric].values for name in result.scores))
+    # Relevance without channels is enough.
+    flat = evaluate.FunctionAnalyzer(model, lambda of, samples, classes: analyzer.analyze(samples, classes).sum(-1))
+    np.testing.assert_allclose(evaluate.Deletion()(flat, x, y).values, evaluate.Deletion()(analyzer, x, y).values)
+    with pytest.raises(TypeError, match="function is a function of the model"):
+        evaluate.FunctionAnalyzer(model, 3)
+    with pytest.raises(TypeError, match="does not take 'layer'"):
+        own.analyze(x, layer="dense")
+    with pytest.raises(TypeError, match=r"FunctionAnalyzer\(model, function\)"):
+        evaluate.Deletion()(mine, x, y)
+    for wrong in (3, model):
+        with pytest.raises(TypeError, match="An analyzer is a name"):
+            evaluate.compare(model, x, y, analyzers={"wrong": wrong}, metrics=["deletion"])
 
 
 def test_the_distance_that_earth_is_moved(analyzer, data):
@@ -242,11 +284,11 @@ def test_an_interrupt_leaves_the_model_as_it_was(data, model, analyzer, monkeypa
     x, y, _ = data
     before, calls = [w.numpy() for w in model.weights], []
 
-    def explain(self, x, index=None):
+    def explain(self, xs=None, index=None):
         calls.append(None)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return np.asarray(analyzer.analyze(x, self.index))
+        return [np.asarray(analyzer.analyze(x, self.index))]
 
     monkeypatch.setattr(evaluate.explained.Explained, "explain", explain)
     with pytest.raises(KeyboardInterrupt):
@@ -398,7 +440,7 @@ def test_scores_are_taken_from_a_file_only_if_nothing_has_changed(data, model, t
 
 def test_equal_scores_share_their_places(data, model):
     x, y, truth = data
-    same = {"a": "gradient", "b": "gradient", "c": "random"}
+    same = {"a": "gradient", "b": "gradient", "c": lambda of, samples, classes: np.ones_like(samples)}
     result = evaluate.compare(model, x, y, analyzers=same, metrics={"few": "entropy"})
     assert result.ranks["a"]["few"] == result.ranks["b"]["few"] == 1.5 and result.ranks["c"]["few"] == 3
 
@@ -483,10 +525,6 @@ def test_what_metrics_refuse(data, model, tmp_path):
     x, y, truth = data
     with pytest.raises(TypeError, match="takes an analyzer"):
         evaluate.Deletion()(model, x, y)
-    two = keras.Input((2,)), keras.Input((2,))
-    several = keras.Model(two, layers.Dense(2)(layers.Add()(two)))
-    with pytest.raises(TypeError, match="models of one input"):
-        evaluate.Deletion()(revgraph.create_analyzer("gradient", several), x)
     one = keras.Input((2,))
     heads = keras.Model(one, [layers.Dense(2)(one), layers.Dense(3)(one)])
     with pytest.raises(TypeError, match="the only output of a model"):

@@ -19,6 +19,7 @@ from revgraph.evaluate.faithfulness import (
     RelevanceGain,
     Sufficiency,
 )
+from revgraph.evaluate.functions import FunctionAnalyzer
 from revgraph.evaluate.localisation import EarthMoversDistance, PointingGame, RelevanceMass, RelevanceRank
 from revgraph.evaluate.metric import METRICS, Metric
 from revgraph.evaluate.pointing import pointing_game
@@ -36,6 +37,7 @@ __all__ = [
     "EarthMoversDistance",
     "Entropy",
     "FaithfulnessCorrelation",
+    "FunctionAnalyzer",
     "ImplementationInvariance",
     "Insertion",
     "LeaveOneOut",

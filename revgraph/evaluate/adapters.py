@@ -82,10 +82,11 @@ class Quantus:
             What the metric returns.
         """
         explained = Explained(self.analyzer, x, y, truth)
-        masks = None if truth is None else explained.truth[:, None] if self._moves else explained.truth
-        inputs = np.moveaxis(explained.x, -1, 1) if self._moves else explained.x
-        found = explained.explain(explained.x)
-        found = np.moveaxis(found, -1, 1) if self._moves else found
+        part, (found,) = explained.part(), explained.explain()
+        masks = None
+        if truth is not None:
+            masks = np.expand_dims(explained.truth.reshape(part.shape), 1) if self._moves else explained.truth
+        inputs, found = (np.moveaxis(each, -1, 1) if self._moves else each for each in (part.x, found))
         # Otherwise Quantus would build another model in the place of this one.
         softmax = getattr(self.model.layers[-1], "activation", None) is keras.activations.softmax
         options = {"a_batch": self._of_pixels(found), **options}

@@ -32,18 +32,18 @@ class Completeness(Metric):
     baseline: Baseline | None = None
 
     def values(self, explained: Explained) -> Any:
+        total = explained.total
         function = tf.function(explained.analyzer.innermost.graph, autograph=False, reduce_retracing=True)
 
-        def logits(x):
-            starts = range(0, len(x), explained.batch_size)
-            y = np.concatenate([np.asarray(function(x[i : i + explained.batch_size])) for i in starts])
-            return y[np.arange(len(x)), explained.index]
+        def logits(xs=None):
+            y = [np.asarray(keras.tree.flatten(function(batch))[0]) for batch in explained.batches(xs)]
+            return np.concatenate(y)[np.arange(len(explained)), explained.index]
 
-        difference = logits(explained.x)
+        difference = logits()
         if self.baseline is not None:
-            everywhere = np.ones(explained.unit_shape, bool)
+            everywhere = np.ones(explained.present.shape, bool)
             difference = difference - logits(changer(explained, self.baseline)(everywhere))
-        missing = explained.relevance.reshape(len(explained.x), -1).sum(axis=1) - difference
+        missing = total - difference
         return np.abs(missing) / np.where(difference == 0, np.nan, np.abs(difference))
 
 
@@ -71,13 +71,10 @@ class ImplementationInvariance(Metric):
     def values(self, explained: Explained) -> Any:
         analyzer = explained.analyzer
         other = split_layers(analyzer.model) if self.other is None else self.other
-        twin = Explained(
-            of_model(analyzer, other), explained.x, explained.index,
-            batch_size=explained.batch_size, channel_axis=explained.channel_axis,
-        )  # fmt: skip
+        twin = explained.by(of_model(analyzer, other))
         if not np.allclose(twin.outputs, explained.outputs, rtol=1e-3, atol=1e-4 * np.abs(explained.outputs).max()):
             raise ValueError("The other model computes other outputs, so it is not the same function in another form.")
-        own, found = (each.relevance.reshape(len(explained.x), -1) for each in (explained, twin))
+        own, found = explained.relevance, twin.relevance
         largest = np.abs(own).max(axis=1)
         return np.abs(own - found).max(axis=1) / np.where(largest > 0, largest, np.nan)
 

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,12 @@ from numpy.typing import ArrayLike
 
 from revgraph.analyzers.analyzer import Analyzer
 from revgraph.analyzers.registry import create_analyzer
-from revgraph.evaluate.explained import Explained
+from revgraph.evaluate.explained import Channels, Explained, gathered
+from revgraph.evaluate.functions import FunctionAnalyzer
 from revgraph.evaluate.metric import Metric, named
 from revgraph.evaluate.scores import Scores
 from revgraph.graph.tables import Table, Tabular
-from revgraph.graph.types import PathLike
+from revgraph.graph.types import PathLike, Tensors
 from revgraph.read import load_model
 from revgraph.saving.provenance import hash_of_weights, plain, versions
 
@@ -136,33 +137,39 @@ def _cell(scores):
 
 def compare(
     model: Any,
-    x: ArrayLike,
+    x: Tensors,
     y: ArrayLike | None = None,
     *,
-    analyzers: Sequence[str | Analyzer] | Mapping[str, str | Analyzer],
+    analyzers: Sequence[str | Analyzer | Callable[..., Any]] | Mapping[str, str | Analyzer | Callable[..., Any]],
     metrics: Sequence[str | Metric] | Mapping[str, str | Metric] = (
         "relevance_gain",
         "parameter_randomisation",
         "entropy",
     ),
-    truth: ArrayLike | None = None,
+    truth: Any = None,
     batch_size: int = 32,
-    channel_axis: int | None = -1,
+    channel_axis: Channels = -1,
     verbose: int = 0,
+    inputs: Sequence[str] | None = None,
     out: PathLike | None = None,
 ) -> Comparison:
     """Measures several analyzers under several metrics.
 
     Args:
         model: A Keras model, or what else `create_analyzer` takes.
-        x: Samples, (samples, ...).
-        y: The class that is explained: an int, or (samples,) ints. By default the class with the largest output.
-        analyzers: Names of analyzers, or analyzers of the same model; or a dict of these by the names in the table.
+        x: Samples, in the structure in which the model takes them; texts for a model with a preprocessor; or a dataset
+            or generator of batches, which is read into memory.
+        y: The class that is explained: an int, or (samples,) ints. By default the labels of a dataset, if they are
+            ints, or else the class with the largest output.
+        analyzers: Names of analyzers, analyzers of the same model, or functions as `FunctionAnalyzer` takes them; or a
+            dict of these by the names in the table.
         metrics: Names of metrics, or metrics; or a dict of these by the names in the table.
-        truth: True at the entries that decide, (samples, ...), for metrics that compare with it.
+        truth: True at the entries that decide, (samples, ...), for metrics that compare with it. With several inputs
+            a dict by their names.
         batch_size: Samples computed at once.
         channel_axis: The axis whose entries are one unit; see `Metric`.
         verbose: 1 shows progress.
+        inputs: The names of the inputs that are changed and compared; see `Metric`.
         out: A JSON file in which scores are kept as they are found. If a run was interrupted, the same call goes on
             from there. Scores of another model, of other samples or of other options are not taken. Scores that depend
             on a function, such as a baseline, are computed again.
@@ -172,6 +179,7 @@ def compare(
 
     Raises:
         KeyError: There is no analyzer or no metric of a name.
+        TypeError: An entry is neither a name nor an analyzer nor a function.
         ValueError: Two entries have the same name, an analyzer is one of another model, an argument does not fit the
             data, or `out` is no such file.
 
@@ -183,8 +191,8 @@ def compare(
     """
     model = load_model(model) if isinstance(model, str | os.PathLike) else model
     made = {
-        label: create_analyzer(each, model) if isinstance(each, str) else each
-        for label, each in _labelled(analyzers, lambda each: each if isinstance(each, str) else each.name)
+        label: _analyzer(each, model, label)
+        for label, each in _labelled(analyzers, lambda each: getattr(each, "name", getattr(each, "__name__", each)))
     }
     weights = hash_of_weights(model)
     for label, each in made.items():
@@ -194,7 +202,8 @@ def compare(
     if truth is None and any(metric.compares_with_truth for metric in measures.values()):
         needing = ", ".join(repr(label) for label, metric in measures.items() if metric.compares_with_truth)
         raise ValueError(f"{needing} compare with the truth: pass truth=, True at the entries that decide.")
-    kept = _Kept(out, _key(weights, x, y, truth, channel_axis))
+    x, y = gathered(x, y)
+    kept = _Kept(out, _key(weights, x, y, truth, channel_axis, inputs))
     scores: dict[str, dict[str, Scores]] = {}
     for label, analyzer in made.items():
         explained = None
@@ -205,11 +214,26 @@ def compare(
             if found is None:
                 if verbose:
                     print(f"{label}: {metric_label}")
-                explained = explained or Explained(analyzer, x, y, truth, None, batch_size, channel_axis, verbose)
+                explained = explained or Explained(
+                    analyzer, x, y, truth, None, batch_size, channel_axis, verbose, inputs
+                )
                 found = dataclasses.replace(metric.of(explained), analyzer=label, metric=metric_label)
                 kept.put(asked, found)
             scores[label][metric_label] = found
     return Comparison(scores)
+
+
+def _analyzer(given, model, label):
+    if isinstance(given, str):
+        return create_analyzer(given, model)
+    if isinstance(given, Analyzer):
+        return given
+    if callable(given) and not isinstance(given, keras.Model):
+        return FunctionAnalyzer(model, given, label)
+    raise TypeError(
+        f"An analyzer is a name such as 'lrp.epsilon', an analyzer, or a function of the model, samples and classes "
+        f"that returns relevance. Received: {given!r}."
+    )
 
 
 def _labelled(given, name_of):
@@ -237,12 +261,16 @@ def _options(value):
     return [type(value).__name__, plain(options), inner]
 
 
-def _key(weights, x, y, truth, channel_axis):
+def _key(weights, x, y, truth, channel_axis, inputs):
     """What says that samples and model are the same."""
-    digest = hashlib.sha256(weights.encode())
+    digest = hashlib.sha256(f"{weights}{channel_axis}{inputs}".encode())
     for part in (x, y, truth):
-        values = np.asarray(part) if part is not None else np.zeros(0)
-        digest.update(f"{values.dtype}{values.shape}{channel_axis}".encode() + np.ascontiguousarray(values).tobytes())
+        digest.update(str(sorted(part) if isinstance(part, Mapping) else "").encode())
+        for each in keras.tree.flatten(part):
+            values = np.asarray(each)
+            # Texts are hashed as such, because an array of objects holds addresses.
+            values = values.astype(str) if values.dtype.kind in "OSU" else values
+            digest.update(f"{values.dtype}{values.shape}".encode() + np.ascontiguousarray(values).tobytes())
     return digest.hexdigest()
 
 

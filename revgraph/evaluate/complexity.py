@@ -24,9 +24,11 @@ class Sparseness(Metric):
     name: ClassVar[str] = "sparseness"
 
     def values(self, explained: Explained) -> Any:
-        sizes = np.sort(np.abs(explained.relevance.reshape(len(explained.x), -1)), axis=1)
-        count = sizes.shape[1]
-        weights = 2 * np.arange(1, count + 1) - count - 1
+        sizes = np.sort(np.abs(explained.relevance), axis=1)
+        # Padding has no relevance, so it comes first and adds nothing.
+        count = explained.present.sum(axis=1)
+        place = np.arange(1, sizes.shape[1] + 1) - (sizes.shape[1] - count[:, None])
+        weights = 2 * place - count[:, None] - 1
         with np.errstate(invalid="ignore"):
             return (sizes * weights).sum(axis=1) / (count * np.where(sizes.any(axis=1), sizes.sum(axis=1), np.nan))
 
@@ -45,7 +47,7 @@ class Entropy(Metric):
     higher_is_better: ClassVar[bool] = False
 
     def values(self, explained: Explained) -> Any:
-        sizes = np.abs(explained.relevance.reshape(len(explained.x), -1))
+        sizes = np.abs(explained.relevance)
         with np.errstate(invalid="ignore"):
             shares = sizes / np.where(sizes.any(axis=1), sizes.sum(axis=1), np.nan)[:, None]
         return -(shares * np.log(np.where(shares > 0, shares, 1))).sum(axis=1)

@@ -59,7 +59,7 @@ class _Flipping(Metric):
             Array (samples, steps + 1).
         """
         change = changer(explained, self.baseline, self.seed)
-        when = places(explained, explained.relevance, regions_of(explained, self.regions), largest_first)
+        when = places(explained, regions_of(explained, self.regions), largest_first)
         shares = explained.steps(list(self.shares))
         return np.stack([explained.score(change(when >= s if keep else when < s)) for s in shares], axis=1)
 
@@ -167,16 +167,18 @@ class FaithfulnessCorrelation(Metric):
         check_seed(self.seed)
 
     def values(self, explained: Explained) -> Any:
-        units = int(np.prod(explained.unit_shape[1:]))
+        units = int(explained.present.sum(axis=1).min())
         sizes = [self._size(size, units) for size in np.atleast_1d(np.asarray(self.sizes, object))]
         random, change = np.random.default_rng(self.seed), changer(explained, self.baseline, self.seed)
-        relevance = explained.relevance.reshape(len(explained.x), -1)
+        relevance = explained.relevance
         found: dict[int, tuple[list, list]] = {size: ([], []) for size in sizes}
         for size in explained.steps([size for size in sizes for _ in range(self.subsets)]):
-            chosen = random.random(relevance.shape).argsort(axis=1) < size
+            # The places of units in a random order in which padding comes last.
+            order = (random.random(relevance.shape) + ~explained.present).argsort(axis=1).argsort(axis=1)
+            chosen = order < size
             sums, falls = found[size]
             sums.append((relevance * chosen).sum(axis=1))
-            falls.append(explained.scores - explained.score(change(chosen.reshape(explained.unit_shape))))
+            falls.append(explained.scores - explained.score(change(chosen)))
         curve = np.stack([correlation(np.stack(a, axis=1), np.stack(b, axis=1)) for a, b in found.values()], axis=1)
         return mean_of_defined(curve), curve, tuple(found), "units in a set"
 
@@ -211,13 +213,9 @@ class LeaveOneOut(Metric):
         change, count = changer(explained, self.baseline, self.seed), int(regions.max()) + 1
         numbers = explained.steps(list(range(count)))
         falls = np.stack([explained.scores - explained.score(change(regions == n)) for n in numbers], axis=1)
-        sums = np.stack(
-            [np.bincount(r.ravel(), v.ravel(), count) for r, v in zip(regions, explained.relevance, strict=True)]
-        )
-        own = regions.reshape(len(regions), -1).max(axis=1) + 1
-        return np.concatenate(
-            [rank_correlation(a[None, :n], b[None, :n]) for a, b, n in zip(sums, falls, own, strict=True)]
-        )
+        sums = np.stack([np.bincount(r, v, count) for r, v in zip(regions, explained.relevance, strict=True)])
+        there = np.stack([np.bincount(r, p, count) > 0 for r, p in zip(regions, explained.present, strict=True)])
+        return rank_correlation(sums, falls, there)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,13 +227,10 @@ class _Shares(Metric):
     def falls(self, explained: Explained, keep: bool) -> Any:
         """The fall of the output without, or with nothing but, the most relevant share of the units."""
         change = changer(explained, self.baseline, self.seed)
-        units = regions_of(explained, None)
-        when = places(explained, explained.relevance, units)
-        least = 1 / units[0].size
+        when = places(explained, regions_of(explained, None))
+        least = 1 / explained.present.sum(axis=1, keepdims=True)
         shares = explained.steps(list(self.shares))
-        curve = np.stack(
-            [explained.score(change((when < max(s, least)) ^ keep)) for s in shares], axis=1
-        )  # fmt: skip
+        curve = np.stack([explained.score(change((when < np.maximum(s, least)) ^ keep)) for s in shares], axis=1)
         curve = explained.scores[:, None] - curve
         return curve.mean(axis=1), curve, tuple(self.shares), "share of units"
 

@@ -14,25 +14,47 @@ __all__ = ["EarthMoversDistance", "PointingGame", "RelevanceMass", "RelevanceRan
 
 
 @dataclasses.dataclass(frozen=True)
-class PointingGame(Metric):
+class _Localisation(Metric):
+    """Compares relevance with the truth.
+
+    Args:
+        absolute: Compare |R|: what speaks against the output counts, too.
+    """
+
+    compares_with_truth: ClassVar[bool] = True
+    absolute: bool = False
+
+    def of_samples(self, explained: Explained) -> tuple[np.ndarray, np.ndarray]:
+        """Relevance and truth, (samples, units) each. Padding is below everything."""
+        relevance = np.abs(explained.relevance) if self.absolute else explained.relevance
+        return np.where(explained.present, relevance, -np.inf), explained.truth
+
+
+@dataclasses.dataclass(frozen=True)
+class PointingGame(_Localisation):
     """Whether the largest relevance is at the truth. Higher is better; see `pointing_game`.
+
+    Args:
+        absolute: Compare |R|: what speaks against the output counts, too.
 
     Reference:
         Zhang et al.: *Top-Down Neural Attention by Excitation Backprop.* IJCV 126, 2018.
     """
 
     name: ClassVar[str] = "pointing_game"
-    compares_with_truth: ClassVar[bool] = True
 
     def values(self, explained: Explained) -> Any:
-        return pointed(explained.relevance, explained.truth)
+        return pointed(*self.of_samples(explained))
 
 
 @dataclasses.dataclass(frozen=True)
-class RelevanceMass(Metric):
+class RelevanceMass(_Localisation):
     """The share of positive relevance that is at the truth: sum_(truth) R+ / sum R+. Higher is better.
 
     It is not defined for a sample without positive relevance.
+
+    Args:
+        absolute: Compare |R|: what speaks against the output counts, too.
 
     Reference:
         Arras et al.: *CLEVR-XAI: A Benchmark Dataset for the Ground Truth Evaluation of Neural Network Explanations.*
@@ -40,18 +62,23 @@ class RelevanceMass(Metric):
     """
 
     name: ClassVar[str] = "relevance_mass"
-    compares_with_truth: ClassVar[bool] = True
 
     def values(self, explained: Explained) -> Any:
-        positive = np.maximum(explained.relevance, 0).reshape(len(explained.x), -1)
-        inside = (positive * explained.truth.reshape(positive.shape)).sum(axis=1)
+        relevance, truth = self.of_samples(explained)
+        positive = np.maximum(relevance, 0)
+        inside = (positive * truth).sum(axis=1)
         with np.errstate(invalid="ignore"):
             return inside / np.where(positive.any(axis=1), positive.sum(axis=1), np.nan)
 
 
 @dataclasses.dataclass(frozen=True)
-class RelevanceRank(Metric):
+class RelevanceRank(_Localisation):
     """The share of the truth among the K largest values of relevance, where K units are true. Higher is better.
+
+    Where several units are the last of them, each counts by its share.
+
+    Args:
+        absolute: Compare |R|: what speaks against the output counts, too. The score is then the precision of XAI-TRIS.
 
     Reference:
         Arras et al.: *CLEVR-XAI: A Benchmark Dataset for the Ground Truth Evaluation of Neural Network Explanations.*
@@ -59,14 +86,15 @@ class RelevanceRank(Metric):
     """
 
     name: ClassVar[str] = "relevance_rank"
-    compares_with_truth: ClassVar[bool] = True
 
     def values(self, explained: Explained) -> Any:
-        truth = explained.truth.reshape(len(explained.x), -1)
-        order = np.argsort(-explained.relevance.reshape(truth.shape), axis=1, kind="stable")
+        relevance, truth = self.of_samples(explained)
         count = truth.sum(axis=1, keepdims=True)
-        first = np.arange(truth.shape[1]) < count
-        return (np.take_along_axis(truth, order, axis=1) & first).sum(axis=1) / count[:, 0]
+        last = np.take_along_axis(np.sort(relevance, axis=1), relevance.shape[1] - count, axis=1)
+        above, equal = relevance > last, relevance == last
+        # Equal values share the places that are left for them.
+        share = (count - above.sum(axis=1, keepdims=True)) / equal.sum(axis=1, keepdims=True)
+        return (truth * (above + share * equal)).sum(axis=1) / count[:, 0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,8 +105,8 @@ class EarthMoversDistance(Metric):
     sample. It solves a linear program per sample, so it is for small pictures and short series.
 
     Reference:
-        Clark, Wilming and Haufe: *XAI-TRIS: Non-linear Image Benchmarks for False Positive Post-hoc Attribution of
-        Feature Importance.* Machine Learning 113, 2024.
+        Clark, Wilming and Haufe: *XAI-TRIS: Non-linear Image Benchmarks to Quantify False Positive Post-hoc Attribution
+        of Feature Importance.* Machine Learning 113, 2024.
     """
 
     name: ClassVar[str] = "earth_movers_distance"
@@ -86,10 +114,10 @@ class EarthMoversDistance(Metric):
     compares_with_truth: ClassVar[bool] = True
 
     def values(self, explained: Explained) -> Any:
-        places = np.argwhere(np.ones(explained.unit_shape[1:], bool))
+        places = np.argwhere(np.ones(explained.part().shape[1:], bool))
         largest = np.linalg.norm(places.max(axis=0))
         pairs = explained.steps(list(zip(np.abs(explained.relevance), explained.truth, strict=True)))
-        return np.array([_moved(size.ravel(), true.ravel(), places) / largest for size, true in pairs])
+        return np.array([_moved(size, true, places) / largest for size, true in pairs])
 
 
 def _moved(sizes, truth, places):

@@ -1,14 +1,16 @@
 """`Metric`: a number per sample that says how good an explanation is."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from revgraph.analyzers.analyzer import Analyzer
-from revgraph.evaluate.explained import Explained
+from revgraph.evaluate.explained import Channels, Explained
 from revgraph.evaluate.scores import Scores
+from revgraph.graph.types import Tensors
 
 METRICS: dict[str, type["Metric"]] = {}
 """All metrics by their names."""
@@ -36,36 +38,42 @@ class Metric:
     def __call__(
         self,
         analyzer: Analyzer,
-        x: ArrayLike,
+        x: Tensors,
         y: ArrayLike | None = None,
         *,
-        truth: ArrayLike | None = None,
-        relevance: ArrayLike | None = None,
+        truth: Any = None,
+        relevance: Any = None,
         batch_size: int = 32,
-        channel_axis: int | None = -1,
+        channel_axis: Channels = -1,
         verbose: int = 0,
+        inputs: Sequence[str] | None = None,
     ) -> Scores:
         """Computes the score of every sample.
 
         Args:
             analyzer: The analyzer whose explanations are measured.
-            x: The samples, (samples, ...).
-            y: The class that is explained: an int, or (samples,) ints. By default the class with the largest output.
-            truth: True at the entries that decide, (samples, ...), for metrics that compare with it.
+            x: The samples, (samples, ...), in the structure in which the model takes them; texts for a model with a
+                preprocessor; or a dataset or generator of batches, which is read into memory.
+            y: The class that is explained: an int, or (samples,) ints. By default the labels of a dataset, if they are
+                ints, or else the class with the largest output.
+            truth: True at the entries that decide, (samples, ...), for metrics that compare with it. With several
+                inputs a dict by their names.
             relevance: Relevance of x, if it is known already, of the shape of x or without its channels.
             batch_size: Samples computed at once.
             channel_axis: The axis whose entries are one unit, such as the colours of a pixel; None if each entry is a
-                unit of its own.
+                unit of its own. With several inputs it may be a dict by their names.
             verbose: 1 shows a progress bar.
+            inputs: The names of the inputs that are changed and compared. By default these are all but masks, and for
+                a model with a tokenizer those that hold tokens. The other inputs stay as they are.
 
         Returns:
             `Scores`, which print as a table.
 
         Raises:
-            TypeError: No analyzer, or a model of several inputs.
+            TypeError: No analyzer, or a model of several outputs.
             ValueError: A shape does not fit, a label is out of range, or the metric does not fit the data.
         """
-        return self.of(Explained(analyzer, x, y, truth, relevance, batch_size, channel_axis, verbose))
+        return self.of(Explained(analyzer, x, y, truth, relevance, batch_size, channel_axis, verbose, inputs))
 
     def of(self, explained: Explained) -> Scores:
         """The scores of samples that are explained already."""

@@ -36,7 +36,7 @@ def _similarity(explained, own, other):
 
     The sign does not matter: a map that is turned over, as that of a class with a negative logit may be, is the same.
     """
-    return np.abs(rank_correlation(own.reshape(len(own), -1), explained.of_units(other).reshape(len(own), -1)))
+    return np.abs(rank_correlation(own, explained.of_units(other), explained.present))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +89,7 @@ class ParameterRandomisation(Metric):
                 with contextlib.nullcontext() if self.cascading else weights_restored(model):
                     for weight in layer.weights:
                         weight.assign(random.permutation(weight.numpy().ravel()).reshape(weight.shape))
-                    curve.append(_similarity(explained, compared, explained.explain(explained.x)))
+                    curve.append(_similarity(explained, compared, explained.explain()))
         similar = np.stack(curve, axis=1)
         return mean_of_defined(similar), similar, tuple(layer.name for layer in layers), "layer that was shuffled last"
 
@@ -130,6 +130,6 @@ class RandomLogit(Metric):
         classes = explained.outputs.shape[1]
         if classes < 2:
             raise ValueError("random_logit compares with another class, and the output has one only.")
-        step = np.random.default_rng(self.seed).integers(1, classes, len(explained.x))
-        other = explained.explain(explained.x, (explained.index + step) % classes)
+        step = np.random.default_rng(self.seed).integers(1, classes, len(explained))
+        other = explained.explain(None, (explained.index + step) % classes)
         return _similarity(explained, explained.relevance, other)

@@ -17,7 +17,7 @@ class _Neighbours(Metric):
     """Explains samples with noise. The class that is explained stays.
 
     Args:
-        radius: The largest noise, as a share of the range of x. Noise is uniform.
+        radius: The largest noise, as a share of the range of x. Noise is uniform. Ids stay as they are.
         draws: How many noisy samples are explained for each sample.
         seed: Seed of the noise.
     """
@@ -33,25 +33,38 @@ class _Neighbours(Metric):
         check_seed(self.seed)
 
     def values(self, explained: Explained) -> Any:
-        x = explained.x
-        if x.dtype.kind != "f":
-            raise ValueError(f"{self.name!r} adds noise to numbers, and x holds {x.dtype}: ids have no neighbours.")
-        random, radius = np.random.default_rng(self.seed), self.radius * float(np.ptp(x))
-        own = explained.explain(x)
-        ratios = []
+        if not any(map(_has_neighbours, explained.parts)):
+            names = ", ".join(repr(part.name) for part in explained.parts)
+            raise ValueError(f"{self.name!r} adds noise to numbers, and {names} has none: ids have no neighbours.")
+        random, ratios, own = np.random.default_rng(self.seed), [], _joined(explained.explain())
         for _ in explained.steps(list(range(self.draws))):
-            noisy = (x + random.uniform(-radius, radius, x.shape)).astype(x.dtype)
-            change = _norm(explained.explain(noisy) - own)
-            ratios.append(self.ratio(change, own, noisy - x))
+            noisy = [self._noisy(part, random) for part in explained.parts]
+            noise = _joined([x - part.x for x, part in zip(noisy, explained.parts, strict=True)])
+            ratios.append(self.ratio(_joined(explained.explain(noisy)) - own, own, noise))
         return np.max(ratios, axis=0)
 
+    def _noisy(self, part, random):
+        if not _has_neighbours(part):
+            return part.x
+        radius = self.radius * float(np.ptp(part.x))
+        return (part.x + random.uniform(-radius, radius, part.x.shape)).astype(part.x.dtype)
+
     def ratio(self, change: np.ndarray, own: np.ndarray, noise: np.ndarray) -> np.ndarray:
-        """The change of relevance compared with something, (samples,)."""
+        """The change of relevance, compared with something: of arrays (samples, entries), (samples,)."""
         raise NotImplementedError
 
 
+def _has_neighbours(part):
+    return part.x.dtype.kind == "f" and not part.ids
+
+
+def _joined(arrays):
+    """The entries of several arrays, (samples, entries)."""
+    return np.concatenate([array.reshape(len(array), -1) for array in arrays], axis=1)
+
+
 def _norm(values):
-    return np.linalg.norm(values.reshape(len(values), -1), axis=1)
+    return np.linalg.norm(values, axis=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +72,7 @@ class MaxSensitivity(_Neighbours):
     """The largest change of relevance in a neighbourhood: max |R(x') - R(x)| / |R(x)|. Lower is better.
 
     Args:
-        radius: The largest noise, as a share of the range of x. Noise is uniform.
+        radius: The largest noise, as a share of the range of x. Noise is uniform. Ids stay as they are.
         draws: How many noisy samples are explained for each sample.
         seed: Seed of the noise.
 
@@ -70,7 +83,7 @@ class MaxSensitivity(_Neighbours):
     name: ClassVar[str] = "max_sensitivity"
 
     def ratio(self, change: np.ndarray, own: np.ndarray, noise: np.ndarray) -> np.ndarray:
-        return change / np.where(_norm(own) > 0, _norm(own), np.nan)
+        return _norm(change) / np.where(_norm(own) > 0, _norm(own), np.nan)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,4 +102,4 @@ class LocalLipschitz(_Neighbours):
     name: ClassVar[str] = "local_lipschitz"
 
     def ratio(self, change: np.ndarray, own: np.ndarray, noise: np.ndarray) -> np.ndarray:
-        return change / _norm(noise)
+        return _norm(change) / _norm(noise)

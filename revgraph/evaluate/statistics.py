@@ -18,26 +18,24 @@ def correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         return np.where(norms > 0, (a * b).sum(axis=1) / norms, np.nan)
 
 
-def rank_correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def rank_correlation(a: np.ndarray, b: np.ndarray, there: np.ndarray) -> np.ndarray:
     """Spearman's correlation of each row of two arrays: Pearson's correlation of the ranks.
 
     Args:
         a, b: Arrays (samples, n).
+        there: Which entries count, (samples, n), bool.
 
     Returns:
         Array (samples,), NaN where a row is the same everywhere.
     """
-    return correlation(_ranks(a), _ranks(b))
+    rows = (correlation(_ranks(x[own])[None], _ranks(y[own])[None]) for x, y, own in zip(a, b, there, strict=True))
+    return np.concatenate(list(rows))
 
 
-def _ranks(rows):
-    """The rank of each entry in its row. Equal entries share the mean of their ranks."""
-    result = np.empty(rows.shape)
-    for rank, row in zip(result, rows, strict=True):
-        _, inverse, counts = np.unique(row, return_inverse=True, return_counts=True)
-        ends = counts.cumsum()
-        rank[...] = (ends - (counts - 1) / 2)[inverse]
-    return result
+def _ranks(row):
+    """The rank of each entry. Equal entries share the mean of their ranks."""
+    _, inverse, counts = np.unique(row, return_inverse=True, return_counts=True)
+    return (counts.cumsum() - (counts - 1) / 2)[inverse]
 
 
 def mean_of_defined(rows: np.ndarray) -> np.ndarray:
