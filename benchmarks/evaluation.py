@@ -71,6 +71,8 @@ TASKS = {
 LEFT_OUT = {
     "lrp.sequential_preset_b_flat_until_idx": "needs the number of a layer",
     "lrp": "is `lrp.epsilon` by another name",
+    "expected_gradients": "needs references",
+    "grad_cam++": "is `grad_cam_plus_plus` by another name",
 }
 """Analyzers that are not measured, and why."""
 

@@ -30,6 +30,7 @@ ARGUMENTS = {
     "lrp.epsilon_gamma_box": {"low": -4, "high": 4},
     "integrated_gradients": {"steps": 4},
     "smoothgrad": {"augment_by_n": 4},
+    "expected_gradients": {"augment_by_n": 4, "background": np.zeros((1, 8, 8, 2))},
 }
 
 

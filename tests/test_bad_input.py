@@ -114,7 +114,8 @@ def test_every_kind_of_number_is_among_the_arguments():
 @pytest.mark.parametrize("wrong", ["0.1", np.nan, [0.5]], ids=str)
 @pytest.mark.parametrize(("name", "argument"), ARGUMENTS)
 def test_the_message_names_the_argument_that_is_no_number(name, argument, wrong):
-    options = {"until_layer_idx": 0} if name.endswith("until_idx") else {"rule": "Z"} if name == "lrp" else {}
+    needed = {"lrp": {"rule": "Z"}, "lrp.sequential_preset_b_flat_until_idx": {"until_layer_idx": 0}}
+    options = needed.get(name, {})
     with pytest.raises(ValueError, match=rf"\b{argument}\b.*Received: .*{re.escape(repr(wrong))}"):
         create_analyzer(name, TINY, **{**options, argument: wrong})
 

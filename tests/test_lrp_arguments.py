@@ -309,15 +309,24 @@ def test_lambda_layers_are_read_or_passed_as_a_whole():
 def test_arguments_are_those_that_an_analyzer_takes(name):
     arguments = revgraph.ANALYZERS[name].arguments()
     assert not {"self", "model", "composite", "options", "subanalyzer"} & set(arguments)
-    model = keras.Sequential([layers.Input((3,)), layers.Dense(2)])
+    maps = issubclass(revgraph.ANALYZERS[name].kind, revgraph.analyzers.GradCAM)
+    shape = (3, 3, 1) if maps else (3,)
+    first = [layers.Conv2D(1, 2, name="conv"), layers.Flatten()] if maps else []
+    model = keras.Sequential([layers.Input(shape), *first, layers.Dense(2)])
     values = {
         "rule": "Z", "input_layer_rule": "Flat", "until_layer_idx": 0, "until_layer_rule": "Flat", "alpha": 2,
         "beta": 1, "bn_layer_rule": "Z", "convention": "paper", "neuron_selection_mode": "all", "low": 0, "high": 1,
         "steps": 2, "reference_inputs": 0, "augment_by_n": 2, "noise_scale": 1, "seed": 1, "postprocess": "abs",
-        "epsilon": 0.1, "exponent": 1, "stddev": 1, "pattern_type": "linear", "gamma": 1, "reverse_clip_values": (0, 1),
+        "epsilon": 0.1, "exponent": 1, "stddev": 1, "pattern_type": "linear", "layer": "conv",
+        "relu": False, "upsample": False, "patch": 2, "stride": 1, "feature_mask": [0, 0, 1], "statistic": "squared",
+        "background": np.zeros((2, 3)), "gamma": 1, "reverse_clip_values": (0, 1),
     }  # fmt: skip
     # Every listed argument is taken, one at a time; those that are needed always come along.
-    needed = {"lrp": ("rule",), "lrp.sequential_preset_b_flat_until_idx": ("until_layer_idx",)}.get(name, ())
+    needed = {
+        "lrp": ("rule",),
+        "lrp.sequential_preset_b_flat_until_idx": ("until_layer_idx",),
+        "expected_gradients": ("background",),
+    }.get(name, ())
     boxes = {"deep_taylor.bounded", "lrp.epsilon_gamma_box"} & {name} and ("low", "high")
     for argument in arguments:
         if argument in values:

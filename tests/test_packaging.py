@@ -126,5 +126,5 @@ def test_the_library_does_not_assert(path):
 
 def test_the_documentation_names_all_analyzers_and_no_others():
     table = (ROOT / "docs" / "choosing.md").read_text().split("## All analyzers")[1].split("\n## ")[0]
-    named = set(re.findall(r"`([a-z][\w.]*)`", table))
+    named = set(re.findall(r"`([a-z][\w.]*(?:\+\+)?)`", table))
     assert named == set(revgraph.ANALYZERS)

@@ -103,7 +103,10 @@ def models():
     subclassed = Own()
     subclassed(np.zeros((1, 4)))
     inputs = keras.Input((4,))
-    return keras.Model(inputs, layers.Dense(2)(layers.Dense(3, activation="relu")(inputs))), subclassed
+    x = layers.Dense(2)(layers.Dense(3, activation="relu")(inputs))
+    image = keras.Input((4, 4, 1))
+    pooled = layers.GlobalAveragePooling2D()(layers.Conv2D(2, 3)(image))
+    return keras.Model(inputs, x), subclassed, keras.Model(image, pooled)
 
 
 OPTIONS = {
@@ -111,10 +114,21 @@ OPTIONS = {
     "lrp.sequential_preset_b_flat_until_idx": {"until_layer_idx": 0},
     "lrp.epsilon_gamma_box": {"low": -1, "high": 1},
     "deep_taylor.bounded": {"low": -1, "high": 1},
+    "expected_gradients": {"background": np.zeros((2, 4))},
 }
 
 
-BY_SIZE = {"lrp", "lrp.epsilon_gamma_box", "deep_taylor", "gradient", "smoothgrad", "deep_lift", "pattern.net", "input"}
+BY_SIZE = {
+    "lrp",
+    "lrp.epsilon_gamma_box",
+    "deep_taylor",
+    "gradient",
+    "smoothgrad",
+    "deep_lift",
+    "pattern.net",
+    "input",
+    "occlusion",
+}
 """One method of each kind, for the subclassed model, too."""
 
 
@@ -124,20 +138,24 @@ def test_an_analyzer_has_the_class_of_its_name(name, models):
     declared = {
         registry.LRPName: revgraph.analyzers.LRP,
         registry.GradientName: revgraph.analyzers.Gradient,
+        registry.MapName: revgraph.analyzers.GradCAM,
+        registry.AblationName: (revgraph.analyzers.Occlusion, revgraph.analyzers.FeatureAblation),
         registry.AverageName: revgraph.analyzers.AugmentReduceBase,
         registry.PatternName: revgraph.analyzers.PatternNet,
     }
     # What the overloads of `create_analyzer` say.
     for names, of_names in declared.items():
         assert (name in typing.get_args(names)) == issubclass(kind, of_names)
-    for model in models if name in BY_SIZE else models[:1]:
+    plain, subclassed, of_images = models
+    of_vectors = [plain, subclassed] if name in BY_SIZE else [plain]
+    for model in [of_images] if issubclass(kind, revgraph.analyzers.GradCAM) else of_vectors:
         analyzer = revgraph.create_analyzer(name, model, **OPTIONS.get(name, {}))
         assert isinstance(analyzer, kind) and isinstance(analyzer, revgraph.analyzers.Analyzer)
         assert analyzer.name == name and repr(analyzer).startswith(f"<{name} of")
 
 
 def test_an_analyzer_by_size_stands_for_the_one_inside(models):
-    _, subclassed = models
+    _, subclassed, _ = models
     analyzer = revgraph.create_analyzer("lrp.epsilon", subclassed, epsilon=1e-3)
     assert analyzer.composite.name == "Epsilon" and analyzer.convention == "paper"
     assert "Epsilon(epsilon=0.001)" in str(analyzer.summary()) and "Epsilon" in analyzer._repr_html_()
@@ -182,14 +200,14 @@ def test_relevance_that_is_kept_is_that_of_the_last_question():
 
 
 def test_options_that_an_analyzer_does_not_take(models):
-    model, _ = models
+    model, *_ = models
     for name in ("input", "random"):
         with pytest.raises(TypeError, match=f"analyze of '{name}' does not take 'layer'"):
             revgraph.create_analyzer(name, model).analyze(np.zeros((1, 4)), layer="dense")
 
 
 def test_the_log_says_how_long_the_slow_steps_take(models, caplog):
-    model, _ = models
+    model, *_ = models
     with caplog.at_level(logging.INFO, logger="revgraph"):
         revgraph.create_analyzer("lrp.z", model).analyze(np.ones((1, 4)))
     steps = [record.getMessage().split()[0] for record in caplog.records if record.name == "revgraph"]

@@ -35,6 +35,10 @@ ARGUMENTS = {
     "smoothgrad": {"augment_by_n": 3, "seed": 1},
     "integrated_gradients": {"steps": 5, "reference_inputs": np.full((6, 6, 2), 0.1)},
     "deep_lift": {"reference_inputs": 0.5},
+    "expected_gradients": {"background": np.full((2, 6, 6, 2), 0.1), "augment_by_n": 3, "seed": 1},
+    "grad_cam": {"relu": False, "layer": "conv"},
+    "occlusion": {"patch": (3, 2), "stride": 2, "reference_inputs": 0.5},
+    "feature_ablation": {"feature_mask": np.arange(36).reshape(6, 6, 1) // 8},
 }
 
 

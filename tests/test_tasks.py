@@ -98,6 +98,30 @@ class TestTexts:
         assert tokens.padding[0].tolist() == 6 * [False] + 6 * [True]
         assert of_classifier.tokens("the robot")[0] == ("[CLS]", "the", "[UNK]", "[SEP]")
 
+    def test_tokens_are_replaced_by_a_token(self, classifier):
+        analyzer = create_analyzer("occlusion", classifier, reference_inputs="[MASK]")
+        found = analyzer.analyze(TEXTS, 1)
+        prepared = {name: np.asarray(part) for name, part in classifier.preprocessor(TEXTS).items()}
+        whole = np.asarray(classifier(prepared))[:, 1]
+        for j in range(6):
+            ids = prepared["token_ids"].copy()
+            ids[:, j] = classifier.preprocessor.tokenizer.token_to_id("[MASK]")
+            change = whole - np.asarray(classifier({**prepared, "token_ids": ids}))[:, 1]
+            np.testing.assert_allclose(found[:, j], change, rtol=1e-3, atol=1e-5)
+        with pytest.raises(ValueError, match="'token_ids' has ids: pass one that says nothing"):
+            create_analyzer("occlusion", classifier)
+
+    def test_texts_as_background(self, classifier):
+        background = ["a story", "the music was boring", "film"]
+        found, gap = create_analyzer("deep_lift", classifier, background=background).analyze(
+            TEXTS, 1, return_convergence_delta=True
+        )
+        assert found.shape == (2, LENGTH)
+        np.testing.assert_allclose(gap, 0, atol=1e-4)
+        each = [create_analyzer("deep_lift", classifier, background=text) for text in background]
+        expected = np.mean([analyzer.analyze(TEXTS, 1) for analyzer in each], axis=0)
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
+
     @pytest.mark.parametrize("given", [np.array, tf.constant, lambda texts: np.array(texts, object), tuple])
     def test_texts_in_every_form(self, given, of_classifier):
         expected = of_classifier.analyze(TEXTS, 1)

@@ -1,8 +1,10 @@
 """Analyzers: what explains a model's prediction."""
 
+from revgraph.analyzers.ablation import FeatureAblation, Occlusion
 from revgraph.analyzers.analyzer import Analyzer
 from revgraph.analyzers.attentions import Attentions
-from revgraph.analyzers.averages import IntegratedGradients, SmoothGrad
+from revgraph.analyzers.averages import ExpectedGradients, IntegratedGradients, SmoothGrad
+from revgraph.analyzers.cams import GradCAM, GradCAMPlusPlus, LayerCAM
 from revgraph.analyzers.continuation import Continuation
 from revgraph.analyzers.deep_lift import DeepLIFT
 from revgraph.analyzers.gradient import (
@@ -27,8 +29,9 @@ from revgraph.reverse.ledger import Conservation
 
 __all__ = [
     "ANALYZERS", "LRP", "Analyzer", "Attentions", "AugmentReduceBase", "BetaSmooth", "BoundedDeepTaylor",
-    "Conservation", "Continuation", "Deconvnet", "DeepLIFT", "DeepTaylor", "GaussianSmoother", "Gradient",
-    "GuidedBackprop", "Input", "InputTimesGradient", "IntegratedGradients", "Method", "NextToken", "PathIntegrator",
-    "PatternAttribution", "PatternNet", "Random", "ReverseAnalyzer", "SmoothGrad", "TaskAnalyzer", "Tokens",
-    "create_analyzer", "load_analyzer",
+    "Conservation", "Continuation", "Deconvnet", "DeepLIFT", "DeepTaylor", "ExpectedGradients", "FeatureAblation",
+    "GaussianSmoother", "GradCAM", "GradCAMPlusPlus", "Gradient", "GuidedBackprop", "Input", "InputTimesGradient",
+    "IntegratedGradients", "LayerCAM", "Method", "NextToken", "Occlusion", "PathIntegrator", "PatternAttribution",
+    "PatternNet", "Random", "ReverseAnalyzer", "SmoothGrad", "TaskAnalyzer", "Tokens", "create_analyzer",
+    "load_analyzer",
 ]  # fmt: skip

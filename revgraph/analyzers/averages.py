@@ -1,22 +1,32 @@
-"""Integrated gradients and SmoothGrad: gradients at many points around an input. Ids are moved by their rows."""
+"""Integrated and expected gradients, and SmoothGrad: gradients at many points. Ids are moved by their rows."""
 
+import threading
 from typing import Any, ClassVar
 
 import keras
 import numpy as np
 
+from revgraph.analyzers.background import Background, background_of, beside, one_reference
+from revgraph.analyzers.completeness import by_completeness
 from revgraph.analyzers.gradient import Gradient
 from revgraph.analyzers.inputs import refuse_mixed_ids
 from revgraph.analyzers.reference import FROM_ZERO, check_references, flat_references, references_of
-from revgraph.analyzers.wrappers import GaussianSmoother, PathIntegrator, not_floating
+from revgraph.analyzers.wrappers import (
+    AugmentReduceBase,
+    GaussianSmoother,
+    PathIntegrator,
+    moved_to,
+    not_floating,
+)
 from revgraph.canonize.paths import on_path, with_noise
 from revgraph.composites import GRADIENT, Composite, operations
 from revgraph.graph import Graph
-from revgraph.graph.arguments import check_number
+from revgraph.graph.arguments import check_number, check_seed
 from revgraph.graph.lookups import held, lookups
 from revgraph.graph.operations import RowsOnPath
-from revgraph.graph.types import Tensors
+from revgraph.graph.types import Selection, Tensors
 from revgraph.read import trace
+from revgraph.reverse.ledger import Conservation
 from revgraph.reverse_rules import Rule, SumOverEmbedding
 from revgraph.reverse_rules.embedding import TimesRowDifference
 
@@ -35,6 +45,7 @@ class SmoothGrad(GaussianSmoother):
         noise_scale: Standard deviation of the noise, in the unit of the input, or of the rows of tables.
         seed: Integer for the same noise at each `analyze`; None for other noise.
         postprocess: None, `"abs"` or `"square"`, applied to each gradient.
+        statistic: `"mean"`, `"squared"` for SmoothGrad-Squared, or `"variance"` for VarGrad; see `GaussianSmoother`.
         **options: See `Gradient`; for ids `reduce=` among them.
     """
 
@@ -47,6 +58,7 @@ class SmoothGrad(GaussianSmoother):
         noise_scale: float = 1,
         seed: int | None = None,
         postprocess: str | None = None,
+        statistic: str = "mean",
         **options: Any,
     ) -> None:
         check_number("noise_scale", noise_scale, least=0)
@@ -54,7 +66,7 @@ class SmoothGrad(GaussianSmoother):
         _check_moved(type(self).__name__, self._whole)
         self._ids = lookups(self._whole).names
         moved = with_noise(self._whole, noise_scale) if self._ids else self._whole
-        super().__init__(Gradient(moved, postprocess, **options), augment_by_n, noise_scale, seed)
+        super().__init__(Gradient(moved, postprocess, **options), augment_by_n, noise_scale, seed, statistic=statistic)
         self.model = model
 
     def _graph(self):
@@ -75,7 +87,7 @@ class SmoothGrad(GaussianSmoother):
         return [*inputs, seeds.astype(self.graph.dtype)] if self._ids else inputs
 
 
-class IntegratedGradients(PathIntegrator):
+class IntegratedGradients(Background, PathIntegrator):
     """Integrated gradients: contributions that add up to the output's difference from the reference's.
 
     [Sundararajan et al., 2017]
@@ -90,6 +102,8 @@ class IntegratedGradients(PathIntegrator):
             of zeros.
         postprocess: None, `"abs"` or `"square"`, applied to each gradient. Models that look up ids take None.
         convention: `"paper"` for midpoints, `"innvestigate"` for left ends.
+        background: Several references in place of one: an array (references, ...), such as some samples of the
+            training data, or the structure of such arrays that the model takes. The relevance is the mean over them.
         **options: See `Gradient`.
     """
 
@@ -102,8 +116,10 @@ class IntegratedGradients(PathIntegrator):
         reference_inputs: Tensors = FROM_ZERO,
         postprocess: str | None = None,
         convention: str = "paper",
+        background: Tensors | None = None,
         **options: Any,
     ) -> None:
+        reference_inputs = one_reference(background, reference_inputs)
         check_references(reference_inputs)
         self._whole = graph = trace(model)
         _check_moved(type(self).__name__, graph)
@@ -117,6 +133,8 @@ class IntegratedGradients(PathIntegrator):
             gradient = Gradient(graph, postprocess, convention, **options)
         super().__init__(gradient, steps, reference_inputs, convention)
         self.model = model
+        if background is not None:
+            self.background = background_of(background, graph)
 
     def _graph(self):
         return self._whole
@@ -129,15 +147,104 @@ class IntegratedGradients(PathIntegrator):
 
     def _at(self, t, inputs):
         references = flat_references(self.reference_inputs, inputs, self.graph)
-        moved = [
-            r + x.dtype.type(t) * (x - r) if x.dtype.kind == "f" else x for x, r in zip(inputs, references, strict=True)
-        ]
+        moved = [moved_to(t, x, r) if x.dtype.kind == "f" else x for x, r in zip(inputs, references, strict=True)]
         return [*moved, *references, np.full(len(inputs[0]), t, self.graph.dtype)] if self._ids else moved
 
     def reduce(self, mean: list[np.ndarray], inputs: list[np.ndarray]) -> list[np.ndarray]:
         # Ids have the product with the difference of their rows already, and masks have no relevance.
         products = super().reduce(mean, inputs)
         return [p if x.dtype.kind == "f" else m for m, p, x in zip(mean, products, inputs, strict=True)]
+
+
+class PointOnPath(IntegratedGradients):
+    """Integrated gradients at one point of the path: the gradient there, times the difference from the reference."""
+
+    point: float | np.ndarray = 0.5
+    """Where on the path the point is, from 0 at the reference to 1 at the input: a number, or one per sample."""
+
+    def _position(self, step):
+        return self.point
+
+
+class ExpectedGradients(AugmentReduceBase):
+    """Expected gradients: integrated gradients, averaged over references from the data.  [Erion et al., 2021]
+
+    The mean of (x - r) * gradient(r + t (x - r)) over random references r and random points t of the path. SHAP calls
+    it GradientExplainer, Captum GradientShap. Contributions add up to f(x) less the mean output of the references, but
+    for chance: the more variants, the closer.
+
+    Args:
+        model: A built Keras model.
+        background: The references from which one is drawn for each variant: an array (references, ...), such as some
+            samples of the training data, or the structure of such arrays that the model takes.
+        augment_by_n: Number of random variants of each input.
+        seed: Integer for the same draws at each `analyze`; None for others.
+        postprocess: None, `"abs"` or `"square"`, applied to each gradient. Models that look up ids take None.
+        **options: See `Gradient`.
+
+    Raises:
+        TypeError: There is no background.
+        ValueError: The background has not the shape of the model's inputs.
+
+    Example:
+
+        analyzer = revgraph.create_analyzer("expected_gradients", model, background=x_train[:200], seed=0)
+        contributions = analyzer.analyze(x, neuron_selection=3)
+    """
+
+    name = "expected_gradients"
+
+    def __init__(
+        self,
+        model: keras.Model | Graph,
+        background: Tensors | None = None,
+        augment_by_n: int = 64,
+        seed: int | None = None,
+        postprocess: str | None = None,
+        **options: Any,
+    ) -> None:
+        check_seed(seed)
+        super().__init__(PointOnPath(model, 1, 0, postprocess, **options), augment_by_n)
+        if background is None:
+            raise TypeError(
+                "expected_gradients needs background=, an array of samples from which references are drawn, such as "
+                'background=x_train[:200]. For one reference take "integrated_gradients" with reference_inputs=.'
+            )
+        self.model = model
+        self.seed = seed
+        self.background = background_of(background, self.graph)
+        self.subanalyzer: PointOnPath
+        # Threads that ask at once do not draw from each other's numbers.
+        self._draws = threading.local()
+
+    def _begin(self):
+        self._draws.generator = np.random.default_rng(self.seed)
+
+    def _mixes_steps(self):
+        return self.subanalyzer._mixes_steps()
+
+    def _analyzer_of(self, steps, count):
+        drawn = [self._drawn(count) for _ in steps]
+        rows = np.concatenate([row for row, _ in drawn])
+        twin = beside(self.subanalyzer, [part[rows] for part in self.background])
+        # All variants of a step have one point, because rows of tables may be moved with it.
+        twin.point = np.repeat([point for _, point in drawn], count) if len(drawn) > 1 else drawn[0][1]
+        return twin
+
+    def _drawn(self, count):
+        generator = self._draws.generator
+        return generator.integers(len(self.background[0]), size=count), generator.random()
+
+    def conservation(
+        self,
+        X: Tensors,
+        neuron_selection: Selection = None,
+        batch_size: int | None = None,
+        verbose: int = 0,
+        **start: Any,
+    ) -> Conservation:
+        """How far contributions are from adding up to the mean difference from the references that were drawn."""
+        return by_completeness(self, X, neuron_selection, batch_size, verbose, start)
 
 
 class GradientOnPath(Gradient):

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from revgraph.analyzers.background import Background, background_of, one_reference
 from revgraph.analyzers.inputs import Batch, flat_inputs, refuse_mixed_ids
 from revgraph.analyzers.recorded import RecordedPass
 from revgraph.analyzers.reference import FROM_ZERO, SAME, check_references, flat_references, references_of
@@ -76,7 +77,7 @@ DEEP_LIFT = Composite(
 )
 
 
-class DeepLIFT(ReverseAnalyzer):
+class DeepLIFT(Background, ReverseAnalyzer):
     """DeepLIFT with the rescale rule: contributions add up to the output's difference from the reference's.
 
     [Shrikumar et al., 2017]
@@ -85,6 +86,9 @@ class DeepLIFT(ReverseAnalyzer):
         model: A built Keras model.
         reference_inputs: What inputs are compared with; see `revgraph.analyzers.reference`. By default zeros, and for
             ids rows of zeros in the place of those that they look up.
+        background: Several references in place of one: an array (references, ...), such as some samples of the
+            training data, or the structure of such arrays that the model takes. The relevance is the mean over them,
+            as in DeepLiftShap of Captum and DeepExplainer of SHAP.
         **options: See `ReverseAnalyzer`.
 
     Example:
@@ -95,11 +99,20 @@ class DeepLIFT(ReverseAnalyzer):
 
     name = "deep_lift"
 
-    def __init__(self, model: keras.Model | Graph, reference_inputs: Tensors = FROM_ZERO, **options: Any) -> None:
+    def __init__(
+        self,
+        model: keras.Model | Graph,
+        reference_inputs: Tensors = FROM_ZERO,
+        background: Tensors | None = None,
+        **options: Any,
+    ) -> None:
+        reference_inputs = one_reference(background, reference_inputs)
         check_references(reference_inputs)
         self.reference_inputs = reference_inputs
         super().__init__(model, DEEP_LIFT, **options)
         refuse_mixed_ids(self.name, self.graph)
+        if background is not None:
+            self.background = background_of(background, self.graph)
 
     def _canonize(self, graph, keep):
         return prune(graph, keep)
@@ -131,6 +144,7 @@ class DeepLIFT(ReverseAnalyzer):
         return super()._packed(flat[: len(self.graph.input_slots)])
 
     def record(self, X: Tensors) -> RecordedPass:
+        self._refuse_background("record")
         inputs = flat_inputs(X, self.graph)
         return self._recorded(inputs + self._references(inputs))
 

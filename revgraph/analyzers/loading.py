@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from revgraph.analyzers import averages, deep_lift, gradient, lrp, patterns, wrappers
+from revgraph.analyzers import ablation, averages, cams, deep_lift, gradient, lrp, patterns, wrappers
 from revgraph.analyzers.analyzer import Analyzer
 from revgraph.analyzers.reverse_analyzer import ReverseAnalyzer
 from revgraph.analyzers.tasks import for_task
@@ -12,6 +12,11 @@ from revgraph.saving import archives
 
 CLASSES = (
     ReverseAnalyzer,
+    ablation.FeatureAblation,
+    ablation.Occlusion,
+    cams.GradCAM,
+    cams.GradCAMPlusPlus,
+    cams.LayerCAM,
     deep_lift.DeepLIFT,
     gradient.BetaSmooth,
     gradient.Deconvnet,
@@ -27,6 +32,7 @@ CLASSES = (
     patterns.PatternNet,
     wrappers.AugmentReduceBase,
     wrappers.GaussianSmoother,
+    averages.ExpectedGradients,
     averages.IntegratedGradients,
     wrappers.PathIntegrator,
     averages.SmoothGrad,

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias, cast, overload
 import keras
 
 from revgraph import composites
-from revgraph.analyzers import averages, gradient, wrappers
+from revgraph.analyzers import ablation, averages, cams, gradient, wrappers
 from revgraph.analyzers.analyzer import Analyzer
 from revgraph.analyzers.by_size import AnalyzerBySize
 from revgraph.analyzers.deep_lift import DeepLIFT
@@ -159,6 +159,7 @@ def _excitation_backprop(model, **options):
 BACH, MONTAVON, SIMONYAN = "Bach et al., 2015", "Montavon et al., 2017", "Simonyan et al., 2014"
 LAPUSCHKIN, OVERVIEW, ZHANG = "Lapuschkin et al., 2019", "Montavon et al., 2019", "Zhang et al., 2018"
 KINDERMANS, ALI, ACHTIBAT = "Kindermans et al., 2018", "Ali et al., 2022", "Achtibat et al., 2024"
+CHATTOPADHAY = "Chattopadhay et al., 2018"
 
 ANALYZERS = Methods(
     {
@@ -173,19 +174,43 @@ ANALYZERS = Methods(
         ),
         "integrated_gradients": Method(
             averages.IntegratedGradients,
-            "gradient along a path from a reference, times the difference: steps=64, reference_inputs",
+            "gradient along a path from a reference, times the difference: steps=64, reference_inputs, background",
             "Sundararajan et al., 2017",
             options=gradient.Gradient,
         ),
         "smoothgrad": Method(
             averages.SmoothGrad,
-            "mean gradient of noisy inputs: augment_by_n=64, noise_scale=1, seed",
+            "mean gradient of noisy inputs: augment_by_n=64, noise_scale=1, seed, statistic",
             "Smilkov et al., 2017",
+            options=gradient.Gradient,
+        ),
+        "expected_gradients": Method(
+            averages.ExpectedGradients,
+            "integrated gradients, averaged over references: background, augment_by_n=64, seed",
+            "Erion et al., 2021",
             options=gradient.Gradient,
         ),
         "beta_smooth": Method(gradient.BetaSmooth, "gradient with smoothed ReLUs: beta=10", "Dombrowski et al., 2019"),
         "deep_lift": Method(
-            DeepLIFT, "contributions to the difference from a reference: reference_inputs", "Shrikumar et al., 2017"
+            DeepLIFT,
+            "contributions to the difference from a reference: reference_inputs, background",
+            "Shrikumar et al., 2017",
+        ),
+        "grad_cam": Method(
+            cams.GradCAM, "channels of a feature map by their mean gradient: layer", "Selvaraju et al., 2017"
+        ),
+        "grad_cam_plus_plus": Method(cams.GradCAMPlusPlus, "the same, for several objects of a class", CHATTOPADHAY),
+        "grad_cam++": Method(cams.GradCAMPlusPlus, "its name in the paper", CHATTOPADHAY),
+        "layer_cam": Method(cams.LayerCAM, "a feature map by its gradient at each place: layer", "Jiang et al., 2021"),
+        "occlusion": Method(
+            ablation.Occlusion,
+            "how much the output changes when a patch is covered: patch, stride, reference_inputs",
+            "Zeiler and Fergus, 2014",
+        ),
+        "feature_ablation": Method(
+            ablation.FeatureAblation,
+            "how much the output changes without each group of entries: feature_mask, reference_inputs",
+            "Kokhlikyan et al., 2020",
         ),
         "pattern.net": Method(PatternNet, "the signal behind the output, by patterns: fit(x) first", KINDERMANS),
         "pattern.attribution": Method(PatternAttribution, "what the signal contributes: fit(x) first", KINDERMANS),
@@ -265,7 +290,9 @@ LRPName = Literal[
 GradientName = Literal[
     "gradient", "gradient.baseline", "input_t_gradient", "deconvnet", "guided_backprop", "beta_smooth"
 ]
-AverageName = Literal["integrated_gradients", "smoothgrad"]
+MapName = Literal["grad_cam", "grad_cam_plus_plus", "grad_cam++", "layer_cam"]
+AblationName = Literal["occlusion", "feature_ablation"]
+AverageName = Literal["integrated_gradients", "smoothgrad", "expected_gradients"]
 PatternName = Literal["pattern.net", "pattern.attribution"]
 
 Model: TypeAlias = keras.Model | Graph | PathLike
@@ -277,6 +304,10 @@ Model: TypeAlias = keras.Model | Graph | PathLike
 def create_analyzer(name: LRPName, model: Model, **kwargs: Any) -> LRP: ...
 @overload
 def create_analyzer(name: GradientName, model: Model, **kwargs: Any) -> gradient.Gradient: ...
+@overload
+def create_analyzer(name: MapName, model: Model, **kwargs: Any) -> cams.GradCAM: ...
+@overload
+def create_analyzer(name: AblationName, model: Model, **kwargs: Any) -> ablation.Ablation: ...
 @overload
 def create_analyzer(name: AverageName, model: Model, **kwargs: Any) -> wrappers.AugmentReduceBase: ...
 @overload
@@ -336,8 +367,11 @@ def create_analyzer(
         path, model = str(os.fspath(model)), load_model(model, signature, safe_mode, custom_objects)
     else:
         check_not_given(signature, custom_objects)
-    if has_preprocessor(model) and "reference_inputs" in accepted:
-        kwargs["reference_inputs"] = Preprocessing(model).references(kwargs.get("reference_inputs", FROM_ZERO))
+    if has_preprocessor(model):
+        if kwargs.get("background") is not None:
+            kwargs["background"] = Preprocessing(model)(kwargs["background"])
+        elif "reference_inputs" in accepted:
+            kwargs["reference_inputs"] = Preprocessing(model).references(kwargs.get("reference_inputs", FROM_ZERO))
     make = functools.partial(method.make, **kwargs)
     try:
         usual = analyzer = make(model)

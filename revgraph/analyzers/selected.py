@@ -57,6 +57,35 @@ def _value(target, y):
     return per_sample(chosen * y).numpy()
 
 
+def fixed(
+    analyzer: Analyzer, selection: Selection, inputs: list[Any], batch_size: int | None, options: dict[str, Any]
+) -> Selection:
+    """A selection for variants of inputs: the largest output of the inputs, in place of the largest of each variant.
+
+    Args:
+        analyzer: The analyzer that explains the variants.
+        selection: The selection.
+        inputs: The flat inputs as they are, in the form that the innermost analyzer takes.
+        batch_size: Samples at once.
+        options: What `analyze` was given beside.
+    """
+    if isinstance(selection, dict):
+        named = [name for name, chosen in selection.items() if is_largest(chosen)]
+        if named:
+            outputs = outputs_at_start(analyzer, inputs, batch_size, options)
+            selection = {**selection, **{name: largest(outputs[name]) for name in named if name in outputs}}
+        return selection
+    if not is_largest(selection) or not analyzer.innermost.selects:
+        return selection
+    starts = list(outputs_at_start(analyzer, inputs, batch_size, options).values())
+    if len(starts) != 1:
+        return selection
+    (y,) = starts
+    initial: Any = options.get("initial_relevance")
+    is_start_itself = selection is None and not callable(initial) and np.ndim(initial) == y.ndim
+    return selection if is_start_itself else largest(y)
+
+
 def is_largest(selection: Selection) -> bool:
     """Whether a selection is the largest output."""
     return selection is None or (isinstance(selection, str) and selection == "max_activation")

@@ -9,23 +9,18 @@ import keras
 import numpy as np
 
 from revgraph.analyzers.analyzer import Analyzer
+from revgraph.analyzers.completeness import by_completeness
 from revgraph.analyzers.gradient import checked_convention
 from revgraph.analyzers.inputs import flat_inputs, is_stream, packed, refuse_mixed_ids
 from revgraph.analyzers.reference import FROM_ZERO, check_references, flat_references
-from revgraph.analyzers.selected import (
-    as_option,
-    is_largest,
-    largest,
-    outputs_at_start,
-    selected_values,
-    tiled,
-)
+from revgraph.analyzers.selected import as_option, fixed, selected_values, tiled
+from revgraph.analyzers.statistics import STATISTICS
 from revgraph.composites.composite import Bound
 from revgraph.graph import Graph
 from revgraph.graph.arguments import check_count, check_number, check_seed
 from revgraph.graph.tables import Table
 from revgraph.graph.types import Relevance, Selection, Tensors
-from revgraph.reverse.ledger import Conservation, completeness
+from revgraph.reverse.ledger import Conservation
 
 AT_ONCE = 64
 """Samples explained at once, where `batch_size` does not say so and the batch itself is smaller."""
@@ -45,6 +40,7 @@ class AugmentReduceBase(Analyzer):
     """
 
     name = "augment_reduce"
+    statistic: str = "mean"
 
     def __init__(self, subanalyzer: Analyzer, augment_by_n: int = 2, neuron_selection_mode: str | None = None) -> None:
         if not isinstance(subanalyzer, Analyzer):
@@ -113,26 +109,31 @@ class AugmentReduceBase(Analyzer):
         selection = self._fixed(selection, inputs, batch_size, options)
         together = max(1, min(self.augment_by_n, (batch_size or AT_ONCE) // count)) if self._mixes_steps() else 1
         progress = keras.utils.Progbar(self.augment_by_n) if verbose else None
+        each, of_mean = STATISTICS[self.statistic]
         total = None
         for first in range(0, self.augment_by_n, together):
             steps = range(first, min(first + together, self.augment_by_n))
             variants = [self.augment(inputs, step) for step in steps]
-            result = self.subanalyzer.analyze(
+            result = self._analyzer_of(steps, count).analyze(
                 packed([np.concatenate(x) for x in zip(*variants, strict=True)], self.subanalyzer.graph),
                 tiled(selection, count, len(steps)),
                 batch_size=batch_size,
                 **{name: as_option(name, value, count, len(steps)) for name, value in options.items()},
             )
-            part = keras.tree.map_structure(functools.partial(_summed, len(steps)), result)
+            part = keras.tree.map_structure(functools.partial(_summed, len(steps), each), result)
             total = part if total is None else keras.tree.map_structure(np.add, total, part)
             if progress:
                 progress.add(len(steps))
         dtype = self.graph.dtype
-        mean = keras.tree.map_structure(lambda r: (r / self.augment_by_n).astype(dtype), total)
+        mean = keras.tree.map_structure(lambda r: of_mean(r / self.augment_by_n).astype(dtype), total)
         relevance, *rest = mean if isinstance(mean, tuple) else (mean,)
         reduced = self.reduce(keras.tree.flatten(relevance)[: len(inputs)], inputs)
         relevance = packed([np.asarray(r, dtype) for r in reduced], self.graph)
         return (relevance, *rest) if rest else relevance
+
+    def _analyzer_of(self, steps: range, count: int) -> Analyzer:
+        """The analyzer that explains the variants of these steps, of `count` inputs each."""
+        return self.subanalyzer
 
     def _cast(self, inputs):
         return [np.asarray(self.graph.cast(slot, x)) for slot, x in zip(self.graph.input_slots, inputs, strict=True)]
@@ -143,20 +144,7 @@ class AugmentReduceBase(Analyzer):
 
     def _fixed(self, selection, inputs, batch_size, options):
         """The selection, with the largest output of these inputs in place of the largest of each variant."""
-        if isinstance(selection, dict):
-            named = [name for name, chosen in selection.items() if is_largest(chosen)]
-            if named:
-                outputs = outputs_at_start(self.subanalyzer, self.as_they_are(inputs), batch_size, options)
-                selection = {**selection, **{name: largest(outputs[name]) for name in named if name in outputs}}
-            return selection
-        if not is_largest(selection) or not self.innermost.selects:
-            return selection
-        starts = list(outputs_at_start(self.subanalyzer, self.as_they_are(inputs), batch_size, options).values())
-        if len(starts) != 1:
-            return selection
-        (y,), initial = starts, options.get("initial_relevance")
-        is_start_itself = selection is None and not callable(initial) and np.ndim(initial) == y.ndim
-        return selection if is_start_itself else largest(y)
+        return fixed(self.subanalyzer, selection, self.as_they_are(inputs), batch_size, options)
 
     @property
     def innermost(self) -> Analyzer:
@@ -171,9 +159,10 @@ class AugmentReduceBase(Analyzer):
         return self.subanalyzer.summary()
 
 
-def _summed(times, relevance):
-    """Sum over variants, in float64."""
-    return relevance.reshape(times, -1, *relevance.shape[1:]).sum(axis=0, dtype="float64")
+def _summed(times, each, relevance):
+    """Sum over variants of a function of each, in float64."""
+    relevance = each(relevance.astype("float64"))
+    return relevance.reshape(times, -1, *relevance.shape[1:]).sum(axis=0)
 
 
 class GaussianSmoother(AugmentReduceBase):
@@ -185,6 +174,9 @@ class GaussianSmoother(AugmentReduceBase):
         noise_scale: Standard deviation of the noise, in the input's own units.
         seed: Integer for the same noise at each `analyze`; None for other noise.
         neuron_selection_mode: See `Analyzer`; the subanalyzer's own by default.
+        statistic: What is returned of the relevance R of the noisy inputs: `"mean"`; `"squared"`, mean R^2, which is
+            SmoothGrad-Squared [Hooker et al., 2019]; or `"variance"`, mean R^2 - (mean R)^2, which is VarGrad
+            [Adebayo et al., 2018].
 
     Example:
 
@@ -201,9 +193,13 @@ class GaussianSmoother(AugmentReduceBase):
         noise_scale: float = 1,
         seed: int | None = None,
         neuron_selection_mode: str | None = None,
+        statistic: str = "mean",
     ) -> None:
         check_number("noise_scale", noise_scale, least=0)
         check_seed(seed)
+        if not isinstance(statistic, str) or statistic not in STATISTICS:
+            raise ValueError(f"statistic is {', '.join(map(repr, STATISTICS))}. Received: {statistic!r}.")
+        self.statistic = statistic
         super().__init__(subanalyzer, augment_by_n, neuron_selection_mode)
         self._check_inputs()
         self.noise_scale = noise_scale
@@ -216,6 +212,14 @@ class GaussianSmoother(AugmentReduceBase):
 
     def _begin(self):
         self._noise.generator = np.random.default_rng(self.seed)
+
+    def _explained(self, inputs, selection, batch_size, verbose, options):
+        if self.statistic != "mean" and options.get("return_convergence_delta"):
+            raise ValueError(
+                f"statistic={self.statistic!r} adds up to nothing, so there is no convergence delta. Leave out "
+                f"return_convergence_delta."
+            )
+        return super()._explained(inputs, selection, batch_size, verbose, options)
 
     def augment(self, inputs: list[np.ndarray], step: int) -> list[np.ndarray]:
         return [x + self._noise.generator.normal(0, self.noise_scale, x.shape).astype(x.dtype) for x in inputs]
@@ -261,12 +265,16 @@ class PathIntegrator(AugmentReduceBase):
         _check_floating(self)
 
     def augment(self, inputs: list[np.ndarray], step: int) -> list[np.ndarray]:
-        return self._at((step + (0.5 if self.convention == "paper" else 0.0)) / self.augment_by_n, inputs)
+        return self._at(self._position(step), inputs)
+
+    def _position(self, step):
+        """Where on the path a step is, from 0 at the reference to 1 at the input: a number, or one per sample."""
+        return (step + (0.5 if self.convention == "paper" else 0.0)) / self.augment_by_n
 
     def _at(self, t, inputs):
         """What the subanalyzer takes for the point r + t (x - r) of the path."""
         references = flat_references(self.reference_inputs, inputs, self.graph)
-        return [r + x.dtype.type(t) * (x - r) for x, r in zip(inputs, references, strict=True)]
+        return [moved_to(t, x, r) for x, r in zip(inputs, references, strict=True)]
 
     def as_they_are(self, inputs: list[Any]) -> list[Any]:
         return self._at(1.0, inputs)
@@ -294,20 +302,7 @@ class PathIntegrator(AugmentReduceBase):
             A `Conservation` without sites: `start` is f(x) - f(reference) of what is selected, `input` the sum of the
             contributions, and `other` the gap between them.
         """
-        if "return_layers" in start or "return_convergence_delta" in start:
-            raise TypeError("conservation does not take return_layers and return_convergence_delta, `analyze` does.")
-        relevance, gap = self.analyze(X, neuron_selection, batch_size, verbose, return_convergence_delta=True, **start)
-        if gap.ndim > 1:
-            raise ValueError(
-                "conservation follows one target per sample, under one condition. Ask for several one by one, such as "
-                "neuron_selection=targets[:, 0] or conditions=conditions[0]."
-            )
-        masked: np.ndarray | float = 0.0
-        if start.get("conditions") is not None:
-            open_ways = {name: value for name, value in start.items() if name not in ("conditions", "around")}
-            _, rest = self.analyze(X, neuron_selection, batch_size, return_convergence_delta=True, **open_ways)
-            masked = gap - rest
-        return completeness(keras.tree.flatten(relevance), gap, masked)
+        return by_completeness(self, X, neuron_selection, batch_size, verbose, start)
 
     def _explained(self, inputs, selection, batch_size, verbose, options):
         if options.get("return_layers") is not None:
@@ -327,6 +322,11 @@ class PathIntegrator(AugmentReduceBase):
         pairs = zip(keras.tree.flatten(relevance), inputs, strict=True)
         found = sum(r.sum(axis=tuple(range(r.ndim - x.ndim + 1, r.ndim)), dtype="float64") for r, x in pairs)
         return relevance, (difference[:, None] if found.ndim > difference.ndim else difference) - found
+
+
+def moved_to(t: Any, x: np.ndarray, r: np.ndarray) -> np.ndarray:
+    """The point r + t (x - r) of a path, for one t or for one per sample."""
+    return r + np.reshape(t, (-1, *(1,) * (x.ndim - 1))).astype(x.dtype) * (x - r)
 
 
 def _with_axes(array, rank):
