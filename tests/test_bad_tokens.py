@@ -88,12 +88,27 @@ def test_a_mask_that_is_not_as_long_as_what_it_masks():
         analyzer.record([np.ones((1, 3, 4)), np.ones((1, 3), bool)])
 
 
+def scattered(before, added):
+    """The third row of every sample, scattered."""
+    before, added = (ops.transpose(x, (1, 0, 2)) for x in (before, added))
+    return ops.transpose(ops.scatter_update(before, [[3]], added), (1, 0, 2))
+
+
+JOINED = {
+    "a part, replaced": lambda before, added: ops.slice_update(before, [0, 3, 0], added),
+    "rows, replaced": scattered,
+    "a choice": lambda before, added: ops.where(ops.arange(6)[None, :, None] == 3, added, before),
+    "cut and joined": lambda before, added: ops.concatenate([before[:, :3], added, before[:, 4:]], axis=1),
+    "longer": lambda before, added: ops.concatenate([before, added], axis=1),
+}
+
+
 class Cached(layers.Layer):
     """Attention of the last token to those in a cache of keys and values."""
 
-    def __init__(self, grows, **options):
+    def __init__(self, how, **options):
         super().__init__(**options)
-        self.grows = grows
+        self.join = JOINED[how]
         self.q, self.k, self.v = (layers.Dense(4) for _ in range(3))
 
     def build(self, *shapes):
@@ -102,25 +117,62 @@ class Cached(layers.Layer):
 
     def call(self, x, cache):
         q, *new = self.q(x), self.k(x), self.v(x)
-        old = cache[:, 0], cache[:, 1]
-        pairs = zip(old, new, strict=True)
-        if self.grows:
-            k, v = (ops.concatenate(pair, axis=1) for pair in pairs)
-        else:
-            k, v = (ops.slice_update(before, [0, 3, 0], added) for before, added in pairs)
+        k, v = (self.join(cache[:, i], new[i]) for i in (0, 1))
         return ops.matmul(ops.softmax(ops.matmul(q, ops.transpose(k, (0, 2, 1)))), v), ops.stack([k, v], axis=1)
 
 
-@pytest.mark.parametrize("grows", [False, True])
-def test_a_cache_of_keys_and_values(grows):
+@pytest.mark.parametrize("is_returned", [False, True])
+@pytest.mark.parametrize("how", JOINED)
+def test_a_cache_of_keys_and_values(how, is_returned):
     x, cache = keras.Input((1, 4), name="x"), keras.Input((2, 6, 4), name="cache")
-    y, updated = Cached(grows, name="attention")(x, cache)
-    model = keras.Model([x, cache], {"logits": layers.Dense(2)(layers.Flatten()(y)), "next": updated})
-    with pytest.raises(
-        NotAnalyzeableModelException, match="'cache' comes back in its output 'next'.*Explain the prefill"
-    ):
+    y, updated = Cached(how, name="attention")(x, cache)
+    outputs = {"logits": layers.Dense(2)(layers.Flatten()(y)), **({"next": updated} if is_returned else {})}
+    model = keras.Model([x, cache], outputs)
+    how_known = "input 'cache' comes back in its output 'next'" if is_returned else "attention reads its input 'cache'"
+    with pytest.raises(NotAnalyzeableModelException, match=f"{how_known}.*Explain the prefill"):
         create_analyzer("lrp.attnlrp", model)
     revgraph.create_analyzer("gradient", model)
+
+
+def test_keys_and_values_of_several_layers_in_inputs_of_their_own():
+    x = keras.Input((1, 4), name="x")
+    caches = {name: keras.Input((2, 6, 4), name=name) for name in ("first", "second")}
+    y = x
+    for cache in caches.values():
+        h, _ = Cached("a part, replaced")(y, cache)
+        y = layers.LayerNormalization()(layers.Add()([y, h]))
+    model = keras.Model({"x": x, **caches}, layers.Dense(2)(layers.Flatten()(y)))
+    with pytest.raises(NotAnalyzeableModelException, match="input 'first'.*, and attention reads its input 'second'"):
+        create_analyzer("lrp.attnlrp", model)
+
+
+def tokens_beside_others(x, memory):
+    """Attention without layers for keys and values, to tokens of both inputs."""
+    both = layers.Concatenate(axis=1)([memory, layers.Dense(4)(x)])
+    return layers.Attention()([x, both])
+
+
+def projected_beside_others(x, memory):
+    both = layers.Concatenate(axis=1)([memory, layers.Dense(4)(x)])
+    return layers.MultiHeadAttention(1, 4)(x, both)
+
+
+def filled_in(x, memory):
+    """What is missing in an input is computed from the other one."""
+    return layers.MultiHeadAttention(1, 4)(x, ops.where(ops.isnan(memory), layers.Dense(4)(x), memory))
+
+
+def two_towers(x, memory):
+    """The product of two vectors, each of what is known and what is computed."""
+    towers = [layers.Concatenate()([one, layers.Dense(4)(other)]) for one, other in ((x, memory), (memory, x))]
+    return ops.matmul(*(ops.transpose(tower, axes) for tower, axes in zip(towers, [(0, 1, 2), (0, 2, 1)], strict=True)))
+
+
+@pytest.mark.parametrize("read", [tokens_beside_others, projected_beside_others, filled_in, two_towers])
+def test_inputs_beside_computed_tokens_are_no_cache(read):
+    x, memory = keras.Input((3, 4), name="x"), keras.Input((3, 4), name="memory")
+    model = keras.Model([x, memory], layers.Dense(2)(layers.Flatten()(read(x, memory))))
+    create_analyzer("lrp.attnlrp", model)
 
 
 def test_an_input_that_is_an_output_is_no_cache():

@@ -19,7 +19,7 @@ from revgraph.canonize.passes import average_pooling_to_conv, canonize, canonize
 from revgraph.composites import Composite, Matcher, NotAnalyzeableModelException, everywhere
 from revgraph.graph import Graph
 from revgraph.graph.analysis import Facts, is_linear_layer
-from revgraph.graph.caches import updated_caches
+from revgraph.graph.caches import joined_caches, returned_caches
 from revgraph.graph.loops import Loop
 from revgraph.graph.operations import Activation, BatchNorm, Opaque, Scale
 from revgraph.graph.types import Bounds, Selection, Tensors
@@ -237,13 +237,16 @@ class LRP(ReverseAnalyzer):
 
 def _refuse_caches(graph):
     """Refuses a model that hands on what it computed from earlier tokens, because relevance would end there."""
-    caches = updated_caches(graph)
-    if caches:
+    found = [f"its input {name!r} comes back in its output {output!r}" for name, output in returned_caches(graph)]
+    found = found or [
+        f"attention reads its input {name!r} together with keys and values that are computed from other inputs"
+        for name in joined_caches(graph)
+    ]
+    if found:
         raise NotAnalyzeableModelException(
-            f"The model {graph.name!r} has a cache of keys and values: "
-            + ", ".join(f"its input {name!r} comes back in its output {output!r}" for name, output in caches)
-            + ". Relevance would end in the cache, and not reach the tokens from which it was computed. Explain the "
-            "prefill: a model without the cache that takes all tokens at once, up to the one in question."
+            f"The model {graph.name!r} has a cache of keys and values: {', and '.join(found)}. Relevance would end in "
+            f"the cache, and not reach the tokens from which it was computed. Explain the prefill: a model without the "
+            f"cache that takes all tokens at once, up to the one in question."
         )
 
 
