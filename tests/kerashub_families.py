@@ -439,7 +439,7 @@ FAMILIES: dict[str, Family] = {
                       **SMALL, num_heads=2, num_mels=5, max_encoder_sequence_length=12, max_decoder_sequence_length=8),
     "XLM-RoBERTa": family("XLMRobertaBackbone", TEXT, **ENCODER),
     "XLNet": family("XLNetBackbone", SEGMENTS, **SMALL, num_heads=2),
-    "Xception": family("XceptionBackbone", images(32), stackwise_conv_filters=[[4, 6], [8, 8], [8, 8]],
+    "Xception": family("XceptionBackbone", images(32), stackwise_conv_filters=[[4, 6], [8, 8], [12, 12]],
                        stackwise_pooling=[False, True, False], image_shape=(32, 32, 3)),
 }  # fmt: skip
 

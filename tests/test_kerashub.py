@@ -28,7 +28,7 @@ FAST = (
 )  # fmt: skip
 """Families of the fast suite: each has something that the others do not."""
 
-SINGLE = {"BLIP-2", "D-FINE", "T5", "Qwen 3.5", "Qwen 3.5 MoE", "SAM 3", "SmolLM3"}
+SINGLE = {"BLIP-2", "D-FINE", "T5", "T5Gemma 2", "Qwen 3.5", "Qwen 3.5 MoE", "SAM 3", "SmolLM3"}
 """Families whose own code computes in float32. The others are checked in float64."""
 
 CONSTANT = {"RQ-VAE"}
