@@ -1,9 +1,8 @@
 """Pictures of relevance.
 
 `heatmap` and its relatives, and `text`, need nothing that revgraph does not install. `plot`, `plot_grid`, `compare`,
-`plot_volume`, `plot_heads`, `plot_tokens`, `plot_attention`, `plot_continuation`, `plot_references`, `plot_prototypes`,
-`plot_clusters` and `report` need matplotlib, and `imgify`, `gridify`, `imsave` and `palette` need Pillow. Both come
-with `pip install "revgraph[plot]"`.
+`report` and the functions whose names begin with `plot_` need matplotlib. `imgify`, `gridify`, `imsave` and `palette`
+need Pillow. Both come with `pip install "revgraph[plot]"`.
 """
 
 import importlib
@@ -16,16 +15,16 @@ from revgraph.visualize.tokens import Text, text
 _NEED_AN_EXTRA = {
     "compare": "figures", "plot": "figures", "plot_grid": "figures", "plot_volume": "volumes",
     "plot_attention": "attentions", "plot_heads": "attentions", "plot_tokens": "attentions",
-    "plot_continuation": "sentences", "report": "pages",
+    "plot_continuation": "sentences", "report": "pages", "plot_beeswarm": "tabular", "plot_waterfall": "tabular",
     "plot_clusters": "concepts", "plot_prototypes": "concepts", "plot_references": "concepts",
     "gridify": "images", "imgify": "images", "imsave": "images", "palette": "images",
 }  # fmt: skip
 
 __all__ = [
     "MAPS", "ColorMap", "Text", "clip_quantile", "colormap", "compare", "gamma", "graymap", "gridify", "heatmap",
-    "imgify", "imsave", "palette", "plot", "plot_attention", "plot_clusters", "plot_continuation", "plot_grid",
-    "plot_heads", "plot_prototypes", "plot_references", "plot_tokens", "plot_volume", "project", "report",
-    "text",
+    "imgify", "imsave", "palette", "plot", "plot_attention", "plot_beeswarm", "plot_clusters", "plot_continuation",
+    "plot_grid", "plot_heads", "plot_prototypes", "plot_references", "plot_tokens", "plot_volume", "plot_waterfall",
+    "project", "report", "text",
 ]  # fmt: skip
 
 
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
     from revgraph.visualize.images import gridify, imgify, imsave, palette
     from revgraph.visualize.pages import report
     from revgraph.visualize.sentences import plot_continuation
+    from revgraph.visualize.tabular import plot_beeswarm, plot_waterfall
     from revgraph.visualize.volumes import plot_volume
 else:
 
