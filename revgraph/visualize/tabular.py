@@ -61,17 +61,17 @@ def plot_waterfall(
         analyzer = revgraph.create_analyzer("deep_lift", model, reference_inputs=x_train.mean(axis=0))
         revgraph.visualize.plot_waterfall(x, analyzer.analyze(x, 0), model.predict(x), feature_names=columns)
     """
-    x, relevance, names = _checked(x, relevance, feature_names, top)
+    table, found, names = _checked(x, relevance, feature_names, top)
     outputs = np.asarray(output, float)
     outputs = outputs[:, 0] if outputs.ndim == 2 and outputs.shape[1] == 1 else np.atleast_1d(outputs)
-    if outputs.shape != (len(x),):
+    if outputs.shape != (len(table),):
         raise ValueError(
-            f"output is what was explained of each row, ({len(x)},). Received shape {np.shape(output)}. Of several "
+            f"output is what was explained of each row, ({len(table)},). Received shape {np.shape(output)}. Of several "
             f"outputs take the one that was explained, such as outputs[:, 3]."
         )
-    if not -len(x) <= sample < len(x):
-        raise IndexError(f"sample is from 0 to {len(x) - 1}. Received: {sample}.")
-    row, parts, end = x[sample], relevance[sample], float(finite(outputs)[sample])
+    if not -len(table) <= sample < len(table):
+        raise IndexError(f"sample is from 0 to {len(table) - 1}. Received: {sample}.")
+    row, parts, end = table[sample], found[sample], float(finite(outputs)[sample])
     order = np.argsort(-np.abs(parts), kind="stable")
     shown, rest = order[:top], order[top:]
     steps = [(f"{names[i]} = {row[i]:.3g}", parts[i]) for i in shown]
@@ -136,17 +136,17 @@ def plot_beeswarm(
 
         revgraph.visualize.plot_beeswarm(x, analyzer.analyze(x, 0), feature_names=columns)
     """
-    x, relevance, names = _checked(x, relevance, feature_names, top)
-    means = np.abs(relevance).mean(axis=0)
+    table, found, names = _checked(x, relevance, feature_names, top)
+    means = np.abs(found).mean(axis=0)
     order = np.argsort(-means, kind="stable")[:top]
     picture = Picture(6.4, 1.1 + ROW * len(order))
     axes = picture.subplots()
-    span = np.ptp(relevance[:, order]) or 1.0
+    span = np.ptp(found[:, order]) or 1.0
     for row, i in enumerate(order):
-        low, high = np.percentile(x[:, i], [5, 95])
-        colours = np.clip((x[:, i] - low) / (high - low), 0, 1) if high > low else np.full(len(x), 0.5)
-        heights = row + _swarm(relevance[:, i] / span)
-        axes.scatter(relevance[:, i], heights, c=colours, cmap=values_cmap, vmin=0, vmax=1, s=9, linewidth=0)
+        low, high = np.percentile(table[:, i], [5, 95])
+        colours = np.clip((table[:, i] - low) / (high - low), 0, 1) if high > low else np.full(len(table), 0.5)
+        heights = row + _swarm(found[:, i] / span)
+        axes.scatter(found[:, i], heights, c=colours, cmap=values_cmap, vmin=0, vmax=1, s=9, linewidth=0)
     axes.axvline(0, color="0.4", linewidth=0.8)
     axes.set_yticks(range(len(order)), [f"{names[i]} ({means[i]:.2g})" for i in order], fontsize=9)
     axes.set_ylim(len(order) - 0.4, -0.6)
@@ -160,20 +160,22 @@ def plot_beeswarm(
     return picture
 
 
-def _checked(x, relevance, feature_names, top):
+def _checked(
+    x: ArrayLike, relevance: ArrayLike, feature_names: Sequence[str] | None, top: int
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """The table, its relevance and the names of its features."""
     check_count("top", top)
-    x, relevance = np.asarray(x), np.asarray(relevance)
-    if x.ndim != 2 or relevance.shape != x.shape or not x.size:
+    table, found = np.asarray(x), np.asarray(relevance)
+    if table.ndim != 2 or found.shape != table.shape or not table.size:
         raise ValueError(
-            f"A table and its relevance have the shape (batch, features). Received shapes {x.shape} and "
-            f"{relevance.shape}. One row needs a batch axis too: x[None]."
+            f"A table and its relevance have the shape (batch, features). Received shapes {table.shape} and "
+            f"{found.shape}. One row needs a batch axis too: x[None]."
         )
-    if feature_names is None:
-        feature_names = [f"feature {i}" for i in range(x.shape[1])]
-    if len(feature_names) != x.shape[1]:
-        raise ValueError(f"There are {len(feature_names)} feature names for {x.shape[1]} features: pass one for each.")
-    return finite(x), finite(relevance).astype(float), list(map(str, feature_names))
+    count = table.shape[1]
+    names = list(map(str, feature_names)) if feature_names is not None else [f"feature {i}" for i in range(count)]
+    if len(names) != count:
+        raise ValueError(f"There are {len(names)} feature names for {count} features: pass one for each.")
+    return finite(table), finite(found).astype(float), names
 
 
 def _swarm(values, bins=60, height=0.35):
