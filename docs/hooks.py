@@ -21,7 +21,7 @@ FROM_ROOT = {
 
 SHOWN = {
     "quickstart.md", "choosing.md", "rules.md", "composites.md", "gallery.md", "is-it-right.md", "recurrent.md",
-    "text.md", "transformers.md",
+    "tables.md", "text.md", "transformers.md",
 }  # fmt: skip
 """Pages whose code is run by the build, and followed by what it shows, as in a notebook."""
 

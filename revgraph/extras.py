@@ -9,6 +9,7 @@ INSTALL = {
     "skimage": ("scikit-image", 'pip install "revgraph[evaluate]"'),
     "threadpoolctl": ("threadpoolctl", 'pip install "revgraph[concepts]"'),
     "umap": ("umap-learn", "pip install umap-learn"),
+    "pandas": ("pandas", "pip install pandas"),
     "networkx": ("networkx", "pip install networkx"),
 }
 """The name of each package, and how it is installed, by the name under which it is imported."""
