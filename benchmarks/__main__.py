@@ -25,7 +25,7 @@ def quick(plan: Plan) -> Plan:
     """The same on a small network, in a minute or two: whether everything runs, not how fast."""
     lengths = {"batch size": (1, 2), "image size": (20, 28), "network": (SMALL,)}
     effort = Effort(rounds=2, seconds=0.1, most=2)
-    short = {"recurrent": ("LSTM",), "series_batch_sizes": (2,), "steps": (20,)}
+    short = {"recurrent": ("LSTM",), "series_batch_sizes": (2,), "steps": (20,), "images": 8, "lengths": (2, 4)}
     return dataclasses.replace(
         plan, networks=(SMALL,), transformers=(), batch_sizes=(1, 2), curves=lengths, effort=effort, **short
     )
@@ -43,6 +43,10 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--networks", nargs="+", metavar="NAME", help="networks of keras.applications, ViT-B/16, BERT")
     p.add_argument("--batch-sizes", nargs="+", type=int, metavar="N")
     p.add_argument("--methods", nargs="+", choices=METHODS, metavar="METHOD", help=f"of {', '.join(METHODS)}")
+    p.add_argument(
+        "--image-size", type=int, metavar="N", help="height and width of images; each network's own by default"
+    )
+    p.add_argument("--images", type=int, metavar="N", help="images of a dataset whose time is measured (32)")
     p.add_argument("--rounds", type=int, help="the least number of times that things are run")
     p.add_argument("--limit", type=float, help="seconds after which the first call of another library is given up")
     p.add_argument("--out", type=Path, help="folder for the results")
@@ -52,7 +56,9 @@ def parser() -> argparse.ArgumentParser:
 def plan_of(given) -> Plan:
     """What was asked for on the command line."""
     plan = quick(Plan()) if given.quick else Plan()
-    asked = {name: getattr(given, name) for name in ("networks", "batch_sizes", "methods", "limit")}
+    asked = {
+        name: getattr(given, name) for name in ("networks", "batch_sizes", "methods", "limit", "image_size", "images")
+    }
     asked |= {"transformers": ()} if given.networks else {}
     asked = {name: tuple(v) if isinstance(v, list) else v for name, v in asked.items() if v is not None}
     if given.rounds:

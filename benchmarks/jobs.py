@@ -159,8 +159,11 @@ def collect(name, method, effort, batch, batches, image_size=None):
     analyzer = programs.make_analyzer(method, model)
     x = samples(model, batch * batches)
     with tempfile.TemporaryDirectory() as folder:
-        runs = {what: run(analyzer, x, batch, Path(folder) / what) for what, run in RUNS.items()}
-        times = interleaved(runs, Effort(**effort))
+        runs, short = (
+            {what: run(analyzer, data, batch, Path(folder) / what) for what, run in RUNS.items()}
+            for data in (x, x[:batch])
+        )
+        times = interleaved(runs, Effort(**effort), before=short)
     ratios = [a / b for a, b in zip(times["concepts"], times["relevance"], strict=True)]
     rates = [batch * batches / t for t in times["concepts"]]
     return {"samples": batch * batches, **spread(ratios, "ratio"), **spread(rates, "samples_per_second")}

@@ -48,6 +48,8 @@ class Plan:
         series_batch_sizes: Those of recurrent networks.
         steps: Lengths of series.
         image_size: Height and width of images; None for each network's own.
+        images: How many images a dataset has whose time is measured.
+        lengths: Numbers of batches of the datasets whose memory is measured.
         methods: The methods.
         effort: How often things are run.
         peers: Libraries to compare with.
@@ -64,6 +66,8 @@ class Plan:
     series_batch_sizes: tuple[int, ...] = (1, 32)
     steps: tuple[int, ...] = (20, 200, 2000)
     image_size: int | None = None
+    images: int = 32
+    lengths: tuple[int, ...] = (25, 100, 400)
     methods: tuple[str, ...] = tuple(METHODS)
     effort: Effort = Effort()
     peers: tuple[str, ...] = ()
@@ -95,6 +99,10 @@ class Plan:
         """The same with few rounds, for what takes long or is only to be seen at a glance."""
         rounds = min(3, self.effort.rounds)
         return dataclasses.replace(self, effort=dataclasses.replace(self.effort, rounds=rounds, most=rounds))
+
+    def batches(self, size: int) -> int:
+        """How many batches a dataset has."""
+        return math.ceil(self.images / size)
 
     def settings(self) -> dict:
         """What of this is told with the results."""
@@ -183,9 +191,9 @@ def datasets(plan: Plan) -> Iterator[dict]:
     batch = max(plan.batch_sizes)
     method = plan.few()[0]
     for name in plan.networks:
-        found = attempt(plan.timed, "throughput", name=name, method=method, batch=batch, batches=4)
+        found = attempt(plan.timed, "throughput", name=name, method=method, batch=batch, batches=plan.batches(batch))
         yield {"network": name, "batch": batch, "method": method, "goal": THROUGHPUT, **found}
-    for batches in (25, 100, 400):
+    for batches in plan.lengths:
         found = attempt(run_job, "dataset_memory", name=SMALL, method=FEW[1], batch=64, batches=batches)
         yield {"network": SMALL, "batch": 64, "method": FEW[1], "goal": None, **found}
 
@@ -195,9 +203,11 @@ def concepts(plan: Plan) -> Iterator[dict]:
     plan = plan.hasty()
     batch = max(plan.batch_sizes)
     for name in plan.networks:
-        found = attempt(plan.timed, "collect", name=name, method=plan.few()[0], batch=batch, batches=4)
+        found = attempt(
+            plan.timed, "collect", name=name, method=plan.few()[0], batch=batch, batches=plan.batches(batch)
+        )
         yield {"network": name, "batch": batch, "method": plan.few()[0], "goal": COLLECT, **found}
-    for batches in (25, 100, 400):
+    for batches in plan.lengths:
         found = attempt(
             run_job, "dataset_memory", name=SMALL, method=FEW[1], batch=64, batches=batches, what="concepts"
         )

@@ -39,11 +39,22 @@ def spread(values, name) -> dict:
     return {name: median, f"{name}_low": low, f"{name}_high": high}
 
 
-def interleaved(functions: Mapping[str, Callable], effort: Effort) -> dict[str, list[float]]:
-    """Seconds of each function in each round; every round calls them one after the other, each time another first."""
-    for function in functions.values():
+def interleaved(
+    functions: Mapping[str, Callable], effort: Effort, before: Mapping[str, Callable] | None = None
+) -> dict[str, list[float]]:
+    """Seconds of each function in each round; every round calls them one after the other, each time another first.
+
+    Args:
+        functions: The functions, by name.
+        effort: How many rounds.
+        before: Short functions that are called first in place of the functions, where these take long. There are then
+            as few rounds as there may be.
+    """
+    for function in (before or functions).values():
         function()
-    rounds = effort.of(statistics.median(seconds(function) for function in functions.values()))
+    rounds = effort.rounds
+    if before is None:
+        rounds = effort.of(statistics.median(seconds(function) for function in functions.values()))
     times = {name: [] for name in functions}
     for i in range(rounds):
         for name in _rotated(functions, i):

@@ -273,7 +273,7 @@ def interrupted(monkeypatch, after):
 
 def test_zarr_has_what_hdf5_has(analyzer, x, found, tmp_path):
     pytest.importorskip("zarr", minversion="3.0")
-    stored = collect(analyzer, x, out=tmp_path / "concepts.zarr", n=5, batch_size=7)
+    stored = collect(analyzer, x, out=tmp_path / "concepts.zarr", n=np.int64(5), batch_size=7)
     arrays, others = content(stored.path)[0], content(found.path)[0]
     assert arrays.keys() == others.keys()
     for name, array in arrays.items():
@@ -313,7 +313,7 @@ def test_a_run_that_is_resumed_gives_the_same_file(analyzer, x, found, after, tm
         with pytest.raises(KeyboardInterrupt):
             collect(analyzer, x, out=tmp_path / "concepts.h5", n=5, batch_size=7)
     assert [p.name for p in tmp_path.iterdir()] == ["concepts.h5.partial"]
-    collect(analyzer, x, out=tmp_path / "concepts.h5", n=5, batch_size=7)
+    collect(analyzer, x, out=tmp_path / "concepts.h5", n=np.int64(5), batch_size=7)
     assert_equal(found.path, tmp_path / "concepts.h5")
 
 

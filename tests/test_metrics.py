@@ -116,12 +116,59 @@ def test_road_solves_for_the_missing_pixels(data, analyzer):
     assert 0 < np.abs(noisy - filled).max() < 0.1
 
 
-def test_superpixels(data, analyzer):
-    pytest.importorskip("skimage")
-    x, y, _ = data
-    regions = evaluate.changing.regions_of(evaluate.explained.Explained(analyzer, x, y), "superpixels")
-    assert regions.shape == (4, UNITS) and regions.min() == 0 and regions.max() > 3
-    assert evaluate.Deletion(3, regions="superpixels")(analyzer, x, y).curve.shape == (4, 4)
+def _linear(shape, form):
+    """A linear model of samples of a shape, with `form` in front."""
+    flat = [layers.Flatten()] if len(shape) > 1 else []
+    return randomized(keras.Sequential([keras.Input(shape, dtype="float64"), *form, *flat, layers.Dense(2)]))
+
+
+def _without_regions(model, x, relevance, regions, axis, steps):
+    """The output while regions are set to zero, the most relevant ones first; sample by sample."""
+    curves = []
+    for sample, r, region in zip(x, relevance, regions, strict=True):
+        names = np.unique(region)
+        order = sorted(names, key=lambda name: -r[region == name].sum())
+        curve = []
+        for step in range(steps + 1):
+            taken = np.isin(region, order[: int(np.ceil(step / steps * len(names) - 0.5))])
+            changed = np.where(taken if axis is None else np.expand_dims(taken, axis), 0, sample)
+            curve.append(score(model, changed, 0))
+        curves.append(curve)
+    return np.array(curves)
+
+
+@pytest.mark.parametrize("shape, axis", [((12, 12, 1), -1), ((12, 12, 3), -1), ((3, 12, 12), 1), ((12, 12), None)])
+def test_superpixels(shape, axis):
+    segmentation = pytest.importorskip("skimage.segmentation")
+    x = np.random.default_rng(0).uniform(size=(3, *shape))
+    x[:, 4:8, 4:8] += 2
+    model = _linear(shape, [layers.ReLU()])
+    analyzer = revgraph.create_analyzer("input_t_gradient", model)
+    inner = None if axis is None else axis % 4 - 1
+    pictures = x if inner is None else np.moveaxis(x, axis, -1)
+    regions = np.stack(
+        [segmentation.slic(p, n_segments=50, channel_axis=None if axis is None else -1) for p in pictures]
+    )
+    assert len(np.unique(regions)) > 5
+    relevance = analyzer.analyze(x, 0)
+    relevance = relevance if axis is None else relevance.sum(axis=axis)
+    found = evaluate.Deletion(4, regions="superpixels")(analyzer, x, 0, channel_axis=axis)
+    np.testing.assert_allclose(found.curve, _without_regions(model, x, relevance, regions, inner, 4), rtol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(10,), (10, 2)])
+def test_segments_of_a_series(shape):
+    x = np.random.default_rng(1).normal(size=(3, *shape))
+    model = _linear(shape, [layers.ReLU()])
+    analyzer = revgraph.create_analyzer("input_t_gradient", model)
+    relevance = analyzer.analyze(x, 0).reshape(3, 10, -1).sum(axis=-1)
+    segments, axis = np.tile(np.arange(10) // 4, (3, 1)), None if len(shape) == 1 else -1
+    expected = _without_regions(model, x, relevance, segments, axis, 3)
+    np.testing.assert_allclose(evaluate.Deletion(3, regions=4)(analyzer, x, 0).curve, expected, rtol=1e-6)
+    # Segments of any length, which differ from sample to sample.
+    own = np.sort(np.random.default_rng(2).integers(5, 9, (3, 10)), axis=1)
+    found = evaluate.Deletion(2, regions=own)(analyzer, x, 0).curve
+    np.testing.assert_allclose(found, _without_regions(model, x, relevance, own, axis, 2), rtol=1e-6)
 
 
 def test_correlations(data, model, analyzer):
@@ -511,6 +558,7 @@ def test_bad_data(metric, options, error, message, data, analyzer):
         (lambda: evaluate.Deletion(baseline=np.zeros(5)), ValueError, "must broadcast"),
         (lambda: evaluate.Deletion(regions=(2,)), ValueError, "a size for each of the axes"),
         (lambda: evaluate.Deletion(regions="words"), ValueError, "superpixels"),
+        (lambda: evaluate.Deletion(baseline="mask"), ValueError, "no tokenizer says"),
         (lambda: evaluate.Deletion(regions=np.zeros(3, int)), ValueError, "regions is an array of ints"),
         (lambda: evaluate.FaithfulnessCorrelation(36), ValueError, "below all 36"),
         (lambda: evaluate.MaxSensitivity(0), ValueError, "radius must be a number > 0"),

@@ -157,7 +157,7 @@ class ConceptFile(Sink):
             for _ in staging.records:
                 progress()
             made.note({**origin, "concepts": FORMAT, "layers": list(self.layers)})
-            made.note({"n": self.n, "over": self.over, "shares": str(self.shares)})
+            made.note({"n": int(self.n), "over": self.over, "shares": str(self.shares)})
 
     @staticmethod
     def _write_column(made, name, staged, staging, spec):

@@ -41,7 +41,7 @@ class Quantus:
             return
         *inner, channels = tensor.shape[1:]
         inputs = keras.Input((channels, *inner), dtype=tensor.dtype)
-        moved = keras.layers.Permute((*range(2, len(inner) + 2), 1))(inputs)
+        moved = keras.layers.Permute((*range(2, len(inner) + 2), 1), dtype=tensor.dtype)(inputs)
         # Calling `call` keeps the layers single, so that Quantus can shuffle the weights of each.
         self.model = keras.Model(inputs, keras.tree.flatten(functional.call(moved))[0])
 

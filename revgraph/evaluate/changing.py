@@ -219,12 +219,15 @@ def _given(regions, shape):
 def _superpixels(part, regions):
     if regions != "superpixels":
         raise ValueError(f"regions is None, sizes, an array, or 'superpixels'. Received: {regions!r}.")
-    x = part.x
-    if x.ndim != 4 or x.dtype.kind != "f" or part.axis is None:
-        raise ValueError(f"Superpixels are for pictures, (samples, height, width, channels). Received shape {x.shape}.")
+    if len(part.shape) != 3 or part.x.dtype.kind != "f":
+        raise ValueError(
+            f"Superpixels are for pictures of numbers, (samples, height, width, channels), or without channels under "
+            f"channel_axis=None. Received {part.x.dtype} of shape {part.x.shape}."
+        )
     slic = needed("skimage.segmentation", 'regions="superpixels"').slic
-    pictures = np.moveaxis(x, part.axis, -1)
-    return np.stack([slic(picture, start_label=0, channel_axis=-1, n_segments=50) for picture in pictures])
+    pictures = part.x if part.axis is None else np.moveaxis(part.x, part.axis, -1)
+    channels = None if part.axis is None else -1
+    return np.stack([slic(picture, start_label=0, channel_axis=channels, n_segments=50) for picture in pictures])
 
 
 def places(explained: Explained, regions: np.ndarray, largest_first: bool = True) -> np.ndarray:
