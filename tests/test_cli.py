@@ -677,15 +677,18 @@ def test_the_how_to_runs(run, made, tmp_path):
         (tmp_path / name).symlink_to(made / name)
     (tmp_path / "digits.npy").symlink_to(made / "x.npy")
     (tmp_path / "test.npz").symlink_to(made / "data.npz")
+    keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]).save(tmp_path / "table.keras")
+    (tmp_path / "houses.csv").write_text("age,price,rooms\n1,2,3\n4,5,6\n")
     text = (ROOT / "docs" / "command-line.md").read_text()
     lines = [line for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL) for line in block.splitlines()]
     for name in ("cat.png", "dog.png"):
         write_image(tmp_path / name, np.full((*SIZE, 3), 100))
-    assert len(lines) == 16
+    assert len(lines) == 17
     for line in lines:
         code, _, err = run(line.removeprefix("revgraph ").replace("32x32", "10x12"))
         assert code == 0, f"{line}: {err}"
     assert Path("explained/cat.heatmap.png").is_file() and Path("project/project.yaml").is_file()
+    assert Path("relevance.csv").read_text().startswith("index,age,rooms,prediction,label\n0,")
 
 
 def test_layers_of_ones_own(run, tmp_path):

@@ -43,6 +43,7 @@ OPTIONS = {
     r"\bby=None": "--by none",
     r"\bk=\.\.\.": "--k ...",
     r"input_name=\.\.\.": "--input NAME",
+    r"labels='([^']*)'": r"--labels \1",
     r"variant=absspectral": "--variant absspectral",
     r"(\w+)=\.\.\.": r"--param \1=...",
 }
@@ -207,13 +208,14 @@ def _add_explain_dataset(commands):
         "revgraph explain-dataset model.keras images/ --size 224x224 --scale 1/255 --out relevance.h5 --resume",
         "revgraph explain-dataset exported/ test.npz --target label --out relevance.h5 --project",
         "revgraph explain-dataset model.keras train.tfrecord --out shards/ --batch-size 64",
+        "revgraph explain-dataset model.keras houses.csv --labels price --out relevance.csv",
     )  # fmt: skip
     add_model(command)
     command.add_argument(
-        "data", metavar="DATA", help="directory of images or TFRecord files, .npy, .npz, .h5 or .tfrecord file"
+        "data", metavar="DATA", help="directory of images or TFRecord files, .npy, .npz, .h5, .csv or .tfrecord file"
     )
     command.add_argument(
-        "--out", metavar="PATH", required=True, help="FILE.h5, NAME.zarr, or a directory for .npy shards"
+        "--out", metavar="PATH", required=True, help="FILE.h5, NAME.zarr, FILE.csv, or a directory for .npy shards"
     )
     command.add_argument(
         "--target", default="top1",

@@ -36,7 +36,8 @@ from revgraph.cli.inputs import (
 )
 from revgraph.cli.pictures import pictures
 from revgraph.composites import NotAnalyzeableModelException
-from revgraph.datasets import HDF5, NpyShards, Zarr, open_dataset
+from revgraph.datasets import CSV, HDF5, NpyShards, Zarr, open_dataset
+from revgraph.datasets.csv_tables import feature_names
 from revgraph.datasets.explain import predictor
 from revgraph.datasets.sinks import sink as sink_of
 from revgraph.graph import Graph
@@ -146,6 +147,8 @@ def explain_dataset(options: Namespace) -> None:
     preprocess, names = preprocessing(options), class_names(options)
     where = _sink(options, names)
     analyzer = analyzer_of(options)
+    if isinstance(where, CSV) and Path(options.data).suffix.lower() == ".csv" and Path(options.data).is_file():
+        where = CSV(options.out, feature_names(Path(options.data), analyzer.graph, options.labels))
     check_names(options, names, analyzer.graph, output_index(analyzer.graph, options.output))
     dataset = open_dataset(
         options.data, analyzer, size=options.size, preprocess=preprocess, inputs=options.inputs, labels=options.labels,
@@ -183,6 +186,10 @@ def _sink(options, names):
     if options.project:
         raise UsageError("--project goes with an HDF5 output: --out FILE.h5.")
     where = sink_of(options.out)
+    if isinstance(where, CSV):
+        if options.with_inputs:
+            raise UsageError("--with-inputs goes with other outputs: --out FILE.h5, NAME.zarr or a directory.")
+        return where
     return {Zarr: Zarr, NpyShards: NpyShards}[type(where)](options.out, inputs=options.with_inputs)
 
 

@@ -1,4 +1,4 @@
-"""Datasets in files: directories of images, `.npy`, `.npz`, HDF5, TFRecord."""
+"""Datasets in files: directories of images, `.npy`, `.npz`, HDF5, TFRecord, CSV."""
 
 import contextlib
 import dataclasses
@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from revgraph.analyzers import Analyzer
 from revgraph.class_names import check_names, units_of
+from revgraph.datasets import csv_tables
 from revgraph.datasets.images import SUFFIXES, Images
 from revgraph.datasets.streams import Samples, Unreadable, reason
 from revgraph.graph import Graph
@@ -39,15 +40,16 @@ def open_dataset(
     """Opens a dataset in files, for `explain_dataset`. Samples are read when they are needed.
 
     Args:
-        path: A directory of images, whose subdirectories are the classes; a `.npy`, `.npz` or HDF5 file; or a TFRecord
-            file, or a directory of them.
+        path: A directory of images, whose subdirectories are the classes; a `.npy`, `.npz`, HDF5 or CSV file; or a
+            TFRecord file, or a directory of them.
         analyzer: The analyzer, or the graph of its model. It determines the shape of the inputs.
         size: (width, height) to which images are resized.
         preprocess: Function from float32 inputs (batch, ...) to the model's input. Images are between 0 and 255 before
             it.
         inputs: Name of the array or feature that has the inputs. Common names are found by default, such as `x`, `data`
             and `image/encoded`. For models with several inputs the arrays have the names of the inputs.
-        labels: Name of the array or feature that has the labels. The names in `LABELS` are found by default.
+        labels: Name of the array or feature that has the labels. The names in `LABELS` are found by default. Of a CSV
+            file the column has to be named.
         class_names: Names of the subdirectories of images, in the order of the model's outputs. Two names go with the
             single output of a binary classifier. By default the subdirectories stand for the outputs in alphabetical
             order.
@@ -77,6 +79,14 @@ def open_dataset(
         return ImageFolder(path, Images.of(graph, size, preprocess), class_names)
     if _is_tfrecord(path):
         return Records([path], graph, size, preprocess, inputs, labels)
+    if path.suffix.lower() == ".csv":
+        if inputs is not None:
+            raise ValueError(
+                f"All columns of {str(path)!r} but that of the labels are inputs: leave out inputs={inputs!r}."
+            )
+        x, y = csv_tables.table(path, graph, labels)
+        x = x if preprocess is None else preprocess(x)
+        return x if y is None else (x, y)
     return _arrays(path, graph, preprocess, inputs, labels)
 
 
@@ -215,7 +225,7 @@ def _arrays(path, graph, preprocess, inputs, labels):
     except (OSError, ValueError, zipfile.BadZipFile, EOFError, KeyError) as error:
         raise ValueError(
             f"{str(path)!r} is no dataset, or is damaged ({reason(error)}). Datasets are directories of images, .npy, "
-            f".npz, .h5 and .tfrecord files."
+            f".npz, .h5, .csv and .tfrecord files."
         ) from error
     what, where = "array with the inputs", str(path)
     if len(graph.input_slots) == 1:

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from revgraph.datasets import containers
-from revgraph.datasets.sinks import HDF5, NpyShards, sink
+from revgraph.datasets.sinks import CSV, HDF5, NpyShards, sink
 from revgraph.datasets.virelay import three_axes
 from revgraph.graph.types import PathLike
 from revgraph.saving.names import file_name
@@ -42,6 +42,11 @@ class Results:
             raise ValueError(
                 f"{str(path)!r} has no attributions: it is {what}. Write them with "
                 f"revgraph.explain_dataset(analyzer, dataset, path)."
+            )
+        if isinstance(where, CSV):
+            raise ValueError(
+                f"{str(path)!r} is a CSV file, which pandas.read_csv reads. What reads results in parts needs an .h5 "
+                f'file, a .zarr group or a directory of shards: explain_dataset(analyzer, dataset, "relevance.h5").'
             )
         self._format = where
         name = "attribution"
