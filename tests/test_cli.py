@@ -208,6 +208,14 @@ def test_methods_without_a_ledger_say_so(method, found, run, made):
     assert code == 0 and (f"not defined for this method; its values add up to {total:.4g}" in out) == found
 
 
+@pytest.mark.parametrize("method", ["gradient", "guided_backprop"])
+def test_nothing_is_said_of_shares_where_relevance_is_no_share(method, run, made):
+    code, out, _ = run(f"explain {{made}}/model.keras {{made}}/cat.png --scale 1/255 --method {method}")
+    total = np.load("explained/cat.relevance.npy").sum()
+    assert code == 0 and f"adds up to {total:.4g}" in out and "%" not in out and "conservation" not in out
+    assert json.loads(Path("explained/cat.json").read_text())["adds_up"] is False
+
+
 def test_a_directory_of_images_goes_to_hdf5(run, made, tmp_path):
     line = "explain-dataset {made}/model.keras {made}/images --scale 1/255 --out out.h5 --target label"
     code, _, err = run(line)

@@ -106,6 +106,7 @@ def _explain_one(analyzer, item, selection, options):
     report = _ledger(analyzer, item.x, selection)
     if report is not None:
         told["conservation"] = {name: float(getattr(report, name)[0]) for name in FIELDS}
+        told["adds_up"] = report.note is None
     return {**told, "contents": contents}
 
 
@@ -125,12 +126,14 @@ def _print_explained(result):
         if told["target"]:
             print(f"  explained: {_shown(told['target'])}")
         ledger = told.get("conservation")
-        if ledger:
+        if ledger and told["adds_up"]:
             share = f" ({ledger['input'] / ledger['start']:.1%})" if ledger["start"] else ""
             print(
                 f"  conservation: {ledger['start']:.4g} at the start, {ledger['input']:.4g} found at the input{share}, "
                 f"{', '.join(f'{name} {ledger[name]:.3g}' for name in FIELDS[2:])}"
             )
+        elif ledger:
+            print(f"  relevance: adds up to {told['relevance']:.4g}; this method gives no shares of the output")
         else:
             print(f"  conservation: not defined for this method; its values add up to {told['relevance']:.4g}")
         for path in told["files"]:
