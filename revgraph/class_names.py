@@ -78,9 +78,21 @@ def predicted(
         chosen = outputs.argmax(axis=1)
         return chosen, np.take_along_axis(outputs, chosen[:, None], axis=1)[:, 0]
     unit = outputs[:, 0]
-    if has_logits(unit) if logits is None else logits:
-        return (unit > 0).astype(int), np.abs(unit)
-    return (unit > 0.5).astype(int), np.maximum(unit, 1 - unit)
+    logits = has_logits(unit) if logits is None else logits
+    chosen = (unit > (0 if logits else 0.5)).astype(int)
+    return chosen, value_of_class(unit, chosen, logits)
+
+
+def value_of_class(unit: np.ndarray, chosen: np.ndarray, logits: bool | None = None) -> np.ndarray:
+    """The value of one of the two classes that a unit tells apart: p or 1 - p, or the logit or its negative.
+
+    Args:
+        unit: The values of the unit, (batch,).
+        chosen: The class of each sample, 0 or 1: (batch,).
+        logits: See `predicted`.
+    """
+    first = -unit if (has_logits(unit) if logits is None else logits) else 1 - unit
+    return np.where(chosen, unit, first)
 
 
 def has_logits(outputs: np.ndarray) -> bool:

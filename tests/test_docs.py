@@ -22,6 +22,8 @@ PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").r
 
 # What the code of a page has to lead to, checked in its namespace and its folder after the last block.
 CLAIMS = {
+    "docs/binary-and-regression.md": "import numpy as np; np.testing.assert_allclose(for_zero, -for_one)"
+    "; assert agreement['deep_lift, mean'] > 0.9 > 0.7 > agreement['lrp.epsilon']",
     "docs/custom-rules.md": "assert isinstance(halved, revgraph.Composite) and len(report) == 1",
     "docs/datasets.md": "import pathlib; assert pathlib.Path('digits/project.yaml').is_file()",
     "docs/evaluation.md": "assert result.ranks['random']['relevance_mass'] == 3 and table.correlation(relevance) > 0.9",

@@ -300,3 +300,63 @@ def test_batch_size_holds_for_generators_and_sequences(name, rng, monkeypatch):
         expected = np.concatenate([analyzer.innermost.analyze(part, [0, 1, 0, 1, 0]) for part in x])
         np.testing.assert_allclose(found, expected, rtol=1e-5)
         sizes.clear()
+
+
+@pytest.fixture
+def binary(float64):
+    x = keras.Input((4,))
+    h = layers.Dense(5, activation="relu", bias_initializer="normal")(x)
+    return keras.Model(x, layers.Dense(1, activation="sigmoid", name="p")(h))
+
+
+SIDED = [
+    "gradient", "input_t_gradient", "integrated_gradients", "smoothgrad", "deep_lift", "lrp.epsilon",
+    "lrp.alpha_2_beta_1", "occlusion", "feature_ablation",
+]  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:The output of")
+@pytest.mark.parametrize("name", SIDED)
+def test_the_two_classes_of_one_unit(name, binary, rng):
+    x = rng.normal(size=(4, 4))
+    options = {"seed": 0} if name == "smoothgrad" else {}
+    analyzer = revgraph.create_analyzer(name, binary, **options)
+    positive = analyzer.analyze(x, "positive")
+    assert np.abs(positive).max() > 0
+    close(positive, analyzer.analyze(x, 0))
+    close(analyzer.analyze(x, "negative"), -positive)
+    words = ["negative", "positive", "positive", "negative"]
+    signs = np.array([-1, 1, 1, -1])[:, None]
+    for given in (words, np.array(words)):
+        close(analyzer.analyze(x, given), signs * positive)
+        close(analyzer.analyze(x, given, batch_size=3), signs * positive)
+    close(analyzer.analyze(x, {binary.output_names[0]: words}), signs * positive)
+
+
+@pytest.mark.filterwarnings("ignore:The output of")
+def test_the_negative_class_is_the_negative_logit(binary, rng):
+    """Contributions to it add up to its own difference from a reference."""
+    x = rng.normal(size=(4, 4))
+    p = np.asarray(binary(x))[:, 0]
+    zero = np.asarray(binary(np.zeros((1, 4))))[0, 0]
+    difference = np.log((1 - p) / p) - np.log((1 - zero) / zero)
+    found = revgraph.create_analyzer("deep_lift", binary).analyze(x, "negative")
+    np.testing.assert_allclose(found.sum(axis=1), difference, rtol=1e-6)
+    report = revgraph.create_analyzer("lrp.epsilon", binary).conservation(x, "negative")
+    np.testing.assert_allclose(report.start, np.log((1 - p) / p), rtol=1e-6)
+    recorded = revgraph.create_analyzer("lrp.epsilon", binary).record(x)
+    close(recorded.analyze("negative"), -recorded.analyze("positive"))
+
+
+def test_words_that_fit_no_output(model, binary, x, rng):
+    with pytest.raises(ValueError, match=r"two classes of an output of one unit. The shape is \(4, 5\): select by an"):
+        make("gradient", model).analyze(x, "negative")
+    analyzer, x = make("gradient", binary), rng.normal(size=(3, 4))
+    with pytest.raises(ValueError, match="2 words for 3 samples: pass one word, or one per sample"):
+        analyzer.analyze(x, ["negative", "positive"])
+    for labels in ([0, 1, 1], 1):
+        with pytest.raises(ValueError, match=r'1 neuron, 0.*"negative" for the label 0 and "positive" for 1'):
+            analyzer.analyze(x, labels)
+    analyzer.analyze(x, ["negative", "positive", "positive"])
+    with pytest.raises(ValueError, match='neuron_selection takes .*"positive" and "negative". Received: .left'):
+        analyzer.analyze(x, "left")

@@ -244,7 +244,9 @@ class ReverseAnalyzer(Analyzer):
                 (batch, targets); `"max_activation"`, `"all"`; a tuple of an int or slice per axis after the batch; a
                 boolean mask of the output's shape; floating factors of that shape, by which the start of each neuron
                 is multiplied; a function of the output that gives one number per sample, such as
-                `lambda y: y[:, 3] - y[:, 5]`. For several outputs a dict of these by output name.
+                `lambda y: y[:, 3] - y[:, 5]`. For an output of one unit `"positive"` is the unit, and `"negative"` the
+                other class of a binary classifier, whose logit is the negative one; or a list of one word per sample.
+                For several outputs a dict of these by output name.
             batch_size: Samples computed at once; all of an array by default.
             verbose: 1 shows a progress bar.
             initial_relevance: What a selected neuron starts with, in place of its own value (LRP) or 1 (gradients): a

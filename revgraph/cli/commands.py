@@ -21,7 +21,7 @@ import tensorflow as tf
 import revgraph
 from revgraph.analyzers.analyzer import Analyzer, Unsupported
 from revgraph.analyzers.inputs import flat_inputs
-from revgraph.class_names import gives_logits, is_binary, predicted, units_of
+from revgraph.class_names import gives_logits, is_binary, predicted, units_of, value_of_class
 from revgraph.cli import UsageError
 from revgraph.cli.inputs import (
     check_names,
@@ -31,8 +31,8 @@ from revgraph.cli.inputs import (
     named_class,
     output_index,
     preprocessing,
+    selection_of_class,
     targets,
-    unit_of,
 )
 from revgraph.cli.pictures import pictures
 from revgraph.composites import NotAnalyzeableModelException
@@ -69,9 +69,10 @@ def explain(options: Namespace) -> None:
         explained = []
         for index in chosen:
             stem = item.stem if len(chosen) == 1 else f"{item.stem}.{index}"
-            unit = unit_of(index, y, names)
-            target = {} if index is None else named_class(index, y[unit], names)
-            told = _explain_one(analyzer, item, selection_of(analyzer.graph, output, unit), options)
+            target = {} if index is None else named_class(index, _value(y, index, names, logits), names)
+            # A class of an output with more axes has no index.
+            selected = selection_of_class(index, names, units_of(analyzer.graph, output))
+            told = _explain_one(analyzer, item, selection_of(analyzer.graph, output, selected), options)
             files = told.pop("contents")
             told = {"target": target, **told, "files": [str(out / f"{stem}.{end}") for end in (*files, "json")]}
             record = {**origin, "input": item.name, **told}
@@ -87,6 +88,13 @@ def explain(options: Namespace) -> None:
             _print_explained(results[-1])
     if options.json:
         print(json.dumps({"model": options.model, "method": analyzer.name, "results": results}))
+
+
+def _value(y, index, names, logits):
+    """The value of a class in the output y of a sample, (units,)."""
+    if not is_binary(names, len(y)):
+        return y[index]
+    return value_of_class(y, np.array([index]), logits)[0]
 
 
 def _explain_one(analyzer, item, selection, options):
@@ -208,7 +216,7 @@ def target_of_all(options: Namespace, graph: Graph, names: Sequence[str] | None)
         # Directories name the classes if there is one for each.
         fit = names and (len(names) == count or is_binary(names, count))
         chosen = class_index(options.target, names if fit else None, count)
-        chosen = 0 if is_binary(names, count) else chosen
+        chosen = selection_of_class(chosen, names, count)
     return selection_of(graph, output, chosen)
 
 

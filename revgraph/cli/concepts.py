@@ -10,7 +10,15 @@ from revgraph import concepts
 from revgraph.analyzers.inputs import flat_inputs
 from revgraph.cli import UsageError
 from revgraph.cli.commands import analyzer_of, place, progress, selection_of, target_of_all
-from revgraph.cli.inputs import check_names, class_names, items, output_index, preprocessing, targets, unit_of
+from revgraph.cli.inputs import (
+    check_names,
+    class_names,
+    items,
+    output_index,
+    preprocessing,
+    selection_of_class,
+    targets,
+)
 from revgraph.datasets import open_dataset
 from revgraph.datasets.explain import predictor
 from revgraph.saving.names import file_name
@@ -118,7 +126,7 @@ def graph(options: Namespace) -> None:
     if len(chosen) != 1:
         raise UsageError(f"--target {options.target}: a graph is that of one class, such as top1.")
     widths = options.widths if len(options.widths) > 1 else options.widths[0]
-    selection = selection_of(analyzer.graph, output, unit_of(chosen[0], y, names))
+    selection = selection_of(analyzer.graph, output, selection_of_class(chosen[0], names, len(y)))
     found = concepts.graph(analyzer, item.x, options.layers, selection, widths=widths)
     if options.out is not None:
         _save(found.plot(), Path(options.out), options.overwrite)

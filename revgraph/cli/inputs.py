@@ -18,6 +18,7 @@ from revgraph.cli import UsageError
 from revgraph.datasets.images import Images
 from revgraph.graph import Graph
 from revgraph.graph.types import PathLike
+from revgraph.reverse.targets import SIDES
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -219,11 +220,6 @@ def class_index(target: str, names: Sequence[str] | None, count: int | None) -> 
         index = class_index(target, names, None)
         if index > 1:
             raise UsageError(f"--target {target}: there are 2 classes, 0 to 1.")
-        if index == 0:
-            raise UsageError(
-                f"--target {target}: the model has one output, which stands for {names[1]!r}. The relevance of "
-                f"{names[0]!r} is that of {names[1]!r} with the opposite sign: leave out --target."
-            )
         return index
     if re.fullmatch(r"\d+", target) and target not in (names or ()):
         index = int(target)
@@ -275,12 +271,9 @@ def targets(target: str, y: np.ndarray, names: Sequence[str] | None) -> Sequence
     return [int(i) for i in np.argsort(-y, kind="stable")[: int(largest[1])]]
 
 
-def unit_of(index: int | None, y: np.ndarray, names: Sequence[str] | None) -> int | None:
-    """The position in the output y, (classes,), of a class; None for None.
-
-    Both classes of a binary classifier with a single unit have the position 0.
-    """
-    return 0 if y.ndim == 1 and is_binary(names, len(y)) else index
+def selection_of_class(index: int | None, names: Sequence[str] | None, units: int | None) -> int | str | None:
+    """What is selected for a class: its index, or a word for one of the two that a single unit tells apart."""
+    return index if index is None or not is_binary(names, units) else list(SIDES)[index]
 
 
 def named_class(index: int, value: float, names: Sequence[str] | None) -> dict[str, Any]:

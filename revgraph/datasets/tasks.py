@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 
 from revgraph.analyzers import Analyzer
-from revgraph.class_names import is_binary
+from revgraph.class_names import is_binary, units_of
 from revgraph.datasets.files import open_dataset
 from revgraph.datasets.sinks import Sink
 from revgraph.datasets.streams import Batch, Samples, Source, source
+from revgraph.graph import Graph
 from revgraph.graph.types import PathLike, Selection
+from revgraph.reverse.targets import SIDES, are_sides
 from revgraph.saving.provenance import plain, provenance
 
 
@@ -93,7 +95,7 @@ class Task:
 
     def selected(self, batch: Batch) -> Any:
         """The selection for the samples of a batch."""
-        return of_samples(self.selection, batch)
+        return of_samples(self.selection, batch, self.analyzer.graph)
 
 
 def _checked_selection(selection, data):
@@ -103,7 +105,7 @@ def _checked_selection(selection, data):
     if not isinstance(selection, list | np.ndarray) or np.ndim(selection) == 0:
         return selection
     chosen = np.asarray(selection)
-    if chosen.ndim != 1 or chosen.dtype.kind not in "iu":
+    if chosen.ndim != 1 or not (chosen.dtype.kind in "iu" or are_sides(selection)):
         raise ValueError(
             f"neuron_selection takes one int per sample here, or one selection for all samples. Received an array of "
             f"{chosen.dtype} and shape {chosen.shape}."
@@ -118,23 +120,28 @@ def _check_directories(names, graph, selection):
     for slot, output in zip(graph.output_slots, graph.output_names, strict=True):
         chosen = selection.get(output) if isinstance(selection, dict) else selection
         shape = graph.specs[slot].shape
-        if isinstance(chosen, str) and chosen == "label" and len(shape) == 2 and is_binary(names, shape[1]):
-            raise ValueError(
-                f"The model has one output, which stands for {names[1]!r}, and so there is no output for the label of "
-                f"{names[0]!r}. Explain all samples without neuron_selection: relevance is that of {names[1]!r}, and "
-                f"that of {names[0]!r} has the opposite sign."
-            )
-        if isinstance(chosen, str) and chosen == "label" and len(shape) == 2 and shape[1] not in (None, len(names)):
+        by_label = isinstance(chosen, str) and chosen == "label" and len(shape) == 2
+        if by_label and shape[1] not in (None, len(names)) and not is_binary(names, shape[1]):
             raise ValueError(
                 f"The dataset has {len(names)} directories, and the model {shape[1]} outputs, so their labels would "
                 f"select other classes. Say which output is which directory: class_names=... of open_dataset."
             )
 
 
-def of_samples(selection: Any, batch: Batch) -> Any:
-    """The selection for the samples of a batch."""
+def of_samples(selection: Any, batch: Batch, graph: Graph, output: str | None = None) -> Any:
+    """The selection for the samples of a batch.
+
+    Args:
+        selection: What the user selects: for several outputs a dict by their names.
+        batch: The batch.
+        graph: The model's graph.
+        output: The name of the output at which something is selected; that of the first one by default.
+
+    Raises:
+        ValueError: Labels are missing, or are no labels of the output.
+    """
     if isinstance(selection, dict):
-        return {name: of_samples(part, batch) for name, part in selection.items()}
+        return {name: of_samples(part, batch, graph, name) for name, part in selection.items()}
     if isinstance(selection, np.ndarray):
         if batch.index[-1] >= len(selection):
             raise ValueError(f"neuron_selection has {len(selection)} entries, and the dataset has more samples.")
@@ -142,5 +149,23 @@ def of_samples(selection: Any, batch: Batch) -> Any:
     if isinstance(selection, str) and selection == "label":
         if batch.labels is None:
             raise ValueError('neuron_selection="label" needs labels, and the dataset has none.')
-        return (batch.labels.argmax(axis=1) if batch.labels.ndim == 2 else batch.labels).astype(int)
+        several = batch.labels.ndim == 2 and batch.labels.shape[1] > 1
+        labels = batch.labels.argmax(axis=1) if several else batch.labels.reshape(-1)
+        names = graph.output_names
+        units = units_of(graph, names.index(output) if output in names else 0)
+        return sides_of_labels(labels) if units == 1 else labels.astype(int)
     return selection
+
+
+def sides_of_labels(labels: np.ndarray) -> np.ndarray:
+    """The classes of a binary classifier of one unit, `"negative"` for the label 0 and `"positive"` for 1.
+
+    Raises:
+        ValueError: There are other labels.
+    """
+    if not np.isin(labels, (0, 1)).all():
+        raise ValueError(
+            f"The model has one output, which tells the labels 0 and 1 apart. The dataset has the labels "
+            f"{np.unique(labels)[:10].tolist()}. Explain its samples without neuron_selection."
+        )
+    return np.array(list(SIDES))[labels.astype(int)]

@@ -20,6 +20,7 @@ Selection: TypeAlias = (
     int
     | str
     | Sequence[int]
+    | Sequence[str]
     | np.ndarray
     | tf.Tensor
     | tuple[int | slice, ...]

@@ -13,10 +13,14 @@ from revgraph.graph.types import Selection
 MAX, ALL, NONE = -1, -2, -3
 """Codes that stand for a neuron's index: the neuron of largest value, all neurons, no neuron."""
 
+SIDES = {"negative": -1, "positive": 1}
+"""Words for the two classes that a single unit tells apart, and their signs. They stand in the order of labels."""
+
 _WORDS = {None: MAX, "max_activation": MAX, "all": ALL}
 _TAKES = (
     'neuron_selection takes "max_activation", "all", an int, one int per sample, an int array of shape '
-    "(batch, targets), a tuple of ints and slices, a boolean mask, factors of the output's shape, or a function of it"
+    "(batch, targets), a tuple of ints and slices, a boolean mask, factors of the output's shape, a function of it, or "
+    'for an output of one unit "positive" and "negative"'
 )
 
 
@@ -227,6 +231,8 @@ def _target(selection, initial, batch, shape):
         return Target(mask=np.ones(amount.shape, bool), amount=amount)
     if callable(selection):
         return Target(contrast=selection, amount=amount)
+    if are_sides(selection):
+        return Target(mask=_signs(selection, batch, shape), amount=amount)
     if selection is None or isinstance(selection, str):
         if selection not in _WORDS:
             raise ValueError(f"{_TAKES}. Received: {selection!r}.")
@@ -245,6 +251,29 @@ def _target(selection, initial, batch, shape):
         return Target(mask=_checked_mask(chosen, batch, shape), amount=amount)
     index = _checked_index(chosen, selection, batch, shape)
     return Target(place=index, amount=amount) if None in shape else Target(index, amount=amount)
+
+
+def are_sides(selection: Selection) -> bool:
+    """Whether a selection is `"positive"` or `"negative"`, or one of these words per sample."""
+    several = isinstance(selection, list) or (isinstance(selection, np.ndarray) and selection.ndim == 1)
+    words: Any = selection if several else [selection]
+    return len(words) > 0 and all(isinstance(word, str) and word in SIDES for word in words)
+
+
+def _signs(selection, batch, shape):
+    """The signs of the classes that are selected, as factors of an output of one unit."""
+    if any(size != 1 for size in shape):
+        raise ValueError(
+            f'"positive" and "negative" are the two classes of an output of one unit. The shape is '
+            f"{_text((batch, *shape))}: select by an index. Received: {selection!r}."
+        )
+    words = np.atleast_1d(selection)
+    if len(words) not in (1, batch):
+        raise ValueError(
+            f"neuron_selection has {len(words)} words for {batch} samples: pass one word, or one per sample."
+        )
+    signs = np.array([SIDES[word] for word in words], float)
+    return np.broadcast_to(signs.reshape(-1, *(1,) * len(shape)), (batch, *shape))
 
 
 def as_amount(value: Any, batch: int, shape: tuple[int | None, ...]) -> np.ndarray:
@@ -352,10 +381,13 @@ def from_start(index: np.ndarray, size: int, received: Any) -> np.ndarray:
     """
     if index.size and not -size <= index.min() <= index.max() < size:
         there = "is 1 neuron, 0" if size == 1 else f"are {size} neurons, 0 to {size - 1}"
-        raise ValueError(
-            f"neuron_selection is out of range: there {there}. Received: {received!r}. Negative numbers count from the "
-            f"end, -{size} to -1."
+        rest = (
+            'The two classes of a binary classifier are words here: "negative" for the label 0 and "positive" for 1, '
+            'one for all samples or a list, such as ["negative", "positive"].'
+            if size == 1
+            else f"Negative numbers count from the end, -{size} to -1."
         )
+        raise ValueError(f"neuron_selection is out of range: there {there}. Received: {received!r}. {rest}")
     return np.where(index < 0, index + size, index).astype(np.int32)
 
 

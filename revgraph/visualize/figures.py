@@ -29,6 +29,7 @@ def plot(
     *,
     kind: str | None = None,
     titles: Sequence[str] | None = None,
+    unit: str | None = None,
     samples: int = 8,
     scale: str = "image",
     **options: Any,
@@ -46,11 +47,12 @@ def plot(
         class_names: Names of the classes, one for each output. A binary classifier whose only output (batch, 1) is the
             probability of the second class takes two names. Its title names the predicted class, with that class's
             probability. Relevance explains the output, so positive relevance speaks for the second class.
-        neuron_selection: The class that was explained, as given to `analyze`: an int, one int per sample, or None for
-            the largest output. Other selections have no title.
+        neuron_selection: The class that was explained, as given to `analyze`: an int, one int per sample, `"positive"`
+            or `"negative"` for a binary classifier, or None for the largest output. Other selections have no title.
         kind: `"images"`, `"series"` or `"features"`. By default the number of axes decides. Images may lack the channel
             axis if the kind is named, and so may series.
         titles: Titles of the samples, in place of those from `outputs`.
+        unit: The unit of the output of a regression, such as `"€"`, for the titles.
         samples: How many samples to draw at most.
         scale: `"image"`: each sample has a colour scale of its own; `"batch"`: they share one.
         **options: Of `heatmap`: `cmap_type`, `absmax`, `percentile`, `gamma`. For images `reduce_op`, `reduce_axis` and
@@ -73,12 +75,12 @@ def plot(
         revgraph.visualize.plot(x, analyzer.analyze(x), outputs=model.predict(x), class_names=["cat", "dog"])
     """
     if isinstance(x, Tokens):
-        titles = titles or titles_of_outputs(outputs, class_names, neuron_selection, len(x))
+        titles = titles or titles_of_outputs(outputs, class_names, neuron_selection, len(x), unit=unit)
         check_titles(titles, len(x))
         return text(x, relevance, titles=titles, scale=scale, **options).first(samples)
     _refuse_texts(x)
     x, drawn, colours = _drawing(x, kind, options, _is_batch(sole(x), outputs, titles))
-    titles = titles or titles_of_outputs(outputs, class_names, neuron_selection, len(x))
+    titles = titles or titles_of_outputs(outputs, class_names, neuron_selection, len(x), unit=unit)
     x, relevances = _matching(x, {"": relevance}, samples)
     return _grid(drawn, colours, x, relevances, titles, _scales_of_plot(scale), drawn.columns, {})
 
@@ -138,6 +140,7 @@ def compare(
     *,
     kind: str | None = None,
     titles: Sequence[str] | None = None,
+    unit: str | None = None,
     samples: int = 8,
     scale: str = "all",
     **options: Any,
@@ -150,9 +153,9 @@ def compare(
         names: Analyzers: names, pairs of name and keyword arguments, or `Analyzer`s; or a dict from name to keyword
             arguments.
         neuron_selection: See `Analyzer.analyze`.
-        class_names: Names of the classes, for the titles. The number beside a name is the output that is explained,
-            such as the logit; see `plot` for binary classifiers.
-        kind: See `plot`.
+        class_names: Names of the classes, for the titles. The number beside a name is the model's output, such as the
+            probability; see `plot` for binary classifiers.
+        kind, unit: See `plot`.
         titles, samples, scale: See `plot_grid`.
         **options: See `plot`.
 
@@ -176,7 +179,9 @@ def compare(
     if hasattr(analyzers[0], "preprocess"):
         # What the model's own preprocessor makes of images is what has relevance.
         x = sole(analyzers[0].preprocess(x))
-    titles = titles or titles_of_graph(analyzers[0].graph, x, class_names, neuron_selection)
+    # What is explained are logits, and what users know of their model is the probability.
+    graph = getattr(analyzers[0], "traced", analyzers[0].graph)
+    titles = titles or titles_of_graph(graph, x, class_names, neuron_selection, unit)
     return _side_by_side(x, relevances, titles, samples, scale, kind, options, has_batch=True)
 
 

@@ -6,10 +6,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from revgraph.class_names import check_names, gives_logits, has_logits, is_binary, predicted
+from revgraph.class_names import check_names, gives_logits, has_logits, is_binary, predicted, value_of_class
 from revgraph.graph import Graph
 from revgraph.graph.types import Selection, Tensors
-from revgraph.reverse.targets import from_start
+from revgraph.reverse.targets import SIDES, are_sides, from_start
 
 
 def titles_of_outputs(
@@ -18,6 +18,7 @@ def titles_of_outputs(
     selection: Selection,
     count: int,
     logits: bool | None = None,
+    unit: str | None = None,
 ) -> list[str] | None:
     """Titles with the name and the output of the class that is selected for each sample.
 
@@ -27,6 +28,7 @@ def titles_of_outputs(
         selection: See `plot`.
         count: Number of samples.
         logits: Whether the unit of a binary classifier gives a logit. By default it must give a probability.
+        unit: The unit of the outputs, such as `"€"`, which is written behind them.
 
     Returns:
         One title per sample; None if no class is selected.
@@ -54,6 +56,8 @@ def titles_of_outputs(
         )
     if selection is None or (isinstance(selection, str) and selection == "max_activation"):
         chosen, values = predicted(outputs, class_names, logits)
+    elif are_sides(selection):
+        chosen, values = _of_sides(outputs, selection, count, is_binary(class_names, units), logits)
     elif (selected := np.asarray(selection)).ndim > 1 or not np.issubdtype(selected.dtype, np.integer):
         return None
     else:
@@ -62,7 +66,16 @@ def titles_of_outputs(
         # The only unit of a binary classifier stands for the second class.
         chosen = units_chosen + 1 if is_binary(class_names, units) else units_chosen
     names = class_names if class_names is not None else [f"output {i}" for i in range(units)]
-    return [f"{names[c]}: {value:.3g}" for c, value in zip(chosen, values, strict=True)]
+    behind = "" if unit is None else f" {unit}"
+    return [f"{names[c]}: {value:.3g}{behind}" for c, value in zip(chosen, values, strict=True)]
+
+
+def _of_sides(outputs, selection, count, binary, logits):
+    """The classes that words name, and their values; the unit itself where it tells no classes apart."""
+    if not binary:
+        return np.zeros(count, int), outputs[:, 0]
+    chosen = np.broadcast_to([list(SIDES).index(word) for word in np.atleast_1d(selection)], count)
+    return chosen, value_of_class(outputs[:, 0], chosen, logits)
 
 
 def _one_per_sample(selection, count, units):
@@ -76,7 +89,7 @@ def _one_per_sample(selection, count, units):
 
 
 def titles_of_graph(
-    graph: Graph, x: Tensors, class_names: Sequence[str] | None, selection: Selection
+    graph: Graph, x: Tensors, class_names: Sequence[str] | None, selection: Selection, unit: str | None = None
 ) -> list[str] | None:
     """Titles of samples, from the outputs of the graph that is explained; see `titles_of_outputs`."""
     outputs = keras.tree.flatten(graph(x))
@@ -84,7 +97,7 @@ def titles_of_graph(
         return None
     y = np.asarray(outputs[0])
     logits = gives_logits(graph) if is_binary(class_names, y.shape[-1]) else False
-    return titles_of_outputs(y, class_names, selection, len(y), has_logits(y) if logits is None else logits)
+    return titles_of_outputs(y, class_names, selection, len(y), has_logits(y) if logits is None else logits, unit)
 
 
 def check_titles(titles: Sequence[str] | None, count: int) -> None:
