@@ -150,6 +150,9 @@ def test_a_shortcut_feeds_what_it_leads_to():
     counts = {upper: sum(1 for edge in found.edges if edge.upper == upper) for upper in {e.upper for e in found.edges}}
     # Two channels of either layer feed one of relu2, and one channel of stem feeds one of conv2.
     assert all(count <= {"relu2": 4, "conv2": 1, "prediction": 3}[layer] for (layer, _), count in counts.items())
+    assert [node.layer for node in found.nodes] == sorted(
+        (node.layer for node in found.nodes), key=("prediction", *found.layers).index
+    )
     below = graph(analyzer, models.inputs_of(model, 1), ["stem", "conv2"], 1)
     assert {("prediction", "stem"), ("prediction", "conv2")} < {(e.upper[0], e.lower[0]) for e in below.edges}
 

@@ -219,7 +219,11 @@ def graph(
     growing = _Growing(analyzer, x, neuron_selection, {"around": around, **options}, order, begin, limits)
     prediction = Node(PREDICTION, 0, float(start[0]), 1.0, keras.tree.map_structure(lambda r: r[0], heatmap))
     growing.grow(prediction, {order.path(name): values[0] for name, values in found.items()})
-    return AttributionGraph(order.layers, tuple(growing.nodes.values()), tuple(growing.edges), x)
+    # A shortcut leads to a low layer before the layers beside it are reached.
+    rank = {layer: number for number, layer in enumerate((PREDICTION, *order.layers))}
+    nodes = sorted(growing.nodes.values(), key=lambda node: rank[node.layer])
+    edges = sorted(growing.edges, key=lambda edge: (rank[edge.upper[0]], rank[edge.lower[0]]))
+    return AttributionGraph(order.layers, tuple(nodes), tuple(edges), x)
 
 
 def _beginning(concepts, order):

@@ -274,6 +274,6 @@ def samples_of(
         if not rest:
             return found
     raise ValueError(
-        f"The dataset is not the one that was collected in {str(collection.path)!r}: it ends before sample "
-        f"{min(rest)}. A generator has to be made anew."
+        f"The dataset is not the one that was collected in {str(collection.path)!r}: it ends before sample {min(rest)}."
+        f" A generator has to be made anew."
     )

@@ -251,7 +251,9 @@ def plot_clusters(
     ascending = np.sort(found.eigenvalues)
     left.plot(np.arange(1, len(ascending) + 1), ascending, "o-", color="0.3", markersize=3, linewidth=1)
     left.axvline(found.suggested + 0.5, color="tab:red", linewidth=1, linestyle="--")
-    left.set_title(f"eigenvalues: largest gap behind {found.suggested}", fontsize=9)
+    many = f"{found.suggested} {'strategy' if found.suggested == 1 else 'strategies'}"
+    left.set_title(f"largest gap between eigenvalues: {many}", fontsize=9)
+    left.set_xlabel("eigenvalues, in ascending order", fontsize=8)
     left.tick_params(labelsize=7)
     plane = found.embedding[:, -2:] if found.picture is None else found.picture
     for number in [-1, *numbers]:
