@@ -138,7 +138,7 @@ def test_the_class_is_the_one_that_is_explained(analyzer, x, selection, tmp_path
     np.testing.assert_allclose(found.relevance("conv2"), relevance.sum((1, 2)), atol=1e-12)
 
 
-def test_a_single_output_is_explained_whatever_the_label(x, tmp_path):
+def test_a_single_output_speaks_for_the_label_1_and_against_0(x, tmp_path):
     with precision("float64"):
         model = keras.Sequential(
             [keras.Input((8, 8, 2)), layers.Conv2D(3, 3, name="conv"), layers.Flatten(), layers.Dense(1)]
@@ -149,11 +149,12 @@ def test_a_single_output_is_explained_whatever_the_label(x, tmp_path):
         found = collect(analyzer, x, "conv", tmp_path / "c.h5", neuron_selection="label", labels=given, overwrite=True)
         assert np.array_equal(found.classes, labels)
     relevance, _ = oracle(analyzer, x, "conv")
-    np.testing.assert_allclose(found.relevance("conv"), relevance.sum((1, 2)), atol=1e-12)
+    signs = np.where(labels == 1, 1, -1)[:, None]
+    np.testing.assert_allclose(found.relevance("conv"), signs * relevance.sum((1, 2)), atol=1e-12)
     ones = found.ranking("conv", of_class=1).samples
     assert np.isin(ones, np.flatnonzero(labels)).all()
     assert concepts.references(found, "conv", 1, analyzer, x, of_class=0, n=2)[1][0].sample % 2 == 0
-    with pytest.raises(ValueError, match=r"single output are 0 or 1. Received: \[-1, 1\]"):
+    with pytest.raises(ValueError, match=r"tells the labels 0 and 1 apart.* labels \[-1, 1\]"):
         collect(analyzer, x, "conv", tmp_path / "d.h5", neuron_selection="label", labels=2 * labels - 1)
     with pytest.raises(ValueError, match="needs labels"):
         collect(analyzer, x, "conv", tmp_path / "d.h5", neuron_selection="label")

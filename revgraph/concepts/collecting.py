@@ -10,15 +10,15 @@ import tensorflow as tf
 
 from revgraph.analyzers.inputs import packed
 from revgraph.analyzers.reverse_analyzer import ReverseAnalyzer
-from revgraph.class_names import units_of
 from revgraph.concepts.collection import Collection, ConceptFile
 from revgraph.datasets.runs import Run, to_the_end
 from revgraph.datasets.staging import Staging
 from revgraph.datasets.streams import Batch
-from revgraph.datasets.tasks import Task, of_samples
+from revgraph.datasets.tasks import Task
 from revgraph.graph import Graph
 from revgraph.graph.analysis import Facts
 from revgraph.graph.types import PathLike, Selection, Tensors
+from revgraph.reverse.targets import SIDES, are_sides
 from revgraph.reverse.walk import Question, input_spec
 
 
@@ -97,14 +97,11 @@ def collect(
         raise ValueError("layers is empty: name at least one layer.")
     paths = tuple(dict.fromkeys(_path(analyzer.traced, layer) for layer in named))
     output = ConceptFile(out, paths, n, over, shares)
-    # A single output has no unit for each label, so it is explained for all samples.
-    by_label = isinstance(neuron_selection, str) and neuron_selection == "label" and units_of(analyzer.graph) == 1
-    neuron_selection = None if by_label else neuron_selection
-    asked = {"layers": list(paths), "n": int(n), "over": over, "shares": bool(shares), "by_label": by_label}
+    asked = {"layers": list(paths), "n": int(n), "over": over, "shares": bool(shares)}
     task = Task.of(
         "collect", analyzer, dataset, output, neuron_selection, batch_size, labels, on_failure, model_path, **asked
     )
-    to_the_end(task, output, resume, overwrite, verbose, lambda staging: Collecting(task, paths, staging, by_label))
+    to_the_end(task, output, resume, overwrite, verbose, lambda staging: Collecting(task, paths, staging))
     return Collection(out, analyzer=analyzer, dataset=dataset)
 
 
@@ -188,12 +185,11 @@ class Collecting(Run):
         task: What is computed.
         layers: The paths of the layers.
         staging: The directory of finished batches.
-        by_label: Whether the labels are the classes of a model with a single output.
     """
 
-    def __init__(self, task: Task, layers: Sequence[str], staging: Staging, by_label: bool = False):
+    def __init__(self, task: Task, layers: Sequence[str], staging: Staging):
         super().__init__(task, staging)
-        self.layers, self.by_label = layers, by_label
+        self.layers = layers
 
     def _compute(self, batch: Batch) -> tuple[list[np.ndarray], list[np.ndarray]]:
         inputs = packed(batch.inputs, self.graph)
@@ -205,7 +201,7 @@ class Collecting(Run):
         arrays: dict[str, np.ndarray | None] = {
             "index": batch.index,
             "label": batch.labels,
-            "class": self._classes_of(batch, outputs),
+            "class": _classes(self.task.selected(batch), outputs, len(batch.index)),
             "digest": digests(batch.inputs, self.graph),
             "output": outputs[0] if len(outputs) == 1 else None,
         }
@@ -215,16 +211,6 @@ class Collecting(Run):
                 names = (f"{i}/{kind}", f"{i}/{kind}/max", f"{i}/{kind}/position")
                 arrays |= dict(zip(names, (next(parts) for _ in names), strict=True))
         return arrays
-
-    def _classes_of(self, batch, outputs):
-        if not self.by_label:
-            return _classes(self.task.selected(batch), outputs, len(batch.index))
-        labels = of_samples("label", batch)
-        if not np.isin(labels, (0, 1)).all():
-            raise ValueError(
-                f"The labels of a model with a single output are 0 or 1. Received: {np.unique(labels).tolist()}."
-            )
-        return labels.astype(np.int64)
 
 
 def _slot(graph, path, starts):
@@ -254,6 +240,9 @@ def _classes(selection, outputs, count):
         # The only unit of a binary classifier speaks for the second class where it is positive.
         (y,) = outputs
         return (y[:, 0] > 0).astype(np.int64) if y.shape[1] == 1 else y.argmax(axis=1).astype(np.int64)
+    if are_sides(selection):
+        chosen = np.array([list(SIDES).index(word) for word in np.atleast_1d(selection)], np.int64)
+        return np.broadcast_to(chosen, (count,)).copy()
     if isinstance(selection, bool) or not isinstance(selection, int | np.integer | np.ndarray):
         return unknown
     units = outputs[0].shape[1]
