@@ -61,6 +61,16 @@ class TestColourMaps:
             np.testing.assert_allclose(colormap(f"{name}_r")(values), colormap(name)(1 - values), atol=1e-9)
         np.testing.assert_allclose(colormap("bwr_r")(0.5), [1, 1, 1])
 
+    @pytest.mark.parametrize("name", ["RdBu", "RdBu_r", "bwr_r", "coolwarm_r", "seismic", "RdYlBu"])
+    def test_red_speaks_for_whatever_map_is_named(self, name):
+        relevance = np.array([[[[1.0], [-1.0]]]])
+        (positive, negative) = visualize.heatmap(relevance, name)[0, 0]
+        assert positive[0] > positive[2] and negative[2] > negative[0]
+
+    def test_maps_that_are_no_names_are_taken_as_they_are(self):
+        for cmap in ("f00,fff,00f", colormap("bwr_r"), matplotlib.colormaps["RdBu"]):
+            assert visualize.heatmap(np.ones((1, 1, 1, 1)), cmap)[0, 0, 0, 2] > 0.3
+
     def test_which_are_diverging(self):
         for name in ("seismic", "bwr", "coldnhot", "coleus", "RdBu_r", "PuOr", "coolwarm"):
             assert colormap(name).diverging, name

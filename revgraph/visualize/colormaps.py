@@ -151,6 +151,22 @@ def colormap(cmap: Any, maps: Mapping[str, str] = MAPS) -> ColorMap:
     return colormap(matplotlib.colormaps[cmap])
 
 
+def of_relevance(cmap: Any) -> ColorMap:
+    """The colour map for relevance: red stands for what is positive, whatever diverging map is named.
+
+    matplotlib's `"RdBu"`, `"coolwarm_r"` and others have red at the other end, so they are turned. A map that is handed
+    over as an object or as a source is taken as it is.
+
+    Args:
+        cmap: See `colormap`.
+    """
+    found = colormap(cmap)
+    if not isinstance(cmap, str) or "," in cmap or not found.diverging:
+        return found
+    low, high = found(np.array([0.1, 0.9]))[:, :3]
+    return found.turned() if low[0] - low[2] > high[0] - high[2] else found
+
+
 def _parsed(source):
     """Indices from 0 to 255, and colours between 0 and 1."""
     parts = source.split(",")

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike
 
-from revgraph.visualize.colormaps import DEFAULT, colormap
+from revgraph.visualize.colormaps import DEFAULT, of_relevance
 from revgraph.visualize.shapes import is_like_an_image
 
 Reduction: TypeAlias = Callable[..., np.ndarray]
@@ -123,7 +123,7 @@ def heatmap(
             f"For a batch of time series reduce the channels first: heatmap(X.sum(-1), reduce_axis=None)."
         )
     values = reduced(X, reduce_op, reduce_axis)
-    cmap = colormap(cmap_type)
+    cmap = of_relevance(cmap_type)
     if input_is_positive_only is None:
         input_is_positive_only = not cmap.diverging and bool(np.all(values >= 0))
     if absmax is None:

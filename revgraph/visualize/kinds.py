@@ -9,7 +9,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
 from matplotlib.colors import FuncNorm, ListedColormap, Normalize
 
-from revgraph.visualize.colormaps import DEFAULT, colormap
+from revgraph.visualize.colormaps import DEFAULT, of_relevance
 from revgraph.visualize.heatmaps import Reduction, displayable, finite, largest, powered, reduced
 
 STEPS = 513
@@ -33,7 +33,7 @@ class Colours:
 
     def scale(self, limit: float, positive: bool = False) -> ScalarMappable:
         """Colours for values from `-limit` to `limit`, or from zero for positive values in a sequential map."""
-        cmap = colormap(self.cmap_type)
+        cmap = of_relevance(self.cmap_type)
         limit = float(limit) or 1.0
         low = 0.0 if positive and not cmap.diverging else -limit
         colours = ListedColormap(cmap(np.linspace(0, 1, STEPS)))

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from revgraph.graph.arguments import check_count
 from revgraph.reverse.pictures import Picture
-from revgraph.visualize.colormaps import DEFAULT, colormap
+from revgraph.visualize.colormaps import DEFAULT, of_relevance
 from revgraph.visualize.heatmaps import finite
 
 VALUES = "cividis"
@@ -80,7 +80,7 @@ def plot_waterfall(
     # The largest step is on top, next to the output that it leads to.
     steps.reverse()
     sums = end - parts.sum() + np.concatenate([[0], np.cumsum([value for _, value in steps])])
-    against, speaks_for = colormap(cmap_type)(np.array([0.1, 0.9]))
+    against, speaks_for = of_relevance(cmap_type)(np.array([0.1, 0.9]))
     picture = Picture(6.0, 1.1 + ROW * len(steps))
     axes = picture.subplots()
     for i, (_, value) in enumerate(steps):
