@@ -303,6 +303,16 @@ class TestPlot:
         limits = [bar.get_ylim()[1] for bar in picture.axes[9:]]
         np.testing.assert_allclose(limits, np.abs(S).max(axis=(1, 2, 3)))
 
+    @pytest.mark.parametrize("under", ["gray", "colour"])
+    def test_relevance_can_be_seen_on_black_and_on_coloured_images(self, under):
+        x = np.zeros((1, 2, 2, 3))
+        x[0, 0, 0] = 1, 0, 0
+        picture = visualize.plot(x, np.zeros((1, 2, 2, 1)), kind="images", overlay_on=under)
+        shown = picture.axes[2].images[0].get_array()
+        assert shown.min() >= 0.3 and (np.ptp(shown[0, 0]) > 0.2) == (under == "colour")
+        with pytest.raises(ValueError, match="overlay_on"):
+            visualize.plot(x, x, kind="images", overlay_on="red")
+
     def test_one_scale_for_a_batch(self):
         picture = visualize.plot(X, S, scale="batch", cmap_type="coldnhot", gamma=0.5, percentile=90)
         wanted = visualize.heatmap(

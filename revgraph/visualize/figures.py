@@ -55,10 +55,10 @@ def plot(
         unit: The unit of the output of a regression, such as `"€"`, for the titles.
         samples: How many samples to draw at most.
         scale: `"image"`: each sample has a colour scale of its own; `"batch"`: they share one.
-        **options: Of `heatmap`: `cmap_type`, `absmax`, `percentile`, `gamma`. For images `reduce_op`, `reduce_axis` and
-            `overlay`, the opacity of the heatmap over the image; for series `channel_names`, and `lengths`, one int per
-            sample or a mask (batch, time), which leave padding out; for features `feature_names` and `top`, how many of
-            them are drawn.
+        **options: Of `heatmap`: `cmap_type`, `absmax`, `percentile`, `gamma`. For images `reduce_op`, `reduce_axis`,
+            `overlay`, the opacity of the heatmap over the image, and `overlay_on`, `"gray"` or `"colour"`; for series
+            `channel_names`, and `lengths`, one int per sample or a mask (batch, time), which leave padding out; for
+            features `feature_names` and `top`, how many of them are drawn.
 
     Returns:
         A `Picture`, a matplotlib figure, which notebooks show; `picture.savefig("x.png")` writes it. For texts a

@@ -50,14 +50,21 @@ class Images:
     Args:
         reduce_op, reduce_axis: See `revgraph.visualize.heatmap`.
         overlay: Opacity of the strongest relevance over the image.
+        overlay_on: What lies under it: `"gray"`, a gray copy of the image, or `"colour"`, a pale one. Both are never
+            black, so that relevance can be seen on dark images, too.
     """
 
     reduce_op: str | Reduction = "sum"
     reduce_axis: int = -1
     overlay: float = 0.9
+    overlay_on: str = "gray"
     rank: ClassVar[int] = 4
     columns: ClassVar[tuple[str, ...]] = ("input", "relevance", "overlay")
     has_bar: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.overlay_on not in ("gray", "colour"):
+            raise ValueError(f'overlay_on is "gray" or "colour". Received: {self.overlay_on!r}.')
 
     def size(self, inputs: np.ndarray, columns: int = 1) -> tuple[float, float]:
         """Width and height of one picture in inches, in the proportions of the images."""
@@ -88,7 +95,9 @@ class Images:
         elif what == "input":
             axes.imshow(x, interpolation="nearest")
         else:
-            axes.imshow(np.repeat(0.35 + 0.6 * x.mean(-1, keepdims=True), 3, axis=-1), interpolation="nearest")
+            gray = np.repeat(x.mean(-1, keepdims=True), 3, axis=-1)
+            under = gray if self.overlay_on == "gray" else (gray + x) / 2
+            axes.imshow(0.35 + 0.6 * under, interpolation="nearest")
             colours = scale.to_rgba(values)
             shares = np.asarray(scale.norm(values))
             magnitude = np.abs(2 * shares - 1) if scale.norm.vmin else shares
