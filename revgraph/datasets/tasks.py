@@ -15,7 +15,7 @@ from revgraph.datasets.sinks import Sink
 from revgraph.datasets.streams import Batch, Samples, Source, source
 from revgraph.graph import Graph
 from revgraph.graph.types import PathLike, Selection
-from revgraph.reverse.targets import SIDES, are_sides
+from revgraph.reverse.sides import SIDES, are_sides
 from revgraph.saving.provenance import plain, provenance
 
 

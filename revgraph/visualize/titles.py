@@ -9,7 +9,8 @@ import numpy as np
 from revgraph.class_names import check_names, gives_logits, has_logits, is_binary, predicted, value_of_class
 from revgraph.graph import Graph
 from revgraph.graph.types import Selection, Tensors
-from revgraph.reverse.targets import SIDES, are_sides, from_start
+from revgraph.reverse.sides import SIDES, are_sides
+from revgraph.reverse.targets import from_start
 
 
 def titles_of_outputs(
