@@ -191,13 +191,15 @@ def test_savedmodels_and_mixed_precision(tmp_path):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"patch": 0}, ValueError, "patch is a positive int.*Received: 0"),
-        ({"patch": "3"}, ValueError, "patch is a positive int.*Received: '3'"),
-        ({"stride": (1, 0.5)}, ValueError, "stride is a positive int"),
+        ({"patch": 0}, ValueError, "patch must be a positive int. Received: 0"),
+        ({"patch": "3"}, ValueError, "patch must be a positive int. Received: '3'"),
+        ({"stride": (1, 0.5)}, ValueError, "stride must be a positive int. Received: 0.5"),
         ({"patch": {"picture": 3}}, ValueError, r"patch is by the names of the inputs, \['image'\].*'picture'"),
         ({"patch": 8}, ValueError, r"an int, or one int for each of the axes \(7, 7\).*Received: 8"),
         ({"patch": (1, 2, 3, 4)}, ValueError, r"one int for each of the axes \(7, 7\), or of \(7, 7, 2\)"),
         ({"patch": 2, "stride": 3}, ValueError, "stride .* larger than the patch.*Make it as large as the patch"),
+        ({"patch": True}, ValueError, "patch must be a positive int. Received: True"),
+        ({"reference_inputs": "same"}, ValueError, "they stay as they are. Pass what they are replaced by"),
         ({"reference_inputs": "black"}, TypeError, "reference_inputs must be numbers"),
         ({"reference_inputs": np.zeros(3)}, ValueError, "reference_inputs of 'image' must be a number, an array"),
     ],
@@ -210,7 +212,12 @@ def test_illegal_patches(options, error, message):
 @pytest.mark.parametrize(
     ("mask", "error", "message"),
     [
-        (np.zeros((7, 7, 2)), TypeError, "feature_mask of 'image' holds the number of the group.*float64"),
+        (
+            np.zeros((7, 7, 1)),
+            ValueError,
+            "feature_mask of 'image' holds the number of the group.*as ints",
+        ),
+        (-np.ones((7, 7, 1), int), ValueError, "as ints from 0 on. Received: array"),
         (np.zeros((7, 6, 1), int), ValueError, r"needs the shape \(7, 7, 2\) of a sample.*Received shape \(7, 6, 1\)"),
         ({"table": [0, 1]}, ValueError, "feature_mask is by the names of the inputs"),
     ],

@@ -1,6 +1,7 @@
 """`revgraph.check`: what an analyzer would do with a model, without running it."""
 
 import json
+import warnings
 
 import keras
 import numpy as np
@@ -122,3 +123,86 @@ def test_wrong_use_is_an_error():
         revgraph.check(cnn(), "lrp.epsilon", epsilom=1)
     with pytest.raises(ValueError, match="gamma must be"):
         revgraph.check(cnn(), "lrp.gamma", gamma=-1)
+
+
+class Products(layers.Layer):
+    """What no rule of LRP knows."""
+
+    def call(self, inputs):
+        return keras.ops.cumprod(inputs, axis=-1)
+
+
+def with_products():
+    x = keras.Input((4,))
+    h = layers.Dense(3, activation="tanh", name="one", bias_initializer="normal")(x)
+    h = Products(name="products")(h)
+    return keras.Model(x, layers.Dense(2, name="two")(h), name="model")
+
+
+WARNING = "There is no rule of LRP for 'products/Cumprod': relevance passes there by the transposed Jacobian"
+
+
+def test_what_has_no_rule_may_be_explained_by_its_gradient(float64):
+    model = with_products()
+    x = np.random.default_rng(0).normal(size=(3, 4))
+    with pytest.raises(revgraph.NotAnalyzeableModelException, match='any method of LRP takes unsupported="gradient"'):
+        revgraph.create_analyzer("lrp.epsilon", model)
+    with pytest.warns(UserWarning, match=WARNING):
+        analyzer = revgraph.create_analyzer("lrp.epsilon", model, unsupported="gradient", epsilon=1e-12)
+    # By hand: epsilon on the layers around it, and between them the transposed Jacobian from a tape.
+    a = tf.constant(np.tanh(x @ model.layers[1].kernel.numpy() + model.layers[1].bias.numpy()))
+    with tf.GradientTape() as tape:
+        tape.watch(a)
+        p = tf.math.cumprod(a, axis=-1)
+    jacobian = tape.batch_jacobian(p, a).numpy()
+    at_products = p.numpy() * model.layers[3].kernel.numpy()[:, 1]
+    at_one = np.einsum("bk,bkj->bj", at_products, jacobian)
+    w, b = model.layers[1].kernel.numpy(), model.layers[1].bias.numpy()
+    expected = np.einsum("bi,ij,bj->bi", x, w, at_one / (x @ w + b))
+    np.testing.assert_allclose(analyzer.analyze(x, 1), expected, rtol=1e-8)
+    report = analyzer.conservation(x, 1)
+    (entry,) = [entry for entry in report.layers if entry.path == "products/Cumprod"]
+    np.testing.assert_allclose(entry.rule, at_products.sum(axis=1) - at_one.sum(axis=1), rtol=1e-8)
+    np.testing.assert_allclose(report.other, 0, atol=1e-9)
+    assert np.abs(entry.rule).max() > 1e-3 and report.note is None
+    (line,) = [line for line in str(analyzer.summary()).splitlines() if line.startswith("products/Cumprod")]
+    assert "TransposedJacobian()" in line and 'unsupported="gradient"' in line
+
+
+def test_it_changes_nothing_where_all_have_rules():
+    model = cnn()
+    x = np.random.default_rng(0).normal(size=(2, 8, 8, 2)).astype("float32")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        made = [
+            revgraph.create_analyzer("lrp.epsilon_plus_flat", model, unsupported=word) for word in ("error", "gradient")
+        ]
+    assert [b.rule for b in made[0].bound] == [b.rule for b in made[1].bound]
+    np.testing.assert_array_equal(made[0].analyze(x), made[1].analyze(x))
+
+
+@pytest.mark.filterwarnings("ignore:There is no rule of LRP", "ignore:Relevance")
+@pytest.mark.parametrize("name", ["lrp.alpha_2_beta_1", "lrp.epsilon_plus_flat", "deep_taylor"])
+def test_every_method_of_lrp_takes_it(name, tmp_path):
+    model = with_products()
+    analyzer = revgraph.create_analyzer(name, model, unsupported="gradient")
+    x = np.random.default_rng(0).normal(size=(3, 4)).astype("float32")
+    found = analyzer.analyze(x, 1)
+    assert found.shape == x.shape and np.isfinite(found).all()
+    analyzer.save(tmp_path / "a.revgraph")
+    again = revgraph.load_analyzer(tmp_path / "a.revgraph", {"Products": Products})
+    np.testing.assert_array_equal(again.analyze(x, 1), found)
+    assert revgraph.check(model, name, unsupported="gradient").supported
+
+
+@pytest.mark.filterwarnings("ignore:There is no rule of LRP")
+def test_loops_without_a_rule_are_explained_as_a_whole():
+    analyzer = revgraph.create_analyzer("lrp.epsilon", odd(), convention="innvestigate", unsupported="gradient")
+    lines = [line for line in str(analyzer.summary()).splitlines() if "TransposedJacobian()" in line]
+    assert [line.split()[0] for line in lines] == ["memory/while", "again/while"]
+    assert np.abs(analyzer.analyze(np.random.default_rng(0).normal(size=(2, 5, 4)))).max() > 0
+
+
+def test_words_for_what_is_unsupported():
+    with pytest.raises(ValueError, match='unsupported is "error" or "gradient". Received: .ignore'):
+        revgraph.create_analyzer("lrp.epsilon", cnn(), unsupported="ignore")

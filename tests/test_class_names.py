@@ -107,6 +107,13 @@ def test_compare_knows_what_the_unit_gives(options):
         )
 
 
+def test_words_are_cut_to_the_samples_that_are_drawn():
+    words = ["negative", "positive", "negative", "positive"]
+    found = titles(visualize.compare(binary(), X, ["gradient"], words, ["cat", "dog"], samples=2))
+    assert [title.split(":")[0] for title in found] == ["cat", "dog"]
+    assert titles(visualize.plot(X, R, np.full((4, 3), 0.3), ["a", "b", "c"], "negative")) == []
+
+
 @pytest.mark.parametrize("options", [{"activation": "sigmoid"}, {}, {"spelt_out": True}], ids=str)
 def test_predictions_of_every_kind_of_unit(options):
     model = binary(**options)

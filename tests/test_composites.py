@@ -163,6 +163,11 @@ def test_a_composite_may_be_an_entry_of_another():
     preset = composites.epsilon_plus()
     given = rules(model, ("conv1", Flat()), preset)
     assert given == {**rules(model, preset), "conv1": Flat()}
+    flat = composites.epsilon_plus_flat()
+    assert rules(model, ("conv2", Flat()), flat) == {**rules(model, flat), "conv2": Flat()}
+    x = inputs_of(model)
+    by_preset = create_analyzer("lrp", model, rule=Composite(("conv1", Flat()), preset)).analyze(x, 1)
+    np.testing.assert_allclose(by_preset, create_analyzer("lrp.epsilon_plus_flat", model).analyze(x, 1), rtol=1e-5)
     # With it come its defaults, unless others are given: those of Z share sums out as precisely as it does.
     z = composites.everywhere(Z())
     assert Composite(("conv1", Flat()), z).defaults == z.defaults

@@ -14,6 +14,7 @@ from revgraph.analyzers.reference import FROM_ZERO, SAME, check_references, flat
 from revgraph.analyzers.selected import fixed, selected_values, tiled
 from revgraph.analyzers.wrappers import AT_ONCE
 from revgraph.graph import Graph
+from revgraph.graph.arguments import check_count
 from revgraph.graph.types import Relevance, Selection, Tensors
 
 Parts: TypeAlias = list[Any]
@@ -50,6 +51,11 @@ class Ablation(Analyzer):
             )
         same = told.names(SAME)
         self._changed = [name not in same for name in self.graph.input_names]
+        if not any(self._changed):
+            raise ValueError(
+                f"{self.name} replaces parts of inputs, and with reference_inputs={reference_inputs!r} they stay as "
+                f"they are. Pass what they are replaced by, such as reference_inputs=0."
+            )
 
     def _graph(self):
         return self._forward.graph
@@ -79,7 +85,7 @@ class Ablation(Analyzer):
         Args:
             X, neuron_selection: See `ReverseAnalyzer.analyze`. For the largest output it is that of the input itself.
             batch_size: Variants of the input that are computed at once; 64 by default.
-            verbose: 1 shows a progress bar.
+            verbose: 1 shows how many parts have been replaced.
             **options: `initial_relevance`, `layer`, `attribute_to_neuron_input`, `pre_activation`: see
                 `ReverseAnalyzer.analyze`. With `layer` the change of that layer is what counts.
 
@@ -91,15 +97,15 @@ class Ablation(Analyzer):
         self._forward.started(f"analyze of {self.name!r}", options)
         # References may be one for each sample, so a batch is taken as a whole, and cut where variants are computed.
         results = [
-            self._without_parts([np.asarray(part) for part in inputs], selection, batch_size or AT_ONCE, options)
-            for inputs, _, _ in self.batches(X, None, verbose)
+            self._without_parts(list(map(np.asarray, inputs)), selection, batch_size or AT_ONCE, verbose, options)
+            for inputs, _, _ in self.batches(X)
         ]
         return self._packed([np.concatenate(parts) for parts in zip(*results, strict=True)])
 
     def selected(self, selection: Selection) -> Selection:
         return self._forward.selected(selection)
 
-    def _without_parts(self, inputs, selection, batch_size, options):
+    def _without_parts(self, inputs, selection, batch_size, verbose, options):
         count, graph = len(inputs[0]), self.graph
         references = flat_references(self.reference_inputs, inputs, graph)
         selection = fixed(self._forward, selection, inputs, batch_size, options)
@@ -107,6 +113,7 @@ class Ablation(Analyzer):
         found: list[Any] = [0.0 for _ in inputs]
         times: list[Any] = [np.zeros(x.shape[1:]) for x in inputs]
         parts = self._parts([x.shape[1:] for x in inputs])
+        progress = keras.utils.Progbar(None) if verbose else None
         while group := list(islice(parts, max(1, batch_size // count))):
             variants = [
                 np.concatenate([x if part[i] is None else np.where(part[i], r, x) for part in group])
@@ -121,6 +128,8 @@ class Ablation(Analyzer):
                     if mask is not None:
                         found[i] = found[i] + change.reshape(*change.shape, *(1,) * mask.ndim) * mask
                         times[i] += mask
+            if progress:
+                progress.add(len(group))
         means = [total / np.maximum(n, 1) for total, n in zip(found, times, strict=True)]
         return [
             np.broadcast_to(mean, (*whole.shape, *x.shape[1:])).astype(graph.dtype)
@@ -164,7 +173,8 @@ class Occlusion(Ablation):
         self.stride = stride
         for given, name in ((patch, "patch"), (stride, "stride")):
             for part in _by_input(given, name, self.graph.input_names):
-                _check_size(part, name)
+                if part is not None:
+                    _check_size(part, name)
 
     def _parts(self, shapes):
         names = self.graph.input_names
@@ -191,10 +201,11 @@ class FeatureAblation(Ablation):
 
     Args:
         model: A built Keras model.
-        feature_mask: Which group each entry belongs to: an int array of a sample's shape, or one that broadcasts
-            against it, such as [0, 0, 0, 1, 2] for a table whose first three columns are one category. The entries of a
-            group are replaced together, and each of them gets the change. For several inputs a list or a dict of arrays
-            by input name; a number that several inputs have is one group. By default every entry is a group.
+        feature_mask: Which group each entry belongs to, from 0 on: an int array of a sample's shape, or one that
+            broadcasts against it, such as [0, 0, 0, 1, 2] for a table whose first three columns are one category. The
+            entries of a group are replaced together, and each of them gets the change. For several inputs a list or a
+            dict of arrays by input name; a number that several inputs have is one group. By default every entry is a
+            group.
         reference_inputs: What they are replaced by, such as the mean of the training data; see `Ablation`.
         **options: See `Analyzer`.
 
@@ -229,10 +240,10 @@ class FeatureAblation(Ablation):
             given = dict(zip(names, given, strict=True))
         masks = [None if part is None else np.asarray(part) for part in _by_input(given, "feature_mask", names)]
         for name, mask in zip(names, masks, strict=True):
-            if mask is not None and mask.dtype.kind not in "iu":
-                raise TypeError(
-                    f"feature_mask of {name!r} holds the number of the group of each entry, as ints. Received dtype "
-                    f"{mask.dtype}."
+            if mask is not None and (mask.dtype.kind not in "iu" or mask.min(initial=0) < 0):
+                raise ValueError(
+                    f"feature_mask of {name!r} holds the number of the group of each entry, as ints from 0 on. "
+                    f"Received: {mask!r}."
                 )
         return masks
 
@@ -270,9 +281,8 @@ def _by_input(value, what, names):
 
 
 def _check_size(value, what):
-    sizes = value if isinstance(value, list | tuple) else [value]
-    if value is not None and not all(isinstance(n, int | np.integer) and n > 0 for n in sizes):
-        raise ValueError(f"{what} is a positive int, or a tuple of one per axis. Received: {value!r}.")
+    for size in value if isinstance(value, list | tuple) else [value]:
+        check_count(what, size)
 
 
 def _size(value, shape, what, name):

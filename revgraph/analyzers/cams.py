@@ -98,10 +98,11 @@ class GradCAM(ReverseAnalyzer):
         found = {slot: made for slot, made in found.items() if made is not None}
         if not found:
             raise ValueError(
-                f"{self.name} needs a layer whose output has the places of an input, such as a convolution; "
-                + (f"{self.layer!r} of {graph.name!r} has not" if self.layer else f"{graph.name!r} has none")
-                + " in front of the start of relevance. Name one that has, layer=..., or take a method without feature "
-                'maps, such as "occlusion", "input_t_gradient" or "lrp.epsilon".'
+                f"{self.name} needs a feature map in front of the start of relevance: the output of a layer that has "
+                f"the places of an input, such as a convolution. "
+                + (f"{self.layer!r} of {graph.name!r} makes none." if self.layer else f"{graph.name!r} has none.")
+                + " Name a layer that makes one, layer=..., or take a method without feature maps, such as "
+                '"occlusion", "input_t_gradient" or "lrp.epsilon".'
             )
         return found
 

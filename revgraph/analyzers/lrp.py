@@ -35,6 +35,7 @@ from revgraph.reverse_rules import (
     Pass,
     Rule,
     SumOverEmbedding,
+    TransposedJacobian,
     WSquare,
     Z,
     ZBox,
@@ -91,6 +92,9 @@ NO_KERNEL = Matcher(
     "no kernel",
 )
 
+UNSUPPORTED = (Matcher(lambda site, facts: True, 'unsupported="gradient"'), TransposedJacobian())
+"""The entry for what no other entry matches, if that is explained by its gradient."""
+
 INNVESTIGATE = (
     (composites.EMBEDDING, SumOverEmbedding()),
     (keras.layers.Add, Z()),
@@ -140,6 +144,9 @@ class LRP(ReverseAnalyzer):
         normalization: How it passes normalizations of a sample by its own statistics, such as LayerNormalization:
             `"constant_std"`, by the linear map that they are with a constant standard deviation, or `"identity"`,
             unchanged.
+        unsupported: What becomes of a layer or operation for which there is no rule: `"error"`, the default, or
+            `"gradient"`: relevance passes it by its transposed Jacobian, as a gradient does, with a warning that names
+            it. That does not conserve relevance, and the ledger shows by how much under *rule*.
         **options: See `ReverseAnalyzer`.
 
     Example:
@@ -163,8 +170,11 @@ class LRP(ReverseAnalyzer):
         gate: str = "signal",
         attention: str = "cp",
         normalization: str = "constant_std",
+        unsupported: str = "error",
         **options: Any,
     ) -> None:
+        if unsupported not in ("error", "gradient"):
+            raise ValueError(f'unsupported is "error" or "gradient". Received: {unsupported!r}.')
         if rule is None:
             raise TypeError(
                 'The analyzer "lrp" needs a rule: a Rule, a name such as "Epsilon", a list, or a Composite.'
@@ -191,10 +201,24 @@ class LRP(ReverseAnalyzer):
             composite = Composite(*composite.entries, lambdas, defaults=composite.defaults, name=composite.name)
         if self.convention == "innvestigate":
             composite = _innvestigate(composite, self.innvestigate)
+        if unsupported == "gradient":
+            defaults = (*composite.defaults, UNSUPPORTED)
+            composite = Composite(*composite.entries, defaults=defaults, name=composite.name)
         # An entry for products may give relevance to gates.
         self._gates = not any(match is composites.PRODUCT or match is composites.ANY for match, _ in composite.entries)
         super().__init__(model, composite, **options)
         _refuse_caches(self.traced)
+        self._warn_of_gradients()
+
+    def _warn_of_gradients(self):
+        flat = [each for bound in self.bound for each in bound.flat()]
+        paths = [each.site.path for each in flat if each.reason == str(UNSUPPORTED[0])]
+        if paths:
+            warnings.warn(
+                f"There is no rule of LRP for {', '.join(map(repr, paths))}: relevance passes there by the transposed "
+                f"Jacobian, which does not conserve it. `conservation` shows by how much under *rule*.",
+                stacklevel=outside(),
+            )
 
     def attentions(
         self,

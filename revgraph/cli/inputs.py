@@ -18,7 +18,7 @@ from revgraph.cli import UsageError
 from revgraph.datasets.images import Images
 from revgraph.graph import Graph
 from revgraph.graph.types import PathLike
-from revgraph.reverse.targets import SIDES
+from revgraph.reverse.sides import SIDES
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -20,7 +20,7 @@ from revgraph.graph.loops import Loop
 from revgraph.graph.operations import Affine, Contraction, Inert, Opaque, Product, Quotient
 from revgraph.graph.tables import Table, Tabular
 from revgraph.graph.types import Bounds
-from revgraph.reverse_rules import Jacobian, Rule, Turns, Unreached, ZBox
+from revgraph.reverse_rules import Jacobian, Rule, TransposedJacobian, Turns, Unreached, ZBox
 from revgraph.reverse_rules.integers import rule_of_integers
 
 
@@ -189,7 +189,7 @@ class Composite(Tabular):
             if rule_of_integers(rule, site, facts) is None:
                 return Bound(site, None, "integers of the input go into the loop")
             turns = self._bind_loop(site, facts, input_bounds, match)
-            whole = isinstance(rule, Jacobian) and (match is not ANY or _is_gradient(turns))
+            whole = isinstance(rule, Jacobian | TransposedJacobian) and (match is not ANY or _is_gradient(turns))
             return Bound(site, rule.at(site, facts), str(match)) if whole else turns
         return Bound(site, None, "no entry matches")
 
@@ -317,7 +317,8 @@ def remedy(site: Site) -> str:
         f"revgraph knows no rule of LRP for what it computes. If it only moves entries, give it a rule:\n"
         f'    revgraph.create_analyzer("lrp", model, rule=revgraph.Composite(({site.path!r}, '
         f"revgraph.rules.Jacobian()), ...))\n"
-        f'Otherwise use a gradient method such as "input_t_gradient", which needs no rules.'
+        f'Otherwise use a gradient method such as "input_t_gradient", which needs no rules, or let relevance '
+        f'pass it as a gradient does: any method of LRP takes unsupported="gradient".'
     )
 
 

@@ -15,7 +15,7 @@ from revgraph.datasets.sinks import Sink
 from revgraph.datasets.streams import Batch, Samples, Source, source
 from revgraph.graph import Graph
 from revgraph.graph.types import PathLike, Selection
-from revgraph.reverse.targets import SIDES, are_sides
+from revgraph.reverse.sides import SIDES, are_sides
 from revgraph.saving.provenance import plain, provenance
 
 
@@ -149,8 +149,9 @@ def of_samples(selection: Any, batch: Batch, graph: Graph, output: str | None = 
     if isinstance(selection, str) and selection == "label":
         if batch.labels is None:
             raise ValueError('neuron_selection="label" needs labels, and the dataset has none.')
-        several = batch.labels.ndim == 2 and batch.labels.shape[1] > 1
-        labels = batch.labels.argmax(axis=1) if several else batch.labels.reshape(-1)
+        labels = batch.labels
+        if labels.ndim == 2:
+            labels = labels.argmax(axis=1) if labels.shape[1] > 1 else labels[:, 0]
         names = graph.output_names
         units = units_of(graph, names.index(output) if output in names else 0)
         return sides_of_labels(labels) if units == 1 else labels.astype(int)

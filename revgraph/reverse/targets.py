@@ -9,12 +9,10 @@ import tensorflow as tf
 
 from revgraph.graph.graph import Graph
 from revgraph.graph.types import Selection
+from revgraph.reverse.sides import are_sides, signs
 
 MAX, ALL, NONE = -1, -2, -3
 """Codes that stand for a neuron's index: the neuron of largest value, all neurons, no neuron."""
-
-SIDES = {"negative": -1, "positive": 1}
-"""Words for the two classes that a single unit tells apart, and their signs. They stand in the order of labels."""
 
 _WORDS = {None: MAX, "max_activation": MAX, "all": ALL}
 _TAKES = (
@@ -232,7 +230,7 @@ def _target(selection, initial, batch, shape):
     if callable(selection):
         return Target(contrast=selection, amount=amount)
     if are_sides(selection):
-        return Target(mask=_signs(selection, batch, shape), amount=amount)
+        return Target(mask=signs(selection, batch, shape), amount=amount)
     if selection is None or isinstance(selection, str):
         if selection not in _WORDS:
             raise ValueError(f"{_TAKES}. Received: {selection!r}.")
@@ -251,29 +249,6 @@ def _target(selection, initial, batch, shape):
         return Target(mask=_checked_mask(chosen, batch, shape), amount=amount)
     index = _checked_index(chosen, selection, batch, shape)
     return Target(place=index, amount=amount) if None in shape else Target(index, amount=amount)
-
-
-def are_sides(selection: Selection) -> bool:
-    """Whether a selection is `"positive"` or `"negative"`, or one of these words per sample."""
-    several = isinstance(selection, list) or (isinstance(selection, np.ndarray) and selection.ndim == 1)
-    words: Any = selection if several else [selection]
-    return len(words) > 0 and all(isinstance(word, str) and word in SIDES for word in words)
-
-
-def _signs(selection, batch, shape):
-    """The signs of the classes that are selected, as factors of an output of one unit."""
-    if any(size != 1 for size in shape):
-        raise ValueError(
-            f'"positive" and "negative" are the two classes of an output of one unit. The shape is '
-            f"{_text((batch, *shape))}: select by an index. Received: {selection!r}."
-        )
-    words = np.atleast_1d(selection)
-    if len(words) not in (1, batch):
-        raise ValueError(
-            f"neuron_selection has {len(words)} words for {batch} samples: pass one word, or one per sample."
-        )
-    signs = np.array([SIDES[word] for word in words], float)
-    return np.broadcast_to(signs.reshape(-1, *(1,) * len(shape)), (batch, *shape))
 
 
 def as_amount(value: Any, batch: int, shape: tuple[int | None, ...]) -> np.ndarray:

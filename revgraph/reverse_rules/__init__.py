@@ -20,6 +20,7 @@ from revgraph.reverse_rules.rules import (
     Norm,
     Padding,
     Pass,
+    TransposedJacobian,
     WSquare,
     Z,
     ZBox,
@@ -33,6 +34,6 @@ __all__ = [
     "Absorbed", "AlphaBeta", "BRule", "Bilinear", "DeconvNet", "ERule", "Epsilon", "Equal", "Flat", "Gamma", "Gate",
     "GuidedBackprop", "IdentityBranch", "Jacobian", "Norm", "NormOverEmbedding", "Only", "Padding", "Part", "Pass",
     "Pullback", "ReLUBetaSmooth", "Rule", "SafeDivide", "Saturation", "SiteCall", "SoftmaxTaylor", "SumOverEmbedding",
-    "Term", "Turns", "Uniform", "Unreached", "WSquare", "Z", "ZBox", "ZPlus", "ZPlusFast", "identity", "neg", "on",
-    "ones", "pos",
+    "Term", "TransposedJacobian", "Turns", "Uniform", "Unreached", "WSquare", "Z", "ZBox", "ZPlus", "ZPlusFast",
+    "identity", "neg", "on", "ones", "pos",
 ]  # fmt: skip

@@ -348,6 +348,24 @@ class Jacobian(Rule):
 
 
 @dataclasses.dataclass(frozen=True)
+class TransposedJacobian(Rule):
+    """`Jacobian` for a site without a rule of LRP, with an account of it: R_j = sum_k dz_k/dx_j R_k.
+
+    What this does not conserve counts as dropped by the rule, or as added where it is negative. `LRP` gives this rule
+    to sites that no entry of its composite matches, if it is made with `unsupported="gradient"`.
+    """
+
+    def at(self, site: Site, facts: Facts) -> Rule | None:
+        return rule_of_integers(self, site, facts)
+
+    def record(self, call: SiteCall) -> OutputsAndPullback:
+        def absorbed(*relevance):
+            return Absorbed(rule=lost(relevance, call.transposed(*relevance)))
+
+        return call.outputs, Pullback(call.transposed, absorbed)
+
+
+@dataclasses.dataclass(frozen=True)
 class Padding(Jacobian):
     """`Jacobian` for padding and masks, as an entry of its own in summaries: R_j = R_k where entry j went.
 

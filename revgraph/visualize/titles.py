@@ -9,7 +9,8 @@ import numpy as np
 from revgraph.class_names import check_names, gives_logits, has_logits, is_binary, predicted, value_of_class
 from revgraph.graph import Graph
 from revgraph.graph.types import Selection, Tensors
-from revgraph.reverse.targets import SIDES, are_sides, from_start
+from revgraph.reverse.sides import SIDES, are_sides
+from revgraph.reverse.targets import from_start
 
 
 def titles_of_outputs(
@@ -56,7 +57,7 @@ def titles_of_outputs(
         )
     if selection is None or (isinstance(selection, str) and selection == "max_activation"):
         chosen, values = predicted(outputs, class_names, logits)
-    elif are_sides(selection):
+    elif are_sides(selection) and units == 1:
         chosen, values = _of_sides(outputs, selection, count, is_binary(class_names, units), logits)
     elif (selected := np.asarray(selection)).ndim > 1 or not np.issubdtype(selected.dtype, np.integer):
         return None
@@ -111,7 +112,7 @@ def is_one_per_sample(selection: Selection) -> bool:
     if isinstance(selection, tuple):
         return False
     indices = np.asarray(selection)
-    return indices.ndim == 1 and np.issubdtype(indices.dtype, np.integer)
+    return indices.ndim == 1 and (np.issubdtype(indices.dtype, np.integer) or are_sides(selection))
 
 
 def sole(value: Any) -> Any:
