@@ -220,9 +220,10 @@ class Collecting(Run):
         if not self.by_label:
             return _classes(self.task.selected(batch), outputs, len(batch.index))
         labels = of_samples("label", batch)
-        if not np.isin(labels, (0, 1)).all():
+        given = labels if batch.labels.ndim == 2 else batch.labels
+        if not np.isin(given, (0, 1)).all():
             raise ValueError(
-                f"The labels of a model with a single output are 0 or 1. Received: {np.unique(labels).tolist()}."
+                f"The labels of a classifier with a single output are 0 or 1. Received: {np.unique(given).tolist()}."
             )
         return labels.astype(np.int64)
 
