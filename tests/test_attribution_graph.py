@@ -235,6 +235,14 @@ def test_wrong_questions(layers_, options, error, message, mlp):
         graph(analyzer, x, layers_, 1, **options)
 
 
+def test_a_layer_that_is_called_like_the_prediction_is_refused():
+    model = keras.Sequential([keras.Input((3,)), layers.Dense(4, name="h"), layers.Dense(2, name="prediction")])
+    analyzer = revgraph.create_analyzer("lrp.epsilon", model)
+    with pytest.raises(ValueError, match="'prediction' stands for what is explained"):
+        graph(analyzer, np.ones((1, 3)), ["h", "prediction"], 1)
+    assert graph(analyzer, np.ones((1, 3)), ["h"], 1).edges
+
+
 def test_one_sample_and_one_target(mlp):
     _, x, analyzer = mlp
     with pytest.raises(ValueError, match=r"there are 2\. Pass one sample.*x\[:1\]"):

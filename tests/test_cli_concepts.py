@@ -135,6 +135,9 @@ def test_the_graph_of_an_image(run):
     assert tf.io.decode_png(Path("graph.png").read_bytes()).shape[2] == 4
     code, out, _ = run(line)
     assert code == 0 and "high" in out
+    concept = next(edge["from"][1] for edge in told["edges"] if edge["from"][0] == "high")
+    code, out, err = run(line + f" --concepts {concept} --around --json")
+    assert code == 0 and {tuple(edge["to"]) for edge in json.loads(out)["edges"]} == {("high", concept)}, err
     code, _, err = run(line + " --target top2")
     assert code == 2 and "a graph is that of one class" in err
     code, _, err = run(line.replace("low,high", "low,hihg"))

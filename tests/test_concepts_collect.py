@@ -154,8 +154,9 @@ def test_a_single_output_speaks_for_the_label_1_and_against_0(x, tmp_path):
     ones = found.ranking("conv", of_class=1).samples
     assert np.isin(ones, np.flatnonzero(labels)).all()
     assert concepts.references(found, "conv", 1, analyzer, x, of_class=0, n=2)[1][0].sample % 2 == 0
-    with pytest.raises(ValueError, match=r"tells the labels 0 and 1 apart.* labels \[-1, 1\]"):
-        collect(analyzer, x, "conv", tmp_path / "d.h5", neuron_selection="label", labels=2 * labels - 1)
+    for wrong, told in ((2 * labels - 1, r"\[-1, 1\]"), (labels / 2, r"\[0.0, 0.5\]")):
+        with pytest.raises(ValueError, match=f"tells the labels 0 and 1 apart.* labels {told}"):
+            collect(analyzer, x, "conv", tmp_path / "d.h5", neuron_selection="label", labels=wrong)
     with pytest.raises(ValueError, match="needs labels"):
         collect(analyzer, x, "conv", tmp_path / "d.h5", neuron_selection="label")
 

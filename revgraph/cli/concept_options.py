@@ -104,6 +104,11 @@ def _add_graph(commands):
         "--widths", metavar="NUMBERS", type=numbers, default=[3],
         help="channels that feed one channel: one number, or one for each step down from the prediction (3)",
     )  # fmt: skip
+    command.add_argument(
+        "--concepts", metavar="NUMBERS", type=numbers,
+        help="channels of the highest layer with which the graph begins (those of largest relevance)",
+    )  # fmt: skip
+    command.add_argument("--around", action="store_true", help="count relevance that passes around a concept, too")
     command.add_argument("--target", default="top1", help="what to explain: top1, a number or a name of a class")
     command.add_argument("--output", metavar="NAME", help="which output, if the model has several")
     command.add_argument("--out", metavar="FILE.png", help="picture to write")

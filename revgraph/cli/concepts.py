@@ -19,6 +19,7 @@ from revgraph.cli.inputs import (
     selection_of_class,
     targets,
 )
+from revgraph.concepts.collection import how_many
 from revgraph.datasets import open_dataset
 from revgraph.datasets.explain import predictor
 from revgraph.saving.names import file_name
@@ -72,7 +73,7 @@ def show(options: Namespace) -> None:
     if options.out is not None:
         _draw(options, found, chosen)
         return
-    ranking, samples = found.ranking(options.layer, options.by, options.of_class), found.number(options.samples)
+    ranking, samples = found.ranking(options.layer, options.by, options.of_class), how_many(found, options.samples)
     rows = []
     for channel in chosen:
         kept = ranking.samples[:samples, channel]
@@ -127,7 +128,9 @@ def graph(options: Namespace) -> None:
         raise UsageError(f"--target {options.target}: a graph is that of one class, such as top1.")
     widths = options.widths if len(options.widths) > 1 else options.widths[0]
     selection = selection_of(analyzer.graph, output, selection_of_class(chosen[0], names, len(y)))
-    found = concepts.graph(analyzer, item.x, options.layers, selection, widths=widths)
+    found = concepts.graph(
+        analyzer, item.x, options.layers, selection, concepts=options.concepts, widths=widths, around=options.around
+    )
     if options.out is not None:
         _save(found.plot(), Path(options.out), options.overwrite)
     if options.json:

@@ -192,7 +192,7 @@ def graph(
     Raises:
         KeyError: Unknown or ambiguous layer.
         TypeError: The analyzer has no relevance of layers.
-        ValueError: More than one sample, no layer, or widths that do not fit.
+        ValueError: More than one sample, no layer, a layer that is called "prediction", or widths that do not fit.
 
     Example:
 
@@ -214,6 +214,11 @@ def graph(
             )
     # An analyzer of a model whose sizes only data have has a graph by now.
     order = _Order(cast(ReverseAnalyzer, analyzer.innermost).traced, layers)
+    if PREDICTION in order.layers:
+        raise ValueError(
+            f"{PREDICTION!r} stands for what is explained in a graph, so the layer of that name cannot be in it: leave "
+            f"it out, or rename it. neuron_selection says which of its neurons are explained."
+        )
     begin = _beginning(concepts, order)
     limits = _checked_widths(widths, order.depth - len(begin), begin)
     growing = _Growing(analyzer, x, neuron_selection, {"around": around, **options}, order, begin, limits)

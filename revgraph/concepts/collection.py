@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import functools
+import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -28,6 +29,9 @@ FORMAT = 1
 
 SUFFIXES = (".h5", ".hdf5", ".zarr")
 """Endings of the names of files."""
+
+USUAL = 8
+"""So many samples of a channel are shown by default."""
 
 BLOCK = 4096
 """So many samples are read at once."""
@@ -341,21 +345,6 @@ class Collection(Tabular):
             )
         return tuple(chosen.tolist())
 
-    def number(self, n: int | None, usual: int = 8) -> int:
-        """How many samples of a channel are shown: `n`, or by default 8 if so many were kept.
-
-        Raises:
-            ValueError: More are asked for than were kept.
-        """
-        if n is None:
-            return min(usual, self.n)
-        check_count("n", n)
-        if n > self.n:
-            raise ValueError(
-                f"n={n} samples of each channel, and {str(self.path)!r} keeps {self.n}: collect it with n={n}."
-            )
-        return n
-
     def same_method(self, analyzer: Any) -> bool:
         """Whether an analyzer has the method and the rules with which concepts were collected."""
         return analyzer.name == self.origin["method"] and rules(analyzer) == self.origin["rules"]
@@ -394,10 +383,26 @@ class Collection(Tabular):
             with containers.opened(self.path) as file:
                 return file[name][rows] if needed or name in file else None
         # What a damaged file leads to depends on where the damage is.
-        except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:
+        except (OSError, KeyError, RuntimeError, json.JSONDecodeError) as error:
             raise ValueError(f"{str(self.path)!r} is damaged: {name!r} cannot be read ({error}).") from error
 
 
 def opened(where: "PathLike | Collection") -> Collection:
     """A collection, from itself or from its path."""
     return where if isinstance(where, Collection) else Collection(where)
+
+
+def how_many(found: Collection, n: int | None) -> int:
+    """How many samples of a channel are shown: `n`, or by default 8 if so many were kept.
+
+    Raises:
+        ValueError: More are asked for than were kept.
+    """
+    if n is None:
+        return min(USUAL, found.n)
+    check_count("n", n)
+    if n > found.n:
+        raise ValueError(
+            f"n={n} samples of each channel, and {str(found.path)!r} keeps {found.n}: collect it with n={n}."
+        )
+    return n

@@ -13,7 +13,7 @@ from revgraph.analyzers.analyzer import outside
 from revgraph.analyzers.inputs import packed
 from revgraph.analyzers.reverse_analyzer import ReverseAnalyzer
 from revgraph.concepts.collecting import digests
-from revgraph.concepts.collection import Collection, opened
+from revgraph.concepts.collection import Collection, how_many, opened
 from revgraph.concepts.fields import Fields, box
 from revgraph.datasets.files import open_dataset
 from revgraph.datasets.streams import BATCH_SIZE, source
@@ -144,7 +144,7 @@ def references(
             )
     if not isinstance(analyzer, ReverseAnalyzer):
         raise TypeError(f"references takes an analyzer that walks backwards. Received: {analyzer!r}.")
-    n = collection.number(n)
+    n = how_many(collection, n)
     if start not in (None, "output", "layer"):
         raise ValueError(f'start is "output", "layer" or None. Received: {start!r}.')
     start = start or ("output" if by == "relevance" else "layer")
