@@ -18,7 +18,7 @@ from revgraph.datasets.tasks import Task
 from revgraph.graph import Graph
 from revgraph.graph.analysis import Facts
 from revgraph.graph.types import PathLike, Selection, Tensors
-from revgraph.reverse.targets import SIDES, are_sides
+from revgraph.reverse.sides import SIDES, are_sides
 from revgraph.reverse.walk import Question, input_spec
 
 
