@@ -163,6 +163,30 @@ def test_wrong_shapes_of_strings_are_named():
         analyzer.analyze([[t] for t in TEXTS])
 
 
+@pytest.mark.parametrize("name", ["ids", "a column of texts", "which words"])
+def test_a_single_text_is_a_batch_of_one(name):
+    model, texts = MODELS[name]()
+    analyzer = create_analyzer("lrp.z", model)
+    expected = analyzer.analyze(texts[:1], 1)
+    text = texts[0] if isinstance(texts[0], str) else texts[0][0]
+    for single in (text, np.array(text), tf.constant(text)):
+        np.testing.assert_array_equal(analyzer.analyze(single, 1), expected)
+    assert analyzer.tokens(text)[0] == analyzer.tokens(texts[:1])[0]
+
+
+def test_lists_that_are_no_texts():
+    models = [MODELS["ids"]()[0], Subclassed(output_sequence_length=6)]
+    models[1](tf.constant(TEXTS))
+    for model in models:
+        analyzer = create_analyzer("lrp.z", model)
+        with pytest.raises(ValueError, match="the batch is empty. Pass at least one sample"):
+            analyzer.analyze([], 1)
+        with pytest.raises(TypeError, match="holds strings alone. Received: 3 of type int beside 1 strings"):
+            analyzer.analyze(["the film", 3], 1)
+        assert analyzer.analyze(["the film", "3", ""], 1).shape == (3, 6)
+        assert analyzer.analyze("the film", 1).shape == (1, 6)
+
+
 def test_the_words_of_a_model():
     analyzer = create_analyzer("lrp.z", MODELS["ids"]()[0])
     tokens = analyzer.tokens(TEXTS)

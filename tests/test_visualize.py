@@ -285,7 +285,7 @@ class TestPlot:
         picture = visualize.plot(X, S, np.eye(3) * 5, ["cat", "dog", "cow"])
         axes = picture.axes[:9]
         assert [a.get_title() for a in axes[:3]] == ["input", "relevance", "overlay"]
-        assert [axes[i].get_ylabel() for i in (0, 3, 6)] == ["cat: 5", "dog: 5", "cow: 5"]
+        assert [axes[i].get_ylabel() for i in (0, 3, 6)] == [f"predicted {name}: 5" for name in ("cat", "dog", "cow")]
         for i in range(3):
             np.testing.assert_allclose(shown(axes[3 * i]), np.repeat(X[i], 3, -1))
             np.testing.assert_allclose(shown(axes[3 * i + 1]), visualize.heatmap(S)[i], atol=0.01)
@@ -306,7 +306,6 @@ class TestPlot:
         picture = visualize.plot(X, S, outputs, neuron_selection=[0, 1, 0])
         assert [picture.axes[i].get_ylabel() for i in (0, 3, 6)] == ["output 0: 1", "output 1: 2", "output 0: 1"]
         assert visualize.plot(X, S, outputs, neuron_selection=1).axes[6].get_ylabel() == "output 1: 2"
-        assert visualize.plot(X, S, outputs, neuron_selection="all").axes[0].get_ylabel() == ""
         assert visualize.plot(X, S, titles=["a", "b", "c"]).axes[3].get_ylabel() == "b"
 
     def test_channels_first_and_relevance_without_channels(self):

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from revgraph.analyzers.analyzer import Analyzer
 from revgraph.analyzers.attentions import Attentions
-from revgraph.analyzers.inputs import flat_inputs, is_stream
+from revgraph.analyzers.inputs import check_texts, flat_inputs, is_stream
 from revgraph.analyzers.recorded import RecordedPass
 from revgraph.analyzers.standing import StandIn
 from revgraph.composites import NotAnalyzeableModelException
@@ -167,7 +167,10 @@ def _whole(x):
     """Lists of strings as arrays, because a list is else one of several inputs."""
     if isinstance(x, dict):
         return {name: _whole(part) for name, part in x.items()}
-    return np.array(x) if isinstance(x, list | tuple | str) and holds_strings(x) else x
+    if isinstance(x, str) or (isinstance(x, list | tuple) and holds_strings(x)):
+        check_texts(x)
+        return np.atleast_1d(x)
+    return x
 
 
 def _dtype(x):
