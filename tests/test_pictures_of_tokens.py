@@ -185,7 +185,7 @@ def test_the_table_of_an_encoder_and_a_decoder():
     found = dataclasses.replace(table(2, 5), source=3, against=(" x", " y"))
     drawn = visualize.plot_continuation(found)
     assert sorted(line.get_xdata()[0] for line in drawn.axes[0].lines) == [2.5, 4.5]
-    assert [label.get_text() for label in drawn.axes[0].get_yticklabels()] == ["w2, not x  25%", "w3, not y  25%"]
+    assert [label.get_text() for label in drawn.axes[0].get_yticklabels()] == ["w2  25%, not x", "w3  25%, not y"]
     assert "' w2', not ' x'" in str(found)
 
 

@@ -198,6 +198,41 @@ def test_the_words_of_a_model():
     assert len(visualize.plot(tokens, analyzer.analyze(TEXTS, 1))) == 3
 
 
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "a hash"])
+def test_the_words_of_a_savedmodel_are_those_of_its_table(name, tmp_path):
+    model, texts = MODELS[name]()
+    model.export(tmp_path / "model", verbose=False)
+    expected = create_analyzer("lrp.z", model).tokens(texts)
+    found = create_analyzer("lrp.z", revgraph.load_model(tmp_path / "model")).tokens(texts)
+    np.testing.assert_array_equal(found.texts, expected.texts)
+    np.testing.assert_array_equal(found.padding, expected.padding)
+    unknown = [["the robot"]] if texts is CITIES else ["the robot"] if np.ndim(texts) == 1 else [["the robot"]]
+    found = create_analyzer("lrp.z", revgraph.load_model(tmp_path / "model")).tokens(unknown)
+    assert "[UNK]" in found[0]
+
+
+class Renumbered(layers.Layer):
+    """Vectorization whose numbers are changed behind it."""
+
+    def __init__(self):
+        super().__init__()
+        self.words = vectorization(output_sequence_length=6)
+
+    def call(self, texts):
+        return (self.words(texts) * 5) % 12
+
+
+@pytest.mark.parametrize("first", [Renumbered, lambda: layers.StringLookup(vocabulary=["oslo"], num_oov_indices=2)])
+def test_numbers_whose_words_are_not_known_stay_numbers(first, tmp_path):
+    layer = first()
+    shape, texts = ((), TEXTS) if isinstance(layer, Renumbered) else ((1,), [["bergen"], ["paris"]])
+    model = model_of(layer, layers.Embedding(12, 4), layers.GlobalAveragePooling1D(), shape=shape)
+    model.export(tmp_path / "model", verbose=False)
+    tokens = create_analyzer("lrp.z", revgraph.load_model(tmp_path / "model")).tokens(texts)
+    assert all(text.startswith("#") for text in tokens.texts.ravel()) and not tokens.padding.any()
+    np.testing.assert_array_equal(tokens.ids, np.asarray(layer(tf.constant(texts))))
+
+
 def test_the_words_that_a_text_has():
     analyzer = create_analyzer("lrp.z", MODELS["how many words"]()[0])
     tokens = analyzer.tokens(["great film", "great great robot"])

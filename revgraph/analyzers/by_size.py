@@ -65,6 +65,7 @@ class AnalyzerBySize(StandIn):
 
     def at(self, X: Tensors) -> Analyzer:
         """The analyzer for inputs of the size of X."""
+        check_texts(X)
         self._asked = self._of(X)
         return self._asked
 
@@ -167,10 +168,8 @@ def _whole(x):
     """Lists of strings as arrays, because a list is else one of several inputs."""
     if isinstance(x, dict):
         return {name: _whole(part) for name, part in x.items()}
-    if isinstance(x, str) or (isinstance(x, list | tuple) and holds_strings(x)):
-        check_texts(x)
-        return np.atleast_1d(x)
-    return x
+    is_text = isinstance(x, str) or (isinstance(x, list | tuple) and holds_strings(x))
+    return np.atleast_1d(x) if is_text else x
 
 
 def _dtype(x):

@@ -253,7 +253,8 @@ class TaskAnalyzer(StandIn):
         asked = self._asked(inputs, neuron_selection, {})
         if not isinstance(asked, NextToken):
             return None
-        return asked.titles(*self._next(inputs, {}), self.preprocessing)
+        logits, padding = self._next(inputs, {})
+        return asked.titles(logits, padding, self.preprocessing)
 
     def save(self, path: PathLike, overwrite: bool = False) -> None:
         """See `Analyzer.save`."""
@@ -273,7 +274,8 @@ class TaskAnalyzer(StandIn):
             return selection
         if options.get("layer") is not None:
             raise ValueError("A NextToken is one of the model's output. Leave out layer=, or select by a mask.")
-        return selection.factors(*self._next(inputs, options), self.preprocessing)
+        logits, padding = self._next(inputs, options)
+        return selection.factors(logits, padding, self.preprocessing)
 
     def _asked(self, inputs, selection, options):
         """The selection, which is a `NextToken` by default for a model that continues texts."""

@@ -127,7 +127,7 @@ def plot_continuation(
     axes.xaxis.tick_top()
     others = [""] * rows if table.against is None else [f", not {_shown(other)}" for other in table.against]
     said = zip(table.said, others, table.chances, strict=True)
-    names = [f"{_shown(token)}{other}  {chance:.0%}" for token, other, chance in said]
+    names = [f"{_shown(token)}  {chance:.0%}{other}" for token, other, chance in said]
     axes.set_yticks(range(rows), [_plain(name) for name in names], fontsize=8)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
