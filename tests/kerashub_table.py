@@ -45,7 +45,8 @@ them.
 
 * *relevance and ledger*: relevance is finite and not zero, by `lrp.attnlrp` where texts are read and by
   `lrp.epsilon_plus` elsewhere, and its ledger closes.
-* *tokens*: each token has its text, and padding has no relevance. A task without texts says so.
+* *tokens*: each token has its text, and padding has no relevance where the model takes a mask of it. A task without
+  texts says so.
 
 | task | family | {task_checks} |
 |---|---|{task_lines}

@@ -92,6 +92,16 @@ def test_strings_beside_numbers():
     np.testing.assert_allclose(total, y, rtol=1e-5)
 
 
+def test_a_list_of_strings_and_numbers():
+    """Each entry is an input, and not a text."""
+    city, age = keras.Input((1,), dtype="string", name="city"), keras.Input((2,), name="age")
+    rows = layers.Flatten()(layers.Embedding(3, 4)(layers.StringLookup(vocabulary=["rome", "oslo"])(city)))
+    model = randomized(keras.Model([city, age], layers.Dense(2)(layers.Concatenate()([rows, age]))))
+    x = [np.array([["oslo"], ["rome"]], object), np.array([[1.0, 2.0], [3.0, 4.0]], "float32")]
+    found = create_analyzer("lrp.z", model).analyze(x, 0)
+    assert [part.shape for part in found] == [(2, 1), (2, 2)]
+
+
 def test_a_layer_of_ones_own_around_the_vectorization():
     class Reader(layers.Layer):
         def __init__(self):

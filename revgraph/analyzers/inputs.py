@@ -88,14 +88,14 @@ def check_texts(x: Any) -> None:
 
 
 def _entries(values):
-    """What nested lists and arrays of objects hold."""
+    """What nested lists and arrays of objects hold, but for arrays and tensors, which are inputs of their own."""
     if isinstance(values, np.ndarray):
         # Other arrays have entries of one kind.
         values = values.tolist() if values.dtype.kind == "O" else []
     for value in values:
         if isinstance(value, list | tuple):
             yield from _entries(value)
-        else:
+        elif not np.ndim(value):
             yield value
 
 

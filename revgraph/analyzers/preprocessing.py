@@ -161,15 +161,17 @@ class Preprocessing:
             ValueError: A text has more tokens than fit.
         """
         for name, each in texts.items():
+            which = (f"{prefix_of(name)}sequence_length", "sequence_length")
+            length = next((n for n in which if getattr(self.model.preprocessor, n, None) is not None), None)
+            if self.tokenizer is None or length is None:
+                continue
             rows, mask = np.asarray(_part(made, name)), mask_of(name, made)
             for i, (text, row) in enumerate(zip(each, rows, strict=True)):
                 full = mask is None or bool(np.all(mask[i]))
                 if full and _spelled(self.ids_of(text)) not in _spelled(row):
-                    length = f"{prefix_of(name)}sequence_length"
-                    length = length if hasattr(self.model.preprocessor, length) else "sequence_length"
                     raise ValueError(
                         f"Text {i} has more tokens than fit. Raise model.preprocessor.{length}, which is "
-                        f"{getattr(self.model.preprocessor, length, 'not known')}."
+                        f"{getattr(self.model.preprocessor, length)}."
                     )
 
     def own_inputs(self) -> str:

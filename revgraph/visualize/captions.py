@@ -99,6 +99,8 @@ def titles_of_outputs(
 
 def _titles_of_selection(outputs, names, selection):
     """Titles with the selected classes, such as `good - bad: 0.4`; None where more than a few are selected."""
+    if isinstance(selection, Mapping):
+        return None
     y = tf.convert_to_tensor(outputs.astype("float64"))
     (target,) = make_targets(selection, None, len(y), ["output"], [y.shape[1:]])
     target = target.on(y)
