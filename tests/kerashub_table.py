@@ -15,6 +15,11 @@ CHECKS = {
     "test_weights_that_are_assigned_later_are_seen": "live weights",
 }
 
+TASK_CHECKS = {
+    "test_a_task_is_explained_from_what_predict_takes": "relevance and ledger",
+    "test_the_tokens_of_a_task_are_those_that_have_relevance": "tokens",
+}
+
 PAGE = """# Families of KerasHub
 
 revgraph explains the models of [KerasHub](https://keras.io/keras_hub/). This table is written by `make test-kerashub`,
@@ -32,6 +37,27 @@ Checked with {versions}.
 | family | class | {checks} |
 |---|---|{lines}
 {rows}
+
+## Tasks
+
+Every task is built with random weights and a small vocabulary, and given texts, images or both, as `predict` takes
+them.
+
+* *relevance and ledger*: relevance is finite and not zero, by `lrp.attnlrp` where texts are read and by
+  `lrp.epsilon_plus` elsewhere, and its ledger closes.
+* *tokens*: each token has its text, and padding has no relevance where the model takes a mask of it. A task without
+  texts says so.
+
+| task | family | {task_checks} |
+|---|---|{task_lines}
+{task_rows}
+
+Tasks marked with * are given what their preprocessor returns when it is called once: those that hide tokens by chance,
+and those whose preprocessor has no inputs of the model for a text that goes on.
+
+These tasks are not explained:
+
+{refused_tasks}
 
 ## What is refused
 
@@ -65,7 +91,7 @@ class Table:
 
     def pytest_runtest_logreport(self, report):
         named = re.search(r"::(\w+)\[(.*)\](@.*)?$", report.nodeid)
-        if named and named[1] in CHECKS:
+        if named and named[1] in CHECKS | TASK_CHECKS:
             self.seen.add((named[2], named[1]))
             if report.failed:
                 self.failed.add((named[2], named[1]))
@@ -77,6 +103,7 @@ class Table:
     def page(self):
         """The text of the page."""
         from tests.kerashub_families import FAMILIES, REFUSED
+        from tests.kerashub_tasks import REFUSED_TASKS, TASKS
         from tests.test_kerashub import SINGLE
 
         def mark(family, check):
@@ -91,12 +118,22 @@ class Table:
             f"| {name} | `{class_of(family)}` | {' | '.join(mark(name, check) for check in CHECKS)} |"
             for name, family in FAMILIES.items()
         ]
+        names = {id(family): name for name, family in FAMILIES.items()}
+        tasks = [
+            f"| `{name}`{' *' if task.once else ''} | {names[id(task.family)]} | "
+            f"{' | '.join(mark(name, check) for check in TASK_CHECKS)} |"
+            for name, task in TASKS.items()
+        ]
         versions = ", ".join(f"{name} {version(name)}" for name in ("keras-hub", "keras", "tensorflow"))
         return PAGE.format(
             versions=versions,
             checks=" | ".join(CHECKS.values()),
             lines="---|" * len(CHECKS),
             rows="\n".join(rows),
+            task_checks=" | ".join(TASK_CHECKS.values()),
+            task_lines="---|" * len(TASK_CHECKS),
+            task_rows="\n".join(tasks),
+            refused_tasks="\n".join(f"* `{name}` {why}." for name, why in REFUSED_TASKS.items()),
             refused="\n".join(f"* {name}: `{class_of(family)}`" for name, family in REFUSED.items()) + "\n",
             single="`, `".join(sorted(SINGLE)),
         )

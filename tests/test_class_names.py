@@ -36,7 +36,9 @@ def titles(picture):
 
 
 def test_one_unit_tells_two_classes_apart():
-    assert titles(visualize.plot(X, R, P, ["cat", "dog"])) == ["cat: 0.8", "dog: 0.9", "cat: 0.5", "dog: 0.51"]
+    assert titles(visualize.plot(X, R, P, ["cat", "dog"])) == [
+        "cat: 0.8", "dog: 0.9", "cat: 0.5", "dog: 0.51",
+    ]  # fmt: skip
     # What was selected is the unit, which stands for the second class.
     shown = visualize.plot(X, R, P, ["cat", "dog"], neuron_selection=0)
     assert titles(shown) == ["dog: 0.2", "dog: 0.9", "dog: 0.5", "dog: 0.51"]
@@ -50,6 +52,41 @@ def test_one_unit_tells_two_classes_apart():
     for selection in (None, "positive", "negative", 0):
         assert titles(visualize.plot(X, R, 10 * P, ["price"], selection, unit="€"))[0] == "price: 2 €"
     assert titles(visualize.plot(X, R, P))[0] == "output 0: 0.2"
+
+
+@pytest.mark.parametrize(
+    "selection, title",
+    [
+        (None, "dog: 5"),
+        ("max_activation", "dog: 5"),
+        (0, "cat: 2"),
+        ([0, 1, 2, 1], "cat: 2"),
+        ((2,), "cow: -1"),
+        (lambda y: y[:, 0] - y[:, 1], "cat - dog: -3"),
+        (lambda y: y[:, 2] + y[:, 1] - y[:, 0], "dog + cow - cat: 2"),
+        (lambda y: -y[:, 2], "- cow: 1"),
+        (np.eye(3, dtype=bool)[[0, 0, 1, 1]], "cat: 2"),
+        (np.array([[1.0, 0, -1]] * 4), "cat - cow: 3"),
+    ],
+)
+def test_a_title_names_what_was_explained(selection, title):
+    outputs = np.array([[2.0, 5.0, -1.0]] * 4)
+    assert titles(visualize.plot(X, R, outputs, ["cat", "dog", "cow"], selection))[0] == title
+
+
+@pytest.mark.parametrize(
+    "selection", [lambda y: 0.5 * y[:, 0], lambda y: y[:, 0] * y[:, 1], "all", [[0, 1]] * 4, np.full((4, 5), 0.2)]
+)
+def test_what_is_no_sum_of_a_few_classes_has_no_title(selection):
+    assert titles(visualize.plot(X, R, np.array([[2.0, 5.0, -1.0, 0, 1]] * 4), neuron_selection=selection)) == []
+
+
+def test_titles_of_an_analyzer():
+    model = binary("sigmoid")
+    analyzer = revgraph.create_analyzer("gradient", model)
+    found = visualize.titles(analyzer, X, class_names=["cat", "dog"])
+    assert found == titles(visualize.compare(model, X, [analyzer], class_names=["cat", "dog"]))
+    assert [title.split(":")[0] for title in visualize.titles(analyzer, X, 0, ["cat", "dog"])] == 4 * ["dog"]
 
 
 def test_negative_numbers_count_from_the_end():

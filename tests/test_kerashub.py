@@ -1,10 +1,11 @@
-"""Every family of KerasHub with random weights: five checks each.
+"""Every family of KerasHub with random weights: five checks each. And every task, from texts and images to relevance.
 
 The fast suite has about fifteen of them, `make test-kerashub` has all and writes the table of the documentation.
 """
 
 import contextlib
 import functools
+import inspect
 import warnings
 
 import keras
@@ -13,6 +14,7 @@ import pytest
 import tensorflow as tf
 
 import revgraph
+from revgraph.analyzers.preprocessing import mask_of
 from revgraph.read import trace
 from revgraph.read.keras.signature import Sized
 from revgraph.reverse.targets import why_nothing_starts
@@ -21,12 +23,16 @@ from tests.models import precision
 pytest.importorskip("keras_hub")
 
 from tests.kerashub_families import FAMILIES, LENGTH, REFUSED
+from tests.kerashub_tasks import REFUSED_TASKS, TASKS
 
 FAST = (
     "BERT", "BART", "CLIP", "DeBERTa V3", "Falcon", "FNet", "GPT-2", "Gemma 2", "Llama 3", "MiT", "Mixtral", "RQ-VAE",
     "SAM", "T5", "ViT",
 )  # fmt: skip
 """Families of the fast suite: each has something that the others do not."""
+
+FAST_TASKS = ("BertMaskedLM", "ESMProteinClassifier", "Gemma4CausalLM", "T5Seq2SeqLM", "ViTImageClassifier")
+"""Tasks of the fast suite."""
 
 SINGLE = {"BLIP-2", "D-FINE", "T5", "T5Gemma 2", "Qwen 3.5", "Qwen 3.5 MoE", "SAM 3", "SmolLM3"}
 """Families whose own code computes in float32. The others are checked in float64."""
@@ -156,7 +162,8 @@ def by_a_tape(model):
 def marks(name):
     # With `--dist loadgroup` one worker has all tests of a family, and builds the model once.
     group = [pytest.mark.xdist_group(name)]
-    return pytest.param(name, id=name, marks=group if name in FAST else [*group, pytest.mark.kerashub])
+    fast = name in FAST or name in FAST_TASKS
+    return pytest.param(name, id=name, marks=group if fast else [*group, pytest.mark.kerashub])
 
 
 @pytest.fixture(scope="module", params=[marks(name) for name in FAMILIES])
@@ -251,3 +258,79 @@ def test_models_whose_own_code_needs_values(name):
         model.predict(x, verbose=0)
     with pytest.raises(ValueError, match="its Python code does not depend on the values of tensors"):
         revgraph.create_analyzer("lrp.epsilon", model).analyze(x)
+
+
+class Made:
+    """A small task, its analyzer, and what is asked of it.
+
+    Args:
+        name: The name of the task's class.
+    """
+
+    def __init__(self, name):
+        keras.utils.set_random_seed(0)
+        task = TASKS[name]
+        self.model, self.x = task.build(), task.given()
+        shake(self.model)
+        reads_text = getattr(getattr(self.model, "preprocessor", None), "tokenizer", None) is not None
+        self.analyzer = revgraph.create_analyzer("lrp.attnlrp" if reads_text else "lrp.epsilon_plus", self.model)
+        if task.once:
+            self.x, _, _ = keras.utils.unpack_x_y_sample_weight(self.model.preprocessor(self.x))
+        self.prepared = self.analyzer.preprocess(self.x)
+        self.graph = self.analyzer.inner.at(self.prepared).graph if hasattr(self.analyzer.inner, "at") else None
+        self.graph = self.analyzer.graph if self.graph is None else self.graph
+        self.outputs = keras.tree.flatten(self.graph(self.prepared))
+        # The next token of a model that continues texts, and the neuron in the middle of each output of others.
+        outputs = zip(self.graph.output_names, self.graph.output_slots, self.outputs, strict=True)
+        self.selection = None if self.analyzer.preprocessing.generates else {
+            name: tuple(size // 2 for size in output.shape[1:])
+            for name, slot, output in outputs
+            if why_nothing_starts(self.graph, slot) is None
+        }  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=[marks(name) for name in TASKS])
+def task(request):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield Made(request.param)
+    keras.backend.clear_session()
+
+
+def test_a_task_is_explained_from_what_predict_takes(task):
+    """Relevance is finite and not zero, it is that of the tokens or pixels, and its ledger closes."""
+    relevance = task.analyzer.analyze(task.x, task.selection)
+    ledger = task.analyzer.conservation(task.x, task.selection)
+    parts = [np.asarray(part) for part in keras.tree.flatten(relevance)]
+    assert all(np.isfinite(part).all() for part in parts) and any(np.any(part) for part in parts)
+    size = np.abs(ledger.start).max()
+    assert size > 0
+    np.testing.assert_allclose(ledger.other, 0, atol=1e-4 * size)
+    taken = [np.asarray(part) for part in keras.tree.flatten(task.prepared)]
+    assert all(any(part.shape == each.shape for each in taken) for part in parts)
+    if isinstance(relevance, dict) or len(taken) == 1:
+        total, most = sum(part.sum(dtype="float64") for part in parts), sum(np.abs(part).sum() for part in parts)
+        np.testing.assert_allclose(total, ledger.input.sum(), atol=1e-3 * max(size, most))
+
+
+def test_the_tokens_of_a_task_are_those_that_have_relevance(task):
+    """Tokens have texts. Padding has no relevance where the model takes a mask of it; FNet takes none, and reads it."""
+    if getattr(getattr(task.model, "preprocessor", None), "tokenizer", None) is None:
+        with pytest.raises(ValueError, match="no tokenizer"):
+            task.analyzer.tokens(task.x)
+        return
+    relevance, tokens = task.analyzer.analyze(task.prepared, task.selection), task.analyzer.tokens(task.x)
+    named = tokens if isinstance(tokens, dict) else {next(n for n in relevance if n.endswith("token_ids")): tokens}
+    for name, each in named.items():
+        assert relevance[name].shape == each.ids.shape and all(map(len, each))
+        size = np.abs(relevance[name]).max() if mask_of(name, relevance) is not None else np.inf
+        np.testing.assert_allclose(relevance[name][each.padding], 0, atol=1e-5 * size, err_msg=name)
+
+
+def test_every_task_has_a_row():
+    """A class with two names has one row. Base classes have none."""
+    import keras_hub
+
+    classes = {kind for kind in vars(keras_hub.models).values() if inspect.isclass(kind)}
+    tasks = {kind.__name__ for kind in classes if issubclass(kind, keras_hub.models.Task) and kind.backbone_cls}
+    assert tasks == TASKS.keys() | REFUSED_TASKS.keys()

@@ -172,6 +172,37 @@ def test_several_inputs_and_what_stays_as_it_is(method):
         np.testing.assert_allclose(found["tokens"].sum(axis=1), output(model, x) - output(model, replaced), atol=1e-4)
 
 
+@pytest.mark.parametrize("method", ["integrated_gradients", "smoothgrad"])
+@pytest.mark.parametrize(
+    "take",
+    [
+        lambda h, places: ops.take_along_axis(h, places[:, :, None], axis=1),
+        lambda h, places: ops.take_along_axis(h, ops.cast(places, "int64")[:, :, None] + 1, axis=1),
+    ],
+)
+def test_places_of_tokens_stay_as_they_are(method, take):
+    """As those of a masked language model, which says where it was given no token."""
+    ids, places = keras.Input((4,), dtype="int32", name="ids"), keras.Input((2,), dtype="int32", name="places")
+    h = layers.LayerNormalization()(layers.MultiHeadAttention(2, 3)(*2 * [layers.Embedding(8, 5)(ids)]))
+    model = randomized(keras.Model([ids, places], layers.Dense(3)(layers.Flatten()(take(h, places)))))
+    x = [X, np.array([[0, 2], [1, 2]])]
+    reference = {"reference_inputs": 7} if method != "smoothgrad" else {}
+    analyzer = create_analyzer(method, model, **reference, **PATHS.get(method, {"seed": 0, "augment_by_n": 4}))
+    found = analyzer.analyze(x, 1)
+    assert found[0].any(axis=1).all() and not found[1].any()
+    if method != "smoothgrad":
+        difference = output(model, x) - output(model, [np.full_like(X, 7), x[1]])
+        np.testing.assert_allclose(found[0].sum(axis=1), difference, atol=1e-3)
+
+
+@pytest.mark.parametrize("method", ["integrated_gradients", "smoothgrad"])
+def test_integers_that_choose_between_constants_are_no_places(method):
+    counts = keras.Input((4,), dtype="int32", name="counts")
+    model = keras.Model(counts, layers.Dense(3)(ops.where(counts > 2, 1.0, 0.0)))
+    with pytest.raises(TypeError, match="counts holds integers that are not looked up in a table"):
+        create_analyzer(method, model)
+
+
 @pytest.mark.parametrize("method", PATHS)
 def test_integers_that_are_numbers_are_not_taken_for_masks(method):
     counts = keras.Input((4,), dtype="int32", name="counts")

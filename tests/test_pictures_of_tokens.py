@@ -1,5 +1,6 @@
 """Pictures of tokens: in notebooks, on light pages and dark ones, in figures for papers, and tables token x token."""
 
+import dataclasses
 import re
 
 import numpy as np
@@ -54,10 +55,52 @@ def test_words_are_joined_as_their_tokenizer_cut_them():
 
 def test_titles_have_the_class_and_the_score():
     outputs = np.array([[0.2, 0.8], [0.7, 0.3]])
-    text = visualize.plot(PIECES, RELEVANCE, outputs, ["bad", "good"])
+    text = visualize.plot(PIECES, RELEVANCE, outputs, ["bad", "good"], "max_activation")
     assert text.titles == ("good: 0.8", "bad: 0.7") and "<b>good: 0.8</b>" in text.to_html()
+    assert visualize.plot(PIECES, RELEVANCE, outputs).titles == ("output 1: 0.8", "output 0: 0.7")
+    contrast = visualize.plot(PIECES, RELEVANCE, outputs, ["bad", "good"], lambda y: y[:, 1] - y[:, 0])
+    assert contrast.titles == ("good - bad: 0.6", "good - bad: -0.4")
     assert visualize.plot(PIECES, RELEVANCE, outputs, ["bad", "good"], 1).titles == ("good: 0.8", "good: 0.3")
     assert visualize.plot(PIECES, RELEVANCE, titles=["a", "b"], samples=1).titles == ("a",)
+
+
+def test_each_input_has_its_own_tokens_beside_its_own_relevance():
+    answers = tokens_of(["<s>", "die", " Schau"], ["<s>"], special=("<s>",))
+    tokens = {"encoder_token_ids": PIECES, "decoder_token_ids": answers}
+    relevance = {"decoder_token_ids": np.array([[8.0, -1, 2], [0.5, 3, 3]]), "encoder_token_ids": RELEVANCE}
+    text = visualize.plot(tokens, relevance, titles=["one", "two"])
+    assert text.tokens == (PIECES[0], answers[0], PIECES[1], answers[1])
+    assert text.titles == ("one, encoder", "decoder", "two, encoder", "decoder")
+    assert [part.tolist() for part in text.relevance][1::2] == [[8, -1, 2], [0.5]]
+    # The inputs of a sample share a scale, and those of another one do not.
+    expected = visualize.heatmap(np.array([[4.0, -2, 8], [1, 0.5, -1]]), reduce_axis=None)
+    for found, colour in zip((text.colours[0][3], text.colours[1][0]), expected[0, ::2], strict=True):
+        np.testing.assert_allclose(found, colour)
+    np.testing.assert_allclose(text.colours[3][0], expected[1, 1])
+    of_batch = visualize.plot(tokens, relevance, scale="batch")
+    np.testing.assert_allclose(of_batch.colours[3][0], visualize.heatmap([[0.5, 8.0]], reduce_axis=None)[0, 0])
+    assert of_batch.titles == 2 * ("encoder", "decoder")
+    assert visualize.plot(tokens, relevance, samples=1).tokens == text.tokens[:2]
+    assert text.special[1].tolist() == [True, False, False] and text.picture().texts
+    for wrong, given in ((RELEVANCE, "an array"), ({"encoder_token_ids": RELEVANCE}, "a dict of 'encoder_token_ids'")):
+        with pytest.raises(ValueError, match=f"'decoder_token_ids' need a dict with the relevance of each.*{given}"):
+            visualize.plot(tokens, wrong)
+    with pytest.raises(ValueError, match="the tokens of the same texts. Received those of \\[1, 2\\] texts"):
+        visualize.plot({**tokens, "decoder_token_ids": answers.part(slice(1))},
+                       {**relevance, "decoder_token_ids": np.ones((1, 3))})  # fmt: skip
+
+
+def test_special_tokens_are_marked_on_strong_colours():
+    """The dashes have the colour of the letters, which are black or white, whichever can be read."""
+    figure = visualize.plot(PIECES, np.array([[9.0, 0, 0, 0, -0.1], [0, 0, 0, 0, 0]])).picture()
+    assert [line.get_color() for line in figure.artists] == ["#FFFFFF", "#000000", "#000000", "#000000"]
+    figure.canvas.draw()
+    inks = [word.get_color() for word in figure.texts if word.get_text().startswith("[")]
+    assert inks == [line.get_color() for line in figure.artists]
+    for line in figure.artists:
+        box = line.get_window_extent()
+        inside = [word.get_bbox_patch().get_window_extent() for word in figure.texts if word.get_text()[0] == "["]
+        assert any(each.x0 <= box.x0 and box.x1 <= each.x1 and each.y0 < box.y0 < each.y1 for each in inside)
 
 
 def luminance(rgb):
@@ -106,6 +149,20 @@ def test_a_figure_for_papers(tmp_path):
         text.picture(width=0)
 
 
+def test_files_of_texts_and_what_no_figure_can_be(tmp_path):
+    text = visualize.plot(PIECES, RELEVANCE)
+    for name, written in (("a.html", text.to_html()), ("a.tex", text.to_latex())):
+        text.savefig(tmp_path / name)
+        assert (tmp_path / name).read_text(encoding="utf-8") == written
+    for figure in (text.picture(), visualize.plot(np.ones((1, 4, 4, 3)), np.ones((1, 4, 4, 3)))):
+        with pytest.raises(ValueError, match="ends with one of .*svg.*Received: '.html'. For a web page write an SVG"):
+            figure.savefig(tmp_path / "b.html")
+        figure.savefig(tmp_path / "b.svg")
+        with open(tmp_path / "c", "wb") as file:
+            figure.savefig(file, format="png")
+        assert (tmp_path / "c").stat().st_size > 500 and not (tmp_path / "b.html").exists()
+
+
 def table(said=2, before=3):
     relevance = np.tril(np.arange(1.0, said * (before + said - 1) + 1).reshape(said, -1), before - 1)
     names = ("<s>", " $a", "\n", *(f" w{i}" for i in range(before + said - 3)))
@@ -122,6 +179,14 @@ def test_the_table_of_a_continuation():
     assert not visualize.plot_continuation(table(2, 30)).axes[0].texts
     with pytest.raises(TypeError, match="draws what analyzer.continuation"):
         visualize.plot_continuation(np.ones((2, 3)))
+
+
+def test_the_table_of_an_encoder_and_a_decoder():
+    found = dataclasses.replace(table(2, 5), source=3, against=(" x", " y"))
+    drawn = visualize.plot_continuation(found)
+    assert sorted(line.get_xdata()[0] for line in drawn.axes[0].lines) == [2.5, 4.5]
+    assert [label.get_text() for label in drawn.axes[0].get_yticklabels()] == ["w2  25%, not x", "w3  25%, not y"]
+    assert "' w2', not ' x'" in str(found)
 
 
 def test_a_continuation_prints_as_a_table():

@@ -92,6 +92,16 @@ def test_strings_beside_numbers():
     np.testing.assert_allclose(total, y, rtol=1e-5)
 
 
+def test_a_list_of_strings_and_numbers():
+    """Each entry is an input, and not a text."""
+    city, age = keras.Input((1,), dtype="string", name="city"), keras.Input((2,), name="age")
+    rows = layers.Flatten()(layers.Embedding(3, 4)(layers.StringLookup(vocabulary=["rome", "oslo"])(city)))
+    model = randomized(keras.Model([city, age], layers.Dense(2)(layers.Concatenate()([rows, age]))))
+    x = [np.array([["oslo"], ["rome"]], object), np.array([[1.0, 2.0], [3.0, 4.0]], "float32")]
+    found = create_analyzer("lrp.z", model).analyze(x, 0)
+    assert [part.shape for part in found] == [(2, 1), (2, 2)]
+
+
 def test_a_layer_of_ones_own_around_the_vectorization():
     class Reader(layers.Layer):
         def __init__(self):
@@ -163,6 +173,30 @@ def test_wrong_shapes_of_strings_are_named():
         analyzer.analyze([[t] for t in TEXTS])
 
 
+@pytest.mark.parametrize("name", ["ids", "a column of texts", "which words"])
+def test_a_single_text_is_a_batch_of_one(name):
+    model, texts = MODELS[name]()
+    analyzer = create_analyzer("lrp.z", model)
+    expected = analyzer.analyze(texts[:1], 1)
+    text = texts[0] if isinstance(texts[0], str) else texts[0][0]
+    for single in (text, np.array(text), tf.constant(text)):
+        np.testing.assert_array_equal(analyzer.analyze(single, 1), expected)
+    assert analyzer.tokens(text)[0] == analyzer.tokens(texts[:1])[0]
+
+
+def test_lists_that_are_no_texts():
+    models = [MODELS["ids"]()[0], Subclassed(output_sequence_length=6)]
+    models[1](tf.constant(TEXTS))
+    for model in models:
+        analyzer = create_analyzer("lrp.z", model)
+        with pytest.raises(ValueError, match="the batch is empty. Pass at least one sample"):
+            analyzer.analyze([], 1)
+        with pytest.raises(TypeError, match="holds strings alone. Received: 3 of type int beside 1 strings"):
+            analyzer.analyze(["the film", 3], 1)
+        assert analyzer.analyze(["the film", "3", ""], 1).shape == (3, 6)
+        assert analyzer.analyze("the film", 1).shape == (1, 6)
+
+
 def test_the_words_of_a_model():
     analyzer = create_analyzer("lrp.z", MODELS["ids"]()[0])
     tokens = analyzer.tokens(TEXTS)
@@ -172,6 +206,41 @@ def test_the_words_of_a_model():
     assert tokens.padding[2].tolist() == [False] + 5 * [True]
     assert analyzer.tokens(["the robot"])[0] == ("the", "[UNK]")
     assert len(visualize.plot(tokens, analyzer.analyze(TEXTS, 1))) == 3
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "a hash"])
+def test_the_words_of_a_savedmodel_are_those_of_its_table(name, tmp_path):
+    model, texts = MODELS[name]()
+    model.export(tmp_path / "model", verbose=False)
+    expected = create_analyzer("lrp.z", model).tokens(texts)
+    found = create_analyzer("lrp.z", revgraph.load_model(tmp_path / "model")).tokens(texts)
+    np.testing.assert_array_equal(found.texts, expected.texts)
+    np.testing.assert_array_equal(found.padding, expected.padding)
+    unknown = [["the robot"]] if texts is CITIES else ["the robot"] if np.ndim(texts) == 1 else [["the robot"]]
+    found = create_analyzer("lrp.z", revgraph.load_model(tmp_path / "model")).tokens(unknown)
+    assert "[UNK]" in found[0]
+
+
+class Renumbered(layers.Layer):
+    """Vectorization whose numbers are changed behind it."""
+
+    def __init__(self):
+        super().__init__()
+        self.words = vectorization(output_sequence_length=6)
+
+    def call(self, texts):
+        return (self.words(texts) * 5) % 12
+
+
+@pytest.mark.parametrize("first", [Renumbered, lambda: layers.StringLookup(vocabulary=["oslo"], num_oov_indices=2)])
+def test_numbers_whose_words_are_not_known_stay_numbers(first, tmp_path):
+    layer = first()
+    shape, texts = ((), TEXTS) if isinstance(layer, Renumbered) else ((1,), [["bergen"], ["paris"]])
+    model = model_of(layer, layers.Embedding(12, 4), layers.GlobalAveragePooling1D(), shape=shape)
+    model.export(tmp_path / "model", verbose=False)
+    tokens = create_analyzer("lrp.z", revgraph.load_model(tmp_path / "model")).tokens(texts)
+    assert all(text.startswith("#") for text in tokens.texts.ravel()) and not tokens.padding.any()
+    np.testing.assert_array_equal(tokens.ids, np.asarray(layer(tf.constant(texts))))
 
 
 def test_the_words_that_a_text_has():

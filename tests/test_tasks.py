@@ -176,7 +176,8 @@ class TestTexts:
 
     def test_pictures(self, classifier, of_classifier):
         outputs = classifier.predict(TEXTS, verbose=0)
-        drawn = visualize.plot(of_classifier.tokens(TEXTS), of_classifier.analyze(TEXTS), outputs, ["bad", "good"])
+        tokens, found = of_classifier.tokens(TEXTS), of_classifier.analyze(TEXTS)
+        drawn = visualize.plot(tokens, found, outputs, ["bad", "good"], "max_activation")
         assert drawn.titles[0].split(":")[0] in ("bad", "good") and "[PAD]" not in drawn.to_html()
 
 
@@ -252,6 +253,28 @@ class TestNextTokens:
         np.testing.assert_allclose(contrast.relevance[0, :4], row, rtol=1e-3, atol=1e-5)
         assert visualize.plot_continuation(table).axes
 
+    def test_titles_say_which_token_is_explained(self, speaker, of_speaker):
+        prepared = {name: tf.constant(part) for name, part in of_speaker.preprocess(PROMPTS).items()}
+        logits = np.asarray(speaker(prepared))[[0, 1], [3, 2]]
+        chances = tf.nn.softmax(logits).numpy()
+        best = chances.argmax(axis=1)
+        text_of, ids_of = of_speaker.preprocessing.text_of, of_speaker.preprocessing.token_of
+        expected = [f"next token {text_of(i)!r}: {chances[row, i]:.1%}" for row, i in enumerate(best)]
+        assert of_speaker.next_tokens(PROMPTS) == visualize.titles(of_speaker, PROMPTS) == expected
+        paris, great = ids_of(" paris"), ids_of(" great")
+        found = visualize.titles(of_speaker, PROMPTS, NextToken(" paris", against=[" great", great]))
+        assert found == [f"next token ' paris': {row[paris]:.1%}, not ' great': {row[great]:.1%}" for row in chances]
+        bare = create_analyzer("lrp.cp", hub.models.GPT2CausalLM(speaker.backbone, None))
+        found = visualize.titles(bare, of_speaker.preprocess(PROMPTS), NextToken(paris))
+        assert [title.split(":")[0] for title in found] == 2 * [f"next token '#{paris}'"]
+
+    def test_titles_of_classes(self, classifier, of_classifier):
+        y = classifier.predict(TEXTS, verbose=0)
+        found = visualize.titles(of_classifier, TEXTS, 1, ["bad", "good"])
+        for title, row in zip(found, y, strict=True):
+            assert title.split(":")[0] == "good" and float(title.split(":")[1]) == pytest.approx(row[1], rel=1e-2)
+        assert of_classifier.next_tokens(TEXTS) is None
+
     def test_a_word_without_its_space(self, speaker, of_speaker):
         prepared = {name: tf.constant(part) for name, part in of_speaker.preprocess("the film is").items()}
         logits = np.asarray(speaker(prepared))[0, -1]
@@ -302,7 +325,7 @@ class TestNextTokens:
             of_speaker.continuation("the fil", "m")
         with pytest.raises(ValueError, match="The prompt or the continuation has no tokens"):
             of_speaker.continuation("the film", "")
-        with pytest.raises(ValueError, match="has cut it. Raise model.preprocessor.sequence_length"):
+        with pytest.raises(ValueError, match="more tokens than fit. Raise model.preprocessor.sequence_length"):
             of_speaker.continuation("the film" + 12 * " film", " was")
         with pytest.raises(ValueError, match="longer than a table of positions"):
             of_speaker.continuation("the film", 12 * " was")
@@ -327,6 +350,71 @@ class TestNextTokens:
         assert analyzer.tokens(prepared, vocabulary=words)[0][:2] == (words[ids[0]], words[ids[1]])
 
 
+@pytest.fixture(scope="module")
+def translator():
+    tokenizer = byte_tokenizer(hub.models.BartTokenizer, ("<s>", "<pad>", "</s>", "<mask>"))
+    preprocessor = hub.models.BartSeq2SeqLMPreprocessor(tokenizer, encoder_sequence_length=8, decoder_sequence_length=6)
+    size = tokenizer.vocabulary_size()
+    return spread(hub.models.BartSeq2SeqLM(backbone(hub.models.BartBackbone, size), preprocessor))
+
+
+class TestAnEncoderAndADecoder:
+    X = {"encoder_text": ["the film was", "the film"], "decoder_text": ["the", "the film"]}
+
+    def test_each_has_its_own_tokens(self, translator):
+        analyzer = create_analyzer("lrp.cp", translator)
+        tokens, found = analyzer.tokens(self.X), analyzer.analyze(self.X, NextToken(" is"))
+        assert tokens["encoder_token_ids"][1] == ("<s>", "the", " film", "</s>")
+        for name, each in tokens.items():
+            assert found[name].shape == each.ids.shape and not found[name][each.padding].any()
+        assert np.any(found["encoder_token_ids"]) and np.any(found["decoder_token_ids"])
+        drawn = visualize.plot(tokens, found, titles=visualize.titles(analyzer, self.X, NextToken(" is")))
+        assert drawn.tokens[:2] == (tokens["decoder_token_ids"][0], tokens["encoder_token_ids"][0])
+        assert drawn.titles[0].startswith("next token ' is': ") and drawn.titles[1] == "encoder"
+
+    @pytest.mark.parametrize("begun", ["", "the"])
+    def test_a_continuation_is_explained_by_the_source_and_by_what_was_written(self, translator, begun):
+        analyzer = create_analyzer("lrp.cp", translator)
+        source = "the film was"
+        prompt = {"encoder_text": source, "decoder_text": begun} if begun else source
+        table = analyzer.continuation(prompt, " great paris", against=" is")
+        read = ("<s>", "the", " film", " was", "</s>")
+        assert table.tokens[: table.source] == read and table.said == (" great", " paris")
+        assert table.tokens[table.source : table.first] == ("</s>", "<s>", *([begun] if begun else []))
+        for i, written in enumerate((begun, f"{begun} great")):
+            x = {"encoder_text": [source], "decoder_text": [written]}
+            found = analyzer.analyze(x, NextToken(table.said[i], against=" is"))
+            row = np.concatenate([found["encoder_token_ids"][0, : len(read)], found["decoder_token_ids"][0]])
+            np.testing.assert_allclose(table.relevance[i, : len(row)], row, rtol=1e-3, atol=1e-5)
+            assert not table.relevance[i, len(row) :].any() and len(row) == table.first + i
+            title = visualize.titles(analyzer, x, NextToken(table.said[i]))[0]
+            assert title == f"next token {table.said[i]!r}: {table.chances[i]:.1%}"
+        ids = analyzer.preprocess({"encoder_text": [source], "decoder_text": [begun]})
+        again = analyzer.continuation(ids, analyzer.preprocessing.ids_of(" great paris"), against=" is", batch_size=1)
+        np.testing.assert_allclose(again.relevance[:, : table.first + 1], table.relevance, rtol=1e-3, atol=1e-5)
+        assert again.tokens == table.tokens and visualize.plot_continuation(table).axes
+
+    def test_prompts_that_do_not_fit(self, translator):
+        analyzer = create_analyzer("lrp.cp", translator)
+        with pytest.raises(TypeError, match="a text, a dict of 'encoder_text' and 'decoder_text', or what the model"):
+            analyzer.continuation([1, 2], " is")
+        long = "the film was great is paris was great"
+        for prompt in (long, {"encoder_text": long, "decoder_text": "the"}):
+            with (
+                pytest.warns(UserWarning),
+                pytest.raises(ValueError, match="Raise model.preprocessor.encoder_sequence"),
+            ):
+                analyzer.continuation(prompt, " is")
+        with pytest.raises(TypeError, match="The prompt is one text.*Call continuation once for each text"):
+            analyzer.continuation(self.X, " is")
+        with pytest.raises(ValueError, match="are read as one token"):
+            analyzer.continuation({"encoder_text": "the", "decoder_text": "the fil"}, "m")
+        # The remedy.
+        translator.preprocessor.encoder_sequence_length = 12
+        assert len(analyzer.continuation(long, " is")) == 1
+        translator.preprocessor.encoder_sequence_length = 8
+
+
 class TestOtherTasks:
     def test_images(self):
         converter = hub.layers.ImageConverter(image_size=(8, 8), scale=1 / 255)
@@ -349,22 +437,6 @@ class TestOtherTasks:
         assert visualize.compare(model, images, ["gradient", "lrp.vit"], 1)
         with pytest.raises(ValueError, match=r"has no tokenizer.*plot\(analyzer.preprocess\(x\), relevance\)"):
             analyzer.tokens(images)
-
-    def test_an_encoder_and_a_decoder(self):
-        tokenizer = byte_tokenizer(hub.models.BartTokenizer, ("<s>", "<pad>", "</s>", "<mask>"))
-        preprocessor = hub.models.BartSeq2SeqLMPreprocessor(
-            tokenizer, encoder_sequence_length=8, decoder_sequence_length=6
-        )
-        size = tokenizer.vocabulary_size()
-        analyzer = create_analyzer(
-            "lrp.cp", spread(hub.models.BartSeq2SeqLM(backbone(hub.models.BartBackbone, size), preprocessor))
-        )
-        x = {"encoder_text": ["the film was", "the film"], "decoder_text": ["the", "the film"]}
-        tokens, found = analyzer.tokens(x), analyzer.analyze(x, NextToken(" is"))
-        assert tokens["encoder_token_ids"][1] == ("<s>", "the", " film", "</s>")
-        for name, each in tokens.items():
-            assert found[name].shape == each.ids.shape and not found[name][each.padding].any()
-        assert np.any(found["encoder_token_ids"]) and np.any(found["decoder_token_ids"])
 
     def test_what_hides_tokens_by_chance(self):
         preprocessor = hub.models.BertMaskedLMPreprocessor(
@@ -402,11 +474,44 @@ class TestBadInput:
         assert analyzer.analyze(TEXTS, 1).shape == (2, LENGTH)
 
     def test_numbers_in_the_place_of_texts(self, of_classifier):
-        for wrong in (np.ones((2, 4), "int32"), [[1, 2, 3]], [], {"token_ids": np.ones((1, 4), "int32")}, None):
+        for wrong in (np.ones((2, 4), "int32"), [[1, 2, 3]], None):
             with pytest.raises(TypeError, match="takes texts.*'padding_mask', 'segment_ids', 'token_ids'"):
                 of_classifier.analyze(wrong, 1)
         with pytest.raises(ValueError, match="does not take what was given.*Give what model.predict takes"):
             of_classifier.analyze({"text": TEXTS}, 1)
+
+    @pytest.mark.parametrize("empty", [[], (), {"text": []}])
+    def test_no_texts(self, empty, of_classifier):
+        with pytest.raises(ValueError, match="the batch is empty. Pass at least one sample"):
+            of_classifier.analyze(empty, 1)
+
+    @pytest.mark.parametrize("beside", [3, None, 2.5])
+    def test_something_else_among_texts(self, beside, of_classifier):
+        for wrong in ([*TEXTS, beside], [beside, *TEXTS], np.array([*TEXTS, beside], object), (TEXTS, [beside, "a"])):
+            with pytest.raises(TypeError, match=f"holds strings alone. Received: {beside}.*Write it as a string"):
+                of_classifier.analyze(wrong, 1)
+        # The remedies.
+        assert of_classifier.analyze([*TEXTS, str(beside)], 1).shape == of_classifier.analyze([*TEXTS, ""], 1).shape
+
+    def test_dicts_of_ids_that_lack_something_or_have_more(self, classifier, of_classifier):
+        x = dict(classifier.preprocessor(TEXTS))
+        expected = of_classifier.analyze(x, 1)["token_ids"]
+        less = {name: part for name, part in x.items() if name != "padding_mask"}
+        with pytest.raises(ValueError, match="Received: a dict of 'segment_ids', 'token_ids'. Add 'padding_mask', or"):
+            of_classifier.analyze(less, 1)
+        with pytest.raises(ValueError, match="Add 'padding_mask', and leave out 'mask', or give texts"):
+            of_classifier.analyze({**less, "mask": x["padding_mask"]}, 1)
+        with pytest.warns(UserWarning, match="'labels': no such inputs of the model"):
+            np.testing.assert_array_equal(of_classifier.analyze({**x, "labels": [0, 1]}, 1)["token_ids"], expected)
+
+    def test_a_length_above_the_table_of_positions(self, classifier):
+        reader = hub.models.BertTextClassifierPreprocessor(word_tokenizer(), sequence_length=LENGTH + 4)
+        model = hub.models.BertTextClassifier(classifier.backbone, num_classes=2, preprocessor=reader)
+        analyzer = create_analyzer("lrp.cp", model)
+        with pytest.raises(ValueError, match="that of '.*position_embedding' has 12 rows.*sequence_length = 12"):
+            analyzer.analyze(TEXTS, 1)
+        reader.sequence_length = 12
+        assert analyzer.analyze(TEXTS, 1).shape == (2, 12)
 
     def test_ids_and_sequences_that_the_model_does_not_take(self, of_classifier):
         ids = np.ones((1, 4), "int32")

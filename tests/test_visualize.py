@@ -326,7 +326,6 @@ class TestPlot:
         picture = visualize.plot(X, S, outputs, neuron_selection=[0, 1, 0])
         assert [picture.axes[i].get_ylabel() for i in (0, 3, 6)] == ["output 0: 1", "output 1: 2", "output 0: 1"]
         assert visualize.plot(X, S, outputs, neuron_selection=1).axes[6].get_ylabel() == "output 1: 2"
-        assert visualize.plot(X, S, outputs, neuron_selection="all").axes[0].get_ylabel() == ""
         assert visualize.plot(X, S, titles=["a", "b", "c"]).axes[3].get_ylabel() == "b"
 
     def test_channels_first_and_relevance_without_channels(self):

@@ -260,16 +260,16 @@ class Analyzer(Configured, Tabular):
         found = {}
         for name, slot, numbers in named:
             if slot in ids:
-                words = vocabulary
+                words: Any = vocabulary
+                numbers = np.asarray(numbers)
+                are_ids = slot in looked_up or np.issubdtype(numbers.dtype, np.integer)
                 if words is None and slot in self.graph.strings:
-                    words = vocabulary_of(self.graph, slot)
+                    words = vocabulary_of(self.graph, slot, are_ids)
                 elif words is None:
                     raise ValueError(
                         f"The model {self.graph.name!r} takes ids as {name!r}, and does not know their words. Pass "
                         f"them in the order of the ids: analyzer.tokens(x, vocabulary=[...])."
                     )
-                numbers = np.asarray(numbers)
-                are_ids = slot in looked_up or np.issubdtype(numbers.dtype, np.integer)
                 found[name] = tokens_of_vocabulary(numbers, words, are_ids, fills=vocabulary is None)
         if not found:
             raise ValueError(f"The model {self.graph.name!r} reads no words: none of its inputs has ids or strings.")

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from revgraph.analyzers.analyzer import Analyzer
 from revgraph.analyzers.attentions import Attentions
-from revgraph.analyzers.inputs import flat_inputs, is_stream
+from revgraph.analyzers.inputs import check_texts, flat_inputs, is_stream
 from revgraph.analyzers.recorded import RecordedPass
 from revgraph.analyzers.standing import StandIn
 from revgraph.composites import NotAnalyzeableModelException
@@ -65,6 +65,7 @@ class AnalyzerBySize(StandIn):
 
     def at(self, X: Tensors) -> Analyzer:
         """The analyzer for inputs of the size of X."""
+        check_texts(X)
         self._asked = self._of(X)
         return self._asked
 
@@ -167,7 +168,8 @@ def _whole(x):
     """Lists of strings as arrays, because a list is else one of several inputs."""
     if isinstance(x, dict):
         return {name: _whole(part) for name, part in x.items()}
-    return np.array(x) if isinstance(x, list | tuple | str) and holds_strings(x) else x
+    is_text = isinstance(x, str) or (isinstance(x, list | tuple) and holds_strings(x))
+    return np.atleast_1d(x) if is_text else x
 
 
 def _dtype(x):

@@ -1,7 +1,7 @@
 """What `analyze` takes: arrays, tensors, lists and dicts of them, checked before anything runs."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias
 
 import keras
@@ -39,6 +39,7 @@ def flat_inputs(x: Tensors, graph: Graph, ids: bool = True) -> list[Any]:
             "own and looks at values: call analyze outside, or write the analyzer with analyzer.export(path) and call "
             "that SavedModel inside; analyzer.save(path) keeps it as an analyzer."
         )
+    check_texts(x)
     slots, names = graph.input_slots, graph.input_names
     parts = _parts(x, graph)
     if not graph.strings and holds_strings(x):
@@ -62,6 +63,40 @@ def flat_inputs(x: Tensors, graph: Graph, ids: bool = True) -> list[Any]:
     if ids:
         check_ids(arrays, graph)
     return arrays
+
+
+def check_texts(x: Any) -> None:
+    """Refuses lists without anything in them, and lists of texts with something else among them.
+
+    Args:
+        x: What `analyze` takes, or a dict or tuple of what a preprocessor takes.
+
+    Raises:
+        TypeError: Something stands beside texts.
+        ValueError: A list is empty.
+    """
+    for part in x.values() if isinstance(x, Mapping) else x if isinstance(x, tuple) and x else [x]:
+        if isinstance(part, list | tuple) and not part:
+            raise ValueError("Nothing to explain: the batch is empty. Pass at least one sample.")
+        entries = list(_entries(part)) if isinstance(part, list | tuple | np.ndarray) else []
+        others = [entry for entry in entries if not holds_strings(entry)]
+        if others and len(others) < len(entries):
+            raise TypeError(
+                f"A list of texts holds strings alone. Received: {others[0]!r} of type {type(others[0]).__name__} "
+                f'beside {len(entries) - len(others)} strings. Write it as a string, or "" for no text.'
+            )
+
+
+def _entries(values):
+    """What nested lists and arrays of objects hold, but for arrays and tensors, which are inputs of their own."""
+    if isinstance(values, np.ndarray):
+        # Other arrays have entries of one kind.
+        values = values.tolist() if values.dtype.kind == "O" else []
+    for value in values:
+        if isinstance(value, list | tuple):
+            yield from _entries(value)
+        elif not np.ndim(value):
+            yield value
 
 
 def packed(flat: list[np.ndarray], graph: Graph) -> Relevance:
@@ -136,8 +171,10 @@ def _parts(x, graph):
         if set(graph.input_names) <= set(x):
             _warn_unused(sorted(set(x) - set(graph.input_names)), graph)
             return by_name(x, graph.input_names)
+        missing = [name for name in graph.input_names if name not in x]
         raise ValueError(
-            f"The inputs are named {list(graph.input_names)}. Received a dict with keys {sorted(map(str, x))}."
+            f"The inputs are named {list(graph.input_names)}. Received a dict with keys {sorted(map(str, x))}. Add "
+            f"{', '.join(map(repr, missing))}."
         )
     if isinstance(x, list | tuple) and len(graph.input_slots) == 1:
         whole = len(x) == 1 and _rank(x[0]) == len(graph.specs[graph.input_slots[0]].shape)
@@ -195,8 +232,11 @@ def _numbers_of_strings(part, name, slot, graph):
     if slot not in graph.strings:
         raise TypeError(_no_preprocessor(part, repr(name), graph))
     before = graph.strings[slot]
-    strings = tf.convert_to_tensor(part)
-    _check_shape(tuple(strings.shape), name, before.specs[before.inputs].shape)
+    strings, expected = tf.convert_to_tensor(part), before.specs[before.inputs].shape
+    if strings.shape.rank == 0:
+        # A single text is a batch of one, as it is for a preprocessor.
+        strings = tf.reshape(strings, (1,) * len(expected))
+    _check_shape(tuple(strings.shape), name, expected)
     return graph.cast(slot, strings)
 
 

@@ -70,24 +70,50 @@ class NextToken:
         Returns:
             Array of the output's shape: bool where there is no comparison, and float32 else.
         """
+        places, chosen, other = self._chosen(logits, padding, preprocessing)
+        rows = np.arange(len(logits))
+        if self.token is not None:
+            self._warn_of_spaces(logits[rows, places], preprocessing)
+        factors = np.zeros(logits.shape, bool if other is None else np.float32)
+        factors[rows, places, chosen] = 1
+        if other is not None:
+            factors[rows, places, other] = -1
+        return factors
+
+    def titles(self, logits: np.ndarray, padding: np.ndarray, preprocessing: Preprocessing) -> list[str]:
+        """What the selection stands for in each text: the tokens, and the probabilities that the model gives to them.
+
+        Args:
+            logits, padding, preprocessing: See `factors`.
+        """
+        places, chosen, other = self._chosen(logits, padding, preprocessing)
+        rows = np.arange(len(logits))
+        at = logits[rows, places].astype("float64")
+        chances = np.exp(at - np.logaddexp.reduce(at, axis=-1, keepdims=True))
+
+        def named(ids):
+            return [f"{preprocessing.name_of(i)!r}: {chances[row, i]:.1%}" for row, i in zip(rows, ids, strict=True)]
+
+        titles = [f"next token {token}" for token in named(chosen)]
+        return titles if other is None else [f"{t}, not {o}" for t, o in zip(titles, named(other), strict=True)]
+
+    def _chosen(self, logits, padding, preprocessing):
+        """The places, the ids of the tokens, and of those with which they are compared; None where there are none."""
         count, rows = len(logits), np.arange(len(logits))
         places = self.places(padding)
         chosen = logits[rows, places].argmax(axis=-1)
         if self.token is not None:
             chosen = np.array([preprocessing.token_of(token) for token in _each(self.token, count, "token", object)])
-            self._warn_of_spaces(logits[rows, places], preprocessing)
-        factors = np.zeros(logits.shape, bool if self.against is None else np.float32)
-        factors[rows, places, chosen] = 1
-        if self.against is not None:
-            other = [preprocessing.token_of(token) for token in _each(self.against, count, "against", object)]
-            same = np.flatnonzero(chosen == np.array(other))
-            if len(same):
-                raise ValueError(
-                    f"The token of sample {same[0]} is {preprocessing.text_of(other[same[0]])!r}, and it is compared "
-                    f"with itself. Name another one as against=."
-                )
-            factors[rows, places, other] = -1
-        return factors
+        if self.against is None:
+            return places, chosen, None
+        other = np.array([preprocessing.token_of(token) for token in _each(self.against, count, "against", object)])
+        same = np.flatnonzero(chosen == other)
+        if len(same):
+            raise ValueError(
+                f"The token of sample {same[0]} is {preprocessing.name_of(other[same[0]])!r}, and it is compared "
+                f"with itself. Name another one as against=."
+            )
+        return places, chosen, other
 
     def _warn_of_spaces(self, logits, preprocessing):
         """Warns where a word without the space in front of it is asked for, and the model means the one with it."""

@@ -7,7 +7,7 @@ Tasks of KerasHub have one. It is known by what it offers: `model.preprocessor`,
 import functools
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from revgraph.analyzers.analyzer import outside
+from revgraph.analyzers.inputs import check_texts
 from revgraph.analyzers.reference import FROM_ZERO, SAME
 from revgraph.analyzers.tokens import Tokens, texts_of
 from revgraph.graph.graph import holds_strings
@@ -74,7 +75,7 @@ class Preprocessing:
 
     def is_ready(self, x: Tensors) -> bool:
         """Whether x is what the model itself takes, so that no preprocessor is needed: a dict by its input names."""
-        return isinstance(x, Mapping) and set(x) == self.names
+        return isinstance(x, Mapping) and bool(self.names) and self.names <= set(x)
 
     def __call__(self, x: Tensors) -> Tensors:
         """The inputs of the model.
@@ -89,65 +90,92 @@ class Preprocessing:
         """
         if self.is_ready(x) or not (prepares_by_itself(self.model) or _has_strings(x)):
             return x
+        check_texts(x)
+        if isinstance(x, Mapping) and token_names(x) and not _has_strings(x):
+            missing, unknown = (
+                ", ".join(map(repr, sorted(names))) for names in (self.names - set(x), set(x) - self.names)
+            )
+            raise ValueError(
+                f"A dict of ids for {self.model.name!r} is {self.own_inputs()}. Received: {_described(x)}. Add "
+                f"{missing}{f', and leave out {unknown}' if unknown else ''}, or give texts to the preprocessor."
+            )
         preprocessor = self.model.preprocessor
         if preprocessor is None:
             if not holds_strings(x) and not isinstance(x, Mapping):
                 return x
             raise ValueError(
                 f"The model {self.model.name!r} has no preprocessor: its attribute `preprocessor` is None, so strings "
-                f"cannot be given to it. Set model.preprocessor, or pass {self._inputs()}."
+                f"cannot be given to it. Set model.preprocessor, or pass {self.own_inputs()}."
             )
         self._check_complete()
         x = _readable(x)
         if self._reads_text_only() and not _has_strings(x):
             raise TypeError(
                 f"The preprocessor of {self.model.name!r} takes texts: a string or a list of strings. Received: "
-                f"{_described(x)}. Ids are given by the names of the model's inputs: {self._inputs()}."
+                f"{_described(x)}. Ids are given by the names of the model's inputs: {self.own_inputs()}."
             )
         # What `predict` does. A preprocessor that is called takes a pair of texts for a text and its label.
-        make = getattr(self.model, "preprocess_samples", preprocessor)
-        if self.generates:
-            make = getattr(preprocessor, "generate_preprocess", make)
-        try:
-            made = make(x)
-        except Exception as error:
-            # A preprocessor may raise anything.
-            raise ValueError(
-                f"The preprocessor of {self.model.name!r}, {type(preprocessor).__name__}, does not take what was given "
-                f"({_described(x)}): {_first_line(error)} Give what model.predict takes, or {self._inputs()}."
-            ) from error
-        made, _, _ = keras.utils.unpack_x_y_sample_weight(made)
+        usual = getattr(self.model, "preprocess_samples", preprocessor)
+        made = self._made(getattr(preprocessor, "generate_preprocess", usual) if self.generates else usual, x)
+        if isinstance(made, Mapping) and not self.names <= set(made):
+            # Such as the positions of tokens, which the loop that generates text counts itself.
+            also = self._made(usual, x)
+            made = {**{name: also[name] for name in self.names & set(also)}, **made}
         if isinstance(made, Mapping) and "mask_positions" in made:
             raise ValueError(
                 f"The preprocessor of {self.model.name!r} hides tokens by chance, as training needs it, so it would "
                 f"hide others each time. Call it once, and explain what it returns: x, _, _ = "
-                f"model.preprocessor(texts), or pass {self._inputs()}."
+                f"model.preprocessor(texts), or pass {self.own_inputs()}."
             )
         made = keras.tree.map_structure(np.asarray, made)
         self._warn_of_cuts(x, made)
         return self._without_padding(made) if self.generates else made
 
+    def _made(self, make, x):
+        try:
+            made, _, _ = keras.utils.unpack_x_y_sample_weight(make(x))
+        except Exception as error:
+            # A preprocessor may raise anything.
+            raise ValueError(
+                f"The preprocessor of {self.model.name!r}, {type(self.model.preprocessor).__name__}, does not take "
+                f"what was given ({_described(x)}): {_first_line(error)} Give what model.predict takes, or "
+                f"{self.own_inputs()}."
+            ) from error
+        return made
+
     def _warn_of_cuts(self, x, made):
         """Warns of texts that do not fit into the preprocessor's length, so that a part of them is explained."""
-        length = getattr(self.model.preprocessor, "sequence_length", None)
-        texts = [x] if isinstance(x, str) else x
-        names = token_names(made)
-        strings = isinstance(texts, list) and all(isinstance(text, str) for text in texts)
-        if length is None or len(names) != 1 or not strings:
-            return
-        rows = np.asarray(made[names[0]] if isinstance(made, Mapping) else made)
-        mask = mask_of(names[0], made)
-        for i, (text, row) in enumerate(zip(texts, rows, strict=True)):
-            full = len(row) >= length and (mask is None or bool(np.all(mask[i])))
-            if full and _spelled(self.ids_of(text)) not in _spelled(row):
-                warnings.warn(
-                    f"Text {i} has more tokens than fit. What is explained is what the preprocessor has left of it. "
-                    f"Raise model.preprocessor.sequence_length, which is {length}.",
-                    stacklevel=outside(),
-                )
-                return
+        try:
+            self.check_whole(texts_by_input(x, token_names(made)), made)
+        except ValueError as error:
+            warnings.warn(f"{error} What is explained is what the preprocessor has left of it.", stacklevel=outside())
 
-    def _inputs(self):
+    def check_whole(self, texts: Mapping[str, Sequence[str]], made: Tensors) -> None:
+        """Checks that nothing was cut off from texts.
+
+        Args:
+            texts: The texts for each input of tokens.
+            made: What the preprocessor made of them.
+
+        Raises:
+            ValueError: A text has more tokens than fit.
+        """
+        for name, each in texts.items():
+            which = (f"{prefix_of(name)}sequence_length", "sequence_length")
+            length = next((n for n in which if getattr(self.model.preprocessor, n, None) is not None), None)
+            if self.tokenizer is None or length is None:
+                continue
+            rows, mask = np.asarray(_part(made, name)), mask_of(name, made)
+            for i, (text, row) in enumerate(zip(each, rows, strict=True)):
+                full = mask is None or bool(np.all(mask[i]))
+                if full and _spelled(self.ids_of(text)) not in _spelled(row):
+                    raise ValueError(
+                        f"Text {i} has more tokens than fit. Raise model.preprocessor.{length}, which is "
+                        f"{getattr(self.model.preprocessor, length)}."
+                    )
+
+    def own_inputs(self) -> str:
+        """What the model takes without a preprocessor, in words."""
         return f"what the model itself takes, a dict of {', '.join(map(repr, sorted(self.names)))}"
 
     def _reads_text_only(self):
@@ -168,7 +196,7 @@ class Preprocessing:
             raise ValueError(
                 f"The preprocessor of {self.model.name!r} cannot be used: its {type(tokenizer).__name__} has no "
                 f"vocabulary, which is a file of its own. Make the task with from_preset(...), which downloads the "
-                f"vocabulary, {own}or pass {self._inputs()}."
+                f"vocabulary, {own}or pass {self.own_inputs()}."
             ) from error
 
     @staticmethod
@@ -238,6 +266,10 @@ class Preprocessing:
             text = _as_text(tokenizer.detokenize([token]))
             return piece if not text or "\ufffd" in text else text
         return piece.replace("\u2581", " ")
+
+    def name_of(self, token: int) -> str:
+        """The text of a token; its number where no tokenizer knows it."""
+        return f"#{token}" if self.tokenizer is None else self.text_of(token)
 
     def token_of(self, token: Any) -> int:
         """The id of a token that is given as an id or as text.
@@ -321,9 +353,36 @@ def token_names(made: Any) -> list[str]:
     return [""] if not isinstance(made, list | tuple) and np.issubdtype(np.asarray(made).dtype, np.integer) else []
 
 
+def prefix_of(name: str) -> str:
+    """The name of an input of tokens without what all of them have, such as `encoder_`."""
+    return next((name.removesuffix(end) for end in TOKENS if name.endswith(end)), name)
+
+
+def texts_by_input(x: Any, names: Sequence[str]) -> dict[str, Sequence[str]]:
+    """The texts that are given for each input of tokens.
+
+    A list is for the only input, or for that of the encoder. In a dict the texts have the names of the inputs, but for
+    their end, such as `encoder_text`.
+
+    Args:
+        x: What a preprocessor takes.
+        names: The names of the inputs of tokens.
+    """
+    if not isinstance(x, Mapping):
+        first = [name for name in names if len(names) == 1 or "encoder" in name]
+        x = {f"{prefix_of(name)}text": x for name in first}
+    found = {name: x.get(f"{prefix_of(name)}text") for name in names}
+    lists = {name: [texts] if isinstance(texts, str) else texts for name, texts in found.items()}
+    return {
+        name: texts
+        for name, texts in lists.items()
+        if isinstance(texts, list) and all(isinstance(text, str) for text in texts)
+    }
+
+
 def mask_name(name: str, made: Any) -> str | None:
     """The name of the mask that says where the tokens of an input are no padding; None where there is none."""
-    prefix = next((name.removesuffix(end) for end in TOKENS if name.endswith(end)), name)
+    prefix = prefix_of(name)
     return next((prefix + end for end in MASKS if isinstance(made, Mapping) and prefix + end in made), None)
 
 

@@ -12,7 +12,15 @@ from revgraph.analyzers.attentions import Attentions
 from revgraph.analyzers.continuation import Continuation
 from revgraph.analyzers.inputs import is_stream
 from revgraph.analyzers.next_token import NextToken
-from revgraph.analyzers.preprocessing import MASKS, Preprocessing, has_preprocessor, mask_of, token_names
+from revgraph.analyzers.preprocessing import (
+    MASKS,
+    Preprocessing,
+    has_preprocessor,
+    mask_name,
+    mask_of,
+    texts_by_input,
+    token_names,
+)
 from revgraph.analyzers.recorded import RecordedPass
 from revgraph.analyzers.selected import outputs_at_start
 from revgraph.analyzers.standing import StandIn
@@ -118,7 +126,7 @@ class TaskAnalyzer(StandIn):
 
     def continuation(
         self,
-        prompt: str | Sequence[int],
+        prompt: str | Sequence[int] | Mapping[str, Any],
         continuation: str | Sequence[int],
         *,
         against: str | int | Sequence[str | int] | None = None,
@@ -127,8 +135,12 @@ class TaskAnalyzer(StandIn):
     ) -> Continuation:
         """The relevance of each token of a text for each token that follows, in a table token x token.
 
+        A model with an encoder and a decoder reads the prompt by its encoder, and the continuation is what its decoder
+        writes. So each token is explained by those of the source and by those that were written before it.
+
         Args:
-            prompt: The beginning of the text, or the ids of its tokens.
+            prompt: The beginning of the text, or the ids of its tokens. For an encoder and a decoder the source, or a
+                dict of `encoder_text` and of the `decoder_text` with which the answer begins.
             continuation: How it goes on, or the ids of its tokens, such as those that the model generated.
             against: A token to compare each of these with, or one for each of them; see `NextToken`.
             batch_size: How many tokens are explained at once.
@@ -146,12 +158,14 @@ class TaskAnalyzer(StandIn):
             table = analyzer.continuation("The capital of France is", " Paris, of course")
             revgraph.visualize.plot_continuation(table)
         """
-        inputs, name, first = self._whole(prompt, continuation)
-        row = {key: np.asarray(part) for key, part in inputs.items()}
-        tokens = self._tokens_of(row, name)
-        places = np.arange(first, int(tokens.last()[0]) + 1)
-        said = tokens.ids[0, places]
-        others = None if against is None else _one_for_each(against, len(said))
+        row, first = self._whole(prompt, continuation)
+        name = _of_next(token_names(row))
+        tokens = {each: self._tokens_of(row, each) for each in (*(n for n in token_names(row) if n != name), name)}
+        read = {each: np.flatnonzero(~of.padding[0]) for each, of in tokens.items()}
+        source = sum(len(places) for each, places in read.items() if each != name)
+        places = read[name][first:]
+        said = tokens[name].ids[0, places]
+        others = None if against is None else [*map(self.preprocessing.token_of, _one_for_each(against, len(said)))]
         parts = []
         for start in range(0, len(said), batch_size):
             chosen = slice(start, start + batch_size)
@@ -159,38 +173,60 @@ class TaskAnalyzer(StandIn):
             batch = {key: np.repeat(part, count, axis=0) for key, part in row.items()}
             compared = None if others is None else others[chosen]
             asked = NextToken([int(i) for i in said[chosen]], compared, [int(p) - 1 for p in places[chosen]])
-            parts.append(self.analyze(batch, asked, **options)[name])
-        logits = self._logits(row, {})[0]
-        scores = logits[places - 1, said]
-        chances = np.exp(scores - np.logaddexp.reduce(logits[places - 1].astype("float64"), axis=-1))
-        relevance = np.concatenate(parts)[:, : places[-1]]
-        return Continuation(tokens[0], int(first), relevance, scores, chances, tokens.special[0])
+            found = self.analyze(batch, asked, **options)
+            parts.append(np.concatenate([found[each][:, of] for each, of in read.items()], axis=1)[:, :-1])
+        logits = self._logits(row, {})[0][places - 1].astype("float64")
+        scores = logits[np.arange(len(said)), said]
+        return Continuation(
+            tuple(text for each, of in read.items() for text in tokens[each].texts[0, of]),
+            source + first,
+            np.concatenate(parts),
+            scores,
+            np.exp(scores - np.logaddexp.reduce(logits, axis=-1)),
+            np.concatenate([tokens[each].special[0, of] for each, of in read.items()]),
+            source,
+            None if others is None else tuple(map(self.preprocessing.name_of, others)),
+        )
 
     def _whole(self, prompt, continuation):
-        """Inputs for a text and how it goes on, the name of the input of tokens, and where the continuation begins."""
+        """Inputs for a text and how it goes on, and where the continuation begins."""
         read = self.preprocessing
+        names = token_names(dict.fromkeys(read.names))
+        masks = sorted(name for name in read.names if name.endswith(MASKS))
+        name = _of_next(names)
         if not read.generates:
             raise ValueError(
                 f"The model {read.model.name!r} does not continue texts, because it has no `generate`. Use analyze."
             )
-        for what, text in (("prompt", prompt), ("continuation", continuation)):
-            if not isinstance(text, str) and any(isinstance(part, str) for part in text):
-                raise TypeError(
-                    f"The {what} is one text, or the ids of its tokens. Received: {text!r}. Call continuation once for "
-                    f"each text."
-                )
-        names = token_names(dict.fromkeys(read.names))
-        masks = sorted(name for name in read.names if name.endswith(MASKS))
-        if len(names) != 1 or {*names, *masks} != read.names:
+        if {*names, *masks} != read.names or len(names) > 1 + ("decoder" in name):
             raise ValueError(
                 f"continuation takes a model whose inputs are tokens and their mask. Those of {read.model.name!r} are "
                 f"{sorted(read.names)}: use analyze with NextToken(token, after=place) for each token."
             )
-        (name,) = names
-        before = [int(i) for i in prompt] if not isinstance(prompt, str) else self._opening(prompt, name)
-        more = read.ids_of(continuation) if isinstance(continuation, str) else [int(i) for i in continuation]
-        if isinstance(prompt, str) and isinstance(continuation, str):
-            start, whole = read.ids_of(prompt), read.ids_of(prompt + continuation)
+        for what, text in (("prompt", prompt), ("continuation", continuation)):
+            if not isinstance(text, str | Mapping) and any(isinstance(part, str) for part in text):
+                raise TypeError(
+                    f"The {what} is one text, or the ids of its tokens. Received: {text!r}. Call continuation once for "
+                    f"each text."
+                )
+        if not isinstance(prompt, str | Mapping) and len(names) > 1:
+            raise TypeError(
+                f"The prompt of a model with an encoder and a decoder is a text, a dict of 'encoder_text' and "
+                f"'decoder_text', or {read.own_inputs()}. Received: {prompt!r}."
+            )
+        if isinstance(prompt, str | Mapping):
+            made = {key: np.asarray(part) for key, part in read(prompt).items()}
+            texts = {} if read.is_ready(prompt) else texts_by_input(prompt, names)
+            if any(len(part) != 1 for part in made.values()):
+                raise TypeError(f"The prompt is one text. Received: {prompt!r}. Call continuation once for each text.")
+            read.check_whole(texts, made)
+            before = made[name][0][~self._tokens_of(made, name).padding[0]].tolist()
+            begun = texts[name][0] if name in texts else "" if texts else None
+        else:
+            made, before, begun = {}, [int(i) for i in prompt], None
+        more = [int(i) for i in continuation] if not isinstance(continuation, str) else read.ids_of(continuation)
+        if isinstance(continuation, str) and begun is not None:
+            start, whole = read.ids_of(begun), read.ids_of(begun + continuation)
             more = whole[len(start) :]
             if whole[: len(start)] != start:
                 raise ValueError(
@@ -201,18 +237,24 @@ class TaskAnalyzer(StandIn):
         if not more or not before:
             raise ValueError("The prompt or the continuation has no tokens. Pass a text or the ids of tokens.")
         ids = np.array([[*before, *map(read.token_of, more)]], "int32")
-        return {name: ids, **{mask: np.ones_like(ids) for mask in masks}}, name, len(before)
+        mask = mask_name(name, dict.fromkeys(read.names))
+        return {**made, name: ids, **({} if mask is None else {mask: np.ones_like(ids)})}, len(before)
 
-    def _opening(self, prompt, name):
-        """The ids of a prompt, with what the preprocessor puts in front of it."""
-        tokens = self._tokens_of(self.preprocessing(prompt), name)
-        before, own = tokens.ids[0][~tokens.padding[0]].tolist(), self.preprocessing.ids_of(prompt)
-        if before[len(before) - len(own) :] != own:
-            raise ValueError(
-                f"The prompt has {len(own)} tokens, and the preprocessor of {self.preprocessing.model.name!r} has cut "
-                f"it. Raise model.preprocessor.sequence_length."
-            )
-        return before
+    def next_tokens(self, X: Tensors, neuron_selection: Selection | NextToken = None) -> list[str] | None:
+        """Which token that follows each text is explained, with its probability.
+
+        Args:
+            X, neuron_selection: See `analyze`.
+
+        Returns:
+            A title for each text, such as `next token ' Paris': 12.3%`; None where no next token is explained.
+        """
+        inputs = self.preprocessing(X)
+        asked = self._asked(inputs, neuron_selection, {})
+        if not isinstance(asked, NextToken):
+            return None
+        logits, padding = self._next(inputs, {})
+        return asked.titles(logits, padding, self.preprocessing)
 
     def save(self, path: PathLike, overwrite: bool = False) -> None:
         """See `Analyzer.save`."""
@@ -227,18 +269,28 @@ class TaskAnalyzer(StandIn):
 
     def _selection(self, inputs, selection, options):
         """The selection, with a `NextToken` as factors of the output."""
-        if self._asks_for_next_token(options):
-            if selection is None or (isinstance(selection, str) and selection == "max_activation"):
-                selection = NextToken()
-            elif isinstance(selection, str | int | np.integer) and selection != "all":
-                raise ValueError(
-                    f"The output has a token at every place. Received: neuron_selection={selection!r}. Pass "
-                    f"revgraph.NextToken({selection!r}) for the token that follows the text."
-                )
+        selection = self._asked(inputs, selection, options)
         if not isinstance(selection, NextToken):
             return selection
         if options.get("layer") is not None:
             raise ValueError("A NextToken is one of the model's output. Leave out layer=, or select by a mask.")
+        logits, padding = self._next(inputs, options)
+        return selection.factors(logits, padding, self.preprocessing)
+
+    def _asked(self, inputs, selection, options):
+        """The selection, which is a `NextToken` by default for a model that continues texts."""
+        if self._asks_for_next_token(inputs, options):
+            if selection is None or (isinstance(selection, str) and selection == "max_activation"):
+                return NextToken()
+            if isinstance(selection, str | int | np.integer) and selection != "all":
+                raise ValueError(
+                    f"The output has a token at every place. Received: neuron_selection={selection!r}. Pass "
+                    f"revgraph.NextToken({selection!r}) for the token that follows the text."
+                )
+        return selection
+
+    def _next(self, inputs, options):
+        """The logits of the tokens that follow each token, and which of these are padding."""
         logits = self._logits(inputs, options)
         tokens = self._tokens_of(inputs, _of_next(token_names(inputs)))
         if logits.shape[:2] != tokens.ids.shape:
@@ -246,16 +298,22 @@ class TaskAnalyzer(StandIn):
                 f"A NextToken needs an output (batch, tokens, vocabulary) for {tokens.ids.shape} tokens. That of "
                 f"{self.preprocessing.model.name!r} has the shape {logits.shape}."
             )
-        return selection.factors(logits, tokens.padding, self.preprocessing)
+        return logits, tokens.padding
 
-    def _asks_for_next_token(self, options):
+    def _asks_for_next_token(self, inputs, options):
         asked = options.get("layer") is None and options.get("initial_relevance") is None
-        usual = self.inner.neuron_selection_mode == "max_activation"
-        return self.preprocessing.generates and asked and usual and self.inner.innermost.selects
+        if not asked or not self.preprocessing.generates:
+            return False
+        analyzer = self._at(inputs)
+        return analyzer.neuron_selection_mode == "max_activation" and analyzer.innermost.selects
+
+    def _at(self, inputs):
+        """The analyzer for inputs of their size."""
+        return self.inner.at(inputs) if hasattr(self.inner, "at") else self.inner
 
     def _logits(self, inputs, options):
         """The model's only output."""
-        analyzer = self.inner.at(inputs) if hasattr(self.inner, "at") else self.inner
+        analyzer = self._at(inputs)
         outputs = outputs_at_start(analyzer, analyzer.as_they_are(_taken(analyzer, inputs)), None, options)
         if len(outputs) != 1 or next(iter(outputs.values())).ndim != 3:
             shapes = {name: y.shape for name, y in outputs.items()}

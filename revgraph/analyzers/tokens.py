@@ -6,8 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from revgraph.graph.graph import Graph
+from revgraph.read.savedmodel.nodes import WordTable
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -140,13 +142,30 @@ def _words(vocabulary):
     return [word.decode() if isinstance(word, bytes) else str(word) for word in vocabulary]
 
 
-def vocabulary_of(graph: Graph, slot: int) -> Sequence[Any] | None:
-    """The vocabulary of the layer that makes the ids of an input of strings; None where no layer has one.
+def vocabulary_of(graph: Graph, slot: int, are_ids: bool) -> Sequence[Any] | Mapping[str, int] | None:
+    """The words behind the numbers that a model makes of strings; None where no layer and no table says so.
 
     Args:
         graph: A graph.
-        slot: The slot of the input.
+        slot: The slot of the numbers.
+        are_ids: Whether the numbers are ids, and not one for each word.
     """
     before = graph.strings[slot]
     layers = [call.layer for call in before.calls if hasattr(call.layer, "get_vocabulary")]
-    return layers[-1].get_vocabulary() if layers else None
+    if layers:
+        return layers[-1].get_vocabulary()
+    tables = [site.operation for site in before.sites if isinstance(site.operation, WordTable)]
+    if len(tables) != 1:
+        return None
+    words, others = tables[0].words(), tables[0].number_of_others()
+    texts = np.array([*words], object).reshape(-1, *(1,) * (len(before.specs[before.inputs].shape) - 1))
+    rows = np.asarray(graph.cast(slot, tf.constant(texts, tf.string))).reshape(len(texts), -1)
+    # What the model does with a number of the table is not known, so each word is tried.
+    alone = [np.unique(row[row != 0] if are_ids else np.flatnonzero(row)).tolist() for row in rows]
+    tried = [found == [number] for found, number in zip(alone, words.values(), strict=True) if len(found) == 1]
+    if not tried or not all(tried):
+        return None
+    names = {others: "[UNK]", **{number: word for word, number in words.items()}}
+    # No word has the number 0 if it fills the texts up.
+    fill = {"": 0} if are_ids and others > 0 and 0 not in names else {}
+    return {**fill, **{word: number for number, word in names.items() if number >= 0}}

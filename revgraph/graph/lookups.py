@@ -80,10 +80,11 @@ def lookups(graph: Graph) -> Lookups:
 
 
 def held(graph: Graph) -> frozenset[str]:
-    """The names of inputs that only say what to leave out, such as a mask of padding.
+    """The names of inputs that only say what to leave out or to take, such as a mask of padding, or places of tokens.
 
-    They are truth values, or integers beside ids, one for each, that are no ids and become masks: they choose entries,
-    or are added to or multiplied with what is computed from other inputs, and go into no layer with weights.
+    They are truth values, or integers that are no ids. Such integers say where entries of other tensors are taken from
+    or put. Or they stand beside ids, one for each, and become masks: they choose entries, or are added to or multiplied
+    with what is computed from other inputs, and go into no layer with weights.
 
     Args:
         graph: The graph.
@@ -92,12 +93,29 @@ def held(graph: Graph) -> frozenset[str]:
     slots = dict(zip(graph.input_names, graph.input_slots, strict=True))
     ids = lookups(graph).names
     shapes = {specs[name].shape for name in ids}
-    return frozenset(
-        name
-        for name, spec in specs.items()
-        if spec.dtype == "bool"
-        or ("int" in spec.dtype and name not in ids and spec.shape in shapes and _only_masks(slots[name], graph))
-    )
+
+    def is_held(name, spec):
+        if "int" not in spec.dtype or name in ids:
+            return spec.dtype == "bool"
+        return _only_places(slots[name], graph) or (spec.shape in shapes and _only_masks(slots[name], graph))
+
+    return frozenset(name for name, spec in specs.items() if is_held(name, spec))
+
+
+def _only_places(slot: int, graph: Graph) -> bool:
+    """Whether integers only say from where entries of what is computed from other inputs are moved, or to where."""
+    producers, made, used = graph.producers(), {slot}, False
+    for site in graph.sites:
+        if made.isdisjoint(site.inputs):
+            continue
+        if all("float" not in graph.specs[s].dtype for s in site.outputs):
+            made.update(site.outputs)
+            continue
+        moves = isinstance(site.operation, Routing) and site.operation.copies
+        if not moves or all(is_mask(s, producers, graph.specs) for s in site.inputs):
+            return False
+        used = True
+    return used and made.isdisjoint(graph.output_slots)
 
 
 def _only_masks(slot: int, graph: Graph) -> bool:

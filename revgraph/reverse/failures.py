@@ -1,16 +1,21 @@
 """Says at which site a model fails on inputs that it does not take, such as a sequence that is too long."""
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator, Sequence
 
 import tensorflow as tf
 
 from revgraph.graph.graph import Graph, Site
+from revgraph.graph.operations import Inert
 
 ADVICE = (
     "A sequence that is longer than a table of positions fails like this, and so do ids outside of a table and a mask "
     "that is not as long as what it masks. Cut or pad the inputs to sizes that the model takes."
 )
+
+OUTSIDE = re.compile(r"\[0, (\d+)[\])]")
+"""How TensorFlow says how many rows there are, where more are asked for."""
 
 
 class RefusedInputError(ValueError):
@@ -51,10 +56,16 @@ def _failure(graph, inputs):
     except tf.errors.InvalidArgumentError as error:
         (site,) = current
         sizes = ", ".join(f"{name} {_shape(values[s])}" for name, s in zip(graph.input_names, values, strict=True))
-        return RefusedInputError(
-            f"The model {graph.name!r} does not take these inputs: {sizes}. It fails at {site.path!r} "
-            f"({site.operation.label}): {_reason(error)}. {ADVICE}"
-        )
+        reason, layer = _reason(error), site.path.rpartition("/")[0] or site.path
+        rows = OUTSIDE.search(reason)
+        why = f"It fails at {site.path!r} ({site.operation.label}): {reason}. {ADVICE}"
+        if rows and isinstance(site.operation, Inert):
+            # Only sizes decide which rows of a constant it takes.
+            why = (
+                f"They are longer than a table of positions: that of {layer!r} has {rows[1]} rows. Cut them to that "
+                f"length. A task of KerasHub cuts texts if you set model.preprocessor.sequence_length = {rows[1]}."
+            )
+        return RefusedInputError(f"The model {graph.name!r} does not take these inputs: {sizes}. {why}")
     return None
 
 

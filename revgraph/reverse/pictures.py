@@ -1,6 +1,7 @@
 """A matplotlib figure that pyplot does not know. Needs the extra `plot`."""
 
 import io
+import os
 from typing import IO, Any
 
 try:
@@ -29,7 +30,21 @@ class Picture(Figure):
         FigureCanvasAgg(self)
 
     def savefig(self, fname: PathLike | IO[Any], **kwargs: Any) -> None:
-        """Writes the picture to a file, with nothing cut off at its edges; see matplotlib's `Figure.savefig`."""
+        """Writes the picture to a file, with nothing cut off at its edges; see matplotlib's `Figure.savefig`.
+
+        Raises:
+            ValueError: There is no such format.
+        """
+        known = self.canvas.get_supported_filetypes()
+        end = (
+            kwargs.get("format")
+            or os.path.splitext(os.fspath(fname) if isinstance(fname, str | os.PathLike) else "")[1]
+        )
+        if end and end.lstrip(".").lower() not in known:
+            raise ValueError(
+                f"A picture is written to a file that ends with one of {', '.join(known)}. Received: {end!r}. For a "
+                f"web page write an SVG, which browsers show."
+            )
         super().savefig(fname, **{"bbox_inches": "tight", "pad_inches": 0.06, **kwargs})
 
     def _repr_png_(self):

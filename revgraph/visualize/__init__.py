@@ -12,10 +12,11 @@ from revgraph.visualize.colormaps import MAPS, ColorMap, colormap
 from revgraph.visualize.heatmaps import clip_quantile, gamma, graymap, heatmap, project
 from revgraph.visualize.tokens import Text, text
 
-_NEED_AN_EXTRA = {
+_LATER = {
     "compare": "figures", "plot": "figures", "plot_grid": "figures", "plot_volume": "volumes",
     "plot_attention": "attentions", "plot_heads": "attentions", "plot_tokens": "attentions",
-    "plot_continuation": "sentences", "report": "pages", "plot_beeswarm": "tabular", "plot_waterfall": "tabular",
+    "plot_continuation": "sentences", "plot_beeswarm": "tabular", "plot_waterfall": "tabular", "report": "pages",
+    "titles": "captions",
     "plot_clusters": "concepts", "plot_prototypes": "concepts", "plot_references": "concepts",
     "gridify": "images", "imgify": "images", "imsave": "images", "palette": "images",
 }  # fmt: skip
@@ -24,12 +25,13 @@ __all__ = [
     "MAPS", "ColorMap", "Text", "clip_quantile", "colormap", "compare", "gamma", "graymap", "gridify", "heatmap",
     "imgify", "imsave", "palette", "plot", "plot_attention", "plot_beeswarm", "plot_clusters", "plot_continuation",
     "plot_grid", "plot_heads", "plot_prototypes", "plot_references", "plot_tokens", "plot_volume", "plot_waterfall",
-    "project", "report", "text",
+    "project", "report", "text", "titles",
 ]  # fmt: skip
 
 
 if TYPE_CHECKING:
     from revgraph.visualize.attentions import plot_attention, plot_heads, plot_tokens
+    from revgraph.visualize.captions import titles
     from revgraph.visualize.concepts import plot_clusters, plot_prototypes, plot_references
     from revgraph.visualize.figures import compare, plot, plot_grid
     from revgraph.visualize.images import gridify, imgify, imsave, palette
@@ -40,8 +42,8 @@ if TYPE_CHECKING:
 else:
 
     def __getattr__(name):
-        if name in _NEED_AN_EXTRA:
-            return getattr(importlib.import_module(f"revgraph.visualize.{_NEED_AN_EXTRA[name]}"), name)
+        if name in _LATER:
+            return getattr(importlib.import_module(f"revgraph.visualize.{_LATER[name]}"), name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -11,9 +11,10 @@ from revgraph.analyzers import Analyzer, Tokens, create_analyzer
 from revgraph.graph.graph import holds_strings
 from revgraph.graph.types import Relevance, Selection, Tensors
 from revgraph.reverse.pictures import Picture
+from revgraph.visualize.captions import check_titles, is_one_per_sample, sole, titles_of_outputs
+from revgraph.visualize.captions import titles as titles_of
 from revgraph.visualize.kinds import KINDS, Colours
 from revgraph.visualize.shapes import check_batch
-from revgraph.visualize.titles import check_titles, is_one_per_sample, sole, titles_of_graph, titles_of_outputs
 from revgraph.visualize.tokens import text
 
 COMPARED = ("input_t_gradient", "lrp.epsilon", "lrp.gamma", "lrp.alpha_2_beta_1", "lrp.epsilon_plus")
@@ -41,14 +42,15 @@ def plot(
 
     Args:
         x: Images (batch, height, width, channels), series (batch, time, channels) or features (batch, features); for
-            texts what `analyzer.tokens(texts)` returns.
+            texts what `analyzer.tokens(texts)` returns, which is a dict where several inputs have tokens.
         relevance: Their relevance, of the same shape. That of images and series may lack the channel axis.
-        outputs: The model's outputs (batch, classes). The title names the selected class and its output.
+        outputs: The model's outputs (batch, classes). The title names the explained class and its output.
         class_names: Names of the classes, one for each output. A binary classifier whose only output (batch, 1) is the
             probability of the second class takes two names. Its title names the predicted class, with that class's
             probability. Relevance explains the output, so positive relevance speaks for the second class.
-        neuron_selection: The class that was explained, as given to `analyze`: an int, one int per sample, `"positive"`
-            or `"negative"` for a binary classifier, or None for the largest output. Other selections have no title.
+        neuron_selection: What was explained, as given to `analyze`, such as an int, one int per sample, `"positive"` or
+            `"negative"` for a binary classifier, or a function; None stands for the largest output. The title names up
+            to three classes with their signs, and has the sum of their outputs.
         kind: `"images"`, `"series"` or `"features"`. By default the number of axes decides. Images may lack the channel
             axis if the kind is named, and so may series.
         titles: Titles of the samples, in place of those from `outputs`.
@@ -74,10 +76,12 @@ def plot(
 
         revgraph.visualize.plot(x, analyzer.analyze(x), outputs=model.predict(x), class_names=["cat", "dog"])
     """
-    if isinstance(x, Tokens):
-        titles = titles or titles_of_outputs(outputs, class_names, neuron_selection, len(x), unit=unit)
-        check_titles(titles, len(x))
-        return text(x, relevance, titles=titles, scale=scale, **options).first(samples)
+    parts = list(x.values()) if isinstance(x, Mapping) else [x]
+    if parts and all(isinstance(part, Tokens) for part in parts):
+        count = len(parts[0])
+        titles = titles or titles_of_outputs(outputs, class_names, neuron_selection, count, unit=unit)
+        check_titles(titles, count)
+        return text(x, relevance, titles=titles, scale=scale, **options).first(samples * len(parts))
     _refuse_texts(x)
     x, drawn, colours = _drawing(x, kind, options, _is_batch(sole(x), outputs, titles))
     titles = titles or titles_of_outputs(outputs, class_names, neuron_selection, len(x), unit=unit)
@@ -176,12 +180,10 @@ def compare(
     if is_one_per_sample(neuron_selection):
         neuron_selection = np.asarray(neuron_selection)[:samples]
     relevances = {unique_name(a.name, i, analyzers): a.analyze(x, neuron_selection) for i, a in enumerate(analyzers)}
+    titles = titles or titles_of(analyzers[0], x, neuron_selection, class_names, unit)
     if hasattr(analyzers[0], "preprocess"):
         # What the model's own preprocessor makes of images is what has relevance.
         x = sole(analyzers[0].preprocess(x))
-    # What is explained are logits, and what users know of their model is the probability.
-    graph = getattr(analyzers[0], "traced", analyzers[0].graph)
-    titles = titles or titles_of_graph(graph, x, class_names, neuron_selection, unit)
     return _side_by_side(x, relevances, titles, samples, scale, kind, options, has_batch=True)
 
 

@@ -19,8 +19,9 @@ from revgraph.graph.graph import holds_strings
 from revgraph.graph.tables import Table, folding
 from revgraph.graph.types import PathLike, Selection, Tensors
 from revgraph.saving.provenance import provenance
+from revgraph.visualize.captions import is_one_per_sample
+from revgraph.visualize.captions import titles as titles_of
 from revgraph.visualize.figures import plot, plot_grid, unique_name
-from revgraph.visualize.titles import is_one_per_sample, titles_of_graph
 
 LARGEST = 5
 """How many of the outputs of a sample are listed."""
@@ -131,7 +132,7 @@ def report(
         outputs = [np.asarray(y) for y in keras.tree.flatten(first.graph(read))]
         sections += [
             f"<section><h2>{html.escape(str(titles[i]) if titles is not None else f'Sample {i}')}</h2>",
-            _explained(first.graph, read, class_names, selection),
+            _explained(first, one, class_names, selection),
             _outputs(outputs, class_names, None if labels is None else labels[i]),
             *_pictures(analyzers, one, read, selection, options),
             *_ledgers(analyzers, one, selection),
@@ -144,8 +145,8 @@ def _are_texts(x):
     return isinstance(x, list | tuple) and bool(x) and isinstance(x[0], str)
 
 
-def _explained(graph, read, class_names, selection):
-    titles = titles_of_graph(graph, read, class_names, selection)
+def _explained(analyzer, one, class_names, selection):
+    titles = titles_of(analyzer, one, selection, class_names)
     return f"<p>Explained: <b>{html.escape(titles[0])}</b></p>" if titles else ""
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from revgraph.analyzers import Continuation
 from revgraph.reverse.pictures import Picture
@@ -36,6 +37,7 @@ def picture(texts: Sequence[Sequence[Piece]], titles: Sequence[str] | None, widt
     measure, line = _Measure(fontsize), LEADING * fontsize / 72
     pad, gap, y = 0.18 * fontsize / 72, 0.3 * fontsize / 72, 0.0
     placed: list[tuple[float, float, str, dict[str, Any]]] = []
+    lines: list[tuple[float, float, float, str]] = []
     for i, pieces in enumerate(texts):
         if titles is not None:
             placed.append((0.0, y, titles[i], {"weight": "bold"}))
@@ -46,15 +48,20 @@ def picture(texts: Sequence[Sequence[Piece]], titles: Sequence[str] | None, widt
             x += gap if before and x else 0.0
             if x and x + own > width:
                 x, y = 0.0, y + line
-            box = {"boxstyle": f"round,pad={pad * 72 / fontsize:.3f}", "fc": colour, "ec": "0.5" if special else "none"}
-            look = {"linestyle": "--", "linewidth": 0.6} if special else {"linewidth": 0}
-            placed.append((x + pad, y, word, {"color": ink, "bbox": {**box, **look}}))
+            box = {"boxstyle": f"round,pad={pad * 72 / fontsize:.3f}", "fc": colour, "linewidth": 0}
+            placed.append((x + pad, y, word, {"color": ink, "bbox": box}))
+            if special:
+                # In the colour of the letters, which can be seen on that of the token.
+                lines.append((x + pad, x + own - pad, y + 0.5 * line + 0.6 * fontsize / 72, ink))
             x += own
         y += 1.35 * line
     height = max(y, line)
     figure = Picture(width, height)
     for x, y, word, look in placed:
         figure.text(x / width, 1 - (y + line / 2) / height, _plain(word), va="center", ha="left", size=fontsize, **look)
+    for left, right, y, ink in lines:
+        ends = [left / width, right / width], [1 - y / height] * 2
+        figure.add_artist(Line2D(*ends, color=ink, linestyle=(0, (3, 2)), linewidth=0.08 * fontsize, zorder=4))
     return figure
 
 
@@ -84,7 +91,7 @@ def plot_continuation(
     """Draws which tokens of a text speak for each token that follows.
 
     There is a row for each token of the continuation, with the probability that the model gives to it, and a column
-    for each token before it. A line separates the prompt from the continuation.
+    for each token before it. Lines separate the source, if there is an encoder, the prompt and the continuation.
 
     Args:
         table: What `analyzer.continuation(prompt, continuation)` returns.
@@ -118,17 +125,21 @@ def plot_continuation(
     axes.imshow(colours, aspect="auto")
     axes.set_xticks(range(columns), [_plain(_shown(token)) for token in table.read], rotation=60, ha="left", fontsize=8)
     axes.xaxis.tick_top()
-    names = [f"{_shown(token)}  {chance:.0%}" for token, chance in zip(table.said, table.chances, strict=True)]
+    others = [""] * rows if table.against is None else [f", not {_shown(other)}" for other in table.against]
+    said = zip(table.said, others, table.chances, strict=True)
+    names = [f"{_shown(token)}  {chance:.0%}{other}" for token, other, chance in said]
     axes.set_yticks(range(rows), [_plain(name) for name in names], fontsize=8)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    axes.axvline(table.first - 0.5, color="0.4", linewidth=1)
+    for place in {table.source, table.first} - {0}:
+        axes.axvline(place - 0.5, color="0.4", linewidth=1)
     if written:
         for i, j in np.argwhere(known):
             dark = np.dot(colours[i, j, :3], [0.299, 0.587, 0.114]) < 0.5
             axes.text(j, i, f"{values[i, j]:+.2g}", ha="center", va="center", fontsize=7, color="w" if dark else "k")
     axes.set_ylabel("next token, and its probability", fontsize=8)
-    axes.set_xlabel("relevance of each token for it", fontsize=8)
+    order = ": first those of the source" if table.source else ""
+    axes.set_xlabel(f"relevance of each token for it{order}", fontsize=8)
     return figure
 
 

@@ -2,7 +2,9 @@
 
 import dataclasses
 import html
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +23,8 @@ LATEX = {
 }  # fmt: skip
 """How LaTeX writes the characters that are commands there."""
 
+TOKENS = ("token_ids", "input_ids")
+"""How the names of inputs end that hold the ids of tokens."""
 
 READABLE = 0.18
 """The luminance on which black letters and white ones have the same contrast."""
@@ -88,8 +92,19 @@ class Text:
         return picture(pieces, self.titles, width, fontsize)
 
     def savefig(self, fname: Any, width: float = 6.0, fontsize: float = 10.0, **options: Any) -> None:
-        """Writes a figure of the texts to a file, such as a PDF for a paper; see `picture` and `Picture.savefig`."""
-        self.picture(width, fontsize).savefig(fname, **options)
+        """Writes the texts to a file: a web page, LaTeX, or a figure such as a PDF for a paper.
+
+        Args:
+            fname: The file. One that ends with `.html` gets what `to_html` gives, and one that ends with `.tex` what
+                `to_latex` gives.
+            width, fontsize: Of a figure; see `picture`.
+            **options: Of a figure; see `Picture.savefig`.
+        """
+        written = {".html": self.to_html, ".tex": self.to_latex}.get(os.path.splitext(str(fname))[1].lower())
+        if written is None:
+            self.picture(width, fontsize).savefig(fname, **options)
+        else:
+            Path(fname).write_text(written(), encoding="utf-8")
 
     def first(self, count: int) -> "Text":
         """The first texts alone."""
@@ -135,7 +150,7 @@ class Text:
 
 
 def text(
-    tokens: "Tokens | Sequence[str] | Sequence[Sequence[str]]",
+    tokens: "Tokens | Mapping[str, Tokens] | Sequence[str] | Sequence[Sequence[str]]",
     relevance: Any,
     cmap_type: Any = DEFAULT,
     *,
@@ -146,13 +161,15 @@ def text(
     """Texts with tokens in the colours of their relevance.
 
     Args:
-        tokens: What `analyzer.tokens(x)` returns; or the tokens of one text, or one list per text.
+        tokens: What `analyzer.tokens(x)` returns; or the tokens of one text, or one list per text. A dict of tokens by
+            the name of the input makes a paragraph of each of them, one below the other.
         relevance: Relevance of the tokens: (tokens,) for one text, (batch, tokens) for several. Relevance beyond the
             last token of a text belongs to the padding and is not shown. That of a model with several inputs may be a
-            dict, if one of them has tokens.
+            dict, which has an entry for each input with tokens.
         cmap_type: Colour map; see `heatmap`.
         titles: One per text.
-        scale: `"image"`: each text has its own colour scale; `"batch"`: they share one.
+        scale: `"image"`: each text has its own colour scale; `"batch"`: they share one. The inputs of a model always
+            share one.
         **options: `absmax`, `percentile`, `gamma` of `heatmap`.
 
     Returns:
@@ -166,40 +183,85 @@ def text(
         words = [[vocabulary[i] for i in row if i] for row in x]
         revgraph.visualize.text(words, analyzer.analyze(x))
     """
-    special = None
-    # A `Tokens`, whose module takes TensorFlow with it.
-    if not isinstance(tokens, Sequence):
-        relevance = _relevance_of(tokens, relevance)
-        kept = ~tokens.padding
-        relevance = [r[keep] for r, keep in zip(relevance, kept, strict=True)]
-        special = tuple(s[keep] for s, keep in zip(tokens.special, kept, strict=True))
-        tokens = [tokens[i] for i in range(len(tokens))]
-    of_one = special is None and (not len(tokens) or isinstance(tokens[0], str))
-    lines = tuple(tuple(map(str, line)) for line in ([tokens] if of_one else tokens))
+    if isinstance(titles, str):
+        titles = [titles]
+    if isinstance(tokens, Mapping):
+        _check_names(tokens, relevance)
+        parts = [_of_tokens(each, relevance[name]) for name, each in tokens.items()]
+    else:
+        # A `Tokens`, whose module takes TensorFlow with it.
+        parts = [_of_lists(tokens, relevance) if isinstance(tokens, Sequence) else _of_tokens(tokens, relevance)]
+    counts = {len(lines) for lines, _, _ in parts}
+    if len(counts) > 1:
+        raise ValueError(f"Each input needs the tokens of the same texts. Received those of {sorted(counts)} texts.")
+    # The inputs of a sample stand one behind the other, so that they share a scale.
+    joined = [np.concatenate(rows) for rows in zip(*(rows for _, rows, _ in parts), strict=True)]
+    longest = max(map(len, joined), default=0)
+    padded = np.array([np.pad(r, (0, longest - len(r))) for r in joined]).reshape(len(joined), longest)
+    mapped = heatmap(padded, cmap_type, reduce_axis=None, scale=scale, **options)
+    lines, shown, special = (
+        tuple(row for rows in zip(*(part[i] for part in parts), strict=True) for row in rows) for i in range(3)
+    )
+    ends = [np.cumsum(list(map(len, rows)))[:-1] for rows in zip(*(rows for _, rows, _ in parts), strict=True)]
+    colours = tuple(
+        piece for row, r, cut in zip(mapped, joined, ends, strict=True) for piece in np.split(row[: len(r)], cut)
+    )
+    names = [_shown_name(name) for name in tokens] if isinstance(tokens, Mapping) else [""]
+    return Text(lines, shown, colours, _titles(titles, names, len(joined)), special)
+
+
+def _titles(titles, names, count):
+    """A title for each input of each sample: that of the sample is above its first input."""
+    if names == [""]:
+        return None if titles is None else tuple(map(str, titles))
+    above = [""] * count if titles is None else [f"{title}, " for title in titles]
+    return tuple(f"{title if i == 0 else ''}{name}" for title in above for i, name in enumerate(names))
+
+
+def _shown_name(name):
+    """The name of an input of tokens without what all of them have."""
+    return next((name.removesuffix(end).rstrip("_") for end in TOKENS if name.endswith(end)), "") or name
+
+
+def _of_lists(tokens, relevance):
+    """The tokens of each text, their relevance, and which of them are special."""
+    of_one = not len(tokens) or isinstance(tokens[0], str)
+    lines = [tuple(map(str, line)) for line in ([tokens] if of_one else tokens)]
     rows = [np.asarray(r, float) for r in ([relevance] if of_one else relevance)]
     if len(lines) != len(rows):
         raise ValueError(f"There are {len(lines)} texts, and relevance of {len(rows)}.")
     for line, r in zip(lines, rows, strict=True):
         if r.ndim != 1 or len(r) < len(line):
             raise ValueError(f"A text of {len(line)} tokens needs as many relevances. Received shape {r.shape}.")
-    if isinstance(titles, str):
-        titles = [titles]
-    shown = tuple(r[: len(line)] for line, r in zip(lines, rows, strict=True))
-    longest = max(map(len, lines), default=0)
-    padded = np.array([np.pad(r, (0, longest - len(r))) for r in shown]).reshape(len(lines), longest)
-    mapped = heatmap(padded, cmap_type, reduce_axis=None, scale=scale, **options)
-    colours = tuple(c[: len(line)] for line, c in zip(lines, mapped, strict=True))
-    return Text(lines, shown, colours, None if titles is None else tuple(map(str, titles)), special)
+    rows = [r[: len(line)] for line, r in zip(lines, rows, strict=True)]
+    return lines, rows, [np.zeros(len(line), bool) for line in lines]
+
+
+def _of_tokens(tokens, relevance):
+    """The same for a `Tokens`, without padding."""
+    relevance, kept = _relevance_of(tokens, relevance), ~tokens.padding
+    rows, special = ([row[keep] for row, keep in zip(of, kept, strict=True)] for of in (relevance, tokens.special))
+    return list(tokens), rows, special
+
+
+def _check_names(tokens, relevance):
+    missing = [name for name in tokens if not isinstance(relevance, Mapping) or name not in relevance]
+    if missing or not tokens:
+        given = f"a dict of {', '.join(map(repr, relevance))}" if isinstance(relevance, Mapping) else "an array"
+        raise ValueError(
+            f"The tokens of {', '.join(map(repr, tokens)) or 'no input'} need a dict with the relevance of each. "
+            f"Received: {given}. Pass analyzer.tokens(x) and analyzer.analyze(x) of the same x."
+        )
 
 
 def _relevance_of(tokens, relevance):
     """The relevance of tokens, (batch, tokens), from what `analyze` returns."""
     if isinstance(relevance, Mapping):
-        ours = [name for name in relevance if name.endswith(("token_ids", "input_ids"))]
+        ours = [name for name in relevance if name.endswith(TOKENS)]
         if len(ours) != 1:
             raise ValueError(
                 f"Tokens of one input need the relevance of that input. Received a dict of "
-                f"{', '.join(map(repr, relevance))}: pass one of them."
+                f"{', '.join(map(repr, relevance))}: pass one of them, or analyzer.tokens(x) as it is."
             )
         relevance = relevance[ours[0]]
     relevance = np.asarray(relevance, float)

@@ -18,6 +18,7 @@ from revgraph.read.savedmodel.nodes import (
     Jump,
     Node,
     TensorFlowOperation,
+    WordTable,
     called,
     operations_between,
     runner,
@@ -364,6 +365,11 @@ class Builder:
 
     def opaque(self, node: Node) -> TensorFlowOperation:
         """The operation of a node that has no rule."""
+        if node.type == "LookupTableFindV2":
+            table, _, unknown = node.arguments
+            strings = node.operation.inputs[1].dtype == tf.string and node.operation.outputs[0].dtype.is_integer
+            if strings and isinstance(table, Weight) and isinstance(unknown, Weight):
+                return WordTable(node.operation, node.function(), 1, table=table, unknown=unknown)
         return TensorFlowOperation(node.operation, node.function(), len(node.operation.outputs))
 
     def pieces(self, node: Node) -> dict[int, Piece]:

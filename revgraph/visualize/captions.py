@@ -5,12 +5,53 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
+from revgraph.analyzers import Analyzer, TaskAnalyzer
 from revgraph.class_names import check_names, gives_logits, has_logits, is_binary, predicted, value_of_class
 from revgraph.graph import Graph
 from revgraph.graph.types import Selection, Tensors
 from revgraph.reverse.sides import SIDES, are_sides
-from revgraph.reverse.targets import from_start
+from revgraph.reverse.targets import make_targets, start
+
+TERMS = 3
+"""A title names up to so many classes."""
+
+
+def titles(
+    analyzer: Analyzer,
+    x: Tensors,
+    neuron_selection: Any = None,
+    class_names: Sequence[str] | None = None,
+    unit: str | None = None,
+) -> list[str] | None:
+    """Titles for pictures that say what is explained: a class with its output, or a next token with its probability.
+
+    Args:
+        analyzer: The analyzer.
+        x, neuron_selection: What `analyze` gets.
+        class_names: Names of the classes; see `plot`.
+        unit: The unit of the output of a regression, such as `"€"`.
+
+    Returns:
+        One title per sample; None if more than three classes are selected, or if there are several outputs.
+
+    Raises:
+        ValueError: See `plot`.
+
+    Example:
+
+        titles = revgraph.visualize.titles(analyzer, texts, 1, ["bad", "good"])
+        revgraph.visualize.plot(analyzer.tokens(texts), analyzer.analyze(texts, 1), titles=titles)
+    """
+    if isinstance(analyzer, TaskAnalyzer):
+        found = analyzer.next_tokens(x, neuron_selection)
+        if found is not None:
+            return found
+        x = analyzer.preprocess(x)
+    known = analyzer.at(x) if hasattr(analyzer, "at") else analyzer
+    # What is explained are logits, and what users know of their model is the probability.
+    return titles_of_graph(getattr(known, "traced", known.graph), x, class_names, neuron_selection, unit)
 
 
 def titles_of_outputs(
@@ -32,7 +73,7 @@ def titles_of_outputs(
         unit: The unit of the outputs, such as `"€"`, which is written behind them.
 
     Returns:
-        One title per sample; None if no class is selected.
+        One title per sample; None if no class, or more than three are selected.
 
     Raises:
         ValueError: Names, outputs or the selection do not fit.
@@ -55,19 +96,17 @@ def titles_of_outputs(
             f"Two class names for one output need the probability of the second class. Received values from "
             f"{outputs.min():.3g} to {outputs.max():.3g}. If they are logits, pass 1 / (1 + np.exp(-outputs))."
         )
+    names = class_names if class_names is not None else [f"output {i}" for i in range(units)]
+    behind = "" if unit is None else f" {unit}"
     if selection is None or (isinstance(selection, str) and selection == "max_activation"):
         chosen, values = predicted(outputs, class_names, logits)
     elif are_sides(selection) and units == 1:
         chosen, values = _of_sides(outputs, selection, count, is_binary(class_names, units), logits)
-    elif (selected := np.asarray(selection)).ndim > 1 or not np.issubdtype(selected.dtype, np.integer):
+    elif isinstance(selection, str) or are_sides(selection):
         return None
     else:
-        units_chosen = _one_per_sample(selection, count, units)
-        values = outputs[np.arange(count), units_chosen]
         # The only unit of a binary classifier stands for the second class.
-        chosen = units_chosen + 1 if is_binary(class_names, units) else units_chosen
-    names = class_names if class_names is not None else [f"output {i}" for i in range(units)]
-    behind = "" if unit is None else f" {unit}"
+        return _titles_of_selection(outputs, names[-units:], sole(selection), behind)
     return [f"{names[c]}: {value:.3g}{behind}" for c, value in zip(chosen, values, strict=True)]
 
 
@@ -79,14 +118,27 @@ def _of_sides(outputs, selection, count, binary, logits):
     return chosen, value_of_class(outputs[:, 0], chosen, logits)
 
 
-def _one_per_sample(selection, count, units):
-    """The selected unit of each sample."""
-    chosen = np.atleast_1d(selection)
-    if len(chosen) not in (1, count):
-        raise ValueError(
-            f"neuron_selection has {len(chosen)} entries for {count} samples: pass one index, or one per sample."
-        )
-    return np.broadcast_to(from_start(chosen, units, selection), count)
+def _titles_of_selection(outputs, names, selection, behind):
+    """Titles with the selected classes, such as `good - bad: 0.4`; None where more than a few are selected."""
+    if isinstance(selection, Mapping):
+        return None
+    y = tf.convert_to_tensor(outputs.astype("float64"))
+    (target,) = make_targets(selection, None, len(y), ["output"], [y.shape[1:]])
+    target = target.on(y)
+    if target.index is not None and target.index.ndim > 1:
+        return None
+    factors = start(y, target.tensors("float64"), tf.ones_like(y)).numpy()
+    values = selection(y).numpy() if callable(selection) else (factors * outputs).sum(axis=1)
+    if np.any((factors != 0).sum(axis=1) > TERMS) or not set(np.unique(factors)) <= {-1, 0, 1}:
+        return None
+    return [f"{_terms(names, row)}: {value:.3g}{behind}" for row, value in zip(factors, values, strict=True)]
+
+
+def _terms(names, factors):
+    """Names with the signs of their factors. Those that count for are named first."""
+    chosen = sorted(np.flatnonzero(factors), key=lambda i: -factors[i])
+    text = "".join(f" {'+' if factors[i] > 0 else '-'} {names[i]}" for i in chosen)
+    return text.removeprefix(" + ").strip() or "nothing"
 
 
 def titles_of_graph(
