@@ -9,6 +9,7 @@ INSTALL = {
     "skimage": ("scikit-image", 'pip install "revgraph[evaluate]"'),
     "threadpoolctl": ("threadpoolctl", 'pip install "revgraph[concepts]"'),
     "umap": ("umap-learn", "pip install umap-learn"),
+    "PIL": ("Pillow", 'pip install "revgraph[plot]"'),
     "pandas": ("pandas", "pip install pandas"),
     "networkx": ("networkx", "pip install networkx"),
 }

@@ -418,6 +418,48 @@ class TestPlot:
         wanted = visualize.heatmap(r, reduce_axis=None)[0]
         np.testing.assert_allclose([bar.get_facecolor()[:3] for bar in axes.patches], wanted[[1, 4, 0]], atol=0.01)
 
+    @pytest.mark.parametrize("x, r", [((2, 4), (2, 3)), ((2, 6, 5, 3), (2, 3, 3, 3)), ((2, 9, 3), (2, 4, 3))])
+    def test_relevance_of_something_else_is_refused(self, x, r):
+        with pytest.raises(ValueError, match="for inputs of shape"):
+            visualize.plot(np.ones(x), np.ones(r))
+        with pytest.raises(ValueError, match="for inputs of shape"):
+            visualize.plot_grid(np.ones(x), {"gradient": np.ones(r)})
+
+    def test_several_inputs_in_one_figure(self):
+        x = {"photo": X, "series": np.ones((3, 5, 2)), "table": np.ones((3, 4))}
+        r = {name: np.full(value.shape, i + 1.0) for i, (name, value) in enumerate(x.items())}
+        outputs = np.eye(3) * 5
+        picture = visualize.plot(x, r, outputs, ["cat", "dog", "cow"], samples=2, feature_names=list("abcd"))
+        photo, series, table = picture.subfigs
+        assert [part.get_suptitle() for part in picture.subfigs] == list(x)
+        assert photo.axes[3].get_ylabel() == "dog: 5" and series.axes[0].get_title(loc="left") == "cat: 5"
+        np.testing.assert_allclose(shown(photo.axes[1]), visualize.heatmap(r["photo"])[0], atol=0.01)
+        assert table.axes[0].get_yticklabels()[0].get_text() == "a = 1"
+        assert [bar.get_width() for bar in table.axes[1].patches] == [3.0] * 4
+
+    def test_what_does_not_fit_of_several_inputs(self):
+        x = {"a": np.ones((2, 3)), "b": np.ones((2, 4))}
+        with pytest.raises(ValueError, match="dict of 'a', 'b'.*no dict"):
+            visualize.plot(x, np.ones((2, 3)))
+        with pytest.raises(ValueError, match="Received: a dict of 'a'"):
+            visualize.plot(x, {"a": np.ones((2, 3))})
+        with pytest.raises(ValueError, match="shape"):
+            visualize.plot(x, {"a": np.ones((2, 3)), "b": np.ones((2, 3))})
+        with pytest.raises(TypeError, match="Received: overlay"):
+            visualize.plot(x, x, overlay=1)
+
+    def test_pictures_are_saved_for_print_and_shown(self, tmp_path, monkeypatch):
+        picture = visualize.plot(X[:1], S[:1], kind="images")
+        for ending in ("png", "pdf", "svg"):
+            assert picture.save(tmp_path / f"x.{ending}").stat().st_size > 1000
+        picture.savefig(tmp_path / "screen.png")
+        wide, narrow = (Image.open(tmp_path / name).width for name in ("x.png", "screen.png"))
+        assert wide == pytest.approx(2 * narrow, abs=3)
+        opened = []
+        monkeypatch.setattr(Image.Image, "show", lambda image: opened.append(image.size))
+        picture.show()
+        assert len(opened) == 1
+
     def test_nothing_is_changed(self, tmp_path):
         x, s = X.copy(), S.copy()
         visualize.plot(x, s).savefig(tmp_path / "x.png")

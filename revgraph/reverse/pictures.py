@@ -2,6 +2,7 @@
 
 import io
 import os
+from pathlib import Path
 from typing import IO, Any
 
 try:
@@ -10,7 +11,11 @@ try:
 except ImportError as error:
     raise ImportError('Pictures need matplotlib: pip install "revgraph[plot]".') from error
 
+from revgraph.extras import needed
 from revgraph.graph.types import PathLike
+
+PRINTED = 200
+"""Pixels per inch of a picture that is saved. The screen gets 100."""
 
 
 class Picture(Figure):
@@ -22,7 +27,7 @@ class Picture(Figure):
     Example:
 
         picture = revgraph.visualize.plot(x, relevance)
-        picture.savefig("relevance.png")
+        picture.save("relevance.png")
     """
 
     def __init__(self, width: float, height: float):
@@ -36,16 +41,46 @@ class Picture(Figure):
             ValueError: There is no such format.
         """
         known = self.canvas.get_supported_filetypes()
-        end = (
-            kwargs.get("format")
-            or os.path.splitext(os.fspath(fname) if isinstance(fname, str | os.PathLike) else "")[1]
-        )
+        end = kwargs.get("format") or (os.path.splitext(fname)[1] if isinstance(fname, str | os.PathLike) else "")
         if end and end.lstrip(".").lower() not in known:
             raise ValueError(
                 f"A picture is written to a file that ends with one of {', '.join(known)}. Received: {end!r}. For a "
                 f"web page write an SVG, which browsers show."
             )
         super().savefig(fname, **{"bbox_inches": "tight", "pad_inches": 0.06, **kwargs})
+
+    def save(self, path: PathLike, dpi: int = PRINTED, **kwargs: Any) -> Path:
+        """Writes the picture to a file, sharp enough to be printed.
+
+        Args:
+            path: Its ending says the format, such as `.png`, `.pdf` or `.svg`.
+            dpi: Pixels per inch, of formats that have pixels.
+            **kwargs: See matplotlib's `Figure.savefig`.
+
+        Returns:
+            The path.
+
+        Raises:
+            ValueError: There is no such format.
+
+        Example:
+
+            revgraph.visualize.plot(x, relevance).save("relevance.pdf")
+        """
+        self.savefig(path, dpi=dpi, **kwargs)
+        return Path(path)
+
+    def show(self, warn: bool = True) -> None:
+        """Opens the picture in the viewer of the system, for scripts. Notebooks show pictures by themselves.
+
+        Args:
+            warn: Is there because matplotlib's figures have it.
+
+        Raises:
+            ImportError: Pillow is missing.
+        """
+        image = needed("PIL.Image", "show")
+        image.open(io.BytesIO(self._repr_png_())).show()
 
     def _repr_png_(self):
         content = io.BytesIO()

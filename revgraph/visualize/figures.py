@@ -42,7 +42,8 @@ def plot(
 
     Args:
         x: Images (batch, height, width, channels), series (batch, time, channels) or features (batch, features); for
-            texts what `analyzer.tokens(texts)` returns, which is a dict where several inputs have tokens.
+            texts what `analyzer.tokens(texts)` returns, which is a dict where several inputs have tokens. A dict of
+            several inputs is drawn as one figure, with one input below the other.
         relevance: Their relevance, of the same shape. That of images and series may lack the channel axis.
         outputs: The model's outputs (batch, classes). The title names the explained class and its output.
         class_names: Names of the classes, one for each output. A binary classifier whose only output (batch, 1) is the
@@ -83,10 +84,47 @@ def plot(
         check_titles(titles, count)
         return text(x, relevance, titles=titles, scale=scale, **options).first(samples * len(parts))
     _refuse_texts(x)
+    if isinstance(x, Mapping) and len(x) > 1:
+        titles = titles or titles_of_outputs(outputs, class_names, neuron_selection, len(parts[0]), unit=unit)
+        return _several(x, relevance, titles, samples, scale, options)
     x, drawn, colours = _drawing(x, kind, options, _is_batch(sole(x), outputs, titles))
     titles = titles or titles_of_outputs(outputs, class_names, neuron_selection, len(x), unit=unit)
     x, relevances = _matching(x, {"": relevance}, samples)
     return _grid(drawn, colours, x, relevances, titles, _scales_of_plot(scale), drawn.columns, {})
+
+
+def _several(x, relevance, titles, samples, scale, options):
+    """One figure of several inputs, one below the other."""
+    if not isinstance(relevance, Mapping) or set(relevance) != set(x):
+        received = f"a dict of {', '.join(map(repr, relevance))}" if isinstance(relevance, Mapping) else "no dict"
+        raise ValueError(
+            f"x is a dict of {', '.join(map(repr, x))}, so relevance is a dict of the same, as analyze returns it. "
+            f"Received: {received}."
+        )
+    parts = {}
+    for name, value in x.items():
+        of_kind = {o: v for o, v in options.items() if o in _options_of(Colours) | _options_of(_usual(np.ndim(value)))}
+        value, drawn, colours = _drawing(value, None, of_kind, True)
+        parts[name] = (drawn, colours, *_matching(value, {"": relevance[name]}, samples))
+    known = {o for drawn, *_ in parts.values() for o in _options_of(type(drawn))} | _options_of(Colours)
+    unknown = [option for option in options if option not in known]
+    if unknown:
+        raise TypeError(f"These inputs take the options {', '.join(sorted(known))}. Received: {unknown[0]}.")
+    sizes = [_size(drawn, drawn.inputs(x), len(drawn.columns), titles) for drawn, _, x, _ in parts.values()]
+    heights = [height + 0.3 for _, height in sizes]
+    picture = Picture(max(width for width, _ in sizes), sum(heights))
+    below = picture.subfigures(len(parts), 1, height_ratios=heights)
+    for part, (name, (drawn, colours, x, relevances)) in zip(
+        np.ravel(np.asarray(below, object)), parts.items(), strict=True
+    ):
+        part.suptitle(name, fontsize=10, x=0.01, ha="left", weight="bold")
+        _grid(drawn, colours, x, relevances, titles, _scales_of_plot(scale), drawn.columns, {}, part)
+    return picture
+
+
+def _usual(rank):
+    """The kind of samples of a rank, or one without options."""
+    return next((made for made in KINDS.values() if made.rank == rank), Colours)
 
 
 def plot_grid(
@@ -254,10 +292,17 @@ def _matching(x, relevances, samples):
     x = np.asarray(sole(x))
     relevances = {name: np.asarray(sole(relevance)) for name, relevance in relevances.items()}
     for name, relevance in relevances.items():
-        if len(relevance) != len(x) or relevance.ndim not in (x.ndim, x.ndim - 1):
+        if not _fits(relevance.shape, x.shape):
             of = f" of {name!r}" if name else ""
             raise ValueError(f"The relevance{of} has shape {relevance.shape}, for inputs of shape {x.shape}.")
     return x[:samples], {name: relevance[:samples] for name, relevance in relevances.items()}
+
+
+def _fits(shape, of_inputs):
+    """Whether relevance has the shape of inputs, one axis of which (that of channels) may be missing or have length 1."""
+    shorter = [tuple(n for i, n in enumerate(of_inputs) if i != axis) for axis in range(1, len(of_inputs))]
+    summed = [tuple(1 if i == axis else n for i, n in enumerate(of_inputs)) for axis in range(1, len(of_inputs))]
+    return shape in (of_inputs, *(shorter + summed if len(of_inputs) > 2 else ()))
 
 
 def _scales_of_plot(scale):
@@ -275,7 +320,14 @@ def _limits(colours, values, scale):
     return np.broadcast_to(limits.max(axis=shared[scale], keepdims=True), limits.shape)
 
 
-def _grid(kind, colours, x, relevances, titles, scale, own, named):
+def _size(kind, inputs, columns, titles):
+    """Width and height in inches of a figure with rows of samples."""
+    width, height = kind.size(inputs, columns)
+    room = 0.25 * len(inputs) if titles and columns == 1 else 0
+    return width * columns + 1.0, height * len(inputs) + 0.6 + room
+
+
+def _grid(kind, colours, x, relevances, titles, scale, own, named, picture=None):
     """Rows of samples; columns that show the sample itself, then one per name.
 
     Args:
@@ -286,6 +338,7 @@ def _grid(kind, colours, x, relevances, titles, scale, own, named):
         scale: Which cells share a scale.
         own: Columns of `kind` drawn for the first relevance.
         named: Names of the columns that follow.
+        picture: Where to draw; a new picture by default.
     """
     check_titles(titles, len(x))
     inputs = kind.inputs(x)
@@ -293,9 +346,8 @@ def _grid(kind, colours, x, relevances, titles, scale, own, named):
     limits = _limits(colours, values, scale)
     positive = all(np.all(v >= 0) for v in values)
     cells = [(what, 0, what) for what in own] + [("relevance", i, name) for i, name in enumerate(named)]
-    width, height = kind.size(inputs, len(cells))
-    room = 0.25 * len(x) if titles and len(cells) == 1 else 0
-    picture = Picture(width * len(cells) + 1.0, height * len(x) + 0.6 + room)
+    width, _ = kind.size(inputs, len(cells))
+    picture = Picture(*_size(kind, inputs, len(cells), titles)) if picture is None else picture
     grid = picture.subplots(len(x), len(cells), squeeze=False)
     for row, axes in enumerate(grid):
         for cell, (what, column, _) in zip(axes, cells, strict=True):
