@@ -299,7 +299,7 @@ def _matching(x, relevances, samples):
 
 
 def _fits(shape, of_inputs):
-    """Whether relevance has the shape of inputs, one axis of which (that of channels) may be missing or have length 1."""
+    """Whether relevance has the shape of inputs; the axis of channels may be missing, or have length 1."""
     shorter = [tuple(n for i, n in enumerate(of_inputs) if i != axis) for axis in range(1, len(of_inputs))]
     summed = [tuple(1 if i == axis else n for i, n in enumerate(of_inputs)) for axis in range(1, len(of_inputs))]
     return shape in (of_inputs, *(shorter + summed if len(of_inputs) > 2 else ()))
