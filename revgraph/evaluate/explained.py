@@ -134,7 +134,8 @@ class Explained:
         if len(self.graph.output_slots) != 1:
             raise TypeError(
                 f"Metrics follow the only output of a model, and {self.graph.name!r} has "
-                f"{len(self.graph.output_slots)}. Explain a model of one of them: keras.Model(model.inputs, output)."
+                f"{len(self.graph.output_slots)}. Explain a model of one of them, such as "
+                f"keras.Model(model.inputs, model.outputs[0])."
             )
         self.batch_size, self.verbose = batch_size, verbose
         self.flat = [np.asarray(each) for each in flat_inputs(x, self.graph)]
@@ -144,7 +145,7 @@ class Explained:
             raise ValueError(
                 f"Metrics follow one output of shape (batch, classes). That of {self.graph.name!r} has shape "
                 f"{('batch', *self.outputs.shape[1:])}. Explain a model that ends with the entry that you ask about, "
-                f"such as keras.Model(model.inputs, model.output[:, -1])."
+                f"such as keras.Model(model.inputs, model.outputs[0][:, -1])."
             )
         self.index = self._labels(y)
         self._relevance, self._truth = relevance, truth
@@ -182,15 +183,15 @@ class Explained:
             return self.outputs.argmax(axis=1)
         labels = np.asarray(y)
         if labels.dtype.kind not in "iu" or labels.shape not in ((), (len(self),)):
-            one_hot = " Labels that are one-hot become such numbers by y.argmax(axis=1)." * (labels.ndim == 2)
             raise ValueError(
-                f"y is an int, or one int per sample, ({len(self)},). Received: {labels.dtype}, shape {labels.shape}."
-                f"{one_hot}"
+                f"y is an int, or one int per sample, ({len(self)},). Received: {labels.dtype}, shape {labels.shape}. "
+                f"One-hot labels become such numbers by y.argmax(axis=1). Values that are no classes are left out."
             )
         if classes == 1 and labels.any():
             raise ValueError(
-                f"The model {self.graph.name!r} has one output, which is explained for all samples: leave y out. What "
-                f"speaks for a class 0 is what speaks against the output."
+                f"The model {self.graph.name!r} has one output, which is explained for all samples: leave y out, and "
+                f"the labels of a dataset by dataset.map(lambda x, y: x). What speaks for a class 0 is what speaks "
+                f"against the output."
             )
         return from_start(np.broadcast_to(labels, len(self)), classes, y)
 
