@@ -745,3 +745,8 @@ def test_evaluate_measures_methods(run, tmp_path):
         "evaluate", "model.keras", "x.npy", "--methods", "gradient", "--metrics", "entropy", "--out", "d"
     )
     assert code == 0
+    a, b = keras.Input((2,), name="a"), keras.Input((3,), name="b")
+    keras.Model([a, b], keras.layers.Dense(2)(keras.layers.Concatenate()([a, b]))).save("two.keras")
+    np.savez("two.npz", a=np.ones((4, 2)), b=np.ones((4, 3)), y=np.zeros(4, int))
+    code, out, err = run("evaluate two.keras two.npz --methods gradient --metrics deletion --out e --json")
+    assert code == 0 and set(json.loads(out)["means"]["gradient"]) == {"deletion"}

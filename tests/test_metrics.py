@@ -249,8 +249,9 @@ def test_a_function_is_measured_like_an_analyzer(data, model, analyzer):
     # Relevance without channels is enough.
     flat = evaluate.FunctionAnalyzer(model, lambda of, samples, classes: analyzer.analyze(samples, classes).sum(-1))
     np.testing.assert_allclose(evaluate.Deletion()(flat, x, y).values, evaluate.Deletion()(analyzer, x, y).values)
-    with pytest.raises(TypeError, match="function is a function of the model"):
-        evaluate.FunctionAnalyzer(model, 3)
+    for wrong in (3, np.abs, lambda samples: samples):
+        with pytest.raises(TypeError, match=r"such as lambda model, x, y: mine\(x\)"):
+            evaluate.FunctionAnalyzer(model, wrong)
     with pytest.raises(TypeError, match="does not take 'layer'"):
         own.analyze(x, layer="dense")
     with pytest.raises(TypeError, match=r"FunctionAnalyzer\(model, function\)"):
@@ -327,21 +328,23 @@ def test_randomisation_leaves_the_model_as_it_was(data, model, analyzer):
     np.testing.assert_allclose(blind.values, 1)
 
 
-def test_an_interrupt_leaves_the_model_as_it_was(data, model, analyzer, monkeypatch):
+@pytest.mark.parametrize("cascading", [True, False])
+@pytest.mark.parametrize("at", [1, 2])
+def test_an_interrupt_leaves_the_model_as_it_was(cascading, at, data, model, analyzer, monkeypatch):
     x, y, _ = data
-    before, calls = [w.numpy() for w in model.weights], []
+    before, calls = [w.numpy().tobytes() for w in model.weights], []
 
     def explain(self, xs=None, index=None):
         calls.append(None)
-        if len(calls) == 2:
+        if len(calls) == at:
+            assert [w.numpy().tobytes() for w in model.weights] != before
             raise KeyboardInterrupt
         return [np.asarray(analyzer.analyze(x, self.index))]
 
     monkeypatch.setattr(evaluate.explained.Explained, "explain", explain)
     with pytest.raises(KeyboardInterrupt):
-        evaluate.ParameterRandomisation()(analyzer, x, y)
-    for weight, value in zip(model.weights, before, strict=True):
-        np.testing.assert_array_equal(weight.numpy(), value)
+        evaluate.ParameterRandomisation(cascading)(analyzer, x, y)
+    assert [w.numpy().tobytes() for w in model.weights] == before
 
 
 def test_other_classes_and_axioms(data, model, analyzer):
@@ -395,8 +398,29 @@ def test_the_same_function_in_another_form(data, model):
 
 # Analyzers that are wrong on purpose.
 
-SEES_ORDER = ("deletion", "insertion", "relevance_gain", "faithfulness_correlation", "leave_one_out")
-SEES_PLACES = ("pointing_game", "relevance_mass", "relevance_rank", "earth_movers_distance")
+BOTH = {"shuffled", "other model"}
+SEES = {
+    **dict.fromkeys(("deletion", "insertion", "relevance_gain", "comprehensiveness", "sufficiency"), BOTH),
+    **dict.fromkeys(("faithfulness_correlation", "leave_one_out"), BOTH),
+    **dict.fromkeys(("pointing_game", "relevance_mass", "relevance_rank", "earth_movers_distance"), BOTH),
+    # What was learned does not matter to an analyzer of another model, and chance depends on nothing.
+    "parameter_randomisation": {"other model"},
+    "random_logit": {"one class"},
+    "max_sensitivity": {"shuffled"},
+    "local_lipschitz": {"shuffled"},
+    "completeness": {"other model"},
+    "implementation_invariance": {"shuffled"},
+    "sparseness": set(),
+    "entropy": set(),
+}
+"""Which wrong analyzers each metric claims to see."""
+
+CANNOT = {
+    "sparseness": {"shuffled"},
+    "entropy": {"shuffled"},
+    "completeness": {"shuffled"},
+}
+"""Wrong analyzers that have the same score as the right one."""
 
 
 @pytest.fixture(scope="module")
@@ -407,21 +431,48 @@ def solved():
     return model, test[test.solved(model)]
 
 
-def _better(name, right, wrong):
-    sign = 1 if evaluate.METRICS[name].higher_is_better else -1
-    return sign * right.mean > sign * wrong.mean
-
-
-@pytest.mark.parametrize("name", [*SEES_ORDER, *SEES_PLACES, "comprehensiveness", "sufficiency"])
-def test_wrong_relevance_loses(name, solved):
+@pytest.fixture(scope="module")
+def measured(solved):
+    """The score of a right analyzer and of wrong ones under every metric."""
     model, test = solved
-    analyzer = revgraph.create_analyzer("lrp.epsilon", model, epsilon=1e-3)
-    right = analyzer.analyze(test.x, test.y)
-    shuffled = np.random.default_rng(0).permuted(right, axis=1)
-    other = revgraph.create_analyzer("gradient", evaluate.problems.motif(8, 32).model()).analyze(test.x, test.y)
-    metric = evaluate.METRICS[name]()
-    scores = [metric(analyzer, test.x, test.y, truth=test.truth, relevance=r) for r in (right, shuffled, other)]
-    assert _better(name, scores[0], scores[1]) and _better(name, scores[0], scores[2])
+    test, random, made = test[:40], np.random.default_rng(0), {}
+    other = revgraph.create_analyzer("gradient", evaluate.problems.motif(8, 32).model())
+
+    def right(of, x, y):
+        if id(of) not in made:
+            made[id(of)] = of, revgraph.create_analyzer("lrp.epsilon", of, epsilon=1e-3)
+        return made[id(of)][1].analyze(x, y)
+
+    functions = {
+        "right": right,
+        "shuffled": lambda of, x, y: random.permuted(right(of, x, y), axis=1),
+        "other model": lambda of, x, y: other.analyze(x, y),
+        "one class": lambda of, x, y: right(of, x, 0),
+    }
+
+    def scores(name):
+        metric = evaluate.METRICS[name]()
+        found = {}
+        for kind, function in functions.items():
+            analyzer = evaluate.FunctionAnalyzer(model, function, kind)
+            sign = 1 if metric.higher_is_better else -1
+            found[kind] = sign * metric(analyzer, test.x, test.y, truth=test.truth, batch_size=64).mean
+        return found
+
+    return scores
+
+
+def test_it_is_known_of_every_metric_what_it_sees():
+    assert SEES.keys() == evaluate.METRICS.keys()
+
+
+@pytest.mark.parametrize("name", SEES)
+def test_wrong_analyzers_lose_where_a_metric_sees_them(name, measured):
+    found = measured(name)
+    for wrong in SEES[name]:
+        assert found["right"] > found[wrong], wrong
+    for wrong in CANNOT.get(name, ()):
+        assert found["right"] == pytest.approx(found[wrong], rel=1e-4), wrong
 
 
 # Comparisons.
@@ -444,7 +495,12 @@ def test_a_comparison(solved, tmp_path, monkeypatch):
     result.save(tmp_path / "table.csv")
     assert len((tmp_path / "table.csv").read_text().splitlines()) == 5
     result.save(tmp_path / "all.json")
-    assert set(json.loads((tmp_path / "all.json").read_text())["scores"]) == {"lrp.epsilon", "random"}
+    loaded = evaluate.Comparison.load(tmp_path / "all.json")
+    assert loaded.table() == table and loaded.ranks == result.ranks
+    (tmp_path / "other.json").write_text("[1]")
+    for path in ("other.json", "table.csv"):
+        with pytest.raises(ValueError, match="is no comparison that was saved"):
+            evaluate.Comparison.load(tmp_path / path)
     # The same call reads the file, and computes what is new.
     monkeypatch.setattr(evaluate.Deletion, "values", lambda self, explained: pytest.fail("computed again"))
     again = evaluate.compare(model, test.x, test.y, truth=test.truth, out=out, **arguments)
@@ -500,6 +556,9 @@ def test_scores_are_saved_and_drawn(data, analyzer, tmp_path):
     again = evaluate.Scores.from_dict(json.loads((tmp_path / "scores.json").read_text()))
     np.testing.assert_array_equal(again.values, scores.values)
     np.testing.assert_array_equal(again.curve, scores.curve)
+    nothing = evaluate.Sparseness()(analyzer, x, y, relevance=np.zeros((4, 6, 6)))
+    fields = json.loads(json.dumps(nothing.to_dict(), allow_nan=False))
+    assert fields["mean"] is None and np.isnan(evaluate.Scores.from_dict(fields).values).all()
     scores.save(tmp_path / "scores.csv")
     lines = (tmp_path / "scores.csv").read_text().splitlines()
     assert lines[0] == "sample,analyzer,deletion" and len(lines) == 5
@@ -577,6 +636,14 @@ def test_what_metrics_refuse(data, model, tmp_path):
     heads = keras.Model(one, [layers.Dense(2)(one), layers.Dense(3)(one)])
     with pytest.raises(TypeError, match="the only output of a model"):
         evaluate.Deletion()(revgraph.create_analyzer("gradient", heads), np.ones((2, 2)))
+    deciding = keras.Model(one, keras.ops.argmax(layers.Dense(2)(one), axis=-1))
+    with pytest.raises((TypeError, ValueError)):
+        evaluate.Deletion()(revgraph.create_analyzer("gradient", deciding), np.ones((2, 2)))
+    steps = keras.Sequential([keras.Input((4, 2)), layers.Dense(3)])
+    with pytest.raises(ValueError, match=r"keras.Model\(model.inputs, model.outputs\[0\]\[:, -1\]\)"):
+        evaluate.Deletion()(revgraph.create_analyzer("gradient", steps), np.ones((2, 4, 2)))
+    last = keras.Model(steps.inputs, steps.outputs[0][:, -1])
+    assert evaluate.Deletion()(revgraph.create_analyzer("gradient", last), np.ones((2, 4, 2))).values.shape == (2,)
     with pytest.raises(KeyError, match="no metric 'delete'"):
         evaluate.compare(model, x, y, analyzers=["gradient"], metrics=["delete"])
     with pytest.raises(ValueError, match="is there twice"):

@@ -273,8 +273,11 @@ def test_datasets_and_generators(data):
     np.testing.assert_allclose(result.scores["input_t_gradient"]["deletion"].values, expected, rtol=1e-5)
     with pytest.raises(ValueError, match="the dataset is empty"):
         evaluate.Deletion()(analyzer, iter([]))
-    with pytest.raises(ValueError, match=r"y.argmax\(axis=1\)"):
-        evaluate.Deletion()(analyzer, x, np.eye(2)[y])
+    for given, labels in ((x, np.eye(2)[y]), (iter([(x, np.eye(2)[y])]), None)):
+        with pytest.raises(ValueError, match=r"y.argmax\(axis=1\)"):
+            evaluate.Deletion()(analyzer, given, labels)
+    values = iter([(x, np.linspace(0, 1, 5))])
+    np.testing.assert_allclose(evaluate.Deletion(3)(analyzer, values).values, largest, rtol=1e-5)
 
 
 def test_integers_for_a_model_of_numbers_become_numbers():

@@ -49,6 +49,9 @@ def _arrays(options):
             f"DATA is a .npz file with the arrays x, y and truth, or a .npy file of samples. Received: {path}"
         )
     with np.load(path) as arrays:
-        if "x" not in arrays:
-            raise UsageError(f"{path} has no array x. It has {', '.join(arrays) or 'none'}.")
-        return arrays["x"], arrays.get("y"), arrays.get("truth")
+        x = {name: arrays[name] for name in arrays if name not in ("y", "truth")}
+        if not x:
+            raise UsageError(
+                f"{path} has no array x, and none by the name of an input. It has {', '.join(arrays) or 'none'}."
+            )
+        return x.get("x", x), arrays.get("y"), arrays.get("truth")

@@ -1,5 +1,6 @@
 """`compare`: several analyzers under several metrics, in one table and one figure."""
 
+import csv
 import dataclasses
 import hashlib
 import json
@@ -66,9 +67,10 @@ class Comparison(Tabular):
 
     def table(self) -> Table:
         """The mean of every analyzer under every metric with its 95 % interval, and the mean place."""
-        ordered = sorted(self.scores, key=lambda name: self.mean_ranks[name])
+        places = self.mean_ranks
+        ordered = sorted(self.scores, key=lambda name: places[name])
         header = ["analyzer", "mean place", *(_titled(self.scores[ordered[0]][m]) for m in self.metrics)]
-        rows = [(name, self.mean_ranks[name], *(_cell(self.scores[name][m]) for m in self.metrics)) for name in ordered]
+        rows = [(name, places[name], *(_cell(self.scores[name][m]) for m in self.metrics)) for name in ordered]
         return Table(header, rows, footer=CAUTION)
 
     def plot(self) -> Any:
@@ -79,14 +81,15 @@ class Comparison(Tabular):
         """
         from revgraph.reverse.pictures import Picture
 
-        ordered = sorted(self.scores, key=lambda name: self.mean_ranks[name])
-        places = np.array([[self.ranks[name][metric] for metric in self.metrics] for name in ordered])
+        ranks, means = self.ranks, self.mean_ranks
+        ordered = sorted(self.scores, key=lambda name: means[name])
+        places = np.array([[ranks[name][metric] for metric in self.metrics] for name in ordered])
         picture = Picture(1.6 + 0.9 * len(self.metrics), 1.2 + 0.34 * len(ordered))
         axes = picture.subplots()
         axes.imshow(places, cmap="Blues_r", vmin=1, vmax=max(2, 1.4 * len(ordered)), aspect="auto")
         for i, name in enumerate(ordered):
             for j, metric in enumerate(self.metrics):
-                dark = places[i, j] < 1 + 0.35 * len(ordered)
+                dark = places[i, j] < 1 + 0.5 * len(ordered)
                 mean = f"{self.scores[name][metric].mean:.2g}"
                 axes.text(j, i, mean, ha="center", va="center", fontsize=8, color="white" if dark else "black")
         arrows = [
@@ -112,15 +115,31 @@ class Comparison(Tabular):
             content = {name: {m: s.to_dict() for m, s in row.items()} for name, row in self.scores.items()}
             path.write_text(json.dumps({"scores": content, "versions": versions()}, indent=1))
         elif path.suffix == ".csv":
-            lines = ["analyzer,metric,mean,from,to,place,samples"]
-            for name, row in self.scores.items():
-                for metric, scores in row.items():
-                    low, high = scores.interval()
-                    place = self.ranks[name][metric]
-                    lines.append(f"{name},{metric},{scores.mean},{low},{high},{place},{len(scores.values)}")
-            path.write_text("\n".join(lines) + "\n")
+            ranks = self.ranks
+            with path.open("w", newline="") as file:
+                writer = csv.writer(file)
+                writer.writerow(("analyzer", "metric", "mean", "from", "to", "place", "samples"))
+                for name, row in self.scores.items():
+                    for metric, s in row.items():
+                        writer.writerow((name, metric, s.mean, *s.interval(), ranks[name][metric], len(s.values)))
         else:
             raise ValueError(f"A comparison is saved as .json or .csv. Received: {str(path)!r}.")
+
+    @classmethod
+    def load(cls, path: PathLike) -> "Comparison":
+        """Reads a comparison that `save` wrote.
+
+        Args:
+            path: The JSON file.
+
+        Raises:
+            ValueError: It is no such file.
+        """
+        try:
+            content = json.loads(Path(path).read_text())["scores"].items()
+            return cls({name: {m: Scores.from_dict(s) for m, s in row.items()} for name, row in content})
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{str(path)!r} is no comparison that was saved as .json.") from error
 
     def __repr__(self) -> str:
         return f"<comparison of {len(self.scores)} analyzers under {len(self.metrics)} metrics>"
@@ -159,8 +178,8 @@ def compare(
         model: A Keras model, or what else `create_analyzer` takes.
         x: Samples, in the structure in which the model takes them; texts for a model with a preprocessor; or a dataset
             or generator of batches, which is read into memory.
-        y: The class that is explained: an int, or (samples,) ints. By default the labels of a dataset, if they are
-            ints, or else the class with the largest output.
+        y: The class that is explained: an int, or (samples,) ints. By default the labels of a dataset, unless they
+            are floating numbers, or else the class with the largest output.
         analyzers: Names of analyzers, analyzers of the same model, or functions as `FunctionAnalyzer` takes them; or a
             dict of these by the names in the table.
         metrics: Names of metrics, or metrics; or a dict of these by the names in the table.

@@ -47,7 +47,7 @@ def gathered(x: Tensors, y: ArrayLike | None = None) -> tuple[Any, Any]:
 
     Args:
         x: What a model takes; or a dataset or generator of batches, of inputs alone or of tuples (inputs, labels, ...).
-        y: The labels. By default they are those of the dataset, if it has whole numbers.
+        y: The labels. By default they are those of the dataset, unless each is a floating number, as in a regression.
 
     Raises:
         ValueError: There are no batches.
@@ -63,7 +63,7 @@ def gathered(x: Tensors, y: ArrayLike | None = None) -> tuple[Any, Any]:
     if y is None and pairs[0][1] is not None and not isinstance(pairs[0][1], Mapping | list):
         labels = np.concatenate([np.asarray(label) for _, label in pairs])
         labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
-        y = labels if labels.dtype.kind in "iu" else None
+        y = None if labels.dtype.kind == "f" and labels.ndim == 1 else labels
     return x, y
 
 
@@ -89,8 +89,8 @@ class Explained:
         analyzer: The analyzer.
         x: The samples, in the structure in which the model takes them; texts for a model with a preprocessor; or a
             dataset or generator of batches.
-        y: The class of each sample that is explained: an int, or (samples,) ints. By default those of a dataset, or
-            else the class with the largest output.
+        y: The class of each sample that is explained: an int, or (samples,) ints. By default those of a dataset, unless
+            they are floating numbers, or else the class with the largest output.
         truth: True at the units that decide, (samples, ...); a dict by the names of inputs where there are several.
         relevance: Relevance of x, of its structure and shape, channels may be missing. By default the analyzer computes
             it.
@@ -134,7 +134,8 @@ class Explained:
         if len(self.graph.output_slots) != 1:
             raise TypeError(
                 f"Metrics follow the only output of a model, and {self.graph.name!r} has "
-                f"{len(self.graph.output_slots)}. Explain a model of one of them: keras.Model(model.inputs, output)."
+                f"{len(self.graph.output_slots)}. Explain a model of one of them, such as "
+                f"keras.Model(model.inputs, model.outputs[0])."
             )
         self.batch_size, self.verbose = batch_size, verbose
         self.flat = [np.asarray(each) for each in flat_inputs(x, self.graph)]
@@ -144,7 +145,7 @@ class Explained:
             raise ValueError(
                 f"Metrics follow one output of shape (batch, classes). That of {self.graph.name!r} has shape "
                 f"{('batch', *self.outputs.shape[1:])}. Explain a model that ends with the entry that you ask about, "
-                f"such as keras.Model(model.inputs, model.output[:, -1])."
+                f"such as keras.Model(model.inputs, model.outputs[0][:, -1])."
             )
         self.index = self._labels(y)
         self._relevance, self._truth = relevance, truth
@@ -169,10 +170,11 @@ class Explained:
             # Numbers that come as integers could not take the values in between.
             x = x.astype(dtype) if x.dtype.kind in "iub" and dtype.startswith("float") and name not in ids else x
             axis = _axis(channel_axis.get(name, -1) if isinstance(channel_axis, Mapping) else channel_axis, x)
-            mask = mask_of(name, arrays) if name in ids else None
-            padding = None if mask is None or mask.shape != x.shape else ~mask.astype(bool)
             known = tokenizer if name in ids else None
             zero, hidden = (getattr(known, f"{kind}_token_id", None) for kind in ("pad", "mask"))
+            mask = mask_of(name, arrays) if name in ids else None
+            padding = None if zero is None else x == zero
+            padding = padding if mask is None or mask.shape != x.shape else ~mask.astype(bool)
             parts.append(Part(name, x, axis, name in ids, padding, zero or 0, hidden))
         return tuple(parts)
 
@@ -182,15 +184,15 @@ class Explained:
             return self.outputs.argmax(axis=1)
         labels = np.asarray(y)
         if labels.dtype.kind not in "iu" or labels.shape not in ((), (len(self),)):
-            one_hot = " Labels that are one-hot become such numbers by y.argmax(axis=1)." * (labels.ndim == 2)
             raise ValueError(
-                f"y is an int, or one int per sample, ({len(self)},). Received: {labels.dtype}, shape {labels.shape}."
-                f"{one_hot}"
+                f"y is an int, or one int per sample, ({len(self)},). Received: {labels.dtype}, shape {labels.shape}. "
+                f"One-hot labels become such numbers by y.argmax(axis=1). Values that are no classes are left out."
             )
         if classes == 1 and labels.any():
             raise ValueError(
-                f"The model {self.graph.name!r} has one output, which is explained for all samples: leave y out. What "
-                f"speaks for a class 0 is what speaks against the output."
+                f"The model {self.graph.name!r} has one output, which is explained for all samples: leave y out, and "
+                f"the labels of a dataset by dataset.map(lambda x, y: x). What speaks for a class 0 is what speaks "
+                f"against the output."
             )
         return from_start(np.broadcast_to(labels, len(self)), classes, y)
 
@@ -220,11 +222,10 @@ class Explained:
         """
         if not isinstance(given, Mapping):
             return [given] * len(self.parts)
-        names = [part.name for part in self.parts]
-        unknown = sorted(set(given) - set(names))
+        unknown = sorted(set(given) - set(self.graph.input_names))
         if unknown:
-            raise ValueError(f"{name} is there for {unknown}, and the inputs that have units are {names}.")
-        return [given.get(part) for part in names]
+            raise ValueError(f"{name} is there for {unknown}, and the inputs are {list(self.graph.input_names)}.")
+        return [given.get(part.name) for part in self.parts]
 
     @cached_property
     def present(self) -> np.ndarray:
@@ -272,15 +273,10 @@ class Explained:
         """True at the units that decide, (samples, units)."""
         if self._truth is None:
             raise ValueError("This metric compares with the truth: pass truth=, True at the entries that decide.")
-        given = self._by_name(self._truth, "truth")
-        self.by_part(given, "truth")
-        mask = np.concatenate(
-            [
-                part.true(given[part.name]) if part.name in given else np.zeros((len(self), part.count), bool)
-                for part in self.parts
-            ],
-            axis=1,
-        )
+        given = self.by_part(self._by_name(self._truth, "truth"), "truth")
+        nothing = [np.zeros((len(self), part.count), bool) for part in self.parts]
+        masks = [none if m is None else p.true(m) for p, m, none in zip(self.parts, given, nothing, strict=True)]
+        mask = np.concatenate(masks, axis=1)
         empty = np.flatnonzero(~mask.any(axis=1))
         if len(empty):
             raise ValueError(f"truth must name an entry of every sample. It names none in sample {empty[0]}.")

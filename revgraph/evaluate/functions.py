@@ -1,5 +1,6 @@
 """`FunctionAnalyzer`: a function of one's own as an analyzer, so that metrics can measure it."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -32,11 +33,15 @@ class FunctionAnalyzer(Analyzer):
     def __init__(
         self, model: keras.Model, function: Callable[[Any, Any, np.ndarray], ArrayLike], name: str | None = None
     ) -> None:
-        if not callable(function):
-            raise TypeError(f"function is a function of the model, samples and classes. Received: {function!r}.")
+        own = getattr(function, "__name__", type(function).__name__)
+        if not callable(function) or not _takes_three(function):
+            raise TypeError(
+                f"function is a function of the model, samples and classes, such as lambda model, x, y: mine(x). "
+                f"Received: {own if callable(function) else repr(function)}."
+            )
         super().__init__(model)
         self.function = function
-        self.name = getattr(function, "__name__", type(function).__name__) if name is None else name
+        self.name = own if name is None else name
 
     def analyze(
         self,
@@ -68,3 +73,14 @@ class FunctionAnalyzer(Analyzer):
                 y = np.broadcast_to(np.asarray(neuron_selection), count)[samples]
             results.append(self.function(self.model, packed(inputs, self.graph), y))
         return keras.tree.map_structure(lambda *parts: np.concatenate([np.asarray(p) for p in parts]), *results)
+
+
+def _takes_three(function):
+    """Whether a function may be called with three arguments. Some functions do not say."""
+    try:
+        inspect.signature(function).bind(None, None, None)
+    except TypeError:
+        return False
+    except ValueError:
+        return True
+    return True

@@ -97,10 +97,10 @@ class Scores(Tabular):
         return picture
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as lists, numbers and text, as JSON has them."""
+        """Everything as lists, numbers and text, as JSON has them. What is not defined is None."""
         fields = dataclasses.asdict(self)
-        fields.update(values=self.values.tolist(), mean=self.mean, interval=list(self.interval()))
-        fields["curve"] = None if self.curve is None else self.curve.tolist()
+        fields.update(values=_plain(self.values), mean=_plain(self.mean), interval=_plain(self.interval()))
+        fields["curve"] = None if self.curve is None else _plain(self.curve)
         fields["positions"] = [p.item() if isinstance(p, np.generic) else p for p in self.positions]
         return fields
 
@@ -138,3 +138,11 @@ class Scores(Tabular):
 
     def __repr__(self) -> str:
         return f"<{self.metric} of {self.analyzer}: {self.mean:.4g} over {len(self.values)} samples>"
+
+
+def _plain(values):
+    """Numbers as lists, with None in place of those that are not finite, which JSON does not have."""
+    found = np.asarray(values, float)
+    plain = found.astype(object)
+    plain[~np.isfinite(found)] = None
+    return plain.tolist()
