@@ -94,6 +94,16 @@ def _filtered(name):
     return lambda model, x, y: np.stack([getattr(ndimage, name)(picture[..., 0]) for picture in x])[..., None]
 
 
+OVERVIEW = (
+    "The mean place of each analyzer over the metrics of each problem, 1 for the best. A place says nothing of the "
+    "distance to the next one, and analyzers that are the same on a problem share their place. Fourteen small problems "
+    "are not all networks: measure your own. `lrp.flat` and the presets that end in `_flat` have their rule at the "
+    "first layer. If that layer is dense it reads the whole picture, and shares relevance equally over all of it, as "
+    "in the networks for tetrominoes. They are meant for convolutions with small kernels on photographs."
+)
+"""What is said of all problems together."""
+
+
 def analyzers(model, task, train):
     """Analyzers of a model by name, and why the others cannot explain it. Patterns are estimated on training data."""
     made, refused = {}, dict(LEFT_OUT)
@@ -195,6 +205,21 @@ def _titled(result, metric):
     return f"{metric.replace('_', ' ')} {'↑' if higher else '↓'}"
 
 
+def overview(places):
+    """A table of all problems: the mean place of each analyzer on each.
+
+    Args:
+        places: For each problem by its short name, the mean places of analyzers by name.
+    """
+    names = dict.fromkeys(name for row in places.values() for name in row)
+    means = {name: np.mean([row[name] for row in places.values() if name in row]) for name in names}
+    lines = ["| analyzer | mean | " + " | ".join(places) + " |", "|---|---:|" + "---:|" * len(places)]
+    for name in sorted(means, key=means.__getitem__):
+        cells = [f"{row[name]:.0f}" if name in row else "" for row in places.values()]
+        lines.append(f"| `{name}` | {means[name]:.1f} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def picture(found, test, path):
     """Draws one sample, the truth, and what analyzers find."""
     shown = [name for name in PICTURED if name in found]
@@ -239,19 +264,22 @@ def main():
     sections = [
         "# Results on problems with known answers",
         "`make evaluate` wrote this page; the [page on evaluation](evaluation.md) says what it means. Each reference "
-        f"model was trained with seeds 0 to {options.seeds - 1}, and each explains up to {options.samples} new samples "
+        f"model was trained with {options.seeds} seeds, and each explains up to {options.samples} new samples "
         "that it solves. In brackets is the 95 % bootstrap interval of the mean over samples. Analyzers are in the "
         f"order of their mean place. Used were {used}.",
     ]
+    places = {}
     for name in options.only:
         began, task = time.time(), TASKS[name]
         values, refused, found, test, solved = measured(task, range(options.seeds), options.samples)
         picture(found, test, images / f"{name}.png")
+        result = comparison(values)
+        places[name.replace("_", " ")] = result.mean_ranks
         sections += [
             f"## {task.title}",
             f"The models solve {', '.join(f'{share:.1%}' for share in solved)} of new samples.",
             f"![A sample, the truth, and what analyzers find](images/evaluation/{name}.png)",
-            table(comparison(values)),
+            table(result),
         ]
         if task.absolute:
             sections.append(
@@ -264,6 +292,7 @@ def main():
         print(f"{name}: {time.time() - began:.0f} s", file=sys.stderr, flush=True)
     left = "; ".join(f"`{n}` {why}" for n, why in LEFT_OUT.items())
     sections.append(f"Left out everywhere: {left}.")
+    sections[2:2] = ["## All problems", OVERVIEW, overview(places)]
     (options.out / "evaluation_results.md").write_text("\n\n".join(sections) + "\n")
 
 
