@@ -61,9 +61,8 @@ class Model:
             shake(self.model)
             self.outputs = self.run(self.inputs)
             self.graph = trace(Sized(self.model, self.inputs), dtype=self.dtype)
-        # The neuron in the middle of each output.
         self.neurons = {
-            name: tuple(size // 2 for size in output.shape[1:])
+            name: in_the_middle(np.asarray(output))
             for name, slot, output in zip(self.graph.output_names, self.graph.output_slots, self.outputs, strict=True)
             if why_nothing_starts(self.graph, slot) is None
         }
@@ -95,6 +94,14 @@ class Model:
         if isinstance(self.inputs, dict):
             return {name: self.inputs[name] for name in self.graph.input_names}
         return {self.graph.input_names[0]: self.inputs}
+
+
+def in_the_middle(output):
+    """The place of the neuron in the middle of an output, (batch, ...). If a ReLU has shut it, the largest there."""
+    place = tuple(size // 2 for size in output.shape[1:])
+    if place and not np.any(output[(slice(None), *place)]):
+        place = (*place[:-1], int(np.abs(output[(slice(None), *place[:-1])]).min(axis=0).argmax()))
+    return place
 
 
 def shake(model, seed=0):
@@ -283,7 +290,7 @@ class Made:
         # The next token of a model that continues texts, and the neuron in the middle of each output of others.
         outputs = zip(self.graph.output_names, self.graph.output_slots, self.outputs, strict=True)
         self.selection = None if self.analyzer.preprocessing.generates else {
-            name: tuple(size // 2 for size in output.shape[1:])
+            name: in_the_middle(np.asarray(output))
             for name, slot, output in outputs
             if why_nothing_starts(self.graph, slot) is None
         }  # fmt: skip
