@@ -29,6 +29,7 @@ __all__ = [
     "model_wo_output_activation",
     "model_wo_softmax",
     "rules",
+    "view",
     "visualize",
 ]
 
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from revgraph.datasets import explain_dataset
     from revgraph.models import model_wo_output_activation, model_wo_softmax
     from revgraph.read import load_model
+    from revgraph.viewer import view
 
 # TensorFlow takes seconds to import, which a command's --help need not wait for: what is named here is imported when
 # it is first asked for.
@@ -69,6 +71,7 @@ _HOMES = {
     "load_model": "read",
     "model_wo_output_activation": "models",
     "model_wo_softmax": "models",
+    "view": "viewer",
 }
 
 

@@ -8,6 +8,7 @@ INSTALL = {
     "scipy": ("SciPy", 'pip install "revgraph[evaluate]"'),
     "skimage": ("scikit-image", 'pip install "revgraph[evaluate]"'),
     "threadpoolctl": ("threadpoolctl", 'pip install "revgraph[concepts]"'),
+    "panel": ("Panel", 'pip install "revgraph[view]"'),
     "umap": ("umap-learn", "pip install umap-learn"),
     "PIL": ("Pillow", 'pip install "revgraph[plot]"'),
     "pandas": ("pandas", "pip install pandas"),

@@ -442,7 +442,7 @@ def test_help_and_methods_do_not_wait_for_tensorflow():
 
 
 @pytest.mark.parametrize(
-    "command", "explain explain-dataset concepts evaluate check summary methods export demo".split()
+    "command", "explain explain-dataset concepts view evaluate check summary methods export demo".split()
 )
 def test_every_command_has_help_with_examples(command, run):
     code, out, _ = run(f"{command} --help")

@@ -94,8 +94,8 @@ def names(files, train, tmp_path, monkeypatch):
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_the_page_runs(page, names):
     text = page.read_text()
-    for extra in ("keras_hub", "quantus"):
-        if f"import {extra}" in text:
+    for extra, use in {"keras_hub": "import keras_hub", "quantus": "import quantus", "panel": "revgraph.view("}.items():
+        if use in text:
             pytest.importorskip(extra)
     for block in re.finditer(r"^( *)```python\n(.*?)^\1```", text, flags=re.DOTALL | re.MULTILINE):
         # Errors name the line of the page.

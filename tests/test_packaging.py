@@ -89,7 +89,18 @@ def test_the_oldest_versions_are_the_lower_bounds():
 
 def test_importing_the_core_needs_no_extra():
     # Keras itself imports some of these where they are installed.
-    extras = ["matplotlib", "PIL", "sklearn", "scipy", "IPython", "notebook", "pytest", "hypothesis", "keras_hub"]
+    extras = [
+        "matplotlib",
+        "PIL",
+        "sklearn",
+        "scipy",
+        "IPython",
+        "notebook",
+        "pytest",
+        "hypothesis",
+        "keras_hub",
+        "panel",
+    ]
     code = f"import sys; sys.modules.update(dict.fromkeys({extras})); import revgraph; print(revgraph.create_analyzer)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 

@@ -45,6 +45,8 @@ OPTIONS = {
     r"input_name=\.\.\.": "--input NAME",
     r"labels='([^']*)'": r"--labels \1",
     r"variant=absspectral": "--variant absspectral",
+    r"port=(\d+)": r"--port \1",
+    r"kind=\"(\w+)\"": r"--kind \1",
     r"(\w+)=\.\.\.": r"--param \1=...",
 }
 """Patterns of arguments in error messages, and the options that stand for them on the command line."""
@@ -167,7 +169,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"revgraph {revgraph.__version__}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for add in (_add_explain, _add_explain_dataset, add_concepts, _add_evaluate, _add_check, _add_summary,
+    for add in (_add_explain, _add_explain_dataset, add_concepts, _add_view, _add_evaluate, _add_check, _add_summary,
                 _add_methods, _add_export, _add_demo):  # fmt: skip
         add(commands)
     return top
@@ -228,6 +230,7 @@ def _add_explain_dataset(commands):
     command.add_argument("--overwrite", action="store_true", help="replace an output, or begin an interrupted run anew")
     command.add_argument("--stop-on-failure", action="store_true", help="end at the first sample that fails")
     command.add_argument("--with-inputs", action="store_true", help="write the inputs too")
+    command.add_argument("--ledger", action="store_true", help="write where the relevance of each sample went, too")
     command.add_argument(
         "--project", action="store_true", help="also write what ViRelAy opens: project.yaml and inputs"
     )
@@ -237,6 +240,30 @@ def _add_explain_dataset(commands):
         "--inputs", metavar="NAME", help="array or feature with the inputs (x, data, image/encoded, ...)"
     )
     group.add_argument("--labels", metavar="NAME", help="array or feature with the labels (y, label, ...)")
+
+
+def _add_view(commands):
+    command = add_command(
+        commands, "view", "viewing.view", "show what explain-dataset wrote, on a page in the browser",
+        "revgraph view relevance.h5",
+        "revgraph view epsilon.h5 gradient.h5 --inputs test.npy --classes classes.txt",
+        "revgraph view relevance.h5 --concepts concepts.h5 --port 5006 --no-browser",
+    )  # fmt: skip
+    command.add_argument(
+        "results", metavar="RESULTS", nargs="+",
+        help="FILE.h5, NAME.zarr, or a directory of .npy shards; several of one dataset stand side by side",
+    )  # fmt: skip
+    command.add_argument(
+        "--inputs", metavar="FILE",
+        help="inputs of all samples, where they were not written: .npy, or .h5 with data as ViRelAy has it",
+    )  # fmt: skip
+    command.add_argument("--concepts", metavar="FILE", help="what `revgraph concepts collect` wrote of the same model")
+    command.add_argument("--classes", metavar="FILE", help="names of the classes: one per line, or JSON")
+    command.add_argument(
+        "--kind", choices=("images", "series"), help="what samples are, where their axes do not say it"
+    )
+    command.add_argument("--port", metavar="N", type=count, help="port of the page on this machine (any that is free)")
+    command.add_argument("--no-browser", action="store_true", help="print the address, and do not open the browser")
 
 
 def _add_evaluate(commands):

@@ -177,6 +177,7 @@ def explain_dataset(options: Namespace) -> None:
                 resume=bool(options.resume),
                 overwrite=options.overwrite,
                 on_failure="raise" if options.stop_on_failure else "record",
+                ledger=options.ledger,
                 model_path=options.model,
                 verbose=verbose,
             )

@@ -1,5 +1,6 @@
 """`explain_dataset`: relevance of every sample of a dataset, written as it is computed."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from revgraph.datasets.streams import Batch
 from revgraph.datasets.tasks import Task
 from revgraph.graph import Graph
 from revgraph.graph.types import PathLike, Selection
+from revgraph.reverse.ledger import FIELDS
 from revgraph.reverse.walk import input_spec
 
 
@@ -32,6 +34,7 @@ def explain_dataset(
     resume: bool | None = None,
     overwrite: bool = False,
     on_failure: str = "record",
+    ledger: bool = False,
     model_path: PathLike | None = None,
     verbose: int = 1,
 ) -> Report:
@@ -62,6 +65,8 @@ def explain_dataset(
         overwrite: Replace an output that exists, and an interrupted run.
         on_failure: A sample fails if it cannot be read, or if its values or its relevance are not finite. `"record"`
             leaves such samples out and notes their index and the reason. `"raise"` ends the run.
+        ledger: Also write where the relevance of each sample went, in total: the columns of `Analyzer.conservation`,
+            (samples, columns). It takes another walk in float64, several times as long as the explanation itself.
         model_path: The file or directory of the model, whose hash is noted with the results. By default the path that
             `create_analyzer` was given.
         verbose: 1 shows Keras's progress bar, 2 only its last line, 0 nothing.
@@ -72,6 +77,7 @@ def explain_dataset(
     Raises:
         FileExistsError: The output exists, or there is an interrupted run.
         TypeError: `analyzer` is no analyzer, or `dataset` no dataset.
+        Unsupported: A ledger is asked for, and the method has none.
         ValueError: An interrupted run has another question or other data; or the dataset is empty, cannot be read, or
             all of its samples failed.
         OSError: Writing failed, for example because the disk is full. Finished batches are kept.
@@ -83,9 +89,14 @@ def explain_dataset(
     """
     output = as_sink(sink)
     task = Task.of(
-        "explain_dataset", analyzer, dataset, output, neuron_selection, batch_size, labels, on_failure, model_path
+        "explain_dataset", analyzer, dataset, output, neuron_selection, batch_size, labels, on_failure, model_path,
+        ledger=ledger,
+    )  # fmt: skip
+    if ledger:
+        task = dataclasses.replace(task, origin={**task.origin, "ledger": list(FIELDS)})
+    return to_the_end(
+        task, output, resume, overwrite, verbose, lambda staging: Explanations(task, output, staging, ledger)
     )
-    return to_the_end(task, output, resume, overwrite, verbose, lambda staging: Explanations(task, output, staging))
 
 
 class Explanations(Run):
@@ -95,10 +106,12 @@ class Explanations(Run):
         task: What is computed.
         output: What is written says whether inputs are kept, and may have names of the classes.
         staging: The directory of finished batches.
+        ledger: Whether it is kept where relevance went.
     """
 
-    def __init__(self, task: Task, output: Sink, staging: Staging):
+    def __init__(self, task: Task, output: Sink, staging: Staging, ledger: bool = False):
         super().__init__(task, staging)
+        self.ledger = ledger
         self.with_inputs = output.with_inputs
         self.predict = predictor(task.analyzer)
         self.class_names = output.class_names or task.class_names
@@ -118,6 +131,9 @@ class Explanations(Run):
         arrays |= _named("prediction", self.graph.output_names, outputs)
         if self.with_inputs:
             arrays |= _named("input", self.graph.input_names, batch.inputs)
+        if self.ledger:
+            found = self.task.analyzer.conservation(packed(batch.inputs, self.graph), self.task.selected(batch))
+            arrays["ledger"] = np.stack([getattr(found, name) for name in FIELDS], axis=1)
         return arrays
 
     def _labels(self, batch, outputs):

@@ -21,6 +21,9 @@ from revgraph.graph.arguments import check_count
 from revgraph.graph.types import PathLike
 from revgraph.saving.names import file_name
 
+AXES = "axes"
+"""The attribute of an HDF5 dataset that says how many axes its samples had before they were stored."""
+
 PROVENANCE = "provenance.json"
 """The name of the file that says where `.npy` shards come from."""
 
@@ -64,8 +67,8 @@ class Sink:
 
         Args:
             folder: The directory to write into. Files have the names of `outputs`.
-            staging: The finished batches. Arrays are named `index`, `label`, `attribution`, `prediction` and `input`.
-                The last three are followed by `/name` if there are several.
+            staging: The finished batches. Arrays are named `index`, `label`, `attribution`, `prediction`, `input` and
+                `ledger`. `attribution`, `prediction` and `input` are followed by `/name` if there are several.
             origin: Where the results come from, a dict for JSON.
             progress: Called after each batch.
         """
@@ -240,9 +243,14 @@ class HDF5(Sink):
     def with_inputs(self) -> bool:
         return self.inputs or self.project
 
+    @property
+    def inputs_path(self) -> Path:
+        """The file for the inputs."""
+        return self.target.with_name(f"{self.target.stem}.input.h5")
+
     def outputs(self) -> list[Path]:
         stem, folder = self.target.stem, self.target.parent
-        inputs = [folder / f"{stem}.input.h5"] if self.with_inputs else []
+        inputs = [self.inputs_path] if self.with_inputs else []
         project = [folder / f"{stem}.label-map.json", folder / "project.yaml"] if self.project else []
         return [*inputs, *project, self.target]
 
@@ -266,7 +274,7 @@ class HDF5(Sink):
                     columns[name] = self._column(file, name, count, shape, dtype)
             inputs = {}
             if self.with_inputs:
-                second, _ = opened.enter_context(hdf5.created(folder / f"{self.target.stem}.input.h5"))
+                second, _ = opened.enter_context(hdf5.created(folder / self.inputs_path.name))
                 for name in (n for n in specs if n.startswith(("input", "label"))):
                     (_, *shape), dtype = specs[name]
                     new = name.replace("input", "data", 1)
@@ -277,7 +285,7 @@ class HDF5(Sink):
                 for name, column in columns.items():
                     column[rows] = self._rows(name, batch[name], column.dtype)
                 for name, column in inputs.items():
-                    column[_selector(batch["index"])] = self._rows(name, batch[name], column.dtype)
+                    column[selector(batch["index"])] = self._rows(name, batch[name], column.dtype)
                 done = rows.stop
                 if writer.error:
                     raise writer.error
@@ -288,16 +296,19 @@ class HDF5(Sink):
 
     def _column(self, file, name, count, shape, dtype):
         """A dataset for the rows of an array."""
-        kind = name.split("/")[0]
+        kind, axes = name.split("/")[0], len(shape)
         if kind in ("attribution", "data"):
             shape = virelay.three_axes(np.empty((0, *shape), bool), self._data_format()).shape[1:]
-        dtype = {"index": np.dtype("uint32"), "label": dtype}.get(kind, np.dtype("float32"))
+        dtype = {"index": np.dtype("uint32"), "label": dtype, "ledger": dtype}.get(kind, np.dtype("float32"))
         rows = max(1, min(count, containers.CHUNK // max(1, dtype.itemsize * math.prod(shape))))
         options = {"compression": self.compression, "shuffle": True} if self.compression else {}
         if self.compression == "gzip":
             # Relevance hardly gets smaller with more effort.
             options["compression_opts"] = 1
-        return file.create_dataset(name, (count, *shape), dtype, chunks=(rows, *shape), **options)
+        column = file.create_dataset(name, (count, *shape), dtype, chunks=(rows, *shape), **options)
+        # An image with one channel has the same shape as a time series, if this is not said.
+        column.attrs[AXES] = axes
+        return column
 
     def _rows(self, name, array, dtype):
         if name.split("/")[0] in ("attribution", "input"):
@@ -311,8 +322,10 @@ class HDF5(Sink):
         return hdf5.noted(self.target)
 
 
-def _selector(index):
-    """Rows of an HDF5 dataset. Successive ones are a slice, because that is faster."""
+def selector(index: np.ndarray) -> slice | np.ndarray:
+    """Rows of an HDF5 dataset, in ascending order. Successive ones are a slice, because that is faster."""
+    if not len(index):
+        return index
     first, last = int(index[0]), int(index[-1])
     return slice(first, last + 1) if last - first + 1 == len(index) else index
 

@@ -79,8 +79,9 @@ class Task:
             _check_directories(directories, analyzer.graph, selection)
         origin = provenance(analyzer, model_path)
         origin["neuron_selection"] = plain(neuron_selection)
-        if directories:
-            origin["class_names"] = list(directories)
+        origin["inputs"] = output.with_inputs
+        if names := output.class_names or directories:
+            origin["class_names"] = list(names)
         shared = ("method", "parameters", "rules", "model_sha256", "neuron_selection")
         question = {name: origin[name] for name in shared}
         question |= {"batch_size": batch_size, "samples": data.samples, "output": output.kind}

@@ -38,6 +38,18 @@ def three_axes(samples: np.ndarray, data_format: str = "channels_last") -> np.nd
     return np.moveaxis(samples, -1, 1) if data_format == "channels_last" else samples
 
 
+def as_given(samples: np.ndarray, axes: int) -> np.ndarray:
+    """Samples that `three_axes` stored, with the axes that they had, and with the channels last.
+
+    Args:
+        samples: Array (samples, channels, height, width), or with more axes for volumes.
+        axes: How many axes a sample had.
+    """
+    if axes < 3:
+        return samples.reshape(len(samples), *samples.shape[4 - axes :])
+    return np.moveaxis(samples, 1, -1)
+
+
 def label_dtype(staging: Staging) -> np.dtype:
     """The dtype of stored labels: uint16 for classes, bool for several classes per sample, float32 for other numbers.
 

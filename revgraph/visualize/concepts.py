@@ -106,6 +106,8 @@ def _image(reference, pictures):
 def _cropped(reference, image, crop, mask, opacity):
     """The image as it is shown, and the heat map, both cropped."""
     heat = reduced(reference.relevance[None])[0]
+    if crop is None and mask is None:
+        return image, heat
     positive = np.maximum(heat, 0) if heat.max() > 0 else np.abs(heat)
     smooth = needed("scipy.ndimage", "plot_references").gaussian_filter(positive, SMOOTH * max(heat.shape))
     inside = np.zeros(heat.shape, bool)

@@ -128,7 +128,7 @@ def _usual(rank):
 
 
 def plot_grid(
-    x: Tensors,
+    x: Tensors | None,
     relevances: Mapping[str, Relevance],
     *,
     kind: str | None = None,
@@ -140,7 +140,7 @@ def plot_grid(
     """Draws samples in rows and the relevance from several analyzers in columns.
 
     Args:
-        x: Samples; see `plot`.
+        x: Samples; see `plot`. None where they are not known: relevance is drawn alone, and its axes say what it is of.
         relevances: Relevance of x by the name of its column.
         kind: See `plot`.
         titles: One per sample.
@@ -163,14 +163,17 @@ def plot_grid(
     """
     if not isinstance(relevances, Mapping) or not relevances:
         raise TypeError(f"plot_grid takes a dict from names to relevance. Received: {type(relevances).__name__}.")
-    return _side_by_side(x, relevances, titles, samples, scale, kind, options, _is_batch(sole(x), None, titles))
+    shape = sole(next(iter(relevances.values())) if x is None else x)
+    return _side_by_side(x, relevances, titles, samples, scale, kind, options, _is_batch(shape, None, titles))
 
 
 def _side_by_side(x, relevances, titles, samples, scale, kind, options, has_batch):
+    known = x is not None
+    x = x if known else np.zeros(np.shape(sole(next(iter(relevances.values())))))
     x, drawn, colours = _drawing(x, kind, options, has_batch)
     x, relevances = _matching(x, relevances, samples)
-    first = ("input",) if "input" in drawn.columns else ()
-    return _grid(drawn, colours, x, relevances, titles, scale, first, relevances)
+    first = ("input",) if known and "input" in drawn.columns else ()
+    return _grid(drawn, colours, x, relevances, titles, scale, first, relevances, known)
 
 
 def compare(
@@ -327,7 +330,7 @@ def _size(kind, inputs, columns, titles):
     return width * columns + 1.0, height * len(inputs) + 0.6 + room
 
 
-def _grid(kind, colours, x, relevances, titles, scale, own, named, picture=None):
+def _grid(kind, colours, x, relevances, titles, scale, own, named, picture=None, known=True):
     """Rows of samples; columns that show the sample itself, then one per name.
 
     Args:
@@ -339,6 +342,7 @@ def _grid(kind, colours, x, relevances, titles, scale, own, named, picture=None)
         own: Columns of `kind` drawn for the first relevance.
         named: Names of the columns that follow.
         picture: Where to draw; a new picture by default.
+        known: Whether x are the samples, and not only of their shape.
     """
     check_titles(titles, len(x))
     inputs = kind.inputs(x)
@@ -352,7 +356,7 @@ def _grid(kind, colours, x, relevances, titles, scale, own, named, picture=None)
     for row, axes in enumerate(grid):
         for cell, (what, column, _) in zip(axes, cells, strict=True):
             mapped = colours.scale(limits[column, row], positive)
-            kind.draw(cell, what, inputs[row], values[column][row], mapped)
+            kind.draw(cell, what, inputs[row] if known else None, values[column][row], mapped)
         if titles:
             _title(axes[0], titles[row], beside=len(cells) > 1)
     if len(cells) > 1:

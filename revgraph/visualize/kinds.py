@@ -79,13 +79,14 @@ class Images:
         """Relevance of the pixels, (batch, height, width)."""
         return reduced(relevance, self.reduce_op, self.reduce_axis if relevance.ndim == 4 else None)
 
-    def draw(self, axes: Any, what: str, x: np.ndarray, values: np.ndarray, scale: ScalarMappable) -> None:
+    def draw(self, axes: Any, what: str, x: Any, values: np.ndarray, scale: ScalarMappable) -> None:
         """Draws one sample.
 
         Args:
             axes: One of matplotlib's axes.
             what: Which of `columns`.
-            x, values: The sample and its relevance, as `inputs` and `values` return them.
+            x, values: The sample and its relevance, as `inputs` and `values` return them. x is None where the sample is
+                not known, and only its relevance is drawn.
             scale: The colours.
         """
         axes.set(xticks=[], yticks=[])
@@ -157,8 +158,9 @@ class Series:
             raise ValueError(f"A series has one step or more. lengths leave none of sample {empty[0]}.")
         return drawn
 
-    def draw(self, axes: Any, what: str, x: np.ndarray, values: np.ndarray, scale: ScalarMappable) -> None:
-        """Draws one sample, with one channel above the other; see `Images.draw`."""
+    def draw(self, axes: Any, what: str, x: Any, values: np.ndarray, scale: ScalarMappable) -> None:
+        """Draws one sample, with one channel above the other; see `Images.draw`. One that is not known is level."""
+        x = np.zeros_like(values.reshape(len(values), -1)) if x is None else x
         time, channels = x.shape
         values = np.broadcast_to(values.reshape(time, -1), x.shape)
         steps = np.flatnonzero(~np.isnan(x[:, 0]))
@@ -217,7 +219,7 @@ class Features:
         """The relevance, checked to be finite."""
         return finite(relevance)
 
-    def draw(self, axes: Any, what: str, x: np.ndarray, values: np.ndarray, scale: Any) -> None:
+    def draw(self, axes: Any, what: str, x: Any, values: np.ndarray, scale: Any) -> None:
         """Draws one sample; see `Images.draw`."""
         order = np.argsort(-np.abs(values), kind="stable")[: self.top]
         names = self.feature_names if self.feature_names is not None else [f"feature {i}" for i in range(len(values))]
@@ -227,7 +229,8 @@ class Features:
         axes.barh(rows, shown[order], color=colours, edgecolor="0.4", linewidth=0.5, height=0.75)
         axes.axvline(0, color="0.4", linewidth=0.8)
         axes.set(yticks=rows, ylim=(len(order) - 0.4, -0.6))
-        axes.set_yticklabels([f"{names[i]} = {x[i]:.3g}" for i in order], fontsize=8)
+        labels = [str(names[i]) if x is None else f"{names[i]} = {x[i]:.3g}" for i in order]
+        axes.set_yticklabels(labels, fontsize=8)
         if what == "relevance":
             axes.set_xlim(-1.05 * scale.norm.vmax if np.any(values < 0) else 0, 1.05 * scale.norm.vmax)
         axes.tick_params(axis="x", labelsize=8)
