@@ -320,11 +320,3 @@ class Analyzer(Configured, Tabular):
     def table(self) -> Table:
         """What the analyzer walks over."""
         return self.graph.table()
-
-
-def outside() -> int:
-    """The stack level of the caller outside revgraph, for warnings."""
-    level, frame = 0, inspect.currentframe()
-    while frame is not None and frame.f_globals.get("__name__", "").startswith("revgraph"):
-        level, frame = level + 1, frame.f_back
-    return level

@@ -8,9 +8,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from revgraph.analyzers.analyzer import Analyzer, outside
+from revgraph.analyzers.analyzer import Analyzer
 from revgraph.analyzers.inputs import refuse_mixed_ids
 from revgraph.analyzers.reverse_analyzer import ReverseAnalyzer
+from revgraph.callers import outside
 from revgraph.canonize.passes import prune
 from revgraph.composites import (
     DECONVNET,

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from revgraph.analyzers.ids import check_ids
+from revgraph.callers import outside
 from revgraph.graph.analysis import inputs_with_indices
 from revgraph.graph.arguments import check_count
 from revgraph.graph.graph import Graph, by_name, holds_strings
@@ -188,7 +189,7 @@ def _warn_unused(keys, graph):
         warnings.warn(
             f"{', '.join(map(repr, keys))}: no such inputs of the model {graph.name!r}, so they are left out. It takes "
             f"{', '.join(map(repr, graph.input_names))}.",
-            stacklevel=5,
+            stacklevel=outside(),
         )
 
 
@@ -281,7 +282,7 @@ def _warn_not_finite(array, name):
     kind = "NaN" if np.isnan(np.asarray(array)).any() else "infinite values"
     warnings.warn(
         f"Input {name!r} contains {kind} (samples {samples[:10].tolist()}); their relevance will not be finite.",
-        stacklevel=5,
+        stacklevel=outside(),
     )
 
 

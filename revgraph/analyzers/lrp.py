@@ -10,10 +10,10 @@ import numpy as np
 import tensorflow as tf
 
 from revgraph import composites
-from revgraph.analyzers.analyzer import outside
 from revgraph.analyzers.attentions import Attentions, look_inside
 from revgraph.analyzers.gradient import checked_convention
 from revgraph.analyzers.reverse_analyzer import ReverseAnalyzer
+from revgraph.callers import outside
 from revgraph.canonize.folding import fold_batchnorm
 from revgraph.canonize.passes import average_pooling_to_conv, canonize, canonize_loops, split_activations
 from revgraph.composites import Composite, Matcher, NotAnalyzeableModelException, everywhere

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from revgraph.analyzers.analyzer import outside
 from revgraph.analyzers.preprocessing import Preprocessing
 from revgraph.analyzers.tokens import last_places
+from revgraph.callers import outside
 
 
 @dataclasses.dataclass(frozen=True)

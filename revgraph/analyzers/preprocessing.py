@@ -14,10 +14,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from revgraph.analyzers.analyzer import outside
 from revgraph.analyzers.inputs import check_texts
 from revgraph.analyzers.reference import FROM_ZERO, SAME
 from revgraph.analyzers.tokens import Tokens, texts_of
+from revgraph.callers import outside
 from revgraph.graph.graph import holds_strings
 from revgraph.graph.types import Tensors
 from revgraph.read.keras.signature import has_any_size

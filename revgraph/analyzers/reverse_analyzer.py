@@ -12,10 +12,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from revgraph.analyzers.analyzer import Analyzer, outside
+from revgraph.analyzers.analyzer import Analyzer
 from revgraph.analyzers.conditions import AT_ONCE, placed, warn_of_nothing
 from revgraph.analyzers.inputs import flat_inputs
 from revgraph.analyzers.recorded import RecordedPass
+from revgraph.callers import outside
 from revgraph.canonize.passes import canonize, prune, split_activations, strip_output_activation
 from revgraph.composites import Composite
 from revgraph.composites.composite import Bound

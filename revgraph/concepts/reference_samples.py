@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy as np
 
-from revgraph.analyzers.analyzer import outside
 from revgraph.analyzers.inputs import packed
 from revgraph.analyzers.reverse_analyzer import ReverseAnalyzer
+from revgraph.callers import outside
 from revgraph.concepts.collecting import digests
 from revgraph.concepts.collection import Collection, how_many, opened
 from revgraph.concepts.fields import Fields, box

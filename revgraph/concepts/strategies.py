@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from revgraph.analyzers.analyzer import outside
+from revgraph.callers import outside
 from revgraph.concepts.spectral import VARIANTS, plane, prepared, spectral_embedding
 from revgraph.datasets import hdf5
 from revgraph.datasets.results import Results

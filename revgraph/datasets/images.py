@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from revgraph.callers import outside
 from revgraph.datasets.streams import Unreadable, reason
 from revgraph.graph import Graph
 from revgraph.graph.types import PathLike
@@ -113,7 +114,9 @@ class Images:
         if self._first is None:
             self._first = found, name
             if not self._fits(found):
-                warnings.warn(f"Images of {_sides(found)} are resized to {_sides(self._fixed(found))}.", stacklevel=6)
+                warnings.warn(
+                    f"Images of {_sides(found)} are resized to {_sides(self._fixed(found))}.", stacklevel=outside()
+                )
         if found != self._first[0]:
             raise ValueError(
                 f"The images have several sizes: {self._first[1]} has {_sides(self._first[0])} and {name} has "

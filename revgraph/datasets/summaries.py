@@ -149,19 +149,18 @@ def summarize(
     if class_names is None and results is not None:
         class_names = results.origin.get("class_names")
     names = tuple(_named(int(g), class_names) for g in present) if by is not None else (ALL,)
-    absolute = signed = None
+    places = np.searchsorted(present, groups)
+    counts = np.bincount(places)
+    sums: Any = 0
     for first, batch in _batches(results, array, count, batch_size):
         batch = np.asarray(batch, np.float64)
         if not np.isfinite(batch).all():
             raise ValueError(f"Relevance is not finite in the samples {first} to {first + len(batch) - 1}.")
-        if absolute is None or signed is None:
-            absolute, signed = np.zeros((2, len(present), *batch.shape[1:]))
-        places = np.searchsorted(present, groups[first : first + len(batch)])
-        np.add.at(absolute, places, np.abs(batch))
-        np.add.at(signed, places, batch)
-    assert absolute is not None and signed is not None  # there are samples
-    counts = np.bincount(np.searchsorted(present, groups), minlength=len(present))
-    absolute, signed = (_rows(total / counts.reshape(-1, *(1,) * (total.ndim - 1))) for total in (absolute, signed))
+        found = np.zeros((2, len(present), *batch.shape[1:]))
+        for total, values in zip(found, (np.abs(batch), batch), strict=True):
+            np.add.at(total, places[first : first + len(batch)], values)
+        sums = sums + found
+    absolute, signed = (_rows(total / counts.reshape(-1, *(1,) * (total.ndim - 1))) for total in sums)
     if feature_names is not None and (absolute.ndim != 2 or len(feature_names) != absolute.shape[1]):
         raise ValueError(f"There are {len(feature_names)} feature names for samples of shape {absolute.shape[1:]}.")
     return Summary(names, counts, absolute, signed, None if feature_names is None else tuple(map(str, feature_names)))
