@@ -10,7 +10,6 @@ INSTALL = {
     "threadpoolctl": ("threadpoolctl", 'pip install "revgraph[concepts]"'),
     "panel": ("Panel", 'pip install "revgraph[view]"'),
     "umap": ("umap-learn", "pip install umap-learn"),
-    "PIL": ("Pillow", 'pip install "revgraph[plot]"'),
     "pandas": ("pandas", "pip install pandas"),
     "networkx": ("networkx", "pip install networkx"),
 }

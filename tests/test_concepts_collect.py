@@ -19,7 +19,8 @@ from keras import layers
 
 import revgraph
 from revgraph import concepts
-from revgraph.concepts.collection import Ranking, _Best
+from revgraph.concepts.collection import _Best
+from revgraph.concepts.ranking import Ranking
 from revgraph.datasets.staging import Staging
 from revgraph.reverse.walk import Question
 from tests.models import cnn, make, precision

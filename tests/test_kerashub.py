@@ -14,7 +14,7 @@ import pytest
 import tensorflow as tf
 
 import revgraph
-from revgraph.analyzers.preprocessing import mask_of
+from revgraph.analyzers.prepared import mask_of
 from revgraph.read import trace
 from revgraph.read.keras.signature import Sized
 from revgraph.reverse.targets import why_nothing_starts

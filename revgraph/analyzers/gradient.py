@@ -11,7 +11,6 @@ import tensorflow as tf
 from revgraph.analyzers.analyzer import Analyzer
 from revgraph.analyzers.inputs import refuse_mixed_ids
 from revgraph.analyzers.reverse_analyzer import ReverseAnalyzer
-from revgraph.callers import outside
 from revgraph.canonize.passes import prune
 from revgraph.composites import (
     DECONVNET,
@@ -25,6 +24,7 @@ from revgraph.composites import (
 from revgraph.graph import Graph
 from revgraph.graph.analysis import slots_of_indices
 from revgraph.graph.arguments import check_number, check_seed
+from revgraph.graph.callers import outside
 from revgraph.reverse_rules import NormOverEmbedding, Rule, SumOverEmbedding
 
 POSTPROCESSES = {None: tf.identity, "abs": tf.abs, "square": tf.square}

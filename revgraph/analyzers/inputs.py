@@ -9,9 +9,9 @@ import numpy as np
 import tensorflow as tf
 
 from revgraph.analyzers.ids import check_ids
-from revgraph.callers import outside
 from revgraph.graph.analysis import inputs_with_indices
 from revgraph.graph.arguments import check_count
+from revgraph.graph.callers import outside
 from revgraph.graph.graph import Graph, by_name, holds_strings
 from revgraph.graph.types import Relevance, Tensors
 

@@ -13,13 +13,13 @@ from revgraph import composites
 from revgraph.analyzers.attentions import Attentions, look_inside
 from revgraph.analyzers.gradient import checked_convention
 from revgraph.analyzers.reverse_analyzer import ReverseAnalyzer
-from revgraph.callers import outside
 from revgraph.canonize.folding import fold_batchnorm
 from revgraph.canonize.passes import average_pooling_to_conv, canonize, canonize_loops, split_activations
 from revgraph.composites import Composite, Matcher, NotAnalyzeableModelException, everywhere
 from revgraph.graph import Graph
 from revgraph.graph.analysis import Facts, is_linear_layer
 from revgraph.graph.caches import joined_caches, returned_caches
+from revgraph.graph.callers import outside
 from revgraph.graph.loops import Loop
 from revgraph.graph.operations import Activation, BatchNorm, Opaque, Scale
 from revgraph.graph.types import Bounds, Selection, Tensors

@@ -9,7 +9,7 @@ import numpy as np
 
 from revgraph.analyzers.preprocessing import Preprocessing
 from revgraph.analyzers.tokens import last_places
-from revgraph.callers import outside
+from revgraph.graph.callers import outside
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,18 +15,13 @@ import numpy as np
 import tensorflow as tf
 
 from revgraph.analyzers.inputs import check_texts
+from revgraph.analyzers.prepared import MASKS, mask_name, mask_of, part_of, prefix_of, texts_by_input, token_names
 from revgraph.analyzers.reference import FROM_ZERO, SAME
 from revgraph.analyzers.tokens import Tokens, texts_of
-from revgraph.callers import outside
+from revgraph.graph.callers import outside
 from revgraph.graph.graph import holds_strings
 from revgraph.graph.types import Tensors
 from revgraph.read.keras.signature import has_any_size
-
-TOKENS = ("token_ids", "input_ids")
-"""How the names of inputs end that hold the ids of tokens."""
-
-MASKS = ("padding_mask", "attention_mask")
-"""How the names of their masks end, which are true where there is no padding."""
 
 
 def has_preprocessor(model: Any) -> bool:
@@ -165,7 +160,7 @@ class Preprocessing:
             length = next((n for n in which if getattr(self.model.preprocessor, n, None) is not None), None)
             if self.tokenizer is None or length is None:
                 continue
-            rows, mask = np.asarray(_part(made, name)), mask_of(name, made)
+            rows, mask = np.asarray(part_of(made, name)), mask_of(name, made)
             for i, (text, row) in enumerate(zip(each, rows, strict=True)):
                 full = mask is None or bool(np.all(mask[i]))
                 if full and _spelled(self.ids_of(text)) not in _spelled(row):
@@ -240,7 +235,7 @@ class Preprocessing:
         names = token_names(made)
         if not names:
             raise ValueError(f"None of the inputs {sorted(self.names)} of {self.model.name!r} has the ids of tokens.")
-        found = {name: self.tokens_of(np.asarray(_part(made, name)), mask_of(name, made)) for name in names}
+        found = {name: self.tokens_of(np.asarray(part_of(made, name)), mask_of(name, made)) for name in names}
         return found if len(found) > 1 else next(iter(found.values()))
 
     def tokens_of(self, ids: np.ndarray, mask: np.ndarray | None) -> Tokens:
@@ -344,56 +339,6 @@ class Preprocessing:
         if pad is None:
             raise ValueError(f'The tokenizer of {self.model.name!r} has no padding token: name one, or take "zeros".')
         return int(pad)
-
-
-def token_names(made: Any) -> list[str]:
-    """The names of the inputs that hold the ids of tokens; an empty name where the only input does."""
-    if isinstance(made, Mapping):
-        return sorted(name for name in made if name.endswith(TOKENS))
-    return [""] if not isinstance(made, list | tuple) and np.issubdtype(np.asarray(made).dtype, np.integer) else []
-
-
-def prefix_of(name: str) -> str:
-    """The name of an input of tokens without what all of them have, such as `encoder_`."""
-    return next((name.removesuffix(end) for end in TOKENS if name.endswith(end)), name)
-
-
-def texts_by_input(x: Any, names: Sequence[str]) -> dict[str, Sequence[str]]:
-    """The texts that are given for each input of tokens.
-
-    A list is for the only input, or for that of the encoder. In a dict the texts have the names of the inputs, but for
-    their end, such as `encoder_text`.
-
-    Args:
-        x: What a preprocessor takes.
-        names: The names of the inputs of tokens.
-    """
-    if not isinstance(x, Mapping):
-        first = [name for name in names if len(names) == 1 or "encoder" in name]
-        x = {f"{prefix_of(name)}text": x for name in first}
-    found = {name: x.get(f"{prefix_of(name)}text") for name in names}
-    lists = {name: [texts] if isinstance(texts, str) else texts for name, texts in found.items()}
-    return {
-        name: texts
-        for name, texts in lists.items()
-        if isinstance(texts, list) and all(isinstance(text, str) for text in texts)
-    }
-
-
-def mask_name(name: str, made: Any) -> str | None:
-    """The name of the mask that says where the tokens of an input are no padding; None where there is none."""
-    prefix = prefix_of(name)
-    return next((prefix + end for end in MASKS if isinstance(made, Mapping) and prefix + end in made), None)
-
-
-def mask_of(name: str, made: Any) -> np.ndarray | None:
-    """The mask that goes with the tokens of an input; None where there is none."""
-    mask = mask_name(name, made)
-    return None if mask is None else np.asarray(made[mask])
-
-
-def _part(made, name):
-    return made[name] if isinstance(made, Mapping) else made
 
 
 def _readable(x):

@@ -16,7 +16,6 @@ from revgraph.analyzers.analyzer import Analyzer
 from revgraph.analyzers.conditions import AT_ONCE, placed, warn_of_nothing
 from revgraph.analyzers.inputs import flat_inputs
 from revgraph.analyzers.recorded import RecordedPass
-from revgraph.callers import outside
 from revgraph.canonize.passes import canonize, prune, split_activations, strip_output_activation
 from revgraph.composites import Composite
 from revgraph.composites.composite import Bound
@@ -24,6 +23,7 @@ from revgraph.graph import Graph
 from revgraph.graph.analysis import Facts
 from revgraph.graph.arguments import check_number
 from revgraph.graph.bounds import checked_bounds
+from revgraph.graph.callers import outside
 from revgraph.graph.loops import Loop, without_numbers
 from revgraph.graph.operations import Activation, Opaque
 from revgraph.graph.tables import Table

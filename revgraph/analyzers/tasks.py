@@ -12,15 +12,8 @@ from revgraph.analyzers.attentions import Attentions
 from revgraph.analyzers.continuation import Continuation
 from revgraph.analyzers.inputs import is_stream
 from revgraph.analyzers.next_token import NextToken
-from revgraph.analyzers.preprocessing import (
-    MASKS,
-    Preprocessing,
-    has_preprocessor,
-    mask_name,
-    mask_of,
-    texts_by_input,
-    token_names,
-)
+from revgraph.analyzers.prepared import MASKS, mask_name, mask_of, texts_by_input, token_names
+from revgraph.analyzers.preprocessing import Preprocessing, has_preprocessor
 from revgraph.analyzers.recorded import RecordedPass
 from revgraph.analyzers.selected import outputs_at_start
 from revgraph.analyzers.standing import StandIn

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from revgraph.graph.graph import Graph
-from revgraph.read.savedmodel.nodes import WordTable
+from revgraph.read.savedmodel.words import WordTable
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

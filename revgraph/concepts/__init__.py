@@ -3,8 +3,9 @@
 from revgraph.concepts.attribution_graph import AttributionGraph, Edge, Node, graph
 from revgraph.concepts.channels import ChannelRelevance, relevance
 from revgraph.concepts.collecting import collect
-from revgraph.concepts.collection import Collection, Ranking
+from revgraph.concepts.collection import Collection
 from revgraph.concepts.mixtures import Judgement, Prototype, Prototypes, prototypes
+from revgraph.concepts.ranking import Ranking
 from revgraph.concepts.reference_samples import Reference, References, references
 from revgraph.concepts.strategies import Clusters, Strategies, clusters
 

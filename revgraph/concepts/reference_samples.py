@@ -11,13 +11,13 @@ import numpy as np
 
 from revgraph.analyzers.inputs import packed
 from revgraph.analyzers.reverse_analyzer import ReverseAnalyzer
-from revgraph.callers import outside
 from revgraph.concepts.collecting import digests
 from revgraph.concepts.collection import Collection, how_many, opened
 from revgraph.concepts.fields import Fields, box
 from revgraph.datasets.files import open_dataset
 from revgraph.datasets.streams import BATCH_SIZE, source
 from revgraph.graph import Graph
+from revgraph.graph.callers import outside
 from revgraph.graph.tables import Table, Tabular
 from revgraph.graph.types import PathLike, Relevance, Selection, Tensors
 

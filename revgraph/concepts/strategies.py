@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from revgraph.callers import outside
 from revgraph.concepts.spectral import VARIANTS, plane, prepared, spectral_embedding
 from revgraph.datasets import hdf5
 from revgraph.datasets.results import Results
 from revgraph.datasets.virelay import add_analysis, category_name
 from revgraph.extras import needed
 from revgraph.graph.arguments import check_count
+from revgraph.graph.callers import outside
 from revgraph.graph.tables import Table, Tabular
 from revgraph.graph.types import PathLike
 

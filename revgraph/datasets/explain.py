@@ -11,8 +11,8 @@ import tensorflow as tf
 from revgraph.analyzers import Analyzer
 from revgraph.analyzers.inputs import packed
 from revgraph.class_names import gives_logits, predicted
+from revgraph.datasets.outputs import Sink
 from revgraph.datasets.runs import Report, Run, to_the_end
-from revgraph.datasets.sinks import Sink
 from revgraph.datasets.sinks import sink as as_sink
 from revgraph.datasets.staging import Staging
 from revgraph.datasets.streams import Batch

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from revgraph.callers import outside
 from revgraph.datasets.streams import Unreadable, reason
 from revgraph.graph import Graph
+from revgraph.graph.callers import outside
 from revgraph.graph.types import PathLike
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from revgraph.datasets.sinks import Sink
+from revgraph.datasets.outputs import Sink
 from revgraph.datasets.staging import Record, Staging, sync_folder
 from revgraph.datasets.streams import Batch, reason
 from revgraph.datasets.tasks import Task

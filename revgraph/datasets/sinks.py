@@ -1,12 +1,11 @@
 """Sinks: the files to which the results of a run are written, as `.npy` shards, HDF5, Zarr or CSV."""
 
 import contextlib
-import csv
 import dataclasses
 import json
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,6 +14,8 @@ import numpy as np
 
 from revgraph.class_names import check_names, units_of
 from revgraph.datasets import containers, hdf5, virelay
+from revgraph.datasets.csv_sink import CSV
+from revgraph.datasets.outputs import PROVENANCE, Sink, noted
 from revgraph.datasets.staging import Staging
 from revgraph.graph import Graph
 from revgraph.graph.arguments import check_count
@@ -23,60 +24,6 @@ from revgraph.saving.names import file_name
 
 AXES = "axes"
 """The attribute of an HDF5 dataset that says how many axes its samples had before they were stored."""
-
-PROVENANCE = "provenance.json"
-"""The name of the file that says where `.npy` shards come from."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Sink:
-    """An output for the results of a run.
-
-    Args:
-        path: The file or directory.
-    """
-
-    path: PathLike
-
-    kind: ClassVar[str] = "sink"
-
-    @property
-    def with_inputs(self) -> bool:
-        """Whether inputs are written too."""
-        return False
-
-    @property
-    def class_names(self) -> Sequence[str] | None:
-        """Names of the classes; None if the sink has not been given any."""
-        return None
-
-    @property
-    def target(self) -> Path:
-        """The file or directory."""
-        return Path(self.path)
-
-    def outputs(self) -> list[Path]:
-        """All files and directories that are written. The output itself is the last."""
-        return [self.target]
-
-    def check(self, graph: Graph) -> None:
-        """Raises a ValueError if the sink does not fit a model with that graph."""
-
-    def write(self, folder: Path, staging: Staging, origin: dict[str, Any], progress: Callable[[], Any]) -> None:
-        """Writes all files from finished batches.
-
-        Args:
-            folder: The directory to write into. Files have the names of `outputs`.
-            staging: The finished batches. Arrays are named `index`, `label`, `attribution`, `prediction`, `input` and
-                `ledger`. `attribution`, `prediction` and `input` are followed by `/name` if there are several.
-            origin: Where the results come from, a dict for JSON.
-            progress: Called after each batch.
-        """
-        raise NotImplementedError
-
-    def origin(self) -> dict[str, Any]:
-        """Where the results in a finished output come from; empty if no run has written it."""
-        raise NotImplementedError
 
 
 def sink(where: PathLike | Sink) -> Sink:
@@ -152,16 +99,7 @@ class NpyShards(Sink):
         containers.sync(folder)
 
     def origin(self) -> dict[str, Any]:
-        return _noted(self.target / PROVENANCE)
-
-
-def _noted(path: Path) -> dict[str, Any]:
-    """What a JSON file says of the run that wrote it; empty if no run did."""
-    try:
-        return hdf5.whole(json.loads(path.read_bytes()))
-    # RecursionError: JSON that is nested too deep.
-    except (OSError, ValueError, RecursionError):
-        return {}
+        return noted(self.target / PROVENANCE)
 
 
 def _in_files(name: str, separator: str) -> str:
@@ -369,79 +307,3 @@ class Zarr(Sink):
 
     def origin(self) -> dict[str, Any]:
         return containers.noted(self.target)
-
-
-@dataclasses.dataclass(frozen=True)
-class CSV(Sink):
-    """A CSV file with a line for each row of a table, for models whose inputs are features.
-
-    Its columns are `index`, the position in the dataset; the relevance of each feature, under the feature's name;
-    `prediction`, or `prediction 0` and so on; and `label`. `NAME.provenance.json` says where the numbers come from, and
-    which samples failed.
-
-    Args:
-        path: The file.
-        feature_names: Names of the features, in the order of the model's inputs.
-
-    Example:
-
-        revgraph.explain_dataset(analyzer, table, CSV("relevance.csv", ("age", "income")))
-    """
-
-    feature_names: tuple[str, ...] | None = None
-
-    kind: ClassVar[str] = "csv"
-
-    def outputs(self) -> list[Path]:
-        return [self._notes, self.target]
-
-    @property
-    def _notes(self):
-        return self.target.with_name(f"{self.target.stem}.{PROVENANCE}")
-
-    def check(self, graph: Graph) -> None:
-        count = 0
-        for name, slot in zip(graph.input_names, graph.input_slots, strict=True):
-            shape = graph.specs[slot].shape[1:]
-            if len(shape) > 1 or None in shape:
-                raise ValueError(
-                    f"A CSV file has rows of features, and the input {name!r} of {graph.name!r} has the shape "
-                    f"{('batch', *shape)}. Write to a file that ends in .h5 or .zarr, or to a directory."
-                )
-            count += math.prod(size or 0 for size in shape)
-        if self.feature_names is not None and len(self.feature_names) != count:
-            raise ValueError(f"There are {len(self.feature_names)} feature names, and {graph.name!r} takes {count}.")
-
-    def write(self, folder: Path, staging: Staging, origin: dict[str, Any], progress: Callable[[], Any]) -> None:
-        specs = staging.specs()
-        parts = [name for name in specs if name.startswith(("attribution", "prediction"))]
-        with open(folder / self.target.name, "w", newline="", encoding="utf-8") as file:
-            lines = csv.writer(file)
-            lines.writerow(["index", *self._header(specs), *(["label"] if "label" in specs else [])])
-            for batch in staging.batches():
-                columns = [batch[name].reshape(len(batch["index"]), -1) for name in parts]
-                labels = [batch["label"].reshape(len(batch["index"]), -1)] if "label" in specs else []
-                for index, *row in zip(batch["index"], *columns, *labels, strict=True):
-                    lines.writerow([index, *(value for part in row for value in part)])
-                progress()
-            file.flush()
-            os.fsync(file.fileno())
-        with open(folder / self._notes.name, "w", encoding="utf-8") as file:
-            json.dump(origin, file, indent=1)
-
-    def _header(self, specs):
-        """The names of the columns with relevance and predictions."""
-        features: list[str] = []
-        predictions: list[str] = []
-        for name, ((_, *shape), _) in specs.items():
-            kind, _, part = name.partition("/")
-            count, label = math.prod(shape), part or ("feature" if kind == "attribution" else kind)
-            columns = [f"{label} {i}" for i in range(count)] if count > 1 or label == "feature" else [label]
-            if kind == "attribution":
-                features += columns
-            elif kind == "prediction":
-                predictions += columns
-        return [*(self.feature_names or features), *predictions]
-
-    def origin(self) -> dict[str, Any]:
-        return _noted(self._notes)

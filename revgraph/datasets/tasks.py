@@ -11,7 +11,7 @@ import numpy as np
 from revgraph.analyzers import Analyzer
 from revgraph.class_names import is_binary, units_of
 from revgraph.datasets.files import open_dataset
-from revgraph.datasets.sinks import Sink
+from revgraph.datasets.outputs import Sink
 from revgraph.datasets.streams import Batch, Samples, Source, source
 from revgraph.graph import Graph
 from revgraph.graph.types import PathLike, Selection

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from revgraph.analyzers.analyzer import Analyzer
 from revgraph.analyzers.inputs import flat_inputs, is_stream, packed
-from revgraph.analyzers.preprocessing import mask_of, token_names
+from revgraph.analyzers.prepared import mask_of, token_names
 from revgraph.evaluate.parts import Part
 from revgraph.graph.arguments import check_count
 from revgraph.graph.lookups import held, lookups

@@ -11,7 +11,6 @@ try:
 except ImportError as error:
     raise ImportError('Pictures need matplotlib: pip install "revgraph[plot]".') from error
 
-from revgraph.extras import needed
 from revgraph.graph.types import PathLike
 
 PRINTED = 200
@@ -79,8 +78,11 @@ class Picture(Figure):
         Raises:
             ImportError: Pillow is missing.
         """
-        image = needed("PIL.Image", "show")
-        image.open(io.BytesIO(self._repr_png_())).show()
+        try:
+            from PIL import Image
+        except ImportError as error:
+            raise ImportError('Showing pictures needs Pillow: pip install "revgraph[plot]".') from error
+        Image.open(io.BytesIO(self._repr_png_())).show()
 
     def _repr_png_(self):
         content = io.BytesIO()

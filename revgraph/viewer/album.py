@@ -1,6 +1,5 @@
 """`Album`: results of one dataset, side by side. It says what a page shows, and knows nothing of widgets."""
 
-import dataclasses
 import functools
 import os
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from revgraph.concepts.reference_samples import Reference, References
 from revgraph.graph.tables import Table
 from revgraph.graph.types import PathLike
 from revgraph.reverse.pictures import Picture
+from revgraph.viewer.look import Look
 from revgraph.viewer.stored import Inputs, Stored, check_same_dataset, names_of
 from revgraph.visualize import plot, plot_grid, plot_references
 from revgraph.visualize.heatmaps import reduced
@@ -25,35 +25,6 @@ SLICES = 8
 
 CHANNELS, REFERENCES = 4, 6
 """How many channels are shown of a layer, and how many samples of each."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Look:
-    """How relevance is drawn.
-
-    Args:
-        percentile: The percentile of absolute relevance that gets the last colour.
-        threshold: Relevance below this share of the largest absolute value is not drawn.
-        own_scales: Each method has a colour scale of its own. By default all share one, so that equal colours are
-            equal relevance.
-
-    Raises:
-        ValueError: The percentile is not above 0 and up to 100, or the threshold not from 0 to below 1.
-    """
-
-    percentile: float = 100.0
-    threshold: float = 0.0
-    own_scales: bool = False
-
-    def __post_init__(self):
-        if not 0 < self.percentile <= 100:
-            raise ValueError(f"percentile is a number above 0 and up to 100. Received: {self.percentile!r}.")
-        if not 0 <= self.threshold < 1:
-            raise ValueError(f"threshold is a share from 0 to below 1. Received: {self.threshold!r}.")
-
-    def kept(self, values: np.ndarray) -> np.ndarray:
-        """Values without those that are below the threshold."""
-        return np.where(np.abs(values) >= self.threshold * np.abs(values).max(), values, 0)
 
 
 class Album:

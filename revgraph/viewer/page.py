@@ -15,7 +15,8 @@ import numpy as np
 from revgraph.concepts.collection import Collection
 from revgraph.extras import needed
 from revgraph.graph.types import PathLike
-from revgraph.viewer.album import Album, Look
+from revgraph.viewer.album import Album
+from revgraph.viewer.look import Look
 from revgraph.viewer.sheet import STYLE, sheet, sources
 
 HOST = "127.0.0.1"

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from revgraph.graph.tables import folding
-from revgraph.viewer.album import Album, Look
+from revgraph.viewer.album import Album
+from revgraph.viewer.look import Look
 
 STYLE = """
 :host {color: var(--design-background-text-color); font: 16px/1.5 system-ui, sans-serif}

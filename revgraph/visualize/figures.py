@@ -1,7 +1,6 @@
 """`plot`, `plot_grid` and `compare`: inputs and their relevance side by side. Needs matplotlib."""
 
 import dataclasses
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from revgraph.graph.types import Relevance, Selection, Tensors
 from revgraph.reverse.pictures import Picture
 from revgraph.visualize.captions import check_titles, is_one_per_sample, sole, titles_of_outputs
 from revgraph.visualize.captions import titles as titles_of
+from revgraph.visualize.grids import grid_of, size_of
 from revgraph.visualize.kinds import KINDS, Colours
 from revgraph.visualize.shapes import check_batch
 from revgraph.visualize.tokens import text
@@ -90,7 +90,7 @@ def plot(
     x, drawn, colours = _drawing(x, kind, options, _is_batch(sole(x), outputs, titles))
     titles = titles or titles_of_outputs(outputs, class_names, neuron_selection, len(x), unit=unit)
     x, relevances = _matching(x, {"": relevance}, samples)
-    return _grid(drawn, colours, x, relevances, titles, _scales_of_plot(scale), drawn.columns, {})
+    return grid_of(drawn, colours, x, relevances, titles, _scales_of_plot(scale), drawn.columns, {})
 
 
 def _several(x, relevance, titles, samples, scale, options):
@@ -110,7 +110,7 @@ def _several(x, relevance, titles, samples, scale, options):
     unknown = [option for option in options if option not in known]
     if unknown:
         raise TypeError(f"These inputs take the options {', '.join(sorted(known))}. Received: {unknown[0]}.")
-    sizes = [_size(drawn, drawn.inputs(x), len(drawn.columns), titles) for drawn, _, x, _ in parts.values()]
+    sizes = [size_of(drawn, drawn.inputs(x), len(drawn.columns), titles) for drawn, _, x, _ in parts.values()]
     heights = [height + 0.3 for _, height in sizes]
     picture = Picture(max(width for width, _ in sizes), sum(heights))
     below = picture.subfigures(len(parts), 1, height_ratios=heights)
@@ -118,7 +118,7 @@ def _several(x, relevance, titles, samples, scale, options):
         np.ravel(np.asarray(below, object)), parts.items(), strict=True
     ):
         part.suptitle(name, fontsize=10, x=0.01, ha="left", weight="bold")
-        _grid(drawn, colours, x, relevances, titles, _scales_of_plot(scale), drawn.columns, {}, part)
+        grid_of(drawn, colours, x, relevances, titles, _scales_of_plot(scale), drawn.columns, {}, part)
     return picture
 
 
@@ -173,7 +173,7 @@ def _side_by_side(x, relevances, titles, samples, scale, kind, options, has_batc
     x, drawn, colours = _drawing(x, kind, options, has_batch)
     x, relevances = _matching(x, relevances, samples)
     first = ("input",) if known and "input" in drawn.columns else ()
-    return _grid(drawn, colours, x, relevances, titles, scale, first, relevances, known)
+    return grid_of(drawn, colours, x, relevances, titles, scale, first, relevances, known)
 
 
 def compare(
@@ -312,111 +312,3 @@ def _scales_of_plot(scale):
     if scale not in ("image", "batch"):
         raise ValueError(f'scale is "image" or "batch". Received: {scale!r}.')
     return "row" if scale == "image" else "all"
-
-
-def _limits(colours, values, scale):
-    """The value of the last colour in every cell, (columns, rows), shared as `scale` says."""
-    limits = np.array([colours.limits(v) for v in values])
-    shared: dict[str, tuple[int, ...]] = {"all": (0, 1), "column": (1,), "row": (0,), "image": ()}
-    if scale not in shared:
-        raise ValueError(f"scale is {', '.join(map(repr, shared))}. Received: {scale!r}.")
-    return np.broadcast_to(limits.max(axis=shared[scale], keepdims=True), limits.shape)
-
-
-def _size(kind, inputs, columns, titles):
-    """Width and height in inches of a figure with rows of samples."""
-    width, height = kind.size(inputs, columns)
-    room = 0.25 * len(inputs) if titles and columns == 1 else 0
-    return width * columns + 1.0, height * len(inputs) + 0.6 + room
-
-
-def _grid(kind, colours, x, relevances, titles, scale, own, named, picture=None, known=True):
-    """Rows of samples; columns that show the sample itself, then one per name.
-
-    Args:
-        kind, colours: How to draw.
-        x: Samples.
-        relevances: Dict of their relevance.
-        titles: Titles of the rows, or None.
-        scale: Which cells share a scale.
-        own: Columns of `kind` drawn for the first relevance.
-        named: Names of the columns that follow.
-        picture: Where to draw; a new picture by default.
-        known: Whether x are the samples, and not only of their shape.
-    """
-    check_titles(titles, len(x))
-    inputs = kind.inputs(x)
-    values = [kind.values(relevance) for relevance in relevances.values()]
-    limits = _limits(colours, values, scale)
-    positive = all(np.all(v >= 0) for v in values)
-    cells = [(what, 0, what) for what in own] + [("relevance", i, name) for i, name in enumerate(named)]
-    width, _ = kind.size(inputs, len(cells))
-    picture = Picture(*_size(kind, inputs, len(cells), titles)) if picture is None else picture
-    grid = picture.subplots(len(x), len(cells), squeeze=False)
-    for row, axes in enumerate(grid):
-        for cell, (what, column, _) in zip(axes, cells, strict=True):
-            mapped = colours.scale(limits[column, row], positive)
-            kind.draw(cell, what, inputs[row] if known else None, values[column][row], mapped)
-        if titles:
-            _title(axes[0], titles[row], beside=len(cells) > 1)
-    if len(cells) > 1:
-        for cell, (_, _, name) in zip(grid[0], cells, strict=True):
-            cell.set_title(broken(name, int(11 * width)), fontsize=9)
-    if kind.has_bar:
-        _bars(picture, grid, cells, limits, positive, colours, scale)
-    return picture
-
-
-def _title(axes, title, beside):
-    if beside:
-        axes.set_ylabel(str(title), fontsize=9)
-    else:
-        axes.set_title(str(title), fontsize=9, loc="left")
-
-
-def _bars(picture, grid, cells, limits, positive, colours, scale):
-    """Draws one colour bar for the cells that share a scale, and none where every cell has its own."""
-    columns = [i for i, (what, _, _) in enumerate(cells) if what != "input"]
-    if scale == "all":
-        draw_bar(picture, colours.scale(limits[0, 0], positive), grid, positive)
-    elif scale == "row":
-        for row, axes in enumerate(grid):
-            draw_bar(picture, colours.scale(limits[0, row], positive), axes, positive)
-    elif scale == "column":
-        for i in columns:
-            mapped = colours.scale(limits[cells[i][1], 0], positive)
-            draw_bar(picture, mapped, grid[:, i], positive, location="bottom")
-
-
-def draw_bar(picture: Picture, mapped: Any, axes: Any, positive: bool, location: str = "right") -> None:
-    """Draws a colour bar beside axes.
-
-    Args:
-        picture: The figure.
-        mapped: The colours, a `ScalarMappable`.
-        axes: One of matplotlib's axes, or an array of them.
-        positive: Show only the half of the colours that stands for positive values.
-        location: `"right"` or `"bottom"`.
-    """
-    low, high = mapped.norm.vmin, mapped.norm.vmax
-    along: dict[str, Any] = (
-        {"aspect": 14, "fraction": 0.1} if location == "bottom" else {"aspect": 22, "fraction": 0.04}
-    )
-    bar = picture.colorbar(mapped, ax=axes, location=location, shrink=0.85, pad=0.02, **along)
-    shown = 0.0 if positive else low
-    ticks = [shown, high] if shown == 0 else [low, 0, high]
-    bar.set_ticks(ticks, labels=[f"{tick:.2g}" for tick in ticks])
-    if shown != low:
-        (bar.ax.set_xlim if location == "bottom" else bar.ax.set_ylim)(shown, high)
-    bar.ax.tick_params(labelsize=8, length=2)
-    bar.outline.set_visible(False)
-
-
-def broken(name: str, width: int) -> str:
-    """A name in lines of about `width` characters, broken behind dots and underscores."""
-    lines = [""]
-    for word in re.findall(r"[^._ ]+[._ ]?", str(name)):
-        if lines[-1] and len(lines[-1] + word) > width:
-            lines.append("")
-        lines[-1] += word
-    return "\n".join(lines)

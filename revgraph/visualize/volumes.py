@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from revgraph.reverse.pictures import Picture
-from revgraph.visualize.figures import draw_bar
+from revgraph.visualize.grids import draw_bar
 from revgraph.visualize.heatmaps import Reduction, reduced
 from revgraph.visualize.kinds import Colours, Images
 

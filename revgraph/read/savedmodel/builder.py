@@ -18,7 +18,6 @@ from revgraph.read.savedmodel.nodes import (
     Jump,
     Node,
     TensorFlowOperation,
-    WordTable,
     called,
     operations_between,
     runner,
@@ -28,6 +27,7 @@ from revgraph.read.savedmodel.shapes import ALIKE, SHAPES, Shapes, all_equal, co
 from revgraph.read.savedmodel.views import IDENTITIES, VIEWS
 from revgraph.read.savedmodel.weights import Expression, ScaleAndShift, Value, Weight, captured, has_slope, known
 from revgraph.read.savedmodel.wholes import Whole, add_whole
+from revgraph.read.savedmodel.words import WordTable
 
 
 class Builder:

@@ -103,31 +103,6 @@ class TensorFlowOperation(Opaque):
         return BRANCHES if any(private.has_attribute(self.operation, name) for name in branches) else None
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class WordTable(TensorFlowOperation):
-    """Looks up the number of each word.
-
-    Args:
-        table: The handle of the table.
-        unknown: The number of words that it does not have.
-    """
-
-    table: Weight = dataclasses.field(kw_only=True)
-    unknown: Weight = dataclasses.field(kw_only=True)
-
-    def words(self) -> dict[str, int]:
-        """The words of the table and their numbers."""
-        keys, values = tf.raw_ops.LookupTableExportV2(
-            table_handle=self.table.read("float32"), Tkeys=tf.string, Tvalues=self.unknown.read("float32").dtype
-        )
-        texts = (key.decode("utf-8", "replace") for key in keys.numpy())
-        return dict(zip(texts, map(int, values.numpy()), strict=True))
-
-    def number_of_others(self) -> int:
-        """The number of the words that the table does not have."""
-        return int(self.unknown.read("float32"))
-
-
 LOOP = (
     "It is a loop that cannot be read, such as one that uses its lists in an unusual way. A loop with a known number "
     "of steps can be written as a `for` of Python. A recurrent layer of Keras can be built again with unroll=True: "
