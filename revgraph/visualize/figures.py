@@ -173,7 +173,7 @@ def _side_by_side(x, relevances, titles, samples, scale, kind, options, has_batc
     x, drawn, colours = _drawing(x, kind, options, has_batch)
     x, relevances = _matching(x, relevances, samples)
     first = ("input",) if known and "input" in drawn.columns else ()
-    return grid_of(drawn, colours, x, relevances, titles, scale, first, relevances, known)
+    return grid_of(drawn, colours, x, relevances, titles, scale, first, relevances, known=known)
 
 
 def compare(
