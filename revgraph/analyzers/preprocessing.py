@@ -252,9 +252,15 @@ class Preprocessing:
         return Tokens(texts_of(ids, self.text_of), ids, special & ~padding, np.broadcast_to(padding, ids.shape))
 
     def text_of(self, token: int) -> str:
-        """The text of a token. One that begins a word begins with a space where the tokenizer says so."""
+        """The text of a token. One that begins a word begins with a space where the tokenizer says so.
+
+        An id that has no text, such as the padding of RWKV, is shown by its number.
+        """
         tokenizer, token = self.tokenizer, int(token)
-        piece = tokenizer.id_to_token(token)
+        try:
+            piece = tokenizer.id_to_token(token)
+        except (KeyError, IndexError):
+            return f"#{token}"
         piece = piece.decode("utf-8", "replace") if isinstance(piece, bytes) else str(piece)
         if hasattr(tokenizer, "merges"):
             # Pieces of bytes have characters that stand for them.
