@@ -19,8 +19,7 @@ from keras import layers
 
 import revgraph
 from revgraph import concepts
-from revgraph.concepts.collection import _Best
-from revgraph.concepts.ranking import Ranking
+from revgraph.concepts.ranking import Best, Ranking
 from revgraph.datasets.staging import Staging
 from revgraph.reverse.walk import Question
 from tests.models import cnn, make, precision
@@ -118,7 +117,7 @@ def test_of_equal_values_the_earlier_sample_comes_first():
     rng = np.random.default_rng(0)
     values = rng.integers(0, 3, size=(30, 4)).astype(float)
     positions = rng.integers(0, 9, size=(30, 4, 2))
-    kept = _Best(7)
+    kept = Best(7)
     for rows in np.split(np.arange(30), [1, 8, 9, 20]):
         kept.add(Ranking.of(rows, values[rows], positions[rows]))
     best = kept.ranking()
