@@ -5,7 +5,9 @@ import contextlib
 import html
 import importlib.util
 import io
+import os
 import re
+import tempfile
 from pathlib import Path
 
 from latex2mathml.converter import convert
@@ -54,7 +56,14 @@ def on_page_markdown(markdown, page, config, files):
             shown.append(result)
         return "\n\n".join([block[0], *shown, ""])
 
-    return BLOCK.sub(run, markdown)
+    # Pages may write files, which must not stay among those of the project.
+    with tempfile.TemporaryDirectory() as folder:
+        before = os.getcwd()
+        os.chdir(folder)
+        try:
+            return BLOCK.sub(run, markdown)
+        finally:
+            os.chdir(before)
 
 
 def on_page_content(content, page, config, files):
