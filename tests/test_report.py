@@ -50,6 +50,18 @@ def test_a_page_says_what_is_explained_and_how(analyzer, model, x):
     assert "Bach et al., 2015" in page and "&quot;model_sha256&quot;" in page
 
 
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+def test_outputs_are_those_of_the_model_and_not_its_logits(activation, x):
+    keras.utils.set_random_seed(0)
+    body = [layers.Flatten(), layers.Dense(3 if activation == "softmax" else 1, activation=activation)]
+    model = keras.Sequential([keras.Input((6, 6, 1)), *body])
+    with pytest.warns(UserWarning, match="is a probability"):
+        analyzer = revgraph.create_analyzer("lrp.epsilon", model)
+    page = report(analyzer, x[:1]).page
+    told = re.findall(r'<td style="text-align:right">([^<]*)</td>', page)
+    np.testing.assert_allclose(sorted(map(float, told)), np.sort(model.predict(x[:1], verbose=0)[0]), rtol=1e-3)
+
+
 def test_each_sample_has_the_class_that_is_selected_for_it(analyzer, x):
     page = report(analyzer, x, [0, 2, 1], ["a", "b", "c"]).page
     assert re.findall(r"Explained: <b>(\w)", page) == ["a", "c", "b"]
@@ -72,7 +84,11 @@ def test_every_input_has_a_picture():
     model = keras.Model({"table": one, "image": two}, layers.Dense(1, activation="sigmoid")(hidden))
     x = {"table": np.ones((2, 4)), "image": np.ones((2, 5, 5, 1))}
     page = report(revgraph.create_analyzer("gradient", model), x, class_names=["no", "yes"]).page
-    assert re.findall("<figcaption>(.*?)</figcaption>", page) == ["image", "table"] * 2 and len(pictures_of(page)) == 4
+    assert re.findall("<figcaption>(.*?)</figcaption>", page) == ["gradient"] * 2 and len(pictures_of(page)) == 2
+    # An option may be of one input alone.
+    options = {"feature_names": ["a", "b", "c", "d"], "overlay": 0.5}
+    both = [revgraph.create_analyzer(name, model) for name in ("gradient", "lrp.epsilon")]
+    assert len(pictures_of(report(both, x, class_names=["no", "yes"], **options).page)) == 4
 
 
 @pytest.mark.parametrize("pack", [np.array, list], ids=["array", "list"])

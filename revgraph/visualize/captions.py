@@ -49,9 +49,26 @@ def titles(
         if found is not None:
             return found
         x = analyzer.preprocess(x)
+    graph = own_graph(analyzer, x)
+    outputs = keras.tree.flatten(graph(x))
+    if len(outputs) != 1:
+        return None
+    y = np.asarray(outputs[0])
+    logits = gives_logits(graph) if is_binary(class_names, y.shape[-1]) else False
+    logits = has_logits(y) if logits is None else logits
+    return titles_of_outputs(y, class_names, neuron_selection, len(y), logits, unit)
+
+
+def own_graph(analyzer: Analyzer, x: Tensors) -> Graph:
+    """The graph of the model as it is, whose outputs users know, such as probabilities where logits are explained.
+
+    Args:
+        analyzer: The analyzer.
+        x: Samples, as its model takes them.
+    """
     known = analyzer.at(x) if hasattr(analyzer, "at") else analyzer
-    # What is explained are logits, and what users know of their model is the probability.
-    return titles_of_graph(getattr(known, "traced", known.graph), x, class_names, neuron_selection, unit)
+    graph: Graph = getattr(known, "traced", known.graph)
+    return graph
 
 
 def titles_of_outputs(
@@ -139,18 +156,6 @@ def _terms(names, factors):
     chosen = sorted(np.flatnonzero(factors), key=lambda i: -factors[i])
     text = "".join(f" {'+' if factors[i] > 0 else '-'} {names[i]}" for i in chosen)
     return text.removeprefix(" + ").strip() or "nothing"
-
-
-def titles_of_graph(
-    graph: Graph, x: Tensors, class_names: Sequence[str] | None, selection: Selection, unit: str | None = None
-) -> list[str] | None:
-    """Titles of samples, from the outputs of the graph that is explained; see `titles_of_outputs`."""
-    outputs = keras.tree.flatten(graph(x))
-    if len(outputs) != 1:
-        return None
-    y = np.asarray(outputs[0])
-    logits = gives_logits(graph) if is_binary(class_names, y.shape[-1]) else False
-    return titles_of_outputs(y, class_names, selection, len(y), has_logits(y) if logits is None else logits, unit)
 
 
 def check_titles(titles: Sequence[str] | None, count: int) -> None:

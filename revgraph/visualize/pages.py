@@ -4,7 +4,7 @@ import base64
 import dataclasses
 import html
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from revgraph.graph.graph import holds_strings
 from revgraph.graph.tables import Table, folding
 from revgraph.graph.types import PathLike, Selection, Tensors
 from revgraph.saving.provenance import provenance
-from revgraph.visualize.captions import is_one_per_sample
+from revgraph.visualize.captions import is_one_per_sample, own_graph
 from revgraph.visualize.captions import titles as titles_of
 from revgraph.visualize.figures import plot, plot_grid, unique_name
 
@@ -124,37 +124,34 @@ def report(
     for name, given in (("titles", titles), ("labels", labels)):
         if given is not None and len(given) != count:
             raise ValueError(f"There are {len(given)} {name} for {count} samples: pass one per sample.")
+    named = {unique_name(a.name, i, analyzers): a for i, a in enumerate(analyzers)}
     sections = []
     for i in range(min(count, samples)):
         one = x[i : i + 1] if _are_texts(x) else keras.tree.map_structure(lambda a, i=i: a[i : i + 1], x)
         selection = np.asarray(neuron_selection)[i : i + 1] if is_one_per_sample(neuron_selection) else neuron_selection
         read = first.preprocess(one) if hasattr(first, "preprocess") else one
-        outputs = [np.asarray(y) for y in keras.tree.flatten(first.graph(read))]
+        explained = titles_of(first, one, selection, class_names)
         sections += [
             f"<section><h2>{html.escape(str(titles[i]) if titles is not None else f'Sample {i}')}</h2>",
-            _explained(first, one, class_names, selection),
-            _outputs(outputs, class_names, None if labels is None else labels[i]),
-            *_pictures(analyzers, one, read, selection, options),
-            *_ledgers(analyzers, one, selection),
+            f"<p>Explained: <b>{html.escape(explained[0])}</b></p>" if explained else "",
+            _outputs(own_graph(first, read)(read), class_names, None if labels is None else labels[i]),
+            *_pictures(named, one, read, selection, options),
+            *_ledgers(named, one, selection),
             "</section>",
         ]
-    return Report(_page(first, analyzers, sections))
+    return Report(_page(first.graph.name, named, sections))
 
 
 def _are_texts(x):
     return isinstance(x, list | tuple) and bool(x) and isinstance(x[0], str)
 
 
-def _explained(analyzer, one, class_names, selection):
-    titles = titles_of(analyzer, one, selection, class_names)
-    return f"<p>Explained: <b>{html.escape(titles[0])}</b></p>" if titles else ""
-
-
 def _outputs(outputs, class_names, label):
     """A table of the largest outputs, and the true class."""
-    if len(outputs) != 1 or outputs[0].ndim != 2:
+    flat = [np.asarray(y) for y in keras.tree.flatten(outputs)]
+    if len(flat) != 1 or flat[0].ndim != 2:
         return ""
-    values = outputs[0][0]
+    values = flat[0][0]
     check_names(class_names, len(values))
     binary = is_binary(class_names, len(values))
     named = class_names if class_names is not None and not binary else [f"output {i}" for i in range(len(values))]
@@ -172,52 +169,47 @@ def _outputs(outputs, class_names, label):
     return f"{true}{Table(header, rows, title)._repr_html_()}"
 
 
-def _pictures(analyzers, one, read, selection, options):
-    """The pictures of a sample, one for each input that can be drawn."""
-    found = {unique_name(a.name, i, analyzers): a.analyze(one, selection) for i, a in enumerate(analyzers)}
-    first = analyzers[0]
-    texts = first.tokens(one) if holds_strings(one) or _are_texts(one) else None
-    if texts is not None:
-        tokens = texts if isinstance(texts, Mapping) else {None: texts}
+def _pictures(named, one, read, selection, options):
+    """The pictures of a sample: one of all methods where they can stand side by side, or else one of each."""
+    first = next(iter(named.values()))
+    found = {name: analyzer.analyze(one, selection) for name, analyzer in named.items()}
+    if holds_strings(one) or _are_texts(one):
+        tokens = first.tokens(one)
         for name, relevance in found.items():
-            for key, part in tokens.items():
-                shown = relevance[key] if key is not None else relevance
-                what = name if key is None else f"{name}, {key}"
-                drawn = plot(part, shown, **options).to_html()
-                yield f"<figure><figcaption>{html.escape(what)}</figcaption>{drawn}</figure>"
+            yield _figure(name, plot(tokens, relevance, **options).to_html())
         return
-    inputs = flat_inputs(read, first.graph)
-    flat = {name: keras.tree.flatten(relevance) for name, relevance in found.items()}
-    for k, (name, value) in enumerate(zip(first.graph.input_names, inputs, strict=True)):
-        caption = f"<figcaption>{html.escape(name)}</figcaption>" if len(inputs) > 1 else ""
-        value, relevances = np.asarray(value), {method: parts[k] for method, parts in flat.items()}
-        drawn = (
-            plot_grid(value, relevances, titles=[""], **{"scale": "image", **options})
-            if len(relevances) > 1
-            else plot(value, *relevances.values(), titles=[""], **options)
-        )
-        png = base64.b64encode(drawn._repr_png_()).decode()
-        alt = html.escape(f"Relevance of {name} by {', '.join(relevances)}")
-        yield f'<figure>{caption}<img alt="{alt}" src="data:image/png;base64,{png}"></figure>'
+    inputs = dict(zip(first.graph.input_names, flat_inputs(read, first.graph), strict=True))
+    if len(inputs) == 1 and len(named) > 1:
+        (x,) = inputs.values()
+        yield _png(", ".join(named), plot_grid(x, found, titles=[""], **{"scale": "image", **options}))
+        return
+    for name, relevance in found.items():
+        parts = dict(zip(inputs, keras.tree.flatten(relevance), strict=True))
+        yield _figure(name, _png(name, plot(inputs, parts, titles=[""], **options)))
 
 
-def _ledgers(analyzers, one, selection):
-    for i, analyzer in enumerate(analyzers):
+def _figure(caption, content):
+    return f"<figure><figcaption>{html.escape(caption)}</figcaption>{content}</figure>"
+
+
+def _png(methods, picture):
+    content = base64.b64encode(picture._repr_png_()).decode()
+    return f'<img alt="{html.escape(f"Relevance by {methods}")}" src="data:image/png;base64,{content}">'
+
+
+def _ledgers(named, one, selection):
+    for name, analyzer in named.items():
         try:
             ledger = analyzer.conservation(one, selection)
         except Unsupported:
             continue
-        name = html.escape(unique_name(analyzer.name, i, analyzers))
         yield folding(f"{name}: where relevance went", f"<pre>{html.escape(str(ledger))}</pre>")
 
 
-def _page(first, analyzers, sections):
-    origins = [provenance(analyzer) for analyzer in analyzers]
-    methods = "".join(
-        f"<li><b>{html.escape(unique_name(a.name, i, analyzers))}</b>{_described(a)}</li>"
-        for i, a in enumerate(analyzers)
-    )
-    title = f"Why {first.graph.name} decides as it does"
+def _page(model, named, sections):
+    origins = [provenance(analyzer) for analyzer in named.values()]
+    methods = "".join(f"<li><b>{html.escape(name)}</b>{_described(a)}</li>" for name, a in named.items())
+    title = f"Why {model} decides as it does"
     made = folding("how this page was made", f"<pre>{html.escape(json.dumps(origins, indent=1))}</pre>")
     return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
