@@ -69,6 +69,18 @@ def test_a_finished_run_is_known_again(analyzer, tmp_path):
     assert read(out)[0][:4] == ["index", "feature 0", "feature 1", "feature 2"]
 
 
+def test_every_column_has_a_name(analyzer, tmp_path):
+    one_hot = np.eye(2)[LABELS]
+    revgraph.explain_dataset(analyzer, (TABLE, one_hot), tmp_path / "out.csv", ledger=True)
+    header, lines = read(tmp_path / "out.csv")
+    assert lines.shape == (5, len(header)) and len(set(header)) == len(header)
+    column = dict(zip(header, lines.T, strict=True))
+    np.testing.assert_array_equal([column["label 0"], column["label 1"]], one_hot.T)
+    ledger = analyzer.conservation(TABLE)
+    np.testing.assert_allclose(column["ledger bias"], ledger.bias, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(column["ledger start"], ledger.start, rtol=1e-5)
+
+
 def test_rows_with_missing_values_fail(analyzer, tmp_path):
     (tmp_path / "x.csv").write_text("a;b;c\n1;2;3\n4;;6\n7;8;9\n")
     report = revgraph.explain_dataset(analyzer, open_dataset(tmp_path / "x.csv", analyzer), tmp_path / "out.csv")
@@ -78,6 +90,13 @@ def test_rows_with_missing_values_fail(analyzer, tmp_path):
 def test_files_without_names(analyzer, tmp_path):
     (tmp_path / "x.csv").write_text("1,2,3\n4,5,6e-1\n")
     np.testing.assert_allclose(open_dataset(tmp_path / "x.csv", analyzer), [[1, 2, 3], [4, 5, 0.6]])
+
+
+def numbered():
+    """An analyzer of the same inputs, the second of which has numbers in place of words."""
+    age, town = keras.Input((1,), name="age"), keras.Input((1,), name="town")
+    output = layers.Dense(1)(layers.Concatenate()([age, town]))
+    return revgraph.create_analyzer("lrp.epsilon", keras.Model([age, town], output))
 
 
 def test_several_inputs_have_the_names_of_columns(tmp_path):
@@ -90,7 +109,10 @@ def test_several_inputs_have_the_names_of_columns(tmp_path):
     x = open_dataset(tmp_path / "x.csv", analyzer)
     np.testing.assert_array_equal(x["age"], [[3], [4], [5]])
     assert x["town"].tolist() == ["Ulm", "Bonn", "Rom"]
-    assert np.isfinite(keras.tree.flatten(analyzer.analyze([x["age"], x["town"]]))[0]).all()
+    for given, names in ((None, ["age", "town"]), (("years", "city"), ["years", "city"])):
+        numbers = [x["age"], np.array([[1], [2], [0]])]
+        revgraph.explain_dataset(numbered(), numbers, CSV(tmp_path / "out.csv", given), overwrite=True)
+        assert read(tmp_path / "out.csv")[0] == ["index", *names, "prediction", "label"]
 
 
 def test_the_command_writes_what_the_function_writes(analyzer, model, written, tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import itertools
 import json
 import math
 import os
@@ -13,14 +14,17 @@ from revgraph.datasets.outputs import PROVENANCE, Sink, noted
 from revgraph.datasets.staging import Staging
 from revgraph.graph import Graph
 
+ORDER = ("index", "attribution", "prediction", "label", "ledger")
+"""The arrays of a run in the order of their columns."""
+
 
 @dataclasses.dataclass(frozen=True)
 class CSV(Sink):
     """A CSV file with a line for each row of a table, for models whose inputs are features.
 
     Its columns are `index`, the position in the dataset; the relevance of each feature, under the feature's name;
-    `prediction`, or `prediction 0` and so on; and `label`. `NAME.provenance.json` says where the numbers come from, and
-    which samples failed.
+    `prediction`, or `prediction 0` and so on; `label`, likewise; and with `ledger=True` those of the ledger.
+    `NAME.provenance.json` says where the numbers come from, and which samples failed.
 
     Args:
         path: The file.
@@ -56,35 +60,35 @@ class CSV(Sink):
             raise ValueError(f"There are {len(self.feature_names)} feature names, and {graph.name!r} takes {count}.")
 
     def write(self, folder: Path, staging: Staging, origin: dict[str, Any], progress: Callable[[], Any]) -> None:
-        specs = staging.specs()
-        parts = [name for name in specs if name.startswith(("attribution", "prediction"))]
+        columns = self._columns(staging.specs(), origin)
         with open(folder / self.target.name, "w", newline="", encoding="utf-8") as file:
             lines = csv.writer(file)
-            lines.writerow(["index", *self._header(specs), *(["label"] if "label" in specs else [])])
+            lines.writerow([name for names in columns.values() for name in names])
             for batch in staging.batches():
-                columns = [batch[name].reshape(len(batch["index"]), -1) for name in parts]
-                labels = [batch["label"].reshape(len(batch["index"]), -1)] if "label" in specs else []
-                for index, *row in zip(batch["index"], *columns, *labels, strict=True):
-                    lines.writerow([index, *(value for part in row for value in part)])
+                parts = [batch[name].reshape(len(batch["index"]), -1) for name in columns]
+                for row in zip(*parts, strict=True):
+                    lines.writerow([value for part in row for value in part])
                 progress()
             file.flush()
             os.fsync(file.fileno())
         with open(folder / self._notes.name, "w", encoding="utf-8") as file:
             json.dump(origin, file, indent=1)
 
-    def _header(self, specs):
-        """The names of the columns with relevance and predictions."""
-        features: list[str] = []
-        predictions: list[str] = []
-        for name, ((_, *shape), _) in specs.items():
+    def _columns(self, specs, origin):
+        """The names of the columns of each array, by its name."""
+        found, given = {}, iter(self.feature_names or ())
+        for name, ((_, *shape), _) in sorted(specs.items(), key=lambda item: ORDER.index(item[0].partition("/")[0])):
             kind, _, part = name.partition("/")
-            count, label = math.prod(shape), part or ("feature" if kind == "attribution" else kind)
-            columns = [f"{label} {i}" for i in range(count)] if count > 1 or label == "feature" else [label]
-            if kind == "attribution":
-                features += columns
-            elif kind == "prediction":
-                predictions += columns
-        return [*(self.feature_names or features), *predictions]
+            count = math.prod(shape)
+            if kind == "ledger":
+                found[name] = [f"ledger {column}" for column in origin["ledger"]]
+            elif kind == "attribution" and self.feature_names is not None:
+                found[name] = list(itertools.islice(given, count))
+            elif kind == "attribution" and not part:
+                found[name] = [f"feature {i}" for i in range(count)]
+            else:
+                found[name] = [f"{part or kind} {i}" for i in range(count)] if count > 1 else [part or kind]
+        return found
 
     def origin(self) -> dict[str, Any]:
         return noted(self._notes)

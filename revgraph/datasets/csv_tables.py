@@ -1,7 +1,7 @@
 """Tables in CSV files, for `open_dataset`: the columns of a file, and which of them are inputs."""
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,31 +19,44 @@ def columns(path: Path) -> dict[str, list[str]]:
     Raises:
         ValueError: It is empty, lines differ in length, or a name occurs twice.
     """
+    lines = _lines(path)
+    header, first = _header(path, lines)
+    rows = [*first, *lines]
+    wrong = next((i for i, row in enumerate(rows) if len(row) != len(header)), None)
+    if wrong is not None:
+        raise ValueError(f"{str(path)!r} has {len(header)} columns, and {len(rows[wrong])} in its row {wrong}.")
+    return dict(zip(header, map(list, zip(*rows, strict=True)) if rows else [[] for _ in header], strict=True))
+
+
+def feature_names(path: Path, graph: Graph, labels: str | None) -> tuple[str, ...]:
+    """The names of the columns that are inputs of a model. Only the first line is read."""
+    if len(graph.input_slots) > 1:
+        return tuple(graph.input_names)
+    return tuple(name for name in _header(path, _lines(path))[0] if name != labels)
+
+
+def _lines(path: Path) -> Iterator[list[str]]:
     with open(path, newline="", encoding="utf-8-sig") as file:
         try:
             dialect = csv.Sniffer().sniff(file.read(1 << 16), delimiters=",;\t")
         except csv.Error:
             dialect = csv.excel
         file.seek(0)
-        lines = [line for line in csv.reader(file, dialect) if line]
-    if not lines:
+        yield from (line for line in csv.reader(file, dialect) if line)
+
+
+def _header(path: Path, lines: Iterator[list[str]]) -> tuple[list[str], list[list[str]]]:
+    """The names of columns, and the first line as a list if it has none."""
+    first = next(lines, None)
+    if first is None:
         raise ValueError(f"{str(path)!r} is empty.")
-    header = [f"feature {i}" for i in range(len(lines[0]))]
-    if not all(map(_is_number, lines[0])):
-        header, lines = [name.strip() for name in lines[0]], lines[1:]
-    wrong = next((i for i, line in enumerate(lines) if len(line) != len(header)), None)
-    if wrong is not None:
-        raise ValueError(f"{str(path)!r} has {len(header)} columns, and {len(lines[wrong])} in its row {wrong}.")
-    twice = [name for name in dict.fromkeys(header) if header.count(name) > 1]
+    if all(map(_is_number, first)):
+        return [f"feature {i}" for i in range(len(first))], [first]
+    names = [name.strip() for name in first]
+    twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
     if twice:
         raise ValueError(f"{str(path)!r} has two columns named {twice[0]!r}: rename one.")
-    return dict(zip(header, map(list, zip(*lines, strict=True)) if lines else [[] for _ in header], strict=True))
-
-
-def feature_names(path: Path, graph: Graph, labels: str | None) -> tuple[str, ...]:
-    """The names of the columns that are inputs of a model."""
-    names = [name for name in columns(path) if name != labels]
-    return tuple(graph.input_names if len(graph.input_slots) > 1 else names)
+    return names, []
 
 
 def table(path: Path, graph: Graph, labels: str | None) -> tuple[Any, np.ndarray | None]:
