@@ -62,6 +62,30 @@ def test_files_say_the_same_as_arrays(explained, name, ending):
         np.testing.assert_allclose(expected.overall, np.moveaxis(np.abs(relevance).mean(axis=0), -1, 0), rtol=1e-5)
 
 
+@pytest.mark.parametrize("activation", ["sigmoid", None])
+def test_predictions_of_one_unit_need_two_names(activation, tmp_path):
+    """A logit of 0.3 is the second class, and so is a probability of 0.6."""
+    model = keras.Sequential([keras.Input((1,)), layers.Dense(1, activation=activation, kernel_initializer="ones")])
+    x = np.array([[-1.0], [0.3], [0.4], [2.0]], "float32")
+    revgraph.explain_dataset(revgraph.create_analyzer("gradient", model), x, tmp_path / "r.h5")
+    found = summarize(tmp_path / "r.h5", "prediction", class_names=["no", "yes"])
+    assert found.classes == ("no", "yes") and found.counts.tolist() == [1, 3]
+    with pytest.raises(ValueError, match="one output.*class_names"):
+        summarize(tmp_path / "r.h5", "prediction")
+
+
+def test_names_of_directories_are_no_names_of_other_outputs(tmp_path):
+    for i, name in enumerate(("ape", "bee")):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        keras.utils.save_img(tmp_path / "images" / name / "1.png", np.full((4, 4, 3), 200.0 * i))
+    model = keras.Sequential([keras.Input((4, 4, 3)), layers.Flatten(), layers.Dense(3)])
+    revgraph.explain_dataset(revgraph.create_analyzer("gradient", model), tmp_path / "images", tmp_path / "r.h5")
+    assert summarize(tmp_path / "r.h5", "label").classes == ("ape", "bee")
+    assert all(name.startswith("class ") for name in summarize(tmp_path / "r.h5", "prediction").classes)
+    with pytest.raises(ValueError, match="2 class names for 3 outputs"):
+        summarize(tmp_path / "r.h5", "prediction", class_names=["ape", "bee"])
+
+
 def test_classes_of_images_print_their_sums(explained):
     relevance, _ = explained[1]["image"]
     found = summarize(relevance, CLASSES)

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 from numpy.typing import ArrayLike
 
+from revgraph.class_names import check_names, is_binary, predicted
 from revgraph.datasets.results import Results
 from revgraph.datasets.virelay import three_axes
 from revgraph.extras import needed
@@ -116,7 +117,7 @@ def summarize(
     """The mean relevance of each entry of the input over many samples.
 
     Args:
-        relevance: The output of `explain_dataset`, of which a batch is in memory at a time; or an array (samples, ...).
+        relevance: The path of what `explain_dataset` wrote, which is read batch by batch; or an array (samples, ...).
         by: What tells samples apart: `"label"` or `"prediction"` of a file, or the class of each sample, (samples,)
             ints. By default all samples are taken together.
         feature_names: Names of the features, where a sample is a row of a table.
@@ -144,10 +145,10 @@ def summarize(
     count = len(results.index) if results else len(array) if array.ndim > 1 else 0
     if not count:
         raise ValueError("There is nothing to summarize: pass relevance (samples, ...), or the path of a file with it.")
-    groups = _groups(by, results, count)
-    present = np.unique(groups)
     if class_names is None and results is not None:
-        class_names = results.origin.get("class_names")
+        class_names = _noted_names(by, results)
+    groups = _groups(by, results, count, class_names)
+    present = np.unique(groups)
     names = tuple(_named(int(g), class_names) for g in present) if by is not None else (ALL,)
     places = np.searchsorted(present, groups)
     counts = np.bincount(places)
@@ -197,7 +198,15 @@ def to_dataframe(
     return needed("pandas", "to_dataframe").DataFrame(values, index=index, columns=list(columns))
 
 
-def _groups(by, results, count):
+def _noted_names(by, results):
+    """The names of classes in a file. Those of directories need not be those of the outputs."""
+    names, outputs = results.origin.get("class_names"), results.predictions
+    if not (isinstance(by, str) and by == "prediction") or names is None or outputs is None:
+        return names
+    return names if len(names) == outputs.shape[1] or is_binary(names, outputs.shape[1]) else None
+
+
+def _groups(by, results, count, class_names):
     """The class of each sample, (samples,); zeros where samples are not told apart."""
     if by is None:
         return np.zeros(count, np.int64)
@@ -209,8 +218,16 @@ def _groups(by, results, count):
         found = results.labels if by == "label" else results.predictions
         if found is None:
             raise KeyError(f"{str(results.path)!r} has no {by}s. Pass the class of each sample, (samples,).")
-        # A binary classifier with one unit predicts the second class where its probability exceeds 0.5.
-        by = found if found.ndim == 1 else found.argmax(axis=1) if found.shape[1] > 1 else found[:, 0] > 0.5
+        if by == "prediction":
+            check_names(class_names, found.shape[1])
+            if found.shape[1] == 1 and not is_binary(class_names, 1):
+                raise ValueError(
+                    "The model has one output, so its predictions are no classes. If it tells two classes apart, name "
+                    "both: class_names=[...]."
+                )
+            by, _ = predicted(found, class_names)
+        else:
+            by = found if found.ndim == 1 else found.argmax(axis=1) if found.shape[1] > 1 else found[:, 0]
     groups = np.asarray(by)
     if groups.shape != (count,) or groups.dtype.kind not in "iub":
         raise ValueError(
