@@ -128,7 +128,7 @@ def one_reference(background: Tensors | None, reference_inputs: Tensors) -> Tens
         return reference_inputs
     if not (isinstance(reference_inputs, str) and reference_inputs == FROM_ZERO):
         raise TypeError(
-            "reference_inputs and background exclude each other: give one reference for each sample, or a background "
-            "of several, with each of which every sample is compared."
+            "reference_inputs and background exclude each other. reference_inputs has one reference for each sample. "
+            "background has several, and every sample is compared with each of them."
         )
     return 0

@@ -296,8 +296,8 @@ class Album:
             by: `"relevance"` or `"activation"`, by which reference samples were ranked.
 
         Returns:
-            A sentence that says of which class; a table of channels and of the samples that show what they stand for;
-            and a picture of these, if they are images and known.
+            A sentence that names the class; a table of the channels and of their reference samples; and a picture of
+            these samples, if they are images and known.
 
         Raises:
             KeyError: The layer was not collected.
