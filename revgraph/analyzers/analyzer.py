@@ -48,6 +48,7 @@ class Analyzer(Configured, Tabular):
 
     name = "analyzer"
     model_path: str | None = None
+    model_signature: str | None = None
     seed: int | None = None
     selects: ClassVar[bool] = False
     _given: inspect.BoundArguments | None

@@ -48,6 +48,7 @@ class AnalyzerBySize(StandIn):
 
     name: str
     model_path: str | None
+    model_signature: str | None
 
     def __init__(
         self,

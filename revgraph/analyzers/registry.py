@@ -381,7 +381,7 @@ def create_analyzer(
         # It stands for analyzers of this class.
         analyzer = cast(Analyzer, AnalyzerBySize(make, method.kind, model, usual))
     for each in (analyzer, usual or analyzer):
-        each.name, each.model_path = name, path
+        each.name, each.model_path, each.model_signature = name, path, signature
     return for_task(analyzer)
 
 

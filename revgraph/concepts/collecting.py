@@ -8,13 +8,15 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from revgraph.analyzers import Analyzer
 from revgraph.analyzers.inputs import packed
 from revgraph.analyzers.reverse_analyzer import ReverseAnalyzer
 from revgraph.concepts.collection import Collection, ConceptFile
-from revgraph.datasets.runs import Run, to_the_end
-from revgraph.datasets.staging import Staging
+from revgraph.datasets.engines import engine_of
+from revgraph.datasets.runs import to_the_end
 from revgraph.datasets.streams import Batch
 from revgraph.datasets.tasks import Task
+from revgraph.datasets.work import Work
 from revgraph.graph import Graph
 from revgraph.graph.analysis import Facts
 from revgraph.graph.types import PathLike, Selection, Tensors
@@ -39,6 +41,8 @@ def collect(
     on_failure: str = "record",
     model_path: PathLike | None = None,
     verbose: int = 1,
+    workers: int = 1,
+    engine: str | None = None,
 ) -> Collection:
     """Finds, for each channel of some layers, the samples of a dataset on which it is most relevant and most active.
 
@@ -64,7 +68,7 @@ def collect(
         shares: Divide values by the sum of the absolute values of all channels of the sample, before samples are
             ranked.
         labels: Labels of arrays, (samples,) or (samples, classes).
-        resume, overwrite, on_failure, model_path, verbose: As in `revgraph.explain_dataset`.
+        resume, overwrite, on_failure, model_path, verbose, workers, engine: As in `revgraph.explain_dataset`.
 
     Returns:
         A `Collection`, which reads the file. It prints as a table of the layers, and remembers the analyzer and the
@@ -101,7 +105,8 @@ def collect(
     task = Task.of(
         "collect", analyzer, dataset, output, neuron_selection, batch_size, labels, on_failure, model_path, **asked
     )
-    to_the_end(task, output, resume, overwrite, verbose, lambda staging: Collecting(task, paths, staging))
+    work = Collecting(analyzer, task.selection, layers=paths)
+    to_the_end(task, output, resume, overwrite, verbose, work, engine_of(engine, workers))
     return Collection(out, analyzer=analyzer, dataset=dataset)
 
 
@@ -178,22 +183,21 @@ def _over_positions(result: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-class Collecting(Run):
+class Collecting(Work):
     """The summaries of all batches.
 
     Args:
-        task: What is computed.
+        analyzer, selection: See `Work`.
         layers: The paths of the layers.
-        staging: The directory of finished batches.
     """
 
-    def __init__(self, task: Task, layers: Sequence[str], staging: Staging):
-        super().__init__(task, staging)
+    def __init__(self, analyzer: Analyzer, selection: Any, layers: Sequence[str]):
+        super().__init__(analyzer, selection, layers=layers)
         self.layers = layers
 
     def _compute(self, batch: Batch) -> tuple[list[np.ndarray], list[np.ndarray]]:
         inputs = packed(batch.inputs, self.graph)
-        return summary(self.task.analyzer, self.layers, inputs, self.task.selected(batch))
+        return summary(self.analyzer, self.layers, inputs, self.selected(batch))
 
     def _arrays(
         self, batch: Batch, relevance: list[np.ndarray], outputs: list[np.ndarray]
@@ -201,7 +205,7 @@ class Collecting(Run):
         arrays: dict[str, np.ndarray | None] = {
             "index": batch.index,
             "label": batch.labels,
-            "class": _classes(self.task.selected(batch), outputs, len(batch.index)),
+            "class": _classes(self.selected(batch), outputs, len(batch.index)),
             "digest": digests(batch.inputs, self.graph),
             "output": outputs[0] if len(outputs) == 1 else None,
         }

@@ -11,12 +11,13 @@ import tensorflow as tf
 from revgraph.analyzers import Analyzer
 from revgraph.analyzers.inputs import packed
 from revgraph.class_names import gives_logits, predicted
+from revgraph.datasets.engines import engine_of
 from revgraph.datasets.outputs import Sink
-from revgraph.datasets.runs import Report, Run, to_the_end
+from revgraph.datasets.runs import Report, to_the_end
 from revgraph.datasets.sinks import sink as as_sink
-from revgraph.datasets.staging import Staging
 from revgraph.datasets.streams import Batch
 from revgraph.datasets.tasks import Task
+from revgraph.datasets.work import Work
 from revgraph.graph import Graph
 from revgraph.graph.types import PathLike, Selection
 from revgraph.reverse.ledger import FIELDS
@@ -37,6 +38,8 @@ def explain_dataset(
     ledger: bool = False,
     model_path: PathLike | None = None,
     verbose: int = 1,
+    workers: int = 1,
+    engine: str | None = None,
 ) -> Report:
     """Explains a whole dataset, batch by batch, and writes the results to files.
 
@@ -70,13 +73,17 @@ def explain_dataset(
         model_path: The file or directory of the model, whose hash is noted with the results. By default the path that
             `create_analyzer` was given.
         verbose: 1 shows Keras's progress bar, 2 only its last line, 0 nothing.
+        workers: Number of processes that compute. 1 is this process. Others are started for the run, and each has a
+            copy of the model. A script has to call `explain_dataset` behind `if __name__ == "__main__":` then.
+        engine: None for processes of this machine, or `"ray"` for those of a Ray cluster.
 
     Returns:
         A `Report`, which prints as a table of the samples that failed.
 
     Raises:
         FileExistsError: The output exists, or there is an interrupted run.
-        TypeError: `analyzer` is no analyzer, or `dataset` no dataset.
+        TypeError: `analyzer` is no analyzer, or cannot be sent to workers, or `dataset` is no dataset.
+        RuntimeError: Worker processes ended again and again.
         Unsupported: A ledger is asked for, and the method has none.
         ValueError: An interrupted run has another question or other data; or the dataset is empty, cannot be read, or
             all of its samples failed.
@@ -87,40 +94,39 @@ def explain_dataset(
         analyzer = revgraph.create_analyzer("lrp.epsilon_plus_flat", model)
         report = revgraph.explain_dataset(analyzer, x, "relevance.h5", labels=y)
     """
-    output = as_sink(sink)
+    output, chosen = as_sink(sink), engine_of(engine, workers)
     task = Task.of(
         "explain_dataset", analyzer, dataset, output, neuron_selection, batch_size, labels, on_failure, model_path,
         ledger=ledger,
     )  # fmt: skip
     if ledger:
         task = dataclasses.replace(task, origin={**task.origin, "ledger": list(FIELDS)})
-    return to_the_end(
-        task, output, resume, overwrite, verbose, lambda staging: Explanations(task, output, staging, ledger)
-    )
+    names = output.class_names or task.class_names
+    work = Explanations(analyzer, task.selection, inputs=output.with_inputs, ledger=ledger, class_names=names)
+    return to_the_end(task, output, resume, overwrite, verbose, work, chosen)
 
 
-class Explanations(Run):
+class Explanations(Work):
     """The relevance of every sample, with its prediction and its label.
 
     Args:
-        task: What is computed.
-        output: What is written says whether inputs are kept, and may have names of the classes.
-        staging: The directory of finished batches.
+        analyzer, selection: See `Work`.
+        inputs: Whether inputs are kept.
         ledger: Whether it is kept where relevance went.
+        class_names: Names of the classes, if there are any.
     """
 
-    def __init__(self, task: Task, output: Sink, staging: Staging, ledger: bool = False):
-        super().__init__(task, staging)
-        self.ledger = ledger
-        self.with_inputs = output.with_inputs
-        self.predict = predictor(task.analyzer)
-        self.class_names = output.class_names or task.class_names
-        binary = self.class_names is not None and len(self.class_names) == 2
-        self.logits = gives_logits(task.analyzer.model) if binary else None
+    def __init__(
+        self, analyzer: Analyzer, selection: Any, inputs: bool, ledger: bool, class_names: Sequence[str] | None
+    ):
+        super().__init__(analyzer, selection, inputs=inputs, ledger=ledger, class_names=class_names)
+        self.with_inputs, self.ledger, self.class_names = inputs, ledger, class_names
+        self.predict = predictor(analyzer)
+        binary = class_names is not None and len(class_names) == 2
+        self.logits = gives_logits(analyzer.model) if binary else None
 
     def _compute(self, batch: Batch) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        task = self.task
-        relevance = task.analyzer.analyze(packed(batch.inputs, self.graph), task.selected(batch))
+        relevance = self.analyzer.analyze(packed(batch.inputs, self.graph), self.selected(batch))
         return keras.tree.flatten(relevance), self.predict(batch.inputs)
 
     def _arrays(
@@ -132,7 +138,7 @@ class Explanations(Run):
         if self.with_inputs:
             arrays |= _named("input", self.graph.input_names, batch.inputs)
         if self.ledger:
-            found = self.task.analyzer.conservation(packed(batch.inputs, self.graph), self.task.selected(batch))
+            found = self.analyzer.conservation(packed(batch.inputs, self.graph), self.selected(batch))
             arrays["ledger"] = np.stack([getattr(found, name) for name in FIELDS], axis=1)
         return arrays
 

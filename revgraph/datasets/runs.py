@@ -1,29 +1,32 @@
 """Runs over a dataset that may end at any moment: what is computed batch by batch, and written when all is there."""
 
+import concurrent.futures
+import contextlib
 import dataclasses
 import hashlib
+import itertools
 import json
-import math
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import keras
-import numpy as np
-import tensorflow as tf
 
+from revgraph.datasets.engines import Engine, Job
 from revgraph.datasets.outputs import Sink
-from revgraph.datasets.staging import Record, Staging, sync_folder
-from revgraph.datasets.streams import Batch, reason
+from revgraph.datasets.staging import Staging, sync_folder
 from revgraph.datasets.tasks import Task
-from revgraph.graph import Graph
+from revgraph.datasets.work import Finished, Work
 from revgraph.graph.tables import Table, Tabular
-from revgraph.reverse.failures import RefusedInputError
 from revgraph.saving.names import file_name
 from revgraph.saving.provenance import now
 
 LISTED = 20
 """A printed report lists so many failures."""
+
+WRITERS = 4
+"""So many batches of several processes are written at once."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -59,105 +62,94 @@ class Report(Tabular):
 
 
 class Run:
-    """Computes the batches that are not finished yet. Subclasses define `_compute` and `_arrays`.
+    """Has the batches computed that are not finished yet, and keeps them.
 
     Args:
-        task: What is computed.
+        task: What is computed, and of what.
+        work: What is computed for a batch.
         staging: The directory of finished batches.
+        engine: What computes.
     """
 
-    def __init__(self, task: Task, staging: Staging):
-        self.task = task
-        self.graph: Graph = task.analyzer.graph
+    def __init__(self, task: Task, work: Work, staging: Staging, engine: Engine):
+        self.task, self.work, self.staging, self.engine = task, work, staging, engine
         self.data = task.data
-        self.staging = staging
         self.shapes = {name: shape[1:] for name, (shape, _) in staging.specs().items()}
-
-    def _compute(self, batch: Batch) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """What must be finite: relevance, and the model's outputs, arrays (batch, ...)."""
-        raise NotImplementedError
-
-    def _arrays(
-        self, batch: Batch, relevance: list[np.ndarray], outputs: list[np.ndarray]
-    ) -> dict[str, np.ndarray | None]:
-        """The arrays to keep by name, each (batch, ...), from what `_compute` gave. None is left out."""
-        raise NotImplementedError
+        self._read = 0
 
     def run(self, verbose: int) -> None:
         """Computes and keeps all batches. `verbose` is that of `explain_dataset`."""
-        records = self.staging.records
-        done = len(records)
-        # The last finished batch is read again to check that the data is the same.
-        number = max(done - 1, 0) if self.data.seekable else 0
         progress = keras.utils.Progbar(self.data.length, verbose=int(verbose), unit_name="batch")
-        for batch in self.data.batches(number, records[number].first if done else 0):
-            if number >= done:
-                self._add(batch)
-            elif batch.digest() != records[number].digest:
-                raise ValueError(
-                    f"The dataset is not the one that the interrupted run had: samples {batch.first} to "
-                    f"{batch.first + batch.count - 1} differ. It has to give the same samples in the same order; a "
-                    f"dataset that shuffles needs a seed. overwrite=True begins anew."
-                )
-            number += 1
-            progress.update(number)
-        if number < done:
+        writing: set[Future] = set()
+        # Several batches may be written at once, because the disk takes as long as a small model.
+        with (
+            ThreadPoolExecutor(WRITERS) as writers,
+            contextlib.closing(self.engine.computed(self.work, self._unfinished(progress))) as computed,
+        ):
+            for finished in computed:
+                self._check(finished)
+                writing.add(writers.submit(self.staging.add, finished.record, finished.arrays))
+                writing = self._written(writing, WRITERS if self.engine.ahead else 0, progress)
+            self._written(writing, 0, progress)
+        count = len(self.staging.records)
+        if self._read < count:
             raise ValueError(
-                f"The dataset is not the one that the interrupted run had: it ends after {number} batches, and {done} "
-                f"are finished. A generator has to be made anew. overwrite=True begins anew."
+                f"The dataset is not the one that the interrupted run had: it ends after {self._read} batches, and "
+                f"{count} are finished. A generator has to be made anew. overwrite=True begins anew."
             )
         if self.data.length is None:
             # Keras 3.5 writes its last line only where it knows how many there should be.
-            progress.target = number
-            progress.update(number, finalize=True)
+            progress.target = count
+            progress.update(count, finalize=True)
         if not self.staging.samples:
             raise ValueError("Nothing to explain: the dataset is empty.")
         if not self.staging.explained:
             index, why = next(iter(self.staging.failures.items()))
             raise ValueError(f"All {self.staging.samples} samples failed. Sample {index}: {why}")
 
-    def _add(self, batch: Batch) -> None:
-        digest = batch.digest()
-        batch, arrays = self._explained(_finite(batch, batch.inputs, "the input"))
-        if batch.failures and self.task.on_failure == "raise":
-            index, why = min(batch.failures.items())
+    def _unfinished(self, progress: keras.utils.Progbar) -> Iterator[Job]:
+        """The batches that are not finished. Those that are, and are read again, must be the same."""
+        records = dict(self.staging.records)
+        missing = next(number for number in itertools.count() if number not in records)
+        # The batch before the first that is missing is read again, to check that the data is the same.
+        number = max(missing - 1, 0) if self.data.seekable else 0
+        self._read = number
+        for batch in self.data.batches(number, records[number].first if number in records else 0):
+            self._read = number + 1
+            if number not in records:
+                yield number, batch
+            elif batch.digest() != records[number].digest:
+                raise ValueError(
+                    f"The dataset is not the one that the interrupted run had: samples {batch.first} to "
+                    f"{batch.first + batch.count - 1} differ. It has to give the same samples in the same order; a "
+                    f"dataset that shuffles needs a seed. overwrite=True begins anew."
+                )
+            else:
+                progress.update(len(self.staging.records))
+            number += 1
+
+    def _check(self, finished: Finished) -> None:
+        """Raises a ValueError if a batch cannot be kept."""
+        record = finished.record
+        if record.failures and self.task.on_failure == "raise":
+            index, why = min(record.failures.items())
             raise ValueError(f"Sample {index} failed: {why}")
-        for name, array in arrays.items():
+        for name, array in finished.arrays.items():
             if array.shape[1:] != self.shapes.setdefault(name, array.shape[1:]):
                 raise ValueError(
-                    f"All samples need the same shape in one output. From sample {batch.first} on {name!r} has "
+                    f"All samples need the same shape in one output. From sample {record.first} on {name!r} has "
                     f"{array.shape[1:]}, before that {self.shapes[name]}. Resize the samples, or explain those of "
                     f"one shape after the other."
                 )
-        self.staging.add(Record(batch.first, batch.count, digest, batch.failures), arrays)
 
-    def _explained(self, batch: Batch) -> tuple[Batch, dict[str, np.ndarray]]:
-        """The batch without samples that failed, and the arrays to keep."""
-        if not len(batch.index):
-            return batch, {}
-        try:
-            relevance, outputs = self._compute(batch)
-        except (tf.errors.InvalidArgumentError, RefusedInputError) as error:
-            return self._explained_one_by_one(batch, error)
-        kept = _finite(batch, outputs, "the model's output")
-        kept = _finite(kept, [r[np.isin(batch.index, kept.index)] for r in relevance], "the relevance")
-        good = np.isin(batch.index, kept.index)
-        if not good.any():
-            return kept, {}
-        arrays = self._arrays(kept, [r[good] for r in relevance], [y[good] for y in outputs])
-        return kept, {name: array for name, array in arrays.items() if array is not None}
-
-    def _explained_one_by_one(self, batch, error):
-        """Explains a batch that TensorFlow refuses because of one sample, such as a word outside the vocabulary."""
-        kept = batch
-        for index in batch.index:
-            try:
-                self._compute(batch.without(batch.index != index, ""))
-            except (tf.errors.InvalidArgumentError, RefusedInputError) as own:
-                kept = kept.without(kept.index == index, reason(own))
-        if kept is batch:
-            raise error
-        return self._explained(kept)
+    def _written(self, writing: set[Future], most: int, progress: keras.utils.Progbar) -> set[Future]:
+        """Waits until at most so many batches are being written, and returns these."""
+        while len(writing) > most:
+            done, writing = concurrent.futures.wait(writing, return_when=concurrent.futures.FIRST_COMPLETED)
+            for future in done:
+                future.result()
+            progress.update(len(self.staging.records))
+        return writing
 
 
 def to_the_end(
@@ -166,7 +158,8 @@ def to_the_end(
     resume: bool | None,
     overwrite: bool,
     verbose: int,
-    begin: Callable[[Staging], Run],
+    work: Work,
+    engine: Engine,
 ) -> Report:
     """Runs, or goes on with an interrupted run, until the output is written.
 
@@ -174,7 +167,8 @@ def to_the_end(
         task: What is computed.
         output: What is written.
         resume, overwrite, verbose: See `explain_dataset`.
-        begin: Makes the run on the directory of finished batches.
+        work: What is computed for a batch.
+        engine: What computes.
 
     Raises:
         FileExistsError: The output exists, or there is an interrupted run.
@@ -192,7 +186,7 @@ def to_the_end(
                     return report
                 staging.begin(head)
             resumed = staging.samples
-            begin(staging).run(verbose)
+            Run(task, work, staging, engine).run(verbose)
             _finish(output, staging, verbose)
         finally:
             if not staging.has_batches():
@@ -225,7 +219,7 @@ def _taken_up(staging, sink, head, resume, overwrite):
     if sink.target.exists() and sink.origin().get("run") == staging.head["run"]:
         # It had finished, and was interrupted when it tidied up.
         staging.remove()
-        staging.records = []
+        staging.records = {}
         staging.folder.mkdir(exist_ok=True)
         return False
     where = str(staging.folder)
@@ -285,19 +279,3 @@ def _finish(sink, staging, verbose):
         os.replace(folder / path.name, path)
     sync_folder(sink.target.parent)
     staging.remove()
-
-
-def _finite(batch: Batch, arrays: Sequence[np.ndarray], what: str) -> Batch:
-    """The batch without samples for which one of the arrays, (samples, ...), has values that are not finite."""
-    for array in arrays:
-        if array.dtype.kind == "f":
-            values = array.reshape(len(array), math.prod(array.shape[1:]))
-            nan = np.isnan(values).any(axis=1)
-            infinite = np.isinf(values).any(axis=1) & ~nan
-            if (nan | infinite).any():
-                kept = batch.without(nan, f"{what} contains NaN").without(
-                    infinite[~nan], f"{what} contains infinite values"
-                )
-                good = ~(nan | infinite)
-                return _finite(kept, [a[good] for a in arrays], what)
-    return batch

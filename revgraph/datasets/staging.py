@@ -1,7 +1,7 @@
 """`NAME.partial`: the finished batches of a run, one file each. A run may end at any moment and be resumed.
 
-The file of a batch gets its name when all of it is on the disk, so no file is half-written. Batches are numbered, and a
-resumed run continues behind the last of them.
+The file of a batch gets its name when all of it is on the disk, so no file is half-written. Batches are numbered, and
+may be finished in any order. A resumed run computes those that are missing.
 """
 
 import contextlib
@@ -42,12 +42,14 @@ class Record:
     """A note on a finished batch.
 
     Args:
+        number: Its position among the batches of the dataset.
         first: Index of its first sample.
         count: Number of its samples, those that failed included.
         digest: Hash of its data.
         failures: The reasons why samples failed, by index.
     """
 
+    number: int
     first: int
     count: int
     digest: str
@@ -61,14 +63,14 @@ class Staging:
         target: The path of the output.
 
     Attributes:
-        records: One `Record` for each finished batch.
+        records: A `Record` for each finished batch, by the number of the batch.
         head: The question that the run answers, and where it comes from; empty before the run begins.
     """
 
     def __init__(self, target: PathLike):
         target = Path(target)
         self.folder = target.with_name(target.name + ".partial")
-        self.records: list[Record] = []
+        self.records: dict[int, Record] = {}
         self.head: dict[str, Any] = {}
         self._removed = False
 
@@ -104,7 +106,7 @@ class Staging:
         for path in self.folder.iterdir():
             if path.name != _LOCK:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-        self.records = []
+        self.records = {}
         self.head = {"format": FORMAT, "run": uuid.uuid4().hex, **head}
         self._put(_HEAD, lambda file: file.write(json.dumps(self.head, indent=1).encode()))
 
@@ -117,7 +119,7 @@ class Staging:
         Raises:
             ValueError: Another version of revgraph began the run.
         """
-        self.records = []
+        self.records = {}
         try:
             self.head = json.loads((self.folder / _HEAD).read_bytes())
             version = self.head["format"]
@@ -129,27 +131,34 @@ class Staging:
                 f"The interrupted run in {str(self.folder)!r} is of format {version!r}, and this revgraph reads format "
                 f"{FORMAT}. Go on with the version that began it, or pass overwrite=True to begin anew."
             )
-        with contextlib.suppress(FileNotFoundError, *_DAMAGE):
-            while whole:
-                with np.load(self._path(len(self.records)), allow_pickle=False) as stored:
+        # Where a batch is damaged, those behind it are not trusted either, and are computed again.
+        with contextlib.suppress(*_DAMAGE):
+            for path in sorted(self.folder.glob("batch-*.npz")) if whole else ():
+                with np.load(path, allow_pickle=False) as stored:
                     record = json.loads(stored[_RECORD].item())
-                failures = {int(index): why for index, why in record.pop("failures").items()}
-                self.records.append(Record(**record, failures=failures))
+                record["number"] = int(path.stem.partition("-")[2])
+                record["failures"] = {int(index): why for index, why in record["failures"].items()}
+                self.records[record["number"]] = Record(**record)
         return whole
 
     def add(self, record: Record, arrays: dict[str, np.ndarray]) -> None:
-        """Writes a finished batch."""
+        """Writes a finished batch. Several threads may do it at once.
+
+        Args:
+            record: The note on the batch.
+            arrays: What is kept of its samples by name, (samples, ...) each.
+        """
         stored: dict[str, Any] = {**arrays, _RECORD: json.dumps(dataclasses.asdict(record))}
-        self._put(self._path(len(self.records)).name, lambda file: np.savez(file, **stored))
-        self.records.append(record)
+        self._put(self._path(record.number).name, lambda file: np.savez(file, **stored))
+        self.records[record.number] = record
 
     def batches(self, *names: str) -> Iterator[dict[str, np.ndarray]]:
-        """The arrays of each finished batch by name, without batches that have none.
+        """The arrays of each finished batch by name, in the order of the dataset, without batches that have none.
 
         Args:
             *names: The names of the arrays; by default all.
         """
-        for number in range(len(self.records)):
+        for number in sorted(self.records):
             with self._stored(number) as stored:
                 wanted = names or [name for name in stored.files if name != _RECORD]
                 arrays = {name: stored[name] for name in wanted if name in stored.files}
@@ -159,7 +168,7 @@ class Staging:
     def specs(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
         """The shape and the dtype of every array by name. The first axis is the number of all explained samples."""
         found: dict[str, tuple[tuple[int, ...], np.dtype]] = {}
-        for number, record in enumerate(self.records):
+        for number, record in self.records.items():
             if record.count > len(record.failures):
                 with self._stored(number) as stored:
                     found = {name: (stored[name].shape[1:], stored[name].dtype) for name in stored.files}
@@ -170,17 +179,21 @@ class Staging:
     @property
     def samples(self) -> int:
         """Number of samples in all finished batches."""
-        return sum(record.count for record in self.records)
+        return sum(record.count for record in self._notes())
 
     @property
     def failures(self) -> dict[int, str]:
         """The reasons why samples failed, by index."""
-        return {index: why for record in self.records for index, why in record.failures.items()}
+        return {index: why for record in self._notes() for index, why in sorted(record.failures.items())}
 
     @property
     def explained(self) -> int:
         """Number of samples in all finished batches that did not fail."""
-        return self.samples - sum(len(record.failures) for record in self.records)
+        return self.samples - sum(len(record.failures) for record in self._notes())
+
+    def _notes(self):
+        """The records in the order of the dataset. Other threads may add some meanwhile."""
+        return [record for _, record in sorted(self.records.copy().items())]
 
     def remove(self) -> None:
         """Removes the directory with its content."""
@@ -210,7 +223,7 @@ class Staging:
 
     def _put(self, name: str, write: Callable[[IO[bytes]], Any]) -> None:
         """Writes a file that gets its name when it is whole."""
-        new = self.folder / _NEW
+        new = self.folder / f"{_NEW}-{name}"
         try:
             with open(new, "wb") as file:
                 write(file)

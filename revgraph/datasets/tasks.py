@@ -94,10 +94,6 @@ class Task:
         read: dict[str, Any] = json.loads(json.dumps(head))
         return read
 
-    def selected(self, batch: Batch) -> Any:
-        """The selection for the samples of a batch."""
-        return of_samples(self.selection, batch, self.analyzer.graph)
-
 
 def _checked_selection(selection, data):
     """The selection. One with an entry per sample becomes an array."""

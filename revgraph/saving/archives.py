@@ -19,6 +19,7 @@ import numpy as np
 
 from revgraph import composites, reverse_rules
 from revgraph.composites import Composite, Matcher, matcher
+from revgraph.graph import Graph
 from revgraph.graph.types import PathLike
 from revgraph.reverse_rules import Rule
 from revgraph.saving.configured import Configured
@@ -44,8 +45,7 @@ def save(analyzer: Configured, path: PathLike, overwrite: bool = False) -> None:
     path = Path(path)
     if path.exists() and not overwrite:
         raise FileExistsError(f"{str(path)!r} exists. Pass overwrite=True to replace it.")
-    arrays: dict[str, np.ndarray] = {}
-    description = {"format": FORMAT, "analyzer": _encode(analyzer, arrays, "analyzer")}
+    description, arrays = described(analyzer)
     model = _model_of(analyzer)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".revgraph-") as folder:
         whole, part = Path(folder, "whole"), Path(folder, _MODEL)
@@ -57,6 +57,34 @@ def save(analyzer: Configured, path: PathLike, overwrite: bool = False) -> None:
             np.savez(buffer, **arrays)  # type: ignore[arg-type]  # the arrays are not options
             archive.writestr(_ARRAYS, buffer.getvalue())
         os.replace(whole, path)
+
+
+def described(analyzer: Configured) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """What an analyzer is but for its model: a dict for JSON, and arrays by name.
+
+    Raises:
+        TypeError: The analyzer has an argument that cannot be written to a file, such as a function.
+    """
+    arrays: dict[str, np.ndarray] = {}
+    return {"format": FORMAT, "analyzer": _encode(analyzer, arrays, "analyzer")}, arrays
+
+
+def made(
+    description: dict[str, Any],
+    arrays: dict[str, np.ndarray],
+    model: Any,
+    classes: Iterable[type],
+    custom_objects: Mapping[str, Any] | None = None,
+) -> Any:
+    """Makes an analyzer of a model from what `described` says.
+
+    Args:
+        description, arrays: What `described` returned.
+        model: The model, or the `Graph` of a model.
+        classes: The classes of analyzers that may be named, all of them `Configured`.
+        custom_objects: The user's own rules and analyzers by name.
+    """
+    return _Decoder(model, arrays, custom_objects or {}, _by_name(classes)).analyzer(description["analyzer"])
 
 
 def load(
@@ -90,7 +118,7 @@ def load(
             if description["format"] > FORMAT:
                 raise ValueError(f"it was written by a later revgraph (format {description['format']}).")
             model = keras.models.load_model(file, custom_objects=custom_objects, compile=False, safe_mode=safe_mode)
-        return _Decoder(model, arrays, custom_objects, _by_name(classes)).analyzer(description["analyzer"])
+        return made(description, arrays, model, classes, custom_objects)
     # The kind of the error depends on where the damage is.
     except (Damaged, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
         raise ValueError(
@@ -149,7 +177,7 @@ def _encode(value, arrays, where):
         return items if isinstance(value, list) else {"tuple": items}
     if isinstance(value, dict):
         return {"dict": [[k, _encode(v, arrays, f"{where}[{k!r}]")] for k, v in value.items()]}
-    if isinstance(value, keras.Model):
+    if isinstance(value, keras.Model | Graph):
         return {"model": None}
     if isinstance(value, Configured):
         arguments = _encode(value.config(), arrays, where)
