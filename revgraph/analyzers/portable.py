@@ -1,10 +1,9 @@
 """`Portable`: an analyzer on its way to another process."""
 
 import dataclasses
-import json
+import inspect
 import sys
 import tempfile
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,11 @@ from revgraph.analyzers.analyzer import Analyzer
 from revgraph.analyzers.loading import CLASSES
 from revgraph.analyzers.tasks import for_task
 from revgraph.read import load_model
+from revgraph.read.keras.private import layers_of
 from revgraph.saving import archives
+
+_KNOWN = ("builtins", "keras", "keras_hub", "numpy", "revgraph", "tensorflow")
+"""The packages whose classes are the same in every process."""
 
 SETTINGS = ("floatx", "epsilon", "image_data_format")
 """Keras's settings that a process gets from the one that sends it an analyzer."""
@@ -51,14 +54,12 @@ class Portable:
                 neither from Keras nor from a path.
         """
         description, arrays = archives.described(analyzer)
-        custom_objects = {**keras.saving.get_custom_objects(), **dict(_own(description))}
+        custom_objects = {**keras.saving.get_custom_objects(), **_of_the_user(analyzer, description)}
         model: bytes | tuple[str, str | None]
         if isinstance(analyzer.model, keras.Model):
             with tempfile.TemporaryDirectory() as folder:
                 file = Path(folder, "model.keras")
                 analyzer.model.save(file)
-                with zipfile.ZipFile(file) as parts:
-                    custom_objects |= dict(_own(json.loads(parts.read("config.json"))))
                 model = file.read_bytes()
         elif analyzer.model_path is not None:
             model = (str(Path(analyzer.model_path).resolve()), analyzer.model_signature)
@@ -80,28 +81,38 @@ class Portable:
 
     def _model(self):
         # The code that is run was this user's, in the process that sent it.
+        options: dict[str, Any] = {"safe_mode": False, "custom_objects": self.custom_objects}
         if isinstance(self.model, tuple):
             path, signature = self.model
-            return load_model(path, signature, safe_mode=False, custom_objects=self.custom_objects)
+            return load_model(path, signature, **options)
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder, "model.keras")
             file.write_bytes(self.model)
-            return keras.models.load_model(file, self.custom_objects, compile=False, safe_mode=False)
+            return load_model(file, **options)
 
 
-def _own(code: Any) -> Iterator[tuple[str, Any]]:
-    """The user's own classes that a description of JSON names, by name."""
-    if isinstance(code, list):
-        for item in code:
-            yield from _own(item)
-    if not isinstance(code, dict):
-        return
-    for item in code.values():
-        yield from _own(item)
-    module = code.get("module")
-    if not isinstance(module, str) or module.partition(".")[0] in ("keras", "keras_hub", "revgraph", "builtins"):
-        return
-    for kind in ("class_name", "class", "rule", "type"):
-        name = code.get(kind)
-        if isinstance(name, str) and hasattr(sys.modules.get(module), name):
-            yield name, getattr(sys.modules[module], name)
+def _of_the_user(analyzer: Analyzer, description: Any) -> dict[str, Any]:
+    """The classes and functions of the user's own that an analyzer and its model are made of, by name."""
+    found = list(_named(description))
+    if isinstance(analyzer.model, keras.Model):
+        for layer in layers_of(analyzer.model):
+            found.append(type(layer))
+            # Activations, initializers, regularizers.
+            found += [value if inspect.isfunction(value) else type(value) for value in vars(layer).values()]
+    # A lambda has no name by which it could be found again.
+    own = [v for v in found if v.__module__.partition(".")[0] not in _KNOWN and v.__name__ != "<lambda>"]
+    return {value.__name__: value for value in own}
+
+
+def _named(description: Any) -> Iterator[Any]:
+    """The classes of rules, analyzers and layers that a description of an analyzer names."""
+    if isinstance(description, list):
+        for part in description:
+            yield from _named(part)
+    if isinstance(description, dict):
+        for part in description.values():
+            yield from _named(part)
+        for kind in ("class", "rule", "type"):
+            name, module = description.get(kind), sys.modules.get(description.get("module", ""))
+            if isinstance(name, str) and hasattr(module, name):
+                yield getattr(module, name)

@@ -11,6 +11,7 @@ import pickle
 import signal
 import tempfile
 import threading
+import warnings
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -206,6 +207,8 @@ def _begin(lives, file, threads):
     with contextlib.suppress(RuntimeError):
         tf.config.threading.set_intra_op_parallelism_threads(threads)
         tf.config.threading.set_inter_op_parallelism_threads(threads)
+    # The line that a warning would name is in this package.
+    warnings.formatwarning = lambda message, category, *_: f"{category.__name__}: {message}\n"
     threading.Thread(target=_end_with, args=(lives,), daemon=True).start()
 
 
