@@ -25,7 +25,14 @@ def quick(plan: Plan) -> Plan:
     """The same on a small network, in a minute or two: whether everything runs, not how fast."""
     lengths = {"batch size": (1, 2), "image size": (20, 28), "network": (SMALL,)}
     effort = Effort(rounds=2, seconds=0.1, most=2)
-    short = {"recurrent": ("LSTM",), "series_batch_sizes": (2,), "steps": (20,), "images": 8, "lengths": (2, 4)}
+    short = {
+        "recurrent": ("LSTM",),
+        "series_batch_sizes": (2,),
+        "steps": (20,),
+        "images": 8,
+        "lengths": (2, 4),
+        "work": 20,
+    }
     return dataclasses.replace(
         plan, networks=(SMALL,), transformers=(), batch_sizes=(1, 2), curves=lengths, effort=effort, **short
     )

@@ -82,3 +82,9 @@ THROUGHPUT = 0.95
 
 COLLECT = 1.3
 """The time of `concepts.collect` over the last block of a network, as a multiple of that of `explain_dataset`."""
+
+SHARE = 0.9
+"""Samples per second of two workers, as a share of those of one process that has all cores."""
+
+SPEEDUP = 7.0
+"""Samples per second of eight workers, as a multiple of those of one, where a batch takes 50 ms and no core."""

@@ -19,6 +19,7 @@ from benchmarks.networks import network, samples
 from benchmarks.peers.protocol import one_line, open_answers
 from benchmarks.profiling import profile
 from benchmarks.timing import Effort, against, interleaved, seconds, spread
+from benchmarks.workers import dataset_workers, stub
 
 GRADIENT = "plain gradient"
 
@@ -233,6 +234,8 @@ JOBS = {
         dataset_memory,
         xla,
         profile,
+        dataset_workers,
+        stub,
     )
 }
 

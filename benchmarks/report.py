@@ -14,6 +14,7 @@ TITLES = {
     "conditions": "Conditional maps of 64 channels of one layer in one call, as a share of 64 calls",
     "datasets": "Datasets: share of the compiled function's throughput, and memory of longer and longer ones",
     "concepts": "Concepts: time over that of `explain_dataset`, and memory of longer and longer datasets",
+    "workers": "Several processes on a dataset; in the rows of `50 ms` a batch takes so long and no core",
     "xla": "`jit_compile=True`, as a multiple of the default's time",
     "scaling": "Batch size, image size, depth",
     "recurrent": "Recurrent layers of 128 units, series of 200 steps, and the first call for series of growing length",
@@ -187,6 +188,18 @@ def _concepts(rows):
     yield table({**AT, **columns, **ERROR}, rows)
 
 
+def _workers(rows):
+    columns = {
+        "workers": lambda row: row["workers"],
+        "samples per s": _number("samples_per_second"),
+        "first batch, s": _number("startup", 0),
+        "times one process": _number("gain", 2),
+        "goal": _goal("gain", least=True),
+        "overhead per batch, ms": _number("overhead", 1, 1e3),
+    }
+    yield table({**AT, **columns, **ERROR}, rows)
+
+
 def _xla(rows):
     columns = {
         "ratio": _spread("ratio"),
@@ -260,6 +273,7 @@ RENDERED = {
     "conditions": _conditions,
     "datasets": _datasets,
     "concepts": _concepts,
+    "workers": _workers,
     "xla": _xla,
     "scaling": _scaling,
     "recurrent": _recurrent,

@@ -17,6 +17,8 @@ from benchmarks.goals import (
     METHODS,
     OVERHEAD,
     RECURRENT,
+    SHARE,
+    SPEEDUP,
     TARGETS,
     THROUGHPUT,
     TRANSFORMERS,
@@ -50,6 +52,7 @@ class Plan:
         image_size: Height and width of images; None for each network's own.
         images: How many images a dataset has whose time is measured.
         lengths: Numbers of batches of the datasets whose memory is measured.
+        work: Number of batches of the datasets that several processes share.
         methods: The methods.
         effort: How often things are run.
         peers: Libraries to compare with.
@@ -68,6 +71,7 @@ class Plan:
     image_size: int | None = None
     images: int = 32
     lengths: tuple[int, ...] = (25, 100, 400)
+    work: int = 40
     methods: tuple[str, ...] = tuple(METHODS)
     effort: Effort = Effort()
     peers: tuple[str, ...] = ()
@@ -214,6 +218,22 @@ def concepts(plan: Plan) -> Iterator[dict]:
         yield {"network": SMALL, "batch": 64, "method": FEW[1], "goal": None, **found}
 
 
+def workers(plan: Plan) -> Iterator[dict]:
+    """Several processes on a dataset: beside one process with all cores, and where a batch only takes time."""
+    method = plan.few()[0]
+    batch = max(plan.batch_sizes)
+    shared = [(name, "dataset_workers", batch, plan.work, 2, SHARE) for name in plan.networks]
+    for name, job, size, batches, most, goal in [*shared, (SMALL, "stub", 8, 50 * plan.work, 8, SPEEDUP)]:
+        of_one = None
+        for count in (1, most):
+            found = attempt(plan.job, job, name=name, method=method, batch=size, batches=batches, workers=count)
+            rate = found.get("samples_per_second", math.nan)
+            of_one = of_one or rate
+            shown = name if job == "dataset_workers" else "50 ms"
+            at = {"network": shown, "batch": size, "method": method, "workers": count}
+            yield {**at, "goal": None if count == 1 else goal, **found, "gain": rate / of_one}
+
+
 def xla(plan: Plan) -> Iterator[dict]:
     """`jit_compile=True` beside the default."""
     for name in plan.networks:
@@ -283,6 +303,7 @@ SECTIONS = {
     "conditions": conditions,
     "datasets": datasets,
     "concepts": concepts,
+    "workers": workers,
     "xla": xla,
     "scaling": scaling,
     "recurrent": recurrent,
@@ -293,7 +314,9 @@ SECTIONS = {
 VARIABLES = {"eigen": EIGEN}
 """Environment variables of the processes of a section."""
 
-DEFAULT = tuple("ratios eigen first_call overhead targets conditions datasets concepts scaling recurrent".split())
+DEFAULT = tuple(
+    "ratios eigen first_call overhead targets conditions datasets concepts workers scaling recurrent".split()
+)
 """What is measured when nothing else is asked for."""
 
 

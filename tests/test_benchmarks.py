@@ -127,6 +127,8 @@ def test_ratios_come_with_peak_memory():
         (jobs.collect, {"effort": ONCE, "batch": 2, "batches": 2}),
         (jobs.dataset_memory, {"batch": 2, "batches": 2}),
         (jobs.dataset_memory, {"batch": 2, "batches": 2, "what": "concepts"}),
+        (jobs.dataset_workers, {"batch": 2, "batches": 6, "workers": 1}),
+        (jobs.stub, {"batch": 2, "batches": 6, "workers": 1}),
         (jobs.xla, {"effort": ONCE, "batch": 1}),
     ],
 )
