@@ -38,3 +38,17 @@ def float64():
     """Layers and inputs made by the test are float64."""
     with precision("float64"):
         yield
+
+
+def limited(limit):
+    """Files of more bytes than this cannot be written, as if the disk were full."""
+    resource = pytest.importorskip("resource")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+
+@pytest.fixture
+def full_disk():
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield limited
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -555,20 +555,6 @@ def test_one_run_at_a_time(analyzer, x, tmp_path):
         run(analyzer, x, tmp_path / "out")
 
 
-def limited(limit):
-    """Files of more bytes than this cannot be written, as if the disk were full."""
-    resource = pytest.importorskip("resource")
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
-
-
-@pytest.fixture
-def full_disk():
-    resource = pytest.importorskip("resource")
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield limited
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
 @pytest.mark.parametrize("where", ["out", "out.h5"])
 @pytest.mark.parametrize("limit", [3_000, 8_000])
 def test_a_full_disk_ends_the_run_and_keeps_what_is_done(limit, where, analyzer, x, tmp_path, full_disk):

@@ -148,6 +148,19 @@ def test_a_stream_that_ends_before_what_is_finished_is_refused(analyzer, x, tmp_
     assert revgraph.explain_dataset(analyzer, batches(10), tmp_path / "out", verbose=0).samples == 20
 
 
+@pytest.mark.parametrize("limit, resumed", [(1_500, 0), (5_000, COUNT)])
+def test_a_full_disk_keeps_what_is_done(limit, resumed, analyzer, x, tmp_path, out_of_order, full_disk):
+    """The lower limit hits a batch, the higher one the output."""
+    run(analyzer, x[:4], tmp_path / "warm-up")
+    full_disk(limit)
+    with pytest.raises(OSError, match=f"{resumed} samples are finished and kept. Make room"):
+        run(analyzer, x, tmp_path / "out")
+    full_disk(-1)
+    assert run(analyzer, x, tmp_path / "out").resumed == resumed
+    assert len(read(tmp_path / "out")["index"]) == COUNT - 1
+    assert {path.name for path in tmp_path.iterdir()} == {"warm-up", "out"}
+
+
 class Doubled(layers.Layer):
     def call(self, x):
         return 2 * keras.ops.relu(x)
