@@ -17,9 +17,10 @@ READY = .venv/.ready
 READY_DOCS = .venv/.ready-docs
 READY_OLDEST = .venv-oldest/.ready
 READY_NIGHTLY = .venv-nightly/.ready
+READY_BEAM = .venv-beam/.ready
 
 .DEFAULT_GOAL = help
-.PHONY: help demo test coverage lint docs format test-slow test-applications test-kerashub test-oldest test-nightly bench evaluate clean distclean
+.PHONY: help demo test coverage lint docs format test-slow test-applications test-kerashub test-oldest test-nightly test-beam bench evaluate clean distclean
 
 help:
 	@echo "make demo               train a small network on handwritten digits and explain it: build/demo/digits.png"
@@ -27,6 +28,7 @@ help:
 	@echo "make coverage           the test suite, and which lines of the package it does not run: build/coverage/index.html"
 	@echo "make test-oldest        the test suite on the lowest versions that pyproject.toml declares"
 	@echo "make test-nightly       the test suite on last night's Keras, over the same TensorFlow"
+	@echo "make test-beam          the tests of the page about TensorFlow Serving and Apache Beam"
 	@echo "make test-slow          the tests that take longer"
 	@echo "make test-applications  the tests on the networks of keras.applications"
 	@echo "make test-kerashub      the tests on every family of KerasHub; writes docs/kerashub-families.md"
@@ -69,6 +71,10 @@ test-nightly: $(READY_NIGHTLY)
 	.venv-nightly/bin/python -m pip install --quiet --pre --upgrade keras-nightly
 	.venv-nightly/bin/python -m pytest -n $(WORKERS)
 
+test-beam: $(READY_BEAM)
+	.venv-beam/bin/python -m pytest -n $(WORKERS) -m "slow or not slow" tests/test_beam_and_serving.py \
+		"tests/test_docs.py::test_the_page_runs[docs/beam-and-serving.md]"
+
 docs: $(READY_DOCS)
 	@NO_MKDOCS_2_WARNING=1 TF_CPP_MIN_LOG_LEVEL=3 .venv/bin/python -m mkdocs build --strict --clean
 
@@ -92,7 +98,7 @@ clean:
 	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
 
 distclean: clean
-	rm -rf .venv .venv-oldest .venv-nightly
+	rm -rf .venv .venv-oldest .venv-nightly .venv-beam
 
 # The build backend is installed first and used without isolation, so that a newer pyproject.toml whose requirements
 # are already there needs no network either.
@@ -124,6 +130,11 @@ $(READY_NIGHTLY): pyproject.toml
 	$(call venv,.venv-nightly)
 	$(call install,.venv-nightly,,dev)
 	@.venv-nightly/bin/python -m pip uninstall --quiet --yes keras keras-nightly
+
+# Apache Beam needs a protobuf that is older than the one that TensorFlow takes, so it has an environment of its own.
+$(READY_BEAM): pyproject.toml
+	$(call venv,.venv-beam)
+	$(call install,.venv-beam,"apache-beam>=2.77" "tensorflow-serving-api>=2.21",test)
 
 $(READY_DOCS): $(READY)
 	@.venv/bin/python -m pip install --quiet --no-build-isolation --editable ".[docs]"

@@ -22,6 +22,8 @@ PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").r
 
 # What the code of a page has to lead to, checked in its namespace and its folder after the last block.
 CLAIMS = {
+    "docs/beam-and-serving.md": "assert not failures; np.testing.assert_allclose(np.sort(relevance.sum((1, 2, 3)))"
+    ", np.sort(analyzer.analyze(x).sum((1, 2, 3))), 1e-4)",
     "docs/binary-and-regression.md": "import numpy as np; np.testing.assert_allclose(for_zero, -for_one)"
     "; assert agreement['deep_lift, mean'] > 0.9 > 0.7 > agreement['lrp.epsilon']",
     "docs/custom-rules.md": "assert isinstance(halved, revgraph.Composite) and len(report) == 1",
@@ -94,7 +96,11 @@ def names(files, train, tmp_path, monkeypatch):
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_the_page_runs(page, names):
     text = page.read_text()
-    for extra, use in {"keras_hub": "import keras_hub", "quantus": "import quantus", "panel": "revgraph.view("}.items():
+    extras = {
+        "keras_hub": "import keras_hub", "quantus": "import quantus", "panel": "revgraph.view(",
+        "apache_beam": "import apache_beam", "tensorflow_serving": "from tensorflow_serving",
+    }  # fmt: skip
+    for extra, use in extras.items():
         if use in text:
             pytest.importorskip(extra)
     for block in re.finditer(r"^( *)```python\n(.*?)^\1```", text, flags=re.DOTALL | re.MULTILINE):

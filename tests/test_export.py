@@ -112,6 +112,16 @@ def analyzer():
     return revgraph.create_analyzer("lrp.epsilon", model)
 
 
+@pytest.mark.parametrize("wrong", [2, 99, -4])
+def test_a_class_that_is_not_there_is_an_error(analyzer, tmp_path, wrong):
+    """Relevance would be zero, which is what a class may have that nothing speaks for."""
+    analyzer.export(tmp_path / "e")
+    serve = tf.saved_model.load(str(tmp_path / "e")).signatures["serving_default"]
+    with pytest.raises(tf.errors.InvalidArgumentError, match="neuron_selection is a position") as error:
+        serve(x=tf.ones((2, 3)), neuron_selection=tf.constant([0, wrong]))
+    assert f"[{wrong}] [2]" in str(error.value)
+
+
 def test_nothing_but_tensorflow_operations(analyzer, tmp_path):
     analyzer.export(tmp_path / "e")
     saved = saved_model_pb2.SavedModel.FromString((tmp_path / "e" / "saved_model.pb").read_bytes())

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from revgraph.graph.graph import Graph
 from revgraph.graph.types import PathLike
+from revgraph.reverse.targets import NONE
 from revgraph.reverse.walk import Walk
 
 
@@ -90,7 +91,8 @@ def _serving_function(walk, traced):
     def serve(*tensors):
         given, chosen = tensors[: len(inputs)], tensors[len(inputs) :]
         forward = walk.reverse.forward(given)
-        pulled = walk.pulled(forward, [(index,) for index in chosen])
+        ends = [forward.values[slot] for slot in walk.graph.output_slots]
+        pulled = walk.pulled(forward, [(_checked(*each),) for each in zip(chosen, ends, selections, strict=True)])
         results = tail(forward.values)
         named = zip([f"output_{_identifier(n)}" if several else "output" for n in outputs], results, strict=True)
         keys = [f"relevance_{_identifier(n)}" if len(inputs) > 1 else "relevance" for n in inputs]
@@ -102,6 +104,15 @@ def _serving_function(walk, traced):
     ]
     specs += [tf.TensorSpec((None,), tf.int32, name=name) for name in selections]
     return tf.function(serve, autograph=False).get_concrete_function(*specs)
+
+
+def _checked(index, y, name):
+    """The positions that are selected in an output, after a check that runs with the graph."""
+    size = tf.reduce_prod(tf.shape(y)[1:])
+    wrong = tf.boolean_mask(index, (index < NONE) | (index >= size))
+    says = f"{name} is a position in the flattened output, or -1 for the largest value. Received, and size:"
+    with tf.control_dependencies([tf.debugging.Assert(tf.equal(tf.size(wrong), 0), [says, wrong, size])]):
+        return tf.identity(index)
 
 
 class _Tail:
