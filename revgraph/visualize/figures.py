@@ -5,13 +5,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from revgraph.analyzers import Analyzer, Tokens, create_analyzer
 from revgraph.graph.graph import holds_strings
 from revgraph.graph.types import Relevance, Selection, Tensors
 from revgraph.reverse.pictures import Picture
-from revgraph.visualize.captions import check_titles, is_one_per_sample, sole, titles_of_outputs
-from revgraph.visualize.captions import titles as titles_of
+from revgraph.visualize.captions import check_titles, checked_labels, is_one_per_sample, sole, titled, titled_by_model
 from revgraph.visualize.grids import grid_of, size_of
 from revgraph.visualize.kinds import KINDS, Colours
 from revgraph.visualize.shapes import check_batch
@@ -30,15 +30,17 @@ def plot(
     *,
     kind: str | None = None,
     titles: Sequence[str] | None = None,
+    labels: ArrayLike | None = None,
     unit: str | None = None,
     samples: int = 8,
-    scale: str = "image",
+    scale: str | None = None,
     **options: Any,
 ) -> Any:
     """Draws samples with their relevance.
 
     An image stands beside its heatmap, and beside a gray copy with the heatmap laid over it. A time series has a line
-    for each channel, in the colours of its relevance. Features become signed bars. Texts have coloured tokens.
+    for each channel, in the colours of its relevance. Features become signed bars. All samples have the same features
+    in the same order, that of their mean absolute relevance over all that is drawn. Texts have coloured tokens.
 
     Args:
         x: Images (batch, height, width, channels), series (batch, time, channels) or features (batch, features); for
@@ -55,9 +57,12 @@ def plot(
         kind: `"images"`, `"series"` or `"features"`. By default the number of axes decides. Images may lack the channel
             axis if the kind is named, and so may series.
         titles: Titles of the samples, in place of those from `outputs`.
+        labels: The true class of each sample, (batch,), ints. With `outputs` they make the titles say the prediction,
+            its output and the true class, and `wrong` if these differ. For a regression they are the true numbers.
         unit: The unit of the output of a regression, such as `"€"`, for the titles.
         samples: How many samples to draw at most.
-        scale: `"image"`: each sample has a colour scale of its own; `"batch"`: they share one.
+        scale: `"image"`: each sample has a colour scale of its own; `"batch"`: they share one. By default features
+            share one, so that bars of equal length are equal relevance, and others have their own.
         **options: Of `heatmap`: `cmap_type`, `absmax`, `percentile`, `gamma`. For images `reduce_op`, `reduce_axis`,
             `overlay`, the opacity of the heatmap over the image, and `overlay_on`, `"gray"` or `"colour"`; for series
             `channel_names`, and `lengths`, one int per sample or a mask (batch, time), which leave padding out; for
@@ -80,17 +85,17 @@ def plot(
     parts = list(x.values()) if isinstance(x, Mapping) else [x]
     if parts and all(isinstance(part, Tokens) for part in parts):
         count = len(parts[0])
-        titles = titles or titles_of_outputs(outputs, class_names, neuron_selection, count, unit=unit)
+        titles = titled(titles, outputs, class_names, neuron_selection, count, unit=unit, labels=labels)
         check_titles(titles, count)
-        return text(x, relevance, titles=titles, scale=scale, **options).first(samples * len(parts))
+        return text(x, relevance, titles=titles, scale=scale or "image", **options).first(samples * len(parts))
     _refuse_texts(x)
     if isinstance(x, Mapping) and len(x) > 1:
-        titles = titles or titles_of_outputs(outputs, class_names, neuron_selection, len(parts[0]), unit=unit)
+        titles = titled(titles, outputs, class_names, neuron_selection, len(parts[0]), unit=unit, labels=labels)
         return _several(x, relevance, titles, samples, scale, options)
     x, drawn, colours = _drawing(x, kind, options, _is_batch(sole(x), outputs, titles))
-    titles = titles or titles_of_outputs(outputs, class_names, neuron_selection, len(x), unit=unit)
+    titles = titled(titles, outputs, class_names, neuron_selection, len(x), unit=unit, labels=labels)
     x, relevances = _matching(x, {"": relevance}, samples)
-    return grid_of(drawn, colours, x, relevances, titles, _scales_of_plot(scale), drawn.columns, {})
+    return grid_of(drawn, colours, x, relevances, titles, _scale_of_plot(scale, drawn), drawn.columns, {})
 
 
 def _several(x, relevance, titles, samples, scale, options):
@@ -118,7 +123,7 @@ def _several(x, relevance, titles, samples, scale, options):
         np.ravel(np.asarray(below, object)), parts.items(), strict=True
     ):
         part.suptitle(name, fontsize=10, x=0.01, ha="left", weight="bold")
-        grid_of(drawn, colours, x, relevances, titles, _scales_of_plot(scale), drawn.columns, {}, part)
+        grid_of(drawn, colours, x, relevances, titles, _scale_of_plot(scale, drawn), drawn.columns, {}, part)
     return picture
 
 
@@ -185,6 +190,7 @@ def compare(
     *,
     kind: str | None = None,
     titles: Sequence[str] | None = None,
+    labels: ArrayLike | None = None,
     unit: str | None = None,
     samples: int = 8,
     scale: str = "all",
@@ -200,7 +206,7 @@ def compare(
         neuron_selection: See `Analyzer.analyze`.
         class_names: Names of the classes, for the titles. The number beside a name is the model's output, such as the
             probability; see `plot` for binary classifiers.
-        kind, unit: See `plot`.
+        kind, labels, unit: See `plot`. Predictions are those of the model.
         titles, samples, scale: See `plot_grid`.
         **options: See `plot`.
 
@@ -214,14 +220,16 @@ def compare(
 
         revgraph.visualize.compare(model, x, ["gradient", "lrp.epsilon", "lrp.epsilon_plus_flat"], scale="column")
     """
-    x = np.asarray(sole(x))[:samples]
+    x = np.asarray(sole(x))
+    labels = None if labels is None else checked_labels(labels, len(x), class_names, None)[:samples]
+    x = x[:samples]
     analyzers = [_analyzer(entry, model) for entry in (names.items() if isinstance(names, Mapping) else names)]
     if not analyzers:
         raise ValueError("There is nothing to compare: name at least one analyzer.")
     if is_one_per_sample(neuron_selection):
         neuron_selection = np.asarray(neuron_selection)[:samples]
     relevances = {unique_name(a.name, i, analyzers): a.analyze(x, neuron_selection) for i, a in enumerate(analyzers)}
-    titles = titles or titles_of(analyzers[0], x, neuron_selection, class_names, unit)
+    titles = titled_by_model(titles, analyzers[0], x, neuron_selection, class_names, unit, labels)
     if hasattr(analyzers[0], "preprocess"):
         # What the model's own preprocessor makes of images is what has relevance.
         x = sole(analyzers[0].preprocess(x))
@@ -308,7 +316,9 @@ def _fits(shape, of_inputs):
     return shape in (of_inputs, *(shorter + summed if len(of_inputs) > 2 else ()))
 
 
-def _scales_of_plot(scale):
+def _scale_of_plot(scale, drawn):
+    """The word of `plot_grid` for a scale of `plot`."""
+    scale = scale or ("image" if drawn.has_bar else "batch")
     if scale not in ("image", "batch"):
         raise ValueError(f'scale is "image" or "batch". Received: {scale!r}.')
     return "row" if scale == "image" else "all"

@@ -8,7 +8,7 @@ import numpy as np
 
 from revgraph.reverse.pictures import Picture
 from revgraph.visualize.captions import check_titles
-from revgraph.visualize.kinds import Colours, Features, Images, Series
+from revgraph.visualize.kinds import Colours, Kind
 
 
 def _limits(colours, values, scale):
@@ -18,9 +18,6 @@ def _limits(colours, values, scale):
     if scale not in shared:
         raise ValueError(f"scale is {', '.join(map(repr, shared))}. Received: {scale!r}.")
     return np.broadcast_to(limits.max(axis=shared[scale], keepdims=True), limits.shape)
-
-
-Kind = Images | Series | Features
 
 
 def size_of(kind: Kind, inputs: np.ndarray, columns: int, titles: Sequence[str] | None) -> tuple[float, float]:
@@ -33,7 +30,7 @@ def size_of(kind: Kind, inputs: np.ndarray, columns: int, titles: Sequence[str] 
         titles: Titles of the rows, or None.
     """
     width, height = kind.size(inputs, columns)
-    room = 0.25 * len(inputs) if titles and columns == 1 else 0
+    room = sum(0.25 + 0.15 * str(t).count("\n") for t in titles[: len(inputs)]) if titles and columns == 1 else 0
     return width * columns + 1.0, height * len(inputs) + 0.6 + room
 
 
@@ -69,8 +66,8 @@ def grid_of(
         ValueError: There are too few titles, or there is no such scale.
     """
     check_titles(titles, len(x))
-    inputs = kind.inputs(x)
-    values = [kind.values(relevance) for relevance in relevances.values()]
+    made = kind.arranged(kind.inputs(x), [kind.values(relevance) for relevance in relevances.values()])
+    kind, inputs, values = made.kind, made.inputs, made.values
     limits = _limits(colours, values, scale)
     positive = all(np.all(v >= 0) for v in values)
     cells = [(what, 0, what) for what in own] + [("relevance", i, name) for i, name in enumerate(named)]
@@ -86,8 +83,13 @@ def grid_of(
     if len(cells) > 1:
         for cell, (_, _, name) in zip(grid[0], cells, strict=True):
             cell.set_title(broken(name, int(11 * width)), fontsize=9)
+        for cell in grid[:, 1:].flat:
+            # What stands beside the first picture of a row is true of all of them.
+            cell.set_yticklabels([])
     if kind.has_bar:
         _bars(picture, grid, cells, limits, positive, colours, scale)
+    else:
+        _axes(grid, cells, np.maximum(limits, _limits(Colours(), values, scale)), positive)
     return picture
 
 
@@ -110,6 +112,14 @@ def _bars(picture, grid, cells, limits, positive, colours, scale):
         for i in columns:
             mapped = colours.scale(limits[cells[i][1], 0], positive)
             draw_bar(picture, mapped, grid[:, i], positive, location="bottom")
+
+
+def _axes(grid, cells, limits, positive):
+    """Gives one axis to the cells that share a scale, so that bars of equal length are equal relevance."""
+    for row, axes in enumerate(grid):
+        for cell, (_, column, _) in zip(axes, cells, strict=True):
+            end = 1.05 * (limits[column, row] or 1)
+            cell.set_xlim(0 if positive else -end, end)
 
 
 def draw_bar(picture: Picture, mapped: Any, axes: Any, positive: bool, location: str = "right") -> None:
