@@ -7,18 +7,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from revgraph.analyzers import Analyzer, Tokens, create_analyzer
+from revgraph.analyzers import Analyzer, create_analyzer
 from revgraph.graph.graph import holds_strings
 from revgraph.graph.types import Relevance, Selection, Tensors
 from revgraph.reverse.pictures import Picture
 from revgraph.visualize.captions import check_titles, checked_labels, is_one_per_sample, sole, titled, titled_by_model
 from revgraph.visualize.grids import grid_of, size_of
-from revgraph.visualize.kinds import KINDS, Colours
+from revgraph.visualize.kinds import KINDS, Colours, Kind
+from revgraph.visualize.paragraphs import are_tokens, paragraphs
 from revgraph.visualize.shapes import check_batch
 from revgraph.visualize.tokens import text
+from revgraph.visualize.volumes import Volumes
 
 COMPARED = ("input_t_gradient", "lrp.epsilon", "lrp.gamma", "lrp.alpha_2_beta_1", "lrp.epsilon_plus")
 """The analyzers that `compare` takes by default. Their relevance has the unit of the output."""
+
+BY_RANK: dict[int, type[Kind]] = {**{made.rank: made for made in KINDS.values()}, Volumes.rank: Volumes}
+"""The kinds of samples by the number of axes of a batch. Volumes need no name: nothing else has as many axes."""
 
 
 def plot(
@@ -40,12 +45,14 @@ def plot(
 
     An image stands beside its heatmap, and beside a gray copy with the heatmap laid over it. A time series has a line
     for each channel, in the colours of its relevance. Features become signed bars. All samples have the same features
-    in the same order, that of their mean absolute relevance over all that is drawn. Texts have coloured tokens.
+    in the same order, that of their mean absolute relevance over all that is drawn. Of a volume the slice with the
+    largest mean absolute relevance is drawn like an image. Texts have coloured tokens.
 
     Args:
-        x: Images (batch, height, width, channels), series (batch, time, channels) or features (batch, features); for
-            texts what `analyzer.tokens(texts)` returns, which is a dict where several inputs have tokens. A dict of
-            several inputs is drawn as one figure, with one input below the other.
+        x: Images (batch, height, width, channels), series (batch, time, channels), features (batch, features) or
+            volumes (batch, depth, height, width, channels); for texts what `analyzer.tokens(texts)` returns, which is a
+            dict where several inputs have tokens. A dict of several inputs is drawn as one figure, with one input below
+            the other.
         relevance: Their relevance, of the same shape. That of images and series may lack the channel axis.
         outputs: The model's outputs (batch, classes). The title names the explained class and its output.
         class_names: Names of the classes, one for each output. A binary classifier whose only output (batch, 1) is the
@@ -64,7 +71,8 @@ def plot(
         scale: `"image"`: each sample has a colour scale of its own; `"batch"`: they share one. By default features
             share one, so that bars of equal length are equal relevance, and others have their own.
         **options: Of `heatmap`: `cmap_type`, `absmax`, `percentile`, `gamma`. For images `reduce_op`, `reduce_axis`,
-            `overlay`, the opacity of the heatmap over the image, and `overlay_on`, `"gray"` or `"colour"`; for series
+            `overlay`, the opacity of the heatmap over the image, and `overlay_on`, `"gray"` or `"colour"`; for volumes
+            also `axis`, along which they are sliced; for series
             `channel_names`, and `lengths`, one int per sample or a mask (batch, time), which leave padding out; for
             features `feature_names` and `top`, how many of them are drawn.
 
@@ -83,7 +91,7 @@ def plot(
         revgraph.visualize.plot(x, analyzer.analyze(x), outputs=model.predict(x), class_names=["cat", "dog"])
     """
     parts = list(x.values()) if isinstance(x, Mapping) else [x]
-    if parts and all(isinstance(part, Tokens) for part in parts):
+    if are_tokens(x):
         count = len(parts[0])
         titles = titled(titles, outputs, class_names, neuron_selection, count, unit=unit, labels=labels)
         check_titles(titles, count)
@@ -129,11 +137,11 @@ def _several(x, relevance, titles, samples, scale, options):
 
 def _usual(rank):
     """The kind of samples of a rank, or one without options."""
-    return next((made for made in KINDS.values() if made.rank == rank), Colours)
+    return BY_RANK.get(rank, Colours)
 
 
 def plot_grid(
-    x: Tensors | None,
+    x: Any,
     relevances: Mapping[str, Relevance],
     *,
     kind: str | None = None,
@@ -141,8 +149,10 @@ def plot_grid(
     samples: int = 8,
     scale: str = "all",
     **options: Any,
-) -> Picture:
+) -> Any:
     """Draws samples in rows and the relevance from several analyzers in columns.
+
+    Texts have one paragraph below the other in place of columns.
 
     Args:
         x: Samples; see `plot`. None where they are not known: relevance is drawn alone, and its axes say what it is of.
@@ -156,7 +166,7 @@ def plot_grid(
         **options: See `plot`.
 
     Returns:
-        A `Picture`, a matplotlib figure.
+        A `Picture`, a matplotlib figure; for texts a `Text`.
 
     Raises:
         ValueError: See `plot`.
@@ -168,6 +178,9 @@ def plot_grid(
     """
     if not isinstance(relevances, Mapping) or not relevances:
         raise TypeError(f"plot_grid takes a dict from names to relevance. Received: {type(relevances).__name__}.")
+    if are_tokens(x):
+        return paragraphs(x, relevances, titles, samples, scale, **options)
+    _refuse_texts(x)
     shape = sole(next(iter(relevances.values())) if x is None else x)
     return _side_by_side(x, relevances, titles, samples, scale, kind, options, _is_batch(shape, None, titles))
 
@@ -195,7 +208,7 @@ def compare(
     samples: int = 8,
     scale: str = "all",
     **options: Any,
-) -> Picture:
+) -> Any:
     """Explains samples with several analyzers and draws the results side by side.
 
     Args:
@@ -211,7 +224,7 @@ def compare(
         **options: See `plot`.
 
     Returns:
-        A `Picture`, a matplotlib figure.
+        A `Picture`, a matplotlib figure; for texts a `Text`.
 
     Raises:
         ValueError: No analyzer is named; see `plot` for other reasons.
@@ -230,6 +243,8 @@ def compare(
         neuron_selection = np.asarray(neuron_selection)[:samples]
     relevances = {unique_name(a.name, i, analyzers): a.analyze(x, neuron_selection) for i, a in enumerate(analyzers)}
     titles = titled_by_model(titles, analyzers[0], x, neuron_selection, class_names, unit, labels)
+    if holds_strings(x):
+        return paragraphs(analyzers[0].tokens(x), relevances, titles, samples, scale, **options)
     if hasattr(analyzers[0], "preprocess"):
         # What the model's own preprocessor makes of images is what has relevance.
         x = sole(analyzers[0].preprocess(x))
@@ -275,7 +290,7 @@ def _drawing(x, kind, options, has_batch):
     if kind is None and x.ndim in usual and _options_of(KINDS[usual[x.ndim]]).intersection(options):
         kind = usual[x.ndim]
     check_batch(x.shape, kind, has_batch)
-    made = KINDS[kind or usual[x.ndim]]
+    made = BY_RANK[x.ndim] if kind is None else KINDS[kind]
     fields = _options_of(made)
     known = fields | _options_of(Colours)
     unknown = [name for name in options if name not in known]

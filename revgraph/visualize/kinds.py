@@ -113,6 +113,13 @@ class Arranged:
     values: list[np.ndarray]
     notes: list[str] | None = None
 
+    def titled(self, titles: Sequence[str] | None) -> Sequence[str] | None:
+        """Titles of the samples with the notes below them."""
+        if self.notes is None:
+            return titles
+        above = [f"{title}\n" if str(title) else "" for title in titles or [""] * len(self.notes)]
+        return [f"{title}{note}" for title, note in zip(above, self.notes, strict=False)]
+
 
 @dataclasses.dataclass(frozen=True)
 class Images(Kind):
