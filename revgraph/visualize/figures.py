@@ -96,7 +96,7 @@ def plot(
         titles = titled(titles, outputs, class_names, neuron_selection, count, unit=unit, labels=labels)
         check_titles(titles, count)
         return text(x, relevance, titles=titles, scale=scale or "image", **options).first(samples * len(parts))
-    _refuse_texts(x)
+    _refuse_texts(x, "plot")
     if isinstance(x, Mapping) and len(x) > 1:
         titles = titled(titles, outputs, class_names, neuron_selection, len(parts[0]), unit=unit, labels=labels)
         return _several(x, relevance, titles, samples, scale, options)
@@ -180,7 +180,7 @@ def plot_grid(
         raise TypeError(f"plot_grid takes a dict from names to relevance. Received: {type(relevances).__name__}.")
     if are_tokens(x):
         return paragraphs(x, relevances, titles, samples, scale, **options)
-    _refuse_texts(x)
+    _refuse_texts(x, "plot_grid")
     shape = sole(next(iter(relevances.values())) if x is None else x)
     return _side_by_side(x, relevances, titles, samples, scale, kind, options, _is_batch(shape, None, titles))
 
@@ -258,11 +258,11 @@ def _analyzer(entry, model):
     return create_analyzer(name, model, **arguments)
 
 
-def _refuse_texts(x):
+def _refuse_texts(x, function):
     if holds_strings(x):
         raise ValueError(
             "Relevance belongs to the tokens of texts, and texts as they are do not say what their tokens are. Pass "
-            "analyzer.tokens(texts): plot(analyzer.tokens(texts), relevance). Tokens of your own are drawn by "
+            f"analyzer.tokens(texts): {function}(analyzer.tokens(texts), relevance). Tokens of your own are drawn by "
             "revgraph.visualize.text."
         )
 
