@@ -115,7 +115,7 @@ def _beside(title, height):
     """A title that stands beside a picture of some height. If it has several lines, none of them is much longer."""
     lines = str(title).split("\n")
     return (
-        "\n".join(textwrap.fill(line, int(14 * height), break_long_words=False) for line in lines)
+        "\n".join(textwrap.fill(line, int(15 * height), break_long_words=False) for line in lines)
         if lines[1:]
         else lines[0]
     )
