@@ -213,7 +213,7 @@ def compare(
 
     Args:
         model: A built Keras model.
-        x: Samples; see `plot`.
+        x: Samples; see `plot`. Of a model that takes texts, the texts.
         names: Analyzers: names, pairs of name and keyword arguments, or `Analyzer`s; or a dict from name to keyword
             arguments.
         neuron_selection: See `Analyzer.analyze`.
