@@ -180,6 +180,15 @@ class TestTexts:
         drawn = visualize.plot(tokens, found, outputs, ["bad", "good"], "max_activation")
         assert drawn.titles[0].split(":")[0] in ("bad", "good") and "[PAD]" not in drawn.to_html()
 
+    def test_methods_are_compared(self, classifier, of_classifier):
+        text = visualize.compare(classifier, TEXTS, ["gradient", of_classifier], 1, ["bad", "good"], labels=[0, 1])
+        assert [title.split("\n")[-1] for title in text.titles] == ["gradient", "lrp.cp"] * 2
+        assert text.titles[2].split("\n")[0].startswith("good: ") and "label good" in text.titles[2]
+        tokens, found = of_classifier.tokens(TEXTS), of_classifier.analyze(TEXTS, 1)
+        for i in range(2):
+            assert text.tokens[2 * i + 1] == tokens[i]
+            np.testing.assert_allclose(text.relevance[2 * i + 1], found[i, : len(tokens[i])], rtol=1e-5, atol=1e-7)
+
 
 class TestNextTokens:
     def test_it_is_that_after_the_last_token(self, speaker, of_speaker):
@@ -261,6 +270,8 @@ class TestNextTokens:
         text_of, ids_of = of_speaker.preprocessing.text_of, of_speaker.preprocessing.token_of
         expected = [f"next token {text_of(i)!r}: {chances[row, i]:.1%}" for row, i in enumerate(best)]
         assert of_speaker.next_tokens(PROMPTS) == visualize.titles(of_speaker, PROMPTS) == expected
+        with pytest.raises(ValueError, match="this model predicts tokens. Leave out labels"):
+            visualize.titles(of_speaker, PROMPTS, labels=[0, 1])
         paris, great = ids_of(" paris"), ids_of(" great")
         found = visualize.titles(of_speaker, PROMPTS, NextToken(" paris", against=[" great", great]))
         assert found == [f"next token ' paris': {row[paris]:.1%}, not ' great': {row[great]:.1%}" for row in chances]

@@ -314,6 +314,17 @@ def test_series_tables_and_volumes_are_drawn(shape, inputs, tmp_path, rng):
     picture.savefig(tmp_path / "picture.png")
 
 
+def test_of_a_long_volume_the_most_relevant_slices_are_shown(tmp_path, rng):
+    made, x = network((30, 4, 3, 1)), rng.normal(size=(2, 30, 4, 3, 1)).astype("float32")
+    x[1, 13] *= 50
+    found = revgraph.create_analyzer("input_t_gradient", made).analyze(x)
+    most = np.abs(found[1]).sum(axis=(1, 2, 3)).argmax()
+    path = explain(made, x, HDF5(tmp_path / "r.h5", inputs=True), "input_t_gradient")
+    picture = Album(path).pictures(1)[None]
+    shown = [int(axes.get_ylabel().split()[1]) for axes in picture.axes if axes.get_ylabel().startswith("slice")]
+    assert most == 13 and 13 in shown and len(shown) == 8 and shown == sorted(shown)
+
+
 @pytest.mark.parametrize("kind", ["h5", "shards"])
 def test_gray_images_without_channels_need_their_kind(kind, tmp_path, rng):
     x = rng.normal(size=(5, 9, 9)).astype("float32")

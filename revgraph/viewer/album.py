@@ -19,9 +19,10 @@ from revgraph.visualize import plot, plot_grid, plot_references
 from revgraph.visualize.heatmaps import reduced
 from revgraph.visualize.kinds import KINDS
 from revgraph.visualize.shapes import check_batch
+from revgraph.visualize.volumes import most_relevant
 
 SLICES = 8
-"""So many slices of a volume are drawn at most."""
+"""So many slices of a volume are drawn at most: of each of so many equal parts the one with most relevance."""
 
 CHANNELS, REFERENCES = 4, 6
 """How many channels are shown of a layer, and how many samples of each."""
@@ -269,8 +270,7 @@ class Album:
         axes = next(iter(relevances.values())).ndim
         titles = [""]
         if axes == 5:
-            depth = next(iter(relevances.values())).shape[1]
-            slices = np.unique(np.linspace(0, depth - 1, min(SLICES, depth)).round().astype(int))
+            slices = most_relevant(np.sum([np.abs(reduced(r)[0]) for r in relevances.values()], axis=0), SLICES)
             x = None if x is None else x[0, slices]
             relevances = {name: relevance[0, slices] for name, relevance in relevances.items()}
             titles, axes = [f"slice {i}" for i in slices], 4

@@ -5,20 +5,25 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from revgraph.analyzers import Analyzer, Tokens, create_analyzer
+from revgraph.analyzers import Analyzer, create_analyzer
 from revgraph.graph.graph import holds_strings
 from revgraph.graph.types import Relevance, Selection, Tensors
 from revgraph.reverse.pictures import Picture
-from revgraph.visualize.captions import check_titles, is_one_per_sample, sole, titles_of_outputs
-from revgraph.visualize.captions import titles as titles_of
+from revgraph.visualize.captions import check_titles, checked_labels, is_one_per_sample, sole, titled, titled_by_model
 from revgraph.visualize.grids import grid_of, size_of
-from revgraph.visualize.kinds import KINDS, Colours
+from revgraph.visualize.kinds import KINDS, Colours, Kind
+from revgraph.visualize.paragraphs import are_tokens, paragraphs
 from revgraph.visualize.shapes import check_batch
 from revgraph.visualize.tokens import text
+from revgraph.visualize.volumes import Volumes
 
 COMPARED = ("input_t_gradient", "lrp.epsilon", "lrp.gamma", "lrp.alpha_2_beta_1", "lrp.epsilon_plus")
 """The analyzers that `compare` takes by default. Their relevance has the unit of the output."""
+
+BY_RANK: dict[int, type[Kind]] = {**{made.rank: made for made in KINDS.values()}, Volumes.rank: Volumes}
+"""The kinds of samples by the number of axes of a batch. Volumes need no name: nothing else has as many axes."""
 
 
 def plot(
@@ -30,20 +35,24 @@ def plot(
     *,
     kind: str | None = None,
     titles: Sequence[str] | None = None,
+    labels: ArrayLike | None = None,
     unit: str | None = None,
     samples: int = 8,
-    scale: str = "image",
+    scale: str | None = None,
     **options: Any,
 ) -> Any:
     """Draws samples with their relevance.
 
     An image stands beside its heatmap, and beside a gray copy with the heatmap laid over it. A time series has a line
-    for each channel, in the colours of its relevance. Features become signed bars. Texts have coloured tokens.
+    for each channel, in the colours of its relevance. Features become signed bars. All samples have the same features
+    in the same order, that of their mean absolute relevance over all that is drawn. Of a volume the slice with the
+    largest mean absolute relevance is drawn like an image. Texts have coloured tokens.
 
     Args:
-        x: Images (batch, height, width, channels), series (batch, time, channels) or features (batch, features); for
-            texts what `analyzer.tokens(texts)` returns, which is a dict where several inputs have tokens. A dict of
-            several inputs is drawn as one figure, with one input below the other.
+        x: Images (batch, height, width, channels), series (batch, time, channels), features (batch, features) or
+            volumes (batch, depth, height, width, channels); for texts what `analyzer.tokens(texts)` returns, which is a
+            dict where several inputs have tokens. A dict of several inputs is drawn as one figure, with one input below
+            the other.
         relevance: Their relevance, of the same shape. That of images and series may lack the channel axis.
         outputs: The model's outputs (batch, classes). The title names the explained class and its output.
         class_names: Names of the classes, one for each output. A binary classifier whose only output (batch, 1) is the
@@ -55,11 +64,15 @@ def plot(
         kind: `"images"`, `"series"` or `"features"`. By default the number of axes decides. Images may lack the channel
             axis if the kind is named, and so may series.
         titles: Titles of the samples, in place of those from `outputs`.
+        labels: The true class of each sample, (batch,), ints. With `outputs` they make the titles say the prediction,
+            its output and the true class, and `wrong` if these differ. For a regression they are the true numbers.
         unit: The unit of the output of a regression, such as `"€"`, for the titles.
         samples: How many samples to draw at most.
-        scale: `"image"`: each sample has a colour scale of its own; `"batch"`: they share one.
+        scale: `"image"`: each sample has a colour scale of its own; `"batch"`: they share one. By default features
+            share one, so that bars of equal length are equal relevance, and others have their own.
         **options: Of `heatmap`: `cmap_type`, `absmax`, `percentile`, `gamma`. For images `reduce_op`, `reduce_axis`,
-            `overlay`, the opacity of the heatmap over the image, and `overlay_on`, `"gray"` or `"colour"`; for series
+            `overlay`, the opacity of the heatmap over the image, and `overlay_on`, `"gray"` or `"colour"`; for volumes
+            also `axis`, along which they are sliced; for series
             `channel_names`, and `lengths`, one int per sample or a mask (batch, time), which leave padding out; for
             features `feature_names` and `top`, how many of them are drawn.
 
@@ -78,19 +91,19 @@ def plot(
         revgraph.visualize.plot(x, analyzer.analyze(x), outputs=model.predict(x), class_names=["cat", "dog"])
     """
     parts = list(x.values()) if isinstance(x, Mapping) else [x]
-    if parts and all(isinstance(part, Tokens) for part in parts):
+    if are_tokens(x):
         count = len(parts[0])
-        titles = titles or titles_of_outputs(outputs, class_names, neuron_selection, count, unit=unit)
+        titles = titled(titles, outputs, class_names, neuron_selection, count, unit=unit, labels=labels)
         check_titles(titles, count)
-        return text(x, relevance, titles=titles, scale=scale, **options).first(samples * len(parts))
-    _refuse_texts(x)
+        return text(x, relevance, titles=titles, scale=scale or "image", **options).first(samples * len(parts))
+    _refuse_texts(x, "plot")
     if isinstance(x, Mapping) and len(x) > 1:
-        titles = titles or titles_of_outputs(outputs, class_names, neuron_selection, len(parts[0]), unit=unit)
+        titles = titled(titles, outputs, class_names, neuron_selection, len(parts[0]), unit=unit, labels=labels)
         return _several(x, relevance, titles, samples, scale, options)
     x, drawn, colours = _drawing(x, kind, options, _is_batch(sole(x), outputs, titles))
-    titles = titles or titles_of_outputs(outputs, class_names, neuron_selection, len(x), unit=unit)
+    titles = titled(titles, outputs, class_names, neuron_selection, len(x), unit=unit, labels=labels)
     x, relevances = _matching(x, {"": relevance}, samples)
-    return grid_of(drawn, colours, x, relevances, titles, _scales_of_plot(scale), drawn.columns, {})
+    return grid_of(drawn, colours, x, relevances, titles, _scale_of_plot(scale, drawn), drawn.columns, {})
 
 
 def _several(x, relevance, titles, samples, scale, options):
@@ -118,17 +131,17 @@ def _several(x, relevance, titles, samples, scale, options):
         np.ravel(np.asarray(below, object)), parts.items(), strict=True
     ):
         part.suptitle(name, fontsize=10, x=0.01, ha="left", weight="bold")
-        grid_of(drawn, colours, x, relevances, titles, _scales_of_plot(scale), drawn.columns, {}, part)
+        grid_of(drawn, colours, x, relevances, titles, _scale_of_plot(scale, drawn), drawn.columns, {}, part)
     return picture
 
 
 def _usual(rank):
     """The kind of samples of a rank, or one without options."""
-    return next((made for made in KINDS.values() if made.rank == rank), Colours)
+    return BY_RANK.get(rank, Colours)
 
 
 def plot_grid(
-    x: Tensors | None,
+    x: Any,
     relevances: Mapping[str, Relevance],
     *,
     kind: str | None = None,
@@ -136,8 +149,10 @@ def plot_grid(
     samples: int = 8,
     scale: str = "all",
     **options: Any,
-) -> Picture:
+) -> Any:
     """Draws samples in rows and the relevance from several analyzers in columns.
+
+    Texts have one paragraph below the other in place of columns.
 
     Args:
         x: Samples; see `plot`. None where they are not known: relevance is drawn alone, and its axes say what it is of.
@@ -151,7 +166,7 @@ def plot_grid(
         **options: See `plot`.
 
     Returns:
-        A `Picture`, a matplotlib figure.
+        A `Picture`, a matplotlib figure; for texts a `Text`.
 
     Raises:
         ValueError: See `plot`.
@@ -163,6 +178,9 @@ def plot_grid(
     """
     if not isinstance(relevances, Mapping) or not relevances:
         raise TypeError(f"plot_grid takes a dict from names to relevance. Received: {type(relevances).__name__}.")
+    if are_tokens(x):
+        return paragraphs(x, relevances, titles, samples, scale, **options)
+    _refuse_texts(x, "plot_grid")
     shape = sole(next(iter(relevances.values())) if x is None else x)
     return _side_by_side(x, relevances, titles, samples, scale, kind, options, _is_batch(shape, None, titles))
 
@@ -185,27 +203,28 @@ def compare(
     *,
     kind: str | None = None,
     titles: Sequence[str] | None = None,
+    labels: ArrayLike | None = None,
     unit: str | None = None,
     samples: int = 8,
     scale: str = "all",
     **options: Any,
-) -> Picture:
+) -> Any:
     """Explains samples with several analyzers and draws the results side by side.
 
     Args:
         model: A built Keras model.
-        x: Samples; see `plot`.
+        x: Samples; see `plot`. Of a model that takes texts, the texts.
         names: Analyzers: names, pairs of name and keyword arguments, or `Analyzer`s; or a dict from name to keyword
             arguments.
         neuron_selection: See `Analyzer.analyze`.
         class_names: Names of the classes, for the titles. The number beside a name is the model's output, such as the
             probability; see `plot` for binary classifiers.
-        kind, unit: See `plot`.
+        kind, labels, unit: See `plot`. Predictions are those of the model.
         titles, samples, scale: See `plot_grid`.
         **options: See `plot`.
 
     Returns:
-        A `Picture`, a matplotlib figure.
+        A `Picture`, a matplotlib figure; for texts a `Text`.
 
     Raises:
         ValueError: No analyzer is named; see `plot` for other reasons.
@@ -214,14 +233,18 @@ def compare(
 
         revgraph.visualize.compare(model, x, ["gradient", "lrp.epsilon", "lrp.epsilon_plus_flat"], scale="column")
     """
-    x = np.asarray(sole(x))[:samples]
+    x = np.asarray(sole(x))
+    labels = None if labels is None else checked_labels(labels, len(x), class_names, None)[:samples]
+    x = x[:samples]
     analyzers = [_analyzer(entry, model) for entry in (names.items() if isinstance(names, Mapping) else names)]
     if not analyzers:
         raise ValueError("There is nothing to compare: name at least one analyzer.")
     if is_one_per_sample(neuron_selection):
         neuron_selection = np.asarray(neuron_selection)[:samples]
     relevances = {unique_name(a.name, i, analyzers): a.analyze(x, neuron_selection) for i, a in enumerate(analyzers)}
-    titles = titles or titles_of(analyzers[0], x, neuron_selection, class_names, unit)
+    titles = titled_by_model(titles, analyzers[0], x, neuron_selection, class_names, unit, labels)
+    if holds_strings(x):
+        return paragraphs(analyzers[0].tokens(x), relevances, titles, samples, scale, **options)
     if hasattr(analyzers[0], "preprocess"):
         # What the model's own preprocessor makes of images is what has relevance.
         x = sole(analyzers[0].preprocess(x))
@@ -235,11 +258,11 @@ def _analyzer(entry, model):
     return create_analyzer(name, model, **arguments)
 
 
-def _refuse_texts(x):
+def _refuse_texts(x, function):
     if holds_strings(x):
         raise ValueError(
             "Relevance belongs to the tokens of texts, and texts as they are do not say what their tokens are. Pass "
-            "analyzer.tokens(texts): plot(analyzer.tokens(texts), relevance). Tokens of your own are drawn by "
+            f"analyzer.tokens(texts): {function}(analyzer.tokens(texts), relevance). Tokens of your own are drawn by "
             "revgraph.visualize.text."
         )
 
@@ -267,7 +290,7 @@ def _drawing(x, kind, options, has_batch):
     if kind is None and x.ndim in usual and _options_of(KINDS[usual[x.ndim]]).intersection(options):
         kind = usual[x.ndim]
     check_batch(x.shape, kind, has_batch)
-    made = KINDS[kind or usual[x.ndim]]
+    made = BY_RANK[x.ndim] if kind is None else KINDS[kind]
     fields = _options_of(made)
     known = fields | _options_of(Colours)
     unknown = [name for name in options if name not in known]
@@ -308,7 +331,9 @@ def _fits(shape, of_inputs):
     return shape in (of_inputs, *(shorter + summed if len(of_inputs) > 2 else ()))
 
 
-def _scales_of_plot(scale):
+def _scale_of_plot(scale, drawn):
+    """The word of `plot_grid` for a scale of `plot`."""
+    scale = scale or ("image" if drawn.has_bar else "batch")
     if scale not in ("image", "batch"):
         raise ValueError(f'scale is "image" or "batch". Received: {scale!r}.')
     return "row" if scale == "image" else "all"

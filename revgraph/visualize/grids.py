@@ -1,6 +1,7 @@
 """Rows of samples and columns of relevance, with their colour bars. Needs matplotlib."""
 
 import re
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -8,19 +9,25 @@ import numpy as np
 
 from revgraph.reverse.pictures import Picture
 from revgraph.visualize.captions import check_titles
-from revgraph.visualize.kinds import Colours, Features, Images, Series
+from revgraph.visualize.kinds import Colours, Kind
 
 
-def _limits(colours, values, scale):
-    """The value of the last colour in every cell, (columns, rows), shared as `scale` says."""
+def shared_limits(colours: Colours, values: Sequence[np.ndarray], scale: str) -> np.ndarray:
+    """The value of the last colour in every cell, (columns, rows).
+
+    Args:
+        colours: Say what the largest value of a sample is.
+        values: The relevance of all samples, (rows, ...), by each analyzer.
+        scale: Which cells share a scale; see `plot_grid`.
+
+    Raises:
+        ValueError: There is no such scale.
+    """
     limits = np.array([colours.limits(v) for v in values])
     shared: dict[str, tuple[int, ...]] = {"all": (0, 1), "column": (1,), "row": (0,), "image": ()}
     if scale not in shared:
         raise ValueError(f"scale is {', '.join(map(repr, shared))}. Received: {scale!r}.")
     return np.broadcast_to(limits.max(axis=shared[scale], keepdims=True), limits.shape)
-
-
-Kind = Images | Series | Features
 
 
 def size_of(kind: Kind, inputs: np.ndarray, columns: int, titles: Sequence[str] | None) -> tuple[float, float]:
@@ -33,7 +40,11 @@ def size_of(kind: Kind, inputs: np.ndarray, columns: int, titles: Sequence[str] 
         titles: Titles of the rows, or None.
     """
     width, height = kind.size(inputs, columns)
-    room = 0.25 * len(inputs) if titles and columns == 1 else 0
+    if titles and columns > 1:
+        # Titles of one line have room.
+        lines = max(_beside(title, height).count("\n") for title in titles[: len(inputs)])
+        return width * columns + 1.0 + 0.15 * lines, height * len(inputs) + 0.6
+    room = sum(0.25 + 0.15 * str(t).count("\n") for t in titles[: len(inputs)]) if titles else 0
     return width * columns + 1.0, height * len(inputs) + 0.6 + room
 
 
@@ -69,12 +80,13 @@ def grid_of(
         ValueError: There are too few titles, or there is no such scale.
     """
     check_titles(titles, len(x))
-    inputs = kind.inputs(x)
-    values = [kind.values(relevance) for relevance in relevances.values()]
-    limits = _limits(colours, values, scale)
+    made = kind.arranged(kind.inputs(x), [kind.values(relevance) for relevance in relevances.values()])
+    kind, inputs, values = made.kind, made.inputs, made.values
+    titles = made.titled(titles)
+    limits = shared_limits(colours, values, scale)
     positive = all(np.all(v >= 0) for v in values)
     cells = [(what, 0, what) for what in own] + [("relevance", i, name) for i, name in enumerate(named)]
-    width, _ = kind.size(inputs, len(cells))
+    width, height = kind.size(inputs, len(cells))
     picture = Picture(*size_of(kind, inputs, len(cells), titles)) if picture is None else picture
     grid = picture.subplots(len(x), len(cells), squeeze=False)
     for row, axes in enumerate(grid):
@@ -82,20 +94,31 @@ def grid_of(
             mapped = colours.scale(limits[column, row], positive)
             kind.draw(cell, what, inputs[row] if known else None, values[column][row], mapped)
         if titles:
-            _title(axes[0], titles[row], beside=len(cells) > 1)
+            if len(cells) > 1:
+                axes[0].set_ylabel(_beside(titles[row], height), fontsize=9)
+            else:
+                axes[0].set_title(str(titles[row]), fontsize=9, loc="left")
     if len(cells) > 1:
         for cell, (_, _, name) in zip(grid[0], cells, strict=True):
             cell.set_title(broken(name, int(11 * width)), fontsize=9)
+        for cell in grid[:, 1:].flat:
+            # What stands beside the first picture of a row is true of all of them.
+            cell.set_yticklabels([])
     if kind.has_bar:
         _bars(picture, grid, cells, limits, positive, colours, scale)
+    else:
+        _axes(grid, cells, np.maximum(limits, shared_limits(Colours(), values, scale)), positive)
     return picture
 
 
-def _title(axes, title, beside):
-    if beside:
-        axes.set_ylabel(str(title), fontsize=9)
-    else:
-        axes.set_title(str(title), fontsize=9, loc="left")
+def _beside(title, height):
+    """A title that stands beside a picture of some height. If it has several lines, none of them is much longer."""
+    lines = str(title).split("\n")
+    return (
+        "\n".join(textwrap.fill(line, int(15 * height), break_long_words=False) for line in lines)
+        if lines[1:]
+        else lines[0]
+    )
 
 
 def _bars(picture, grid, cells, limits, positive, colours, scale):
@@ -110,6 +133,14 @@ def _bars(picture, grid, cells, limits, positive, colours, scale):
         for i in columns:
             mapped = colours.scale(limits[cells[i][1], 0], positive)
             draw_bar(picture, mapped, grid[:, i], positive, location="bottom")
+
+
+def _axes(grid, cells, limits, positive):
+    """Gives one axis to the cells that share a scale, so that bars of equal length are equal relevance."""
+    for row, axes in enumerate(grid):
+        for cell, (_, column, _) in zip(axes, cells, strict=True):
+            end = 1.05 * (limits[column, row] or 1)
+            cell.set_xlim(0 if positive else -end, end)
 
 
 def draw_bar(picture: Picture, mapped: Any, axes: Any, positive: bool, location: str = "right") -> None:

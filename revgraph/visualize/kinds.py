@@ -1,5 +1,6 @@
 """How one sample of each kind is drawn: images, time series, tables of features. Needs matplotlib."""
 
+import abc
 import dataclasses
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -8,12 +9,17 @@ import numpy as np
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
 from matplotlib.colors import FuncNorm, ListedColormap, Normalize
+from matplotlib.patheffects import Normal, Stroke
 
+from revgraph.graph.arguments import check_count
 from revgraph.visualize.colormaps import DEFAULT, of_relevance
 from revgraph.visualize.heatmaps import Reduction, displayable, finite, largest, powered, reduced
 
 STEPS = 513
 """Number of colours of a map in matplotlib. It is odd, so that zero has a colour of its own."""
+
+LONG = 80
+"""A series of more steps is drawn over strips. A step of a coloured curve would be narrower than the curve is wide."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +50,79 @@ class Colours:
 
 
 @dataclasses.dataclass(frozen=True)
-class Images:
+class Kind(abc.ABC):
+    """How samples of a kind are drawn. The fields of a kind are the options that users have.
+
+    Attributes:
+        rank: How many axes a batch has.
+        columns: The pictures of one sample.
+        has_bar: Whether a colour bar says what colours mean. Otherwise the axis has the numbers.
+    """
+
+    rank: ClassVar[int]
+    columns: ClassVar[tuple[str, ...]] = ("relevance",)
+    has_bar: ClassVar[bool] = True
+
+    @abc.abstractmethod
+    def size(self, inputs: np.ndarray, columns: int = 1) -> tuple[float, float]:
+        """Width and height in inches of one of so many pictures that stand side by side."""
+
+    def inputs(self, x: np.ndarray) -> np.ndarray:
+        """The samples as `draw` takes them, checked to be finite."""
+        return finite(x)
+
+    def values(self, relevance: np.ndarray) -> np.ndarray:
+        """The relevance as `draw` takes it, checked to be finite."""
+        return finite(relevance)
+
+    def arranged(self, inputs: np.ndarray, values: list[np.ndarray]) -> "Arranged":
+        """What all pictures of a figure have in common.
+
+        Args:
+            inputs: The samples, as `inputs` returns them.
+            values: The relevance by each method, as `values` returns it.
+        """
+        return Arranged(self, inputs, values)
+
+    @abc.abstractmethod
+    def draw(self, axes: Any, what: str, x: Any, values: np.ndarray, scale: ScalarMappable) -> None:
+        """Draws one sample.
+
+        Args:
+            axes: One of matplotlib's axes.
+            what: Which of `columns`.
+            x, values: The sample and its relevance, as `arranged` returns them. x is None where the sample is not
+                known, and only its relevance is drawn.
+            scale: The colours.
+        """
+
+
+@dataclasses.dataclass(frozen=True)
+class Arranged:
+    """Samples in the way in which all of them are drawn.
+
+    Args:
+        kind: Draws them.
+        inputs: The samples.
+        values: The relevance by each method.
+        notes: What is said of each sample, or None.
+    """
+
+    kind: Kind
+    inputs: np.ndarray
+    values: list[np.ndarray]
+    notes: list[str] | None = None
+
+    def titled(self, titles: Sequence[str] | None) -> Sequence[str] | None:
+        """Titles of the samples with the notes below them."""
+        if self.notes is None:
+            return titles
+        above = [f"{title}\n" if str(title) else "" for title in titles or [""] * len(self.notes)]
+        return [f"{title}{note}" for title, note in zip(above, self.notes, strict=False)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Images(Kind):
     """How images (height, width, channels) are drawn: the heatmap alone, and over the gray image.
 
     Args:
@@ -60,7 +138,6 @@ class Images:
     overlay_on: str = "gray"
     rank: ClassVar[int] = 4
     columns: ClassVar[tuple[str, ...]] = ("input", "relevance", "overlay")
-    has_bar: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.overlay_on not in ("gray", "colour"):
@@ -80,15 +157,7 @@ class Images:
         return reduced(relevance, self.reduce_op, self.reduce_axis if relevance.ndim == 4 else None)
 
     def draw(self, axes: Any, what: str, x: Any, values: np.ndarray, scale: ScalarMappable) -> None:
-        """Draws one sample.
-
-        Args:
-            axes: One of matplotlib's axes.
-            what: Which of `columns`.
-            x, values: The sample and its relevance, as `inputs` and `values` return them. x is None where the sample is
-                not known, and only its relevance is drawn.
-            scale: The colours.
-        """
+        """Draws one sample; see `Kind.draw`."""
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_color("0.8")
         if what == "relevance":
@@ -107,10 +176,12 @@ class Images:
 
 
 @dataclasses.dataclass(frozen=True)
-class Series:
+class Series(Kind):
     """How time series (time, channels) are drawn: each channel is a line in the colours of its relevance.
 
-    All samples have one scale of time. Padding is not drawn.
+    A channel of more than `LONG` steps is a thin line over a strip of these colours. Where the picture has fewer pixels
+    than there are steps, steps share a cell of the strip, in the colour of the strongest of them. All samples have one
+    scale of time. Padding is not drawn.
 
     Args:
         channel_names: Names of the channels.
@@ -121,8 +192,6 @@ class Series:
     channel_names: Sequence[str] | None = None
     lengths: Any = None
     rank: ClassVar[int] = 3
-    columns: ClassVar[tuple[str, ...]] = ("relevance",)
-    has_bar: ClassVar[bool] = True
 
     def size(self, inputs: np.ndarray, columns: int = 1) -> tuple[float, float]:
         """Width and height of one sample in inches. It is higher for more channels, and narrower in many columns."""
@@ -158,33 +227,69 @@ class Series:
             raise ValueError(f"A series has one step or more. lengths leave none of sample {empty[0]}.")
         return drawn
 
+    def arranged(self, inputs: np.ndarray, values: list[np.ndarray]) -> Arranged:
+        """The series as they are."""
+        channels = inputs.shape[2]
+        if self.channel_names is not None and len(self.channel_names) != channels:
+            received = len(self.channel_names)
+            raise ValueError(f"There are {received} channel names for {channels} channels: pass one for each.")
+        return super().arranged(inputs, values)
+
     def draw(self, axes: Any, what: str, x: Any, values: np.ndarray, scale: ScalarMappable) -> None:
-        """Draws one sample, with one channel above the other; see `Images.draw`. One that is not known is level."""
-        x = np.zeros_like(values.reshape(len(values), -1)) if x is None else x
-        time, channels = x.shape
+        """Draws one sample, with one channel above the other; see `Kind.draw`. One that is not known is level."""
+        known, time = x is not None, len(values)
+        x = x if known else np.zeros((time, values.size // time))
+        channels = x.shape[1]
         values = np.broadcast_to(values.reshape(time, -1), x.shape)
         steps = np.flatnonzero(~np.isnan(x[:, 0]))
-        x, values = x[steps], values[steps]
-        low, high = x.min(axis=0), x.max(axis=0)
+        low, high = x[steps].min(axis=0), x[steps].max(axis=0)
         # Each channel has a lane of height 1.
         lanes = np.arange(channels)[::-1]
         heights = lanes + 0.8 * (x - low) / np.where(high > low, high - low, 1) + 0.1 + 0.4 * (high == low)
-        for channel in range(channels):
-            points = np.stack([steps, heights[:, channel]], axis=1)
-            if what == "relevance":
-                # The colour of a step reaches from half a step before it to half a step behind it.
-                middles = (points[1:] + points[:-1]) / 2
-                starts, ends = np.concatenate([points[:1], middles]), np.concatenate([middles, points[-1:]])
-                segments = np.stack([starts, points, ends], axis=1)
-                colours = scale.to_rgba(values[:, channel])
-                axes.add_collection(LineCollection(list(segments), colors=colours, linewidths=5, capstyle="round"))
-            axes.plot(points[:, 0], points[:, 1], color="0.25", linewidth=0.7)
-        axes.set(xlim=(0, max(time - 1, 1)), ylim=(0, channels), yticks=lanes + 0.5)
-        names = self.channel_names or ([""] if channels == 1 else [str(i) for i in range(channels)])
+        curves = [np.stack([steps, heights[steps, channel]], axis=1) for channel in range(channels)]
+        long = time > LONG
+        if long:
+            _draw_strips(axes, np.where(np.isnan(x), np.nan, values), scale)
+        else:
+            for points, each in zip(curves, values[steps].T, strict=True):
+                axes.add_collection(_coloured(points, scale.to_rgba(each)))
+        for points in curves if known or not long else []:
+            (line,) = axes.plot(points[:, 0], points[:, 1], color="0.1" if long else "0.25", linewidth=0.7)
+            if long:
+                # A curve is seen on the darkest colours, too.
+                line.set_path_effects([Stroke(linewidth=1.7, foreground="w", alpha=0.6), Normal()])
+        axes.set(xlim=(-0.5, time - 0.5) if long else (0, max(time - 1, 1)), ylim=(0, channels), yticks=lanes + 0.5)
+        names = self.channel_names
+        if names is None:
+            names = [""] if channels == 1 else [str(i) for i in range(channels)]
         axes.set_yticklabels(list(names), fontsize=8)
         axes.tick_params(axis="x", labelsize=8)
         axes.tick_params(axis="y", length=0)
         axes.spines[["top", "right", "left"]].set_visible(False)
+
+
+def _coloured(points, colours):
+    """A curve through points, in a colour for each. It reaches from half a step before it to half a step behind it."""
+    middles = (points[1:] + points[:-1]) / 2
+    starts, ends = np.concatenate([points[:1], middles]), np.concatenate([middles, points[-1:]])
+    segments = np.stack([starts, points, ends], axis=1)
+    # Round ends would lie over the colours of their neighbours. A single point is nothing but its ends.
+    return LineCollection(list(segments), colors=colours, linewidths=5, capstyle="butt" if len(points) > 1 else "round")
+
+
+def _draw_strips(axes, values, scale):
+    """Draws a strip of colours in the lane of each channel. Values (time, channels) are NaN where nothing is drawn."""
+    time, channels = values.shape
+    share = -(-time // max(1, int(axes.bbox.width)))
+    padded = np.pad(values, ((0, -time % share), (0, 0)), constant_values=np.nan).reshape(-1, share, channels)
+    strongest = np.nan_to_num(np.abs(padded), nan=-1).argmax(axis=1, keepdims=True)
+    cells = np.take_along_axis(padded, strongest, axis=1)[:, 0]
+    edges = np.minimum(np.arange(len(cells) + 1) * share, time) - 0.5
+    # One mesh for all, with rows between the strips that have no colour.
+    rows = np.full((2 * channels - 1, len(cells)), np.nan)
+    rows[::2] = cells.T[::-1]
+    sides = (np.arange(channels)[:, None] + [0.04, 0.96]).ravel()
+    axes.pcolormesh(edges, sides, rows, cmap=scale.cmap, norm=scale.norm, rasterized=True)
 
 
 def _last(drawn):
@@ -193,8 +298,11 @@ def _last(drawn):
 
 
 @dataclasses.dataclass(frozen=True)
-class Features:
-    """How features (features,) are drawn: as signed bars, with the largest absolute relevance on top.
+class Features(Kind):
+    """How features (features,) are drawn: as signed bars.
+
+    All samples have the same features in the same order, that of their mean absolute relevance over all that is shown.
+    What is left out is told below the bars.
 
     Args:
         feature_names: Names of the features.
@@ -204,41 +312,45 @@ class Features:
     feature_names: Sequence[str] | None = None
     top: int = 12
     rank: ClassVar[int] = 2
-    columns: ClassVar[tuple[str, ...]] = ("relevance",)
     has_bar: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check_count("top", self.top)
 
     def size(self, inputs: np.ndarray, columns: int = 1) -> tuple[float, float]:
         """Width and height of one sample in inches, in proportion to the number of bars."""
-        return 3.4, 0.6 + 0.15 * min(self.top, inputs.shape[1])
+        others = 0.15 if self.top < inputs.shape[1] else 0
+        return 3.4 if columns == 1 else 2.4, 0.6 + 0.15 * min(self.top, inputs.shape[1]) + others
 
-    def inputs(self, x: np.ndarray) -> np.ndarray:
-        """The features, checked to be finite."""
-        return finite(x)
+    def arranged(self, inputs: np.ndarray, values: list[np.ndarray]) -> Arranged:
+        """The features in the order of their mean absolute relevance."""
+        count = inputs.shape[1]
+        names = list(self.feature_names) if self.feature_names is not None else [f"feature {i}" for i in range(count)]
+        if len(names) != count:
+            raise ValueError(f"There are {len(names)} feature names for {count} features: pass one for each.")
+        order = np.argsort(-np.abs(values).mean(axis=(0, 1)), kind="stable")
+        ordered = dataclasses.replace(self, feature_names=[names[i] for i in order])
+        return Arranged(ordered, inputs[:, order], [relevance[:, order] for relevance in values])
 
-    def values(self, relevance: np.ndarray) -> np.ndarray:
-        """The relevance, checked to be finite."""
-        return finite(relevance)
-
-    def draw(self, axes: Any, what: str, x: Any, values: np.ndarray, scale: Any) -> None:
-        """Draws one sample; see `Images.draw`."""
-        order = np.argsort(-np.abs(values), kind="stable")[: self.top]
-        names = self.feature_names if self.feature_names is not None else [f"feature {i}" for i in range(len(values))]
-        shown = x if what == "input" else values
-        rows = np.arange(len(order))
-        colours = "0.6" if what == "input" else scale.to_rgba(values[order])
-        axes.barh(rows, shown[order], color=colours, edgecolor="0.4", linewidth=0.5, height=0.75)
+    def draw(self, axes: Any, what: str, x: Any, values: np.ndarray, scale: ScalarMappable) -> None:
+        """Draws one sample; see `Kind.draw`."""
+        shown, others = values[: self.top], values[self.top :]
+        rows = np.arange(len(shown))
+        axes.barh(rows, shown, color=scale.to_rgba(shown), edgecolor="0.4", linewidth=0.5, height=0.75)
         axes.axvline(0, color="0.4", linewidth=0.8)
-        axes.set(yticks=rows, ylim=(len(order) - 0.4, -0.6))
-        labels = [str(names[i]) if x is None else f"{names[i]} = {x[i]:.3g}" for i in order]
-        axes.set_yticklabels(labels, fontsize=8)
-        if what == "relevance":
-            axes.set_xlim(-1.05 * scale.norm.vmax if np.any(values < 0) else 0, 1.05 * scale.norm.vmax)
+        axes.set(yticks=rows, ylim=(len(shown) - 0.4, -0.6))
+        names = list(self.feature_names or [])[: self.top]
+        labels = map(str, names) if x is None else [f"{n} = {v:.3g}" for n, v in zip(names, x, strict=False)]
+        axes.set_yticklabels(list(labels), fontsize=8)
+        if len(others):
+            largest = others[np.abs(others).argmax()]
+            axes.set_xlabel(f"{len(others)} others, the largest {largest:+.2g}", fontsize=8)
         axes.tick_params(axis="x", labelsize=8)
         axes.tick_params(axis="y", length=0)
         axes.spines[["top", "right", "left"]].set_visible(False)
 
 
-KINDS: dict[str, type[Images] | type[Series] | type[Features]] = {
+KINDS: dict[str, type[Kind]] = {
     "images": Images,
     "series": Series,
     "features": Features,

@@ -10,16 +10,17 @@ from typing import Any
 
 import keras
 import numpy as np
+from numpy.typing import ArrayLike
 
 from revgraph.analyzers import ANALYZERS, Analyzer
 from revgraph.analyzers.analyzer import Unsupported
 from revgraph.analyzers.inputs import flat_inputs
-from revgraph.class_names import check_names, is_binary
+from revgraph.class_names import check_names, gives_logits, is_binary, predicted
 from revgraph.graph.graph import holds_strings
 from revgraph.graph.tables import Table, folding
 from revgraph.graph.types import PathLike, Selection, Tensors
 from revgraph.saving.provenance import provenance
-from revgraph.visualize.captions import is_one_per_sample, own_graph
+from revgraph.visualize.captions import checked_labels, is_number, is_one_per_sample, own_graph
 from revgraph.visualize.captions import titles as titles_of
 from revgraph.visualize.figures import plot, plot_grid, unique_name
 
@@ -82,7 +83,7 @@ def report(
     class_names: Sequence[str] | None = None,
     *,
     titles: Sequence[str] | None = None,
-    labels: Sequence[int] | None = None,
+    labels: ArrayLike | None = None,
     samples: int = 8,
     **options: Any,
 ) -> Report:
@@ -94,7 +95,7 @@ def report(
         neuron_selection: What is explained; see `Analyzer.analyze`.
         class_names: Names of the classes; see `plot`.
         titles: One per sample, such as file names.
-        labels: The true class of each sample, (batch,).
+        labels: The true class of each sample, (batch,), ints; for a regression the true numbers.
         samples: How many samples are explained at most.
         **options: See `plot`.
 
@@ -121,9 +122,9 @@ def report(
     if _are_texts(x) and not hasattr(first, "preprocess"):
         x = np.array(x)
     count = len(x) if _are_texts(x) else len(keras.tree.flatten(x)[0])
-    for name, given in (("titles", titles), ("labels", labels)):
-        if given is not None and len(given) != count:
-            raise ValueError(f"There are {len(given)} {name} for {count} samples: pass one per sample.")
+    if titles is not None and len(titles) != count:
+        raise ValueError(f"There are {len(titles)} titles for {count} samples: pass one per sample.")
+    labels = None if labels is None else checked_labels(labels, count, class_names, None)
     named = {unique_name(a.name, i, analyzers): a for i, a in enumerate(analyzers)}
     sections = []
     for i in range(min(count, samples)):
@@ -134,7 +135,7 @@ def report(
         sections += [
             f"<section><h2>{html.escape(str(titles[i]) if titles is not None else f'Sample {i}')}</h2>",
             f"<p>Explained: <b>{html.escape(explained[0])}</b></p>" if explained else "",
-            _outputs(own_graph(first, read)(read), class_names, None if labels is None else labels[i]),
+            _outputs(own_graph(first, read), read, class_names, None if labels is None else labels[i]),
             *_pictures(named, one, read, selection, options),
             *_ledgers(named, one, selection),
             "</section>",
@@ -146,27 +147,38 @@ def _are_texts(x):
     return isinstance(x, list | tuple) and bool(x) and isinstance(x[0], str)
 
 
-def _outputs(outputs, class_names, label):
+def _outputs(graph, x, class_names, label):
     """A table of the largest outputs, and the true class."""
-    flat = [np.asarray(y) for y in keras.tree.flatten(outputs)]
+    flat = [np.asarray(y) for y in keras.tree.flatten(graph(x))]
     if len(flat) != 1 or flat[0].ndim != 2:
+        if label is not None:
+            shapes = ", ".join(str(y.shape) for y in flat)
+            raise ValueError(f"Labels need one output (batch, classes). The model has {shapes}. Leave out labels.")
         return ""
     values = flat[0][0]
     check_names(class_names, len(values))
     binary = is_binary(class_names, len(values))
     named = class_names if class_names is not None and not binary else [f"output {i}" for i in range(len(values))]
-    true = ""
-    if label is not None:
-        known = class_names if class_names is not None else named
-        if not 0 <= int(label) < len(known):
-            raise ValueError(f"Labels are from 0 to {len(known) - 1}, one for each class. Received: {label}.")
-        true = f"<p>True class: <b>{html.escape(str(known[int(label)]))}</b></p>"
+    true = "" if label is None else _truth(graph, values, class_names, named, label)
     rows = [(str(named[k]), float(values[k])) for k in np.argsort(-values, kind="stable")[:LARGEST]]
     header = ("class", "output of the model")
     title = "largest outputs" if len(values) > LARGEST else "outputs"
     if binary:
         title = f"the output, which speaks for {class_names[1]} and against {class_names[0]}"
     return f"{true}{Table(header, rows, title)._repr_html_()}"
+
+
+def _truth(graph, values, class_names, named, label):
+    """A paragraph with the true class of a sample, and whether the model predicts another one."""
+    (label,) = checked_labels([label], 1, class_names, len(values))
+    if is_number(class_names, len(values)):
+        return f"<p>True value: <b>{label:.4g}</b></p>"
+    known = class_names if class_names is not None else named
+    ((chosen,), _) = predicted(
+        values[None], class_names, gives_logits(graph) if is_binary(class_names, len(values)) else None
+    )
+    wrong = "" if chosen == label else f". The model is <b>wrong</b>: it predicts {html.escape(str(known[chosen]))}."
+    return f"<p>True class: <b>{html.escape(str(known[label]))}</b>{wrong}</p>"
 
 
 def _pictures(named, one, read, selection, options):

@@ -40,8 +40,9 @@ def picture(texts: Sequence[Sequence[Piece]], titles: Sequence[str] | None, widt
     lines: list[tuple[float, float, float, str]] = []
     for i, pieces in enumerate(texts):
         if titles is not None:
-            placed.append((0.0, y, titles[i], {"weight": "bold"}))
-            y += line
+            for each in titles[i].split("\n"):
+                placed.append((0.0, y, each, {"weight": "bold"}))
+                y += line
         x = 0.0
         for before, word, colour, ink, special in pieces:
             own = measure(word) + 2 * pad

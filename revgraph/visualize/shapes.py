@@ -31,11 +31,11 @@ def check_batch(shape: tuple[int, ...], kind: str | None, has_batch: bool) -> No
     Raises:
         ValueError: The array has another number of axes, or may be one sample without a batch axis.
     """
-    ranks = {"images": (4, 3), "series": (3, 2), "features": (2,), None: (4, 3, 2)}[kind]
+    ranks = {"images": (4, 3), "series": (3, 2), "features": (2,), None: (5, 4, 3, 2)}[kind]
     if len(shape) not in ranks:
         raise ValueError(
-            f"{_TAKEN[kind]}. Received shape {shape}. One sample needs a batch axis too, x[None]; for volumes there is "
-            f"plot_volume, for tokens text."
+            f"{_TAKEN[kind]}. Received shape {shape}. One sample needs a batch axis too, x[None]; for tokens there is "
+            f"text."
         )
     if not has_batch and is_like_an_image(shape) and kind in ("images", None):
         series = f', or kind="series" for {_series(shape)}' if kind is None else ""
@@ -64,7 +64,7 @@ def check_batch(shape: tuple[int, ...], kind: str | None, has_batch: bool) -> No
 
 
 _TAKEN = {
-    None: "x is a batch of images (4 axes), time series (3) or features (2)",
+    None: "x is a batch of volumes (5 axes), images (4), time series (3) or features (2)",
     "images": 'kind="images" takes a batch of images, (batch, height, width, channels) or (batch, height, width)',
     "series": 'kind="series" takes a batch of time series, (batch, time, channels) or (batch, time)',
     "features": 'kind="features" takes a batch of features, (batch, features)',

@@ -64,7 +64,7 @@ class Text:
         )
 
     def _title(self, i):
-        return f"<b>{html.escape(self.titles[i])}</b><br>" if self.titles else ""
+        return f"<b>{html.escape(self.titles[i])}</b><br>".replace("\n", "<br>") if self.titles else ""
 
     def to_latex(self) -> str:
         r"""A paragraph per text, with `\colorbox` from the package xcolor."""
