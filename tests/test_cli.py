@@ -555,7 +555,7 @@ def test_wrong_usage_is_json_where_that_is_asked_for(command, run):
     assert err.count("\n") == 1
 
 
-def test_what_layers_print_is_no_json(run, tmp_path):
+def test_what_layers_print_is_no_json(run, tmp_path, capsys):
     (tmp_path / "noisy_layers.py").write_text(
         "import keras\n\n\nclass Noisy(keras.layers.Layer):\n"
         "    def call(self, x):\n        print('called')\n        return 3 * x\n"
@@ -564,6 +564,7 @@ def test_what_layers_print_is_no_json(run, tmp_path):
         patch.syspath_prepend(tmp_path)
         Noisy = __import__("noisy_layers").Noisy
         keras.Sequential([keras.Input((3,)), Noisy(), keras.layers.Dense(2)]).save(tmp_path / "noisy.keras")
+        capsys.readouterr()
         code, out, err = run("summary noisy.keras --custom-objects noisy_layers --json")
     assert code == 0 and json.loads(out)["model"] == "noisy.keras" and "called" in err
 
