@@ -297,7 +297,7 @@ def _add_view(commands):
     command.add_argument("--concepts", metavar="FILE", help="what `revgraph concepts collect` wrote of the same model")
     command.add_argument("--classes", metavar="FILE", help="names of the classes: one per line, or JSON")
     command.add_argument(
-        "--kind", choices=("images", "series"), help="what samples are, where their axes do not say it"
+        "--kind", choices=("images", "series", "tokens"), help="what samples are, where their axes do not say it"
     )
     command.add_argument("--port", metavar="N", type=port, help="port of the page on this machine (any that is free)")
     command.add_argument("--no-browser", action="store_true", help="print the address, and do not open the browser")
