@@ -237,3 +237,32 @@ def test_channels_on_the_first_axis():
     model = randomized(keras.Model(x, layers.Dense(2)(layers.Flatten()(y))))
     with pytest.raises(ValueError, match=r"channels on the last axis, and 'conv' has them on the first"):
         create_analyzer("grad_cam", model)
+
+
+def series(*made):
+    inner = [layers.Conv1D(5, 3, activation="relu", name="conv"), *made, layers.Dense(2)]
+    return randomized(keras.Sequential([keras.Input((9, 3)), *inner]))
+
+
+@pytest.mark.parametrize(
+    "made, expected",
+    [
+        ([layers.LSTM(4, return_sequences=True, name="memory"), layers.GlobalMaxPooling1D()], "memory"),
+        ([layers.LSTM(4, return_sequences=True, name="memory"), layers.GRU(3)], "memory"),
+        ([layers.Bidirectional(layers.GRU(4, return_sequences=True), name="both"), layers.Flatten()], "both"),
+        ([layers.SimpleRNN(4, return_sequences=True), layers.Dense(3, name="each"), layers.Flatten()], "each"),
+        # There the last step comes first, or is the only one.
+        ([layers.LSTM(4, return_sequences=True, go_backwards=True), layers.GlobalMaxPooling1D()], "conv"),
+        ([layers.LSTM(4)], "conv"),
+        ([layers.Lambda(lambda x: keras.ops.flip(x, 1), name="flipped"), layers.LSTM(4)], "conv"),
+    ],
+)  # fmt: skip
+def test_steps_of_recurrent_layers_are_places(made, expected):
+    model = series(*made)
+    x = np.random.default_rng(0).normal(size=(2, 9, 3)).astype("float32")
+    by_default = revgraph.create_analyzer("grad_cam", model, upsample=False, relu=False)
+    assert list(by_default.feature_maps.values()) == [expected]
+    named = revgraph.create_analyzer("grad_cam", model, layer=expected, upsample=False, relu=False)
+    found = by_default.analyze(x, 1)
+    assert found.shape == (2, 7) and np.abs(found).max() > 0
+    np.testing.assert_array_equal(found, named.analyze(x, 1))

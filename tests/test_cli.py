@@ -542,6 +542,51 @@ def test_errors_are_json_where_that_is_asked_for(run):
     assert code == 1 and json.loads(out) == {"error": "There is no file or directory 'nothing.keras'."} and err
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "", "explain", "explain-dataset", "concepts", "concepts collect", "concepts show", "concepts graph",
+        "concepts clusters", "view", "evaluate", "check", "summary", "methods", "export", "demo",
+    ],
+)  # fmt: skip
+def test_wrong_usage_is_json_where_that_is_asked_for(command, run):
+    code, out, err = run(f"{command} --no-such-option --json")
+    assert code == 2 and json.loads(out)["error"] in err and re.match("revgraph[a-z -]*: error: ", err)
+    assert err.count("\n") == 1
+
+
+def test_what_layers_print_is_no_json(run, tmp_path, capsys):
+    (tmp_path / "noisy_layers.py").write_text(
+        "import keras\n\n\nclass Noisy(keras.layers.Layer):\n"
+        "    def call(self, x):\n        print('called')\n        return 3 * x\n"
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(tmp_path)
+        Noisy = __import__("noisy_layers").Noisy
+        keras.Sequential([keras.Input((3,)), Noisy(), keras.layers.Dense(2)]).save(tmp_path / "noisy.keras")
+        capsys.readouterr()
+        code, out, err = run("summary noisy.keras --custom-objects noisy_layers --json")
+    assert code == 0 and json.loads(out)["model"] == "noisy.keras" and "called" in err
+
+
+def test_json_has_null_for_what_is_not_finite(run, tmp_path):
+    keras.Sequential([keras.Input((3,)), layers.Dense(2)]).save("model.keras")
+    np.savez("data.npz", x=np.full((2, 3), np.nan), y=[0, 1])
+    code, out, _ = run("evaluate model.keras data.npz --methods gradient --metrics relevance_gain --json")
+
+    def refused(constant):
+        raise AssertionError(constant)
+
+    assert code == 0 and json.loads(out, parse_constant=refused)["means"] == {"gradient": {"relevance_gain": None}}
+
+
+def test_outputs_that_are_not_finite_are_not_explained(run, tmp_path):
+    keras.Sequential([keras.Input((3,)), layers.Dense(2)]).save("model.keras")
+    np.save("x.npy", np.full((1, 3), np.nan))
+    code, _, err = run("explain model.keras x.npy --method gradient")
+    assert code == 1 and "The output for 'x.npy' is not finite" in err and not Path("explained").exists()
+
+
 def test_a_reader_that_has_seen_enough_is_no_error():
     command = f"{shlex.quote(sys.executable)} -m revgraph methods | head -1; echo ${{PIPESTATUS[0]}}"
     result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=ROOT)
@@ -577,6 +622,13 @@ def test_a_reader_that_has_seen_enough_is_no_error():
         ("explain-dataset {made}/model.keras {made}/images --out o.h5 --target top3", "one class per sample"),
         ("explain-dataset {made}/model.keras {made}/images --out o --project", "goes with an HDF5 output"),
         ("explain-dataset {made}/model.keras {made}/images --out o.h5 --batch-size 0", "not a positive whole number"),
+        ("explain {made}/model.keras {made}/cat.png --scale nan", "--scale: 'nan' is not a number"),
+        ("explain {made}/model.keras {made}/cat.png --percentile 200", "--percentile: '200' is not a number above 0"),
+        ("explain {made}/model.keras {made}/x.npy --size 10x12", "--size is for images, and .*x.npy' has arrays"),
+        ("view o.h5 --port 65536", "--port: '65536' is not a port"),
+        ("evaluate {made}/model.keras {made}/data.npz --metrics delete", "--metrics: There is no metric 'delete'"),
+        ("evaluate {made}/model.keras {made}/data.npz --methods ,", "--methods: ',' has no names"),
+        ("concepts show c.h5 --out c.jpg", "--out: 'c.jpg' does not end in .png"),
     ],
 )  # fmt: skip
 def test_wrong_usage(line, message, run):
@@ -608,7 +660,11 @@ def test_wrong_usage(line, message, run):
         ("explain-dataset {made}/model.keras {made}/cat.png --out o.h5", "is no dataset, or is damaged"),
         ("explain-dataset {made}/model.keras {made}/data.npz --inputs z --out o.h5", "named 'z'. It has 'x', 'y'"),
         ("explain-dataset {made}/model.keras {made}/data.npz --out o.npy", "name one, such as 'o'"),
-        ("explain-dataset {made}/model.keras {made}/x.npy --target label --out o.h5", "needs labels"),
+        ("explain-dataset {made}/model.keras {made}/x.npy --target label --out o.h5", "--target label needs labels"),
+        ("explain {made}/model.keras {made}/cat.png --method pattern.net", "it is fitted to data in Python"),
+        ("evaluate {made}/model.keras {made}/data.npz --metrics relevance_mass", "give DATA the array truth, True"),
+        ("concepts show {made}/data.npz", "Write one with `revgraph concepts collect`"),
+        ("view {made}/nothing.h5 --no-browser", "`revgraph explain-dataset` writes it"),
         ("summary nothing", "no file or directory"),
         ("export {made}/model.keras --out {made}/images", "exists. Pass --overwrite"),
     ],
@@ -750,3 +806,7 @@ def test_evaluate_measures_methods(run, tmp_path):
     np.savez("two.npz", a=np.ones((4, 2)), b=np.ones((4, 3)), y=np.zeros(4, int))
     code, out, err = run("evaluate two.keras two.npz --methods gradient --metrics deletion --out e --json")
     assert code == 0 and set(json.loads(out)["means"]["gradient"]) == {"deletion"}
+    keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, activation="sigmoid")]).save("binary.keras")
+    np.savez("binary.npz", x=np.random.default_rng(0).normal(size=(6, 2)), y=[0, 1, 0, 1, 1, 0])
+    code, out, err = run("evaluate binary.keras binary.npz --methods gradient --metrics deletion --out f --json")
+    assert code == 0 and 0 < json.loads(out)["means"]["gradient"]["deletion"] < 1

@@ -102,6 +102,8 @@ def test_pictures_are_drawn(run):
     assert code == 1 and "collected from another model" in err and not Path("other.png").exists()
     code, _, err = run("show c.h5 --layer high --out x.png")
     assert code == 2 and "--out draws samples, which needs --model and --data" in err
+    code, _, err = run("show c.h5 --layer high --channels 9")
+    assert code == 2 and "--channels: The layer 'high' has the channels 0 to 4. Received: [9]." in err
     code, _, err = run("show c.h5 --channels 1")
     assert code == 2 and "--layer is missing. There are low, high." in err
 

@@ -306,9 +306,55 @@ def test_models_that_learn_their_sizes_from_data():
     np.testing.assert_allclose(evaluate.FaithfulnessCorrelation(3)(analyzer, x).values, 1, rtol=1e-3)
 
 
-def test_one_output():
-    model = randomized(keras.Sequential([keras.Input((4,)), layers.Dense(1, activation="sigmoid")]))
-    analyzer, x = revgraph.create_analyzer("input_t_gradient", model), np.random.default_rng(0).normal(size=(6, 4))
-    assert evaluate.Deletion()(analyzer, x).values.shape == evaluate.Deletion()(analyzer, x, 0).values.shape == (6,)
-    with pytest.raises(ValueError, match="has one output, which is explained for all samples: leave y out"):
-        evaluate.Deletion()(analyzer, x, np.array([0, 1, 1, 0, 1, 0]))
+def two_classes(activation):
+    """A model with one output, and the same with one output for each class."""
+    one = randomized(
+        keras.Sequential(
+            [keras.Input((4,)), layers.Dense(5, activation="tanh"), layers.Dense(1, activation=activation)]
+        )
+    )
+    two = keras.Sequential([*one.layers[:-1], layers.Dense(2, activation=activation)])
+    two.build((None, 4))
+    two.layers[-1].set_weights([np.concatenate([-each, each], axis=-1) for each in one.layers[-1].get_weights()])
+    return one, two
+
+
+@pytest.mark.parametrize("activation", [None, "sigmoid"])
+def test_labels_of_a_model_with_one_output(activation):
+    one, two = (revgraph.create_analyzer("lrp.epsilon", model) for model in two_classes(activation))
+    x, y = np.random.default_rng(0).normal(size=(6, 4)).astype("float32"), np.array([0, 1, 1, 0, 1, 0])
+    truth = np.eye(4, dtype=bool)[[0, 1, 2, 3, 0, 1]]
+    for metric in (
+        evaluate.Deletion(4), evaluate.FaithfulnessCorrelation(2), evaluate.LeaveOneOut(),
+        evaluate.Comprehensiveness((0.3,)), evaluate.Completeness(), evaluate.Completeness(0.5), evaluate.Entropy(),
+        evaluate.MaxSensitivity(2), evaluate.ImplementationInvariance(), evaluate.RelevanceMass(),
+    ):  # fmt: skip
+        found, expected = (metric(analyzer, x, y, truth=truth).values for analyzer in (one, two))
+        np.testing.assert_allclose(found, expected, rtol=2e-3, atol=1e-5, err_msg=metric.name)
+        assert np.isfinite(found).any()
+    # One label for all, and no label at all.
+    deletion = evaluate.Deletion(4)
+    np.testing.assert_array_equal(deletion(one, x, 1).values, deletion(one, x).values)
+    assert not np.allclose(deletion(one, x, 0).values, deletion(one, x).values)
+    assert evaluate.ParameterRandomisation()(one, x, y).values.shape == (6,)
+
+
+def test_one_output_has_the_labels_0_and_1():
+    one, _ = two_classes("sigmoid")
+    analyzer, x = revgraph.create_analyzer("input_t_gradient", one), np.random.default_rng(0).normal(size=(6, 4))
+    for labels in ([0, 1, 2, 0, 1, 0], [0, -1, 0, 0, 0, 0]):
+        with pytest.raises(ValueError, match="tells the labels 0 and 1 apart. y has the labels .*: leave y out"):
+            evaluate.Deletion()(analyzer, x, np.array(labels))
+    own = evaluate.FunctionAnalyzer(one, lambda model, x, y: x)
+    assert evaluate.Deletion()(own, x, 1).values.shape == (6,)
+    with pytest.raises(ValueError, match="the class 0 of a model with one output has none. Leave y out"):
+        evaluate.Deletion()(own, x, np.array([0, 1, 1, 0, 1, 0]))
+
+
+def test_a_probability_stays_one_while_samples_are_changed():
+    model = keras.Sequential([keras.Input((2,)), layers.Dense(1, use_bias=False, activation="relu")])
+    model.layers[0].set_weights([np.array([[2.0], [-2.0]], "float32")])
+    analyzer = revgraph.create_analyzer("input_t_gradient", model)
+    # The output is 0.5, as of a probability. Without the second column it is 2.
+    scores = evaluate.Deletion(2)(analyzer, np.array([[1.0, 0.75]], "float32"), 0)
+    np.testing.assert_allclose(scores.curve[0], [0.5, -1, 1], atol=1e-6)

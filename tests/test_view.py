@@ -14,6 +14,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
+from matplotlib.text import Text
 
 import revgraph
 from revgraph import concepts
@@ -337,6 +338,19 @@ def test_gray_images_without_channels_need_their_kind(kind, tmp_path, rng):
         Album(path, kind="text")
     with pytest.raises(ValueError, match=r"kind='images' does not fit .*\(5, 4\)"):
         Album(explain(network((4,)), x[:, 0, :4], tmp_path / "table"), kind="images")
+
+
+@pytest.mark.parametrize("inputs", [False, True])
+def test_ids_of_tokens_stand_in_their_order(inputs, tmp_path, rng):
+    x = rng.integers(0, 50, (5, 7))
+    made = [keras.layers.Embedding(50, 4), keras.layers.GlobalAveragePooling1D(), keras.layers.Dense(3)]
+    model = keras.Sequential([keras.Input((7,), dtype="int32"), *made])
+    path = explain(model, x, tmp_path / "r.h5")
+    drawn = Album(path, inputs=x if inputs else None, kind="tokens").pictures(1)[None]
+    words = [piece.get_text() for piece in drawn.findobj(Text) if piece.get_text().isdigit()]
+    assert words == [str(word) for word in (x[1] if inputs else range(7))]
+    with pytest.raises(ValueError, match=r"kind='tokens' does not fit .*\(5, 9, 9\)"):
+        Album(explain(network((9, 9)), rng.normal(size=(5, 9, 9)), tmp_path / "i.h5"), kind="tokens")
 
 
 def test_plot_grid_draws_relevance_alone_where_the_inputs_are_not_known(rng):

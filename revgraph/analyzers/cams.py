@@ -32,8 +32,8 @@ class GradCAM(ReverseAnalyzer):
     Args:
         model: A built Keras model.
         layer: Name or path of the layer whose output is the feature map, or the layer. By default it is the last in
-            front of the start that has the input's axes: for an image the last convolution or pooling. The property
-            `feature_maps` says which.
+            front of the start that has the input's axes: for an image the last convolution or pooling, for a series the
+            last convolution or recurrent layer that returns all steps. The property `feature_maps` says which.
         relu: Whether the negative part of the map is left out, as in the paper.
         upsample: False returns the map as it is, (batch, places...) without channels.
         **options: See `ReverseAnalyzer`.

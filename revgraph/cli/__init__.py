@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import importlib
-import json
 import os
 import re
 import sys
@@ -14,6 +13,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import revgraph
+from revgraph.cli.answers import UsageError, as_json, tell
 from revgraph.cli.concept_options import add_concepts
 from revgraph.cli.methods import methods
 from revgraph.cli.options import (
@@ -25,6 +25,8 @@ from revgraph.cli.options import (
     count,
     examples,
     methods_of,
+    percentile,
+    port,
     words,
 )
 
@@ -46,14 +48,21 @@ OPTIONS = {
     r"labels='([^']*)'": r"--labels \1",
     r"variant=absspectral": "--variant absspectral",
     r"port=(\d+)": r"--port \1",
-    r"kind=\"(\w+)\"": r"--kind \1",
+    r"kind=[\"'](\w+)[\"']": r"--kind \1",
+    r"neuron_selection=\"label\"": "--target label",
+    r"input_bounds=(\([^)]*\))": r'--param "input_bounds=\1"',
+    r"\bwidths is": "--widths is",
+    r"^n=(\d+) samples": r"--samples \1",
+    r"pass truth=, True": "give DATA the array truth, True",
+    r"call fit\(x_train\) before analyze, or pass patterns=": "it is fitted to data in Python, by fit(x_train)",
+    r"\brevgraph\.concepts\.collect(\([^)]*\))?": "`revgraph concepts collect`",
+    r"\brevgraph\.explain_dataset\([^)]*\)|\bexplain_dataset\b": "`revgraph explain-dataset`",
     r"(\w+)=\.\.\.": r"--param \1=...",
 }
-"""Patterns of arguments in error messages, and the options that stand for them on the command line."""
+"""Patterns of arguments in error messages, and the options that stand for them on the command line.
 
-
-class UsageError(Exception):
-    """The command line itself is wrong."""
+An option stands for an argument only in commands that have it.
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -65,8 +74,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, 1 where the command failed, 2 where it was used wrongly.
     """
-    # Errors in the arguments themselves end in argparse, with `SystemExit`.
-    options = parser().parse_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        options = parser().parse_args(words)
+    except WrongArguments as wrong:
+        # It is not known what the options would be, but a program that asks for JSON gets JSON.
+        return _failed(argparse.Namespace(debug=False, json="--json" in words), str(wrong), USAGE, wrong.command)
     try:
         with _warnings_in_one_line():
             return _run(options)
@@ -77,10 +90,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as interrupt:
         return _failed(options, str(interrupt) or "interrupted", FAILED)
     except Exception as error:
-        return _failed(options, _message(error), USAGE if isinstance(error, UsageError) else FAILED)
+        return _failed(options, _message(error, options), USAGE if isinstance(error, UsageError) else FAILED)
 
 
 def _run(options):
+    if not options.json:
+        return _called(options)
+    # What else is printed, such as by the user's layers, is not for the program that reads the JSON.
+    options.stdout = sys.stdout
+    with contextlib.redirect_stdout(sys.stderr):
+        return _called(options)
+
+
+def _called(options):
     if not options.needs_tensorflow:
         return options.run(options) or 0
     with _quiet_tensorflow(options.debug):
@@ -90,16 +112,16 @@ def _run(options):
     return getattr(commands, name)(options) or 0
 
 
-def _failed(options, message, code):
+def _failed(options, message, code, command="revgraph"):
     if options.debug:
         traceback.print_exc()
-    print(f"revgraph: error: {message}", file=sys.stderr)
+    print(f"{command}: error: {message}", file=sys.stderr)
     if options.json:
-        print(json.dumps({"error": message}))
+        print(as_json({"error": message}))
     return code
 
 
-def _message(error):
+def _message(error, options):
     """The message of an error in one line."""
     text = error.args[0] if isinstance(error, KeyError) and error.args else error
     if isinstance(error, OSError) and error.strerror:
@@ -107,7 +129,9 @@ def _message(error):
         text = f"{error.strerror}{where}"
     text = str(text)
     for argument, option in OPTIONS.items():
-        text = re.sub(argument, option, text)
+        named = re.search(r"--([\w-]+)", option)
+        if named is None or hasattr(options, named[1].replace("-", "_")):
+            text = re.sub(argument, option, text)
     return " ".join(text.split()) or type(error).__name__
 
 
@@ -145,12 +169,25 @@ def _quiet_tensorflow(debug):
             os.close(kept)
 
 
+class WrongArguments(Exception):
+    """The arguments cannot be parsed.
+
+    Args:
+        command: The command.
+        message: What is wrong with them.
+    """
+
+    def __init__(self, command: str, message: str) -> None:
+        super().__init__(message)
+        self.command = command
+
+
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line."""
+    """A parser whose errors are exceptions."""
 
     def error(self, message: str) -> NoReturn:
-        """Ends the process with a message."""
-        self.exit(USAGE, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+        """Raises `WrongArguments`."""
+        raise WrongArguments(self.prog, f"{message} (see {self.prog} --help)")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -197,7 +234,7 @@ def _add_explain(commands):
     command.add_argument("--overwrite", action="store_true", help="replace files that exist")
     command.add_argument("--cmap", metavar="NAME", help="colour map of the heatmap, such as seismic")
     command.add_argument(
-        "--percentile", metavar="P", type=float, help="percentile of relevance that gets the last colour (100)"
+        "--percentile", metavar="P", type=percentile, help="percentile of relevance that gets the last colour (100)"
     )
     add_reading(command)
 
@@ -260,9 +297,9 @@ def _add_view(commands):
     command.add_argument("--concepts", metavar="FILE", help="what `revgraph concepts collect` wrote of the same model")
     command.add_argument("--classes", metavar="FILE", help="names of the classes: one per line, or JSON")
     command.add_argument(
-        "--kind", choices=("images", "series"), help="what samples are, where their axes do not say it"
+        "--kind", choices=("images", "series", "tokens"), help="what samples are, where their axes do not say it"
     )
-    command.add_argument("--port", metavar="N", type=count, help="port of the page on this machine (any that is free)")
+    command.add_argument("--port", metavar="N", type=port, help="port of the page on this machine (any that is free)")
     command.add_argument("--no-browser", action="store_true", help="print the address, and do not open the browser")
 
 
@@ -347,10 +384,8 @@ def _list_methods(options):
     found = {name: row for name, row in methods().items() if options.filter in name}
     if not found:
         raise UsageError(f"No method has {options.filter!r} in its name. `revgraph methods` lists all.")
-    if options.json:
-        print(json.dumps([{"name": n, "computes": what, "paper": paper} for n, (what, paper) in found.items()]))
-        return
     rows = [("name", "computes", "paper"), *((name, *row) for name, row in found.items())]
     widths = [max(len(row[i]) for row in rows) for i in (0, 1)]
-    for name, what, paper in rows:
-        print(f"{name:{widths[0]}}  {what:{widths[1]}}  {paper}".rstrip())
+    lines = (f"{name:{widths[0]}}  {what:{widths[1]}}  {paper}".rstrip() for name, what, paper in rows)
+    told = [{"name": name, "computes": what, "paper": paper} for name, (what, paper) in found.items()]
+    tell(options, told, "\n".join(lines))

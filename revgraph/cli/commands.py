@@ -22,7 +22,7 @@ import revgraph
 from revgraph.analyzers.analyzer import Analyzer, Unsupported
 from revgraph.analyzers.inputs import flat_inputs
 from revgraph.class_names import gives_logits, is_binary, predicted, units_of, value_of_class
-from revgraph.cli import UsageError
+from revgraph.cli.answers import UsageError, tell, wrong
 from revgraph.cli.inputs import (
     check_names,
     class_index,
@@ -65,6 +65,8 @@ def explain(options: Namespace) -> None:
     results = []
     for item in samples:
         y = predict(flat_inputs(item.x, analyzer.graph))[output][0]
+        if not np.isfinite(y).all():
+            raise ValueError(f"The output for {item.name!r} is not finite: its values, or the model's, are not.")
         chosen = targets(options.target, y, names)
         explained = []
         for index in chosen:
@@ -87,7 +89,7 @@ def explain(options: Namespace) -> None:
         if not options.json:
             _print_explained(results[-1])
     if options.json:
-        print(json.dumps({"model": options.model, "method": analyzer.name, "results": results}))
+        tell(options, {"model": options.model, "method": analyzer.name, "results": results}, None)
 
 
 def _value(y, index, names, logits):
@@ -183,12 +185,10 @@ def explain_dataset(options: Namespace) -> None:
             )
     except KeyboardInterrupt:
         raise KeyboardInterrupt("interrupted; finished batches are kept: go on with --resume") from None
-    if options.json:
-        failures = {str(index): why for index, why in report.failures.items()}
-        told = {"out": options.out, "samples": report.samples, "explained": report.explained, "failures": failures}
-        print(json.dumps({**told, "resumed": report.resumed}))
-    else:
-        print(report if report.failures else f"{report.path}: all {report.samples} samples explained")
+    failures = {str(index): why for index, why in report.failures.items()}
+    told = {"out": options.out, "samples": report.samples, "explained": report.explained, "failures": failures}
+    text = report if failures else f"{report.path}: all {report.samples} samples explained"
+    tell(options, {**told, "resumed": report.resumed}, text)
 
 
 def _sink(options, names):
@@ -263,27 +263,23 @@ def check(options: Namespace) -> int:
     model = model_of(options)
     with _wrong_parameters(options):
         report = revgraph.check(model, options.method, **dict(options.param))
-    print(json.dumps(report.to_dict()) if options.json else report)
+    tell(options, report.to_dict(), report)
     return 0 if report.supported else 1
 
 
 def summary(options: Namespace) -> None:
     """`revgraph summary`."""
     analyzer = analyzer_of(options)
-    if options.json:
-        print(json.dumps({"model": options.model, "method": analyzer.name, "rules": rules(analyzer)}))
-    else:
-        print(analyzer.summary())
+    told = {"model": options.model, "method": analyzer.name, "rules": rules(analyzer)}
+    tell(options, told, analyzer.summary())
 
 
 def export(options: Namespace) -> None:
     """`revgraph export`."""
     analyzer = analyzer_of(options)
     path = analyzer.export(options.out, version=options.serving_version, overwrite=options.overwrite)
-    if options.json:
-        print(json.dumps({"out": str(path), "method": analyzer.name}))
-    else:
-        print(f"{path}: {analyzer.name} of {analyzer.graph.name!r}")
+    told = {"out": str(path), "method": analyzer.name}
+    tell(options, told, f"{path}: {analyzer.name} of {analyzer.graph.name!r}")
 
 
 def demo(options: Namespace) -> None:
@@ -295,7 +291,7 @@ def demo(options: Namespace) -> None:
     if options.json:
         fields = ("name", "milliseconds", "found", "error")
         told = [{name: plain(getattr(result, name)) for name in fields} for result in results]
-        print(json.dumps({"out": options.out, "results": told}))
+        tell(options, {"out": options.out, "results": told}, None)
 
 
 def model_of(options: Namespace) -> Any:
@@ -329,10 +325,11 @@ def _wrong_parameters(options):
         yield
     except NotAnalyzeableModelException:
         raise
-    except (TypeError, KeyError, ValueError) as error:
-        if options.param:
-            raise UsageError(f"--param: {error.args[0]}") from error
-        raise
+    except (TypeError, KeyError, ValueError):
+        if not options.param:
+            raise
+        with wrong("--param"):
+            raise
 
 
 def _npy(array):

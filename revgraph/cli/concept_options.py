@@ -13,6 +13,8 @@ from revgraph.cli.options import (
     add_reading,
     count,
     examples,
+    png,
+    words,
 )
 
 SAMPLES = "directory of images or TFRecord files, .npy, .npz, .h5 or .tfrecord file"
@@ -42,7 +44,7 @@ def _add_collect(commands):
     )  # fmt: skip
     add_model(command)
     command.add_argument("data", metavar="DATA", help=SAMPLES)
-    command.add_argument("--layers", metavar="NAMES", type=names, required=True, help="layers, separated by commas")
+    command.add_argument("--layers", metavar="NAMES", type=words, required=True, help="layers, separated by commas")
     command.add_argument("--out", metavar="FILE", required=True, help="file to write: FILE.h5 or NAME.zarr")
     command.add_argument(
         "--target", default="top1",
@@ -81,7 +83,7 @@ def _add_show(commands):
     command.add_argument("--of-class", metavar="N", type=int, help="only samples for which this class was explained")
     command.add_argument("--samples", metavar="N", type=count, help="samples of each channel (8)")
     group = command.add_argument_group("drawing")
-    group.add_argument("--out", metavar="FILE.png", help="picture to write; it needs --model and --data")
+    group.add_argument("--out", metavar="FILE.png", type=png, help="picture to write; it needs --model and --data")
     group.add_argument("--model", metavar="MODEL", help="model that was collected")
     group.add_argument("--data", metavar="DATA", help="dataset that was collected")
     group.add_argument("--whole", action="store_true", help="show whole samples, and the channel at all positions")
@@ -99,7 +101,7 @@ def _add_graph(commands):
     )  # fmt: skip
     add_model_file(command)
     command.add_argument("inputs", metavar="IMAGE", nargs=1, help="image, .npy or .npz of one sample")
-    command.add_argument("--layers", metavar="NAMES", type=names, required=True, help="layers, separated by commas")
+    command.add_argument("--layers", metavar="NAMES", type=words, required=True, help="layers, separated by commas")
     command.add_argument(
         "--widths", metavar="NUMBERS", type=numbers, default=[3],
         help="channels that feed one channel: one number, or one for each step down from the prediction (3)",
@@ -111,7 +113,7 @@ def _add_graph(commands):
     command.add_argument("--around", action="store_true", help="count relevance that passes around a concept, too")
     command.add_argument("--target", default="top1", help="what to explain: top1, a number or a name of a class")
     command.add_argument("--output", metavar="NAME", help="which output, if the model has several")
-    command.add_argument("--out", metavar="FILE.png", help="picture to write")
+    command.add_argument("--out", metavar="FILE.png", type=png, help="picture to write")
     command.add_argument("--overwrite", action="store_true", help="replace a picture that exists")
     add_method(command)
     add_loading(command)
@@ -152,14 +154,6 @@ def _add_data(command):
         "--inputs", metavar="NAME", help="array or feature with the inputs (x, data, image/encoded, ...)"
     )
     group.add_argument("--labels", metavar="NAME", help="array or feature with the labels (y, label, ...)")
-
-
-def names(text: str) -> list[str]:
-    """Names that are separated by commas."""
-    found = [name.strip() for name in text.split(",") if name.strip()]
-    if not found:
-        raise argparse.ArgumentTypeError(f"{text!r} has no names, such as conv2,conv3")
-    return found
 
 
 def numbers(text: str) -> list[int]:

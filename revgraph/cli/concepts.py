@@ -1,6 +1,5 @@
 """`revgraph concepts`: its commands. Each takes the parsed options."""
 
-import json
 from argparse import Namespace
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import numpy as np
 
 from revgraph import concepts
 from revgraph.analyzers.inputs import flat_inputs
-from revgraph.cli import UsageError
+from revgraph.cli.answers import UsageError, tell, wrong
 from revgraph.cli.commands import analyzer_of, place, progress, selection_of, target_of_all
 from revgraph.cli.inputs import (
     check_names,
@@ -57,7 +56,7 @@ def collect(options: Namespace) -> None:
         raise KeyboardInterrupt("interrupted; finished batches are kept: go on with --resume") from None
     failures = {str(index): why for index, why in found.failures.items()}
     told = {"out": options.out, "samples": len(found.index) + len(failures), "layers": found.layers}
-    print(json.dumps({**told, "failures": failures}) if options.json else found)
+    tell(options, {**told, "failures": failures}, found)
 
 
 def show(options: Namespace) -> None:
@@ -67,9 +66,11 @@ def show(options: Namespace) -> None:
         if options.out or options.channels:
             raise UsageError(f"--layer is missing. There are {', '.join(found.layers)}.")
         channels = {layer: found.relevance(layer).shape[1] for layer in found.layers}
-        print(json.dumps({"samples": len(found.index), "channels": channels}) if options.json else found)
+        tell(options, {"samples": len(found.index), "channels": channels}, found)
         return
-    chosen = list(found.channels(options.layer, options.channels or _usual(found, options.layer)))
+    usual = _usual(found, options.layer)
+    with wrong("--channels"):
+        chosen = list(found.channels(options.layer, options.channels or usual))
     if options.out is not None:
         _draw(options, found, chosen)
         return
@@ -79,13 +80,12 @@ def show(options: Namespace) -> None:
         kept = ranking.samples[:samples, channel]
         values = ranking.values[:samples, channel]
         rows.append({"channel": channel, "samples": kept.tolist(), options.by: values.tolist()})
-    if options.json:
-        print(json.dumps({"layer": found.path_of(options.layer), "channels": rows}))
-        return
+    lines = []
     for row in rows:
         pairs = zip(row["samples"], row[options.by], strict=True)
         shown = ", ".join(f"{sample} ({value:.3g})" for sample, value in pairs)
-        print(f"channel {row['channel']}: samples by {options.by}: {shown}")
+        lines.append(f"channel {row['channel']}: samples by {options.by}: {shown}")
+    tell(options, {"layer": found.path_of(options.layer), "channels": rows}, "\n".join(lines))
 
 
 def _usual(found, layer):
@@ -107,7 +107,7 @@ def _draw(options, found, channels):
     )  # fmt: skip
     picture = drawn.plot(heatmaps=options.heatmaps, **({"crop": None, "mask": None} if options.whole else {}))
     _save(picture, Path(options.out), options.overwrite)
-    print(json.dumps({"out": options.out, "channels": channels}) if options.json else f"wrote {options.out}")
+    tell(options, {"out": options.out, "channels": channels}, f"wrote {options.out}")
 
 
 def graph(options: Namespace) -> None:
@@ -133,14 +133,10 @@ def graph(options: Namespace) -> None:
     )
     if options.out is not None:
         _save(found.plot(), Path(options.out), options.overwrite)
-    if options.json:
-        nodes = [{"layer": n.layer, "channel": n.channel, "relevance": float(n.relevance)} for n in found.nodes]
-        edges = [{"from": e.lower, "to": e.upper, "relevance": float(e.relevance)} for e in found.edges]
-        print(json.dumps({"nodes": nodes, "edges": edges, "out": options.out}))
-        return
-    print(found)
-    if options.out is not None:
-        print(f"wrote {options.out}")
+    nodes = [{"layer": n.layer, "channel": n.channel, "relevance": float(n.relevance)} for n in found.nodes]
+    edges = [{"from": e.lower, "to": e.upper, "relevance": float(e.relevance)} for e in found.edges]
+    text = f"{found}" if options.out is None else f"{found}\nwrote {options.out}"
+    tell(options, {"nodes": nodes, "edges": edges, "out": options.out}, text)
 
 
 def clusters(options: Namespace) -> None:
@@ -158,16 +154,12 @@ def clusters(options: Namespace) -> None:
             path = Path(options.figures) / f"{file_name(each.name)}.png"
             _save(found.plot(label), path, options.overwrite)
             written.append(str(path))
-    if options.json:
-        told = {each.name: {"samples": len(each.rows), "strategies": each.suggested, "clusters": list(each.clusters)}
-                for each in found.strategies.values()}  # fmt: skip
-        print(json.dumps({"classes": told, "files": written}))
-        return
-    print(found)
-    for name in written:
-        print(f"wrote {name}")
+    told = {each.name: {"samples": len(each.rows), "strategies": each.suggested, "clusters": list(each.clusters)}
+            for each in found.strategies.values()}  # fmt: skip
+    lines = [f"{found}", *(f"wrote {name}" for name in written)]
     if found.project is not None:
-        print(f"{found.project} names the analysis; ViRelAy shows it")
+        lines.append(f"{found.project} names the analysis; ViRelAy shows it")
+    tell(options, {"classes": told, "files": written}, "\n".join(lines))
 
 
 def _dataset(options, data, analyzer, preprocess, names):

@@ -1,14 +1,14 @@
 """`revgraph evaluate`: measures methods. It takes the parsed options."""
 
-import json
 from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
 
 from revgraph import evaluate
-from revgraph.cli import UsageError
+from revgraph.cli.answers import UsageError, tell, wrong
 from revgraph.cli.commands import model_of
+from revgraph.evaluate.metric import named
 
 
 def compare(options: Namespace) -> None:
@@ -18,23 +18,22 @@ def compare(options: Namespace) -> None:
     there = [str(path) for path in files.values() if path.exists()]
     if there and not options.overwrite:
         raise FileExistsError(f"{', '.join(there)} exist. Choose another --out, or pass --overwrite.")
+    with wrong("--metrics"):
+        metrics = [named(metric) for metric in options.metrics]
     x, y, truth = _arrays(options)
     model = model_of(options)
     # Scores are kept beside the results while they are computed. So the same command goes on after an interruption.
     part = out.with_name(f"{out.name}.part")
     result = evaluate.compare(
-        model, x, y, analyzers=options.methods, metrics=options.metrics, truth=truth,
+        model, x, y, analyzers=options.methods, metrics=metrics, truth=truth,
         batch_size=options.batch_size or 32, out=part,
     )  # fmt: skip
     for end in ("json", "csv"):
         result.save(files[end])
     result.plot().savefig(files["png"])
     part.unlink(missing_ok=True)
-    if options.json:
-        means = {name: {metric: scores.mean for metric, scores in row.items()} for name, row in result.scores.items()}
-        print(json.dumps({"means": means, "ranks": result.ranks, "files": [str(path) for path in files.values()]}))
-    else:
-        print(result)
+    means = {name: {metric: scores.mean for metric, scores in row.items()} for name, row in result.scores.items()}
+    tell(options, {"means": means, "ranks": result.ranks, "files": [str(path) for path in files.values()]}, result)
 
 
 def _arrays(options):

@@ -14,7 +14,7 @@ import numpy as np
 
 from revgraph.analyzers.inputs import flat_inputs, packed
 from revgraph.class_names import counted, is_binary, units_of
-from revgraph.cli import UsageError
+from revgraph.cli.answers import UsageError
 from revgraph.datasets.images import Images
 from revgraph.graph import Graph
 from revgraph.graph.types import PathLike
@@ -54,6 +54,7 @@ def items(
 
     Raises:
         FileNotFoundError: There is no such file.
+        UsageError: A size is given for arrays.
         ValueError: A file cannot be read, or does not fit the model.
     """
     found: list[Item] = []
@@ -64,6 +65,8 @@ def items(
         if path.is_dir():
             raise ValueError(f"{str(path)!r} is a directory: `revgraph explain-dataset` explains all images in one.")
         if path.suffix.lower() in (".npy", ".npz"):
+            if size is not None:
+                raise UsageError(f"--size is for images, and {str(path)!r} has arrays, which keep their size.")
             found += _of_arrays(path, graph, preprocess)
         else:
             # One reader for all files notices if their sizes differ.

@@ -3,6 +3,7 @@
 import argparse
 import ast
 import difflib
+import math
 import re
 from typing import Any
 
@@ -109,7 +110,10 @@ def method(name: str) -> str:
 
 def words(text: str) -> list[str]:
     """Names that are separated by commas."""
-    return [part for part in (part.strip() for part in text.split(",")) if part]
+    found = [part for part in (part.strip() for part in text.split(",")) if part]
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text!r} has no names that are separated by commas")
+    return found
 
 
 def methods_of(text: str) -> list[str]:
@@ -140,9 +144,35 @@ def number(text: str) -> float:
     """A number, or a quotient of two."""
     try:
         value, *divisors = (float(part) for part in text.split("/", 1))
-        return value / divisors[0] if divisors else value
+        value = value / divisors[0] if divisors else value
     except (ValueError, ZeroDivisionError):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number, such as 1/255 or 0.5") from None
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number, such as 1/255 or 0.5")
+    return value
+
+
+def percentile(text: str) -> float:
+    """A number above 0 and up to 100."""
+    value = number(text)
+    if not 0 < value <= 100:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0 and up to 100")
+    return value
+
+
+def port(text: str) -> int:
+    """The number of a port."""
+    value = count(text)
+    if value > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port, 1 to 65535")
+    return value
+
+
+def png(text: str) -> str:
+    """The name of a PNG file."""
+    if not text.lower().endswith(".png"):
+        raise argparse.ArgumentTypeError(f"{text!r} does not end in .png, and the picture is a PNG file")
+    return text
 
 
 def count(text: str) -> int:

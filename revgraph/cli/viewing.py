@@ -1,9 +1,9 @@
 """`revgraph view`. It takes the parsed options."""
 
-import json
 from argparse import Namespace
 
 import revgraph
+from revgraph.cli.answers import tell
 from revgraph.cli.inputs import class_names
 
 
@@ -13,7 +13,7 @@ def view(options: Namespace) -> None:
         options.results, inputs=options.inputs, concepts=options.concepts, class_names=class_names(options),
         kind=options.kind, port=options.port, open_browser=not options.no_browser, wait=False,
     )  # fmt: skip
-    print(json.dumps({"url": page.url}) if options.json else f"The page is at {page.url}. Ctrl-C ends it.", flush=True)
+    tell(options, {"url": page.url}, f"The page is at {page.url}. Ctrl-C ends it.")
     try:
         page.wait()
     except KeyboardInterrupt:

@@ -82,6 +82,11 @@ class Quantus:
             What the metric returns.
         """
         explained = Explained(self.analyzer, x, y, truth)
+        if explained.negative.any():
+            raise ValueError(
+                "Quantus follows an output by its position, and the class 0 of a model with one output has none. "
+                "Leave y out to measure the explanation of the output."
+            )
         part, (found,) = explained.part(), explained.explain()
         masks = None
         if truth is not None:

@@ -37,7 +37,8 @@ class Completeness(Metric):
 
         def logits(xs=None):
             y = [np.asarray(keras.tree.flatten(function(batch))[0]) for batch in explained.batches(xs)]
-            return np.concatenate(y)[np.arange(len(explained)), explained.index]
+            values = np.concatenate(y)[np.arange(len(explained)), explained.index]
+            return np.where(explained.negative, -values, values)
 
         difference = logits()
         if self.baseline is not None:

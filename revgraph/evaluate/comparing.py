@@ -179,7 +179,8 @@ def compare(
         x: Samples, in the structure in which the model takes them; texts for a model with a preprocessor; or a dataset
             or generator of batches, which is read into memory.
         y: The class that is explained: an int, or (samples,) ints. By default the labels of a dataset, unless they
-            are floating numbers, or else the class with the largest output.
+            are floating numbers, or else the class with the largest output. A model with one output has the classes
+            0 and 1, and without y its output is explained.
         analyzers: Names of analyzers, analyzers of the same model, or functions as `FunctionAnalyzer` takes them; or a
             dict of these by the names in the table.
         metrics: Names of metrics, or metrics; or a dict of these by the names in the table.

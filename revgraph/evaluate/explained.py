@@ -12,11 +12,13 @@ from numpy.typing import ArrayLike
 from revgraph.analyzers.analyzer import Analyzer
 from revgraph.analyzers.inputs import flat_inputs, is_stream, packed
 from revgraph.analyzers.prepared import mask_of, token_names
+from revgraph.class_names import gives_logits, has_logits, value_of_class
 from revgraph.evaluate.parts import Part
 from revgraph.graph.arguments import check_count
 from revgraph.graph.lookups import held, lookups
 from revgraph.graph.types import Tensors
 from revgraph.read import trace
+from revgraph.reverse.sides import SIDES
 from revgraph.reverse.targets import from_start
 
 Item = TypeVar("Item")
@@ -90,7 +92,8 @@ class Explained:
         x: The samples, in the structure in which the model takes them; texts for a model with a preprocessor; or a
             dataset or generator of batches.
         y: The class of each sample that is explained: an int, or (samples,) ints. By default those of a dataset, unless
-            they are floating numbers, or else the class with the largest output.
+            they are floating numbers, or else the class with the largest output. A model with one output tells the
+            classes 0 and 1 apart; without y its output is explained, which stands for the class 1.
         truth: True at the units that decide, (samples, ...); a dict by the names of inputs where there are several.
         relevance: Relevance of x, of its structure and shape, channels may be missing. By default the analyzer computes
             it.
@@ -147,7 +150,7 @@ class Explained:
                 f"{('batch', *self.outputs.shape[1:])}. Explain a model that ends with the entry that you ask about, "
                 f"such as keras.Model(model.inputs, model.outputs[0][:, -1])."
             )
-        self.index = self._labels(y)
+        self.index, self.negative = self._labels(y)
         self._relevance, self._truth = relevance, truth
 
     def __len__(self) -> int:
@@ -179,22 +182,25 @@ class Explained:
         return tuple(parts)
 
     def _labels(self, y):
-        classes = self.outputs.shape[1]
+        """The position of the output of each sample, and whether it is explained as evidence against that output."""
+        classes, nothing = self.outputs.shape[1], np.zeros(len(self), bool)
         if y is None:
-            return self.outputs.argmax(axis=1)
+            return self.outputs.argmax(axis=1), nothing
         labels = np.asarray(y)
         if labels.dtype.kind not in "iu" or labels.shape not in ((), (len(self),)):
             raise ValueError(
                 f"y is an int, or one int per sample, ({len(self)},). Received: {labels.dtype}, shape {labels.shape}. "
                 f"One-hot labels become such numbers by y.argmax(axis=1). Values that are no classes are left out."
             )
-        if classes == 1 and labels.any():
+        if classes > 1:
+            return from_start(np.broadcast_to(labels, len(self)), classes, y), nothing
+        if not np.isin(labels, (0, 1)).all():
             raise ValueError(
-                f"The model {self.graph.name!r} has one output, which is explained for all samples: leave y out, and "
-                f"the labels of a dataset by dataset.map(lambda x, y: x). What speaks for a class 0 is what speaks "
-                f"against the output."
+                f"The model {self.graph.name!r} has one output, which tells the labels 0 and 1 apart. y has the labels "
+                f"{np.unique(labels)[:10].tolist()}: leave y out to explain the output for all samples, and the labels "
+                f"of a dataset by dataset.map(lambda x, y: x)."
             )
-        return from_start(np.broadcast_to(labels, len(self)), classes, y)
+        return np.zeros(len(self), int), np.broadcast_to(labels == 0, len(self))
 
     def part(self) -> Part:
         """The only input that has units.
@@ -237,7 +243,7 @@ class Explained:
     def _found(self) -> dict[str, np.ndarray]:
         """Relevance by the names of the inputs."""
         if self._relevance is None:
-            return self._explained(self.flat, self.index)
+            return self._explained(self.flat, self.selection)
         return self._by_name(self._relevance, "relevance")
 
     def _by_name(self, values, name):
@@ -297,11 +303,11 @@ class Explained:
         Returns:
             A list of arrays, one for each of the parts.
         """
-        found = self._explained(self._with(xs), self.index if index is None else index)
+        found = self._explained(self._with(xs), self.selection if index is None else index)
         return [found[part.name] for part in self.parts]
 
-    def _explained(self, flat, index):
-        found = self.analyzer.analyze(packed(flat, self.graph), index, batch_size=self.batch_size)
+    def _explained(self, flat, selection):
+        found = self.analyzer.analyze(packed(flat, self.graph), selection, batch_size=self.batch_size)
         if isinstance(found, Mapping):
             return dict(found)
         return dict(zip(self.graph.input_names, keras.tree.flatten(found), strict=True))
@@ -311,13 +317,28 @@ class Explained:
         changed = {} if xs is None else {part.name: x for part, x in zip(self.parts, xs, strict=True)}
         return [changed.get(name, x) for name, x in zip(self.graph.input_names, self.flat, strict=True)]
 
+    @property
+    def selection(self) -> np.ndarray:
+        """What analyzers select: the position of an output, or a word for one of the two classes of the only output."""
+        return np.where(self.negative, *SIDES) if self.negative.any() else self.index
+
     @cached_property
     def scores(self) -> np.ndarray:
-        """The output of each sample that is asked about, (samples,)."""
-        return self.outputs[np.arange(len(self)), self.index]
+        """The value of the class of each sample that is asked about, (samples,)."""
+        return self._followed(self.outputs)
+
+    def _followed(self, outputs):
+        values = outputs[np.arange(len(self)), self.index]
+        return value_of_class(values, ~self.negative, self._logits) if self.negative.any() else values
+
+    @cached_property
+    def _logits(self) -> bool:
+        """Whether the only output is a logit. If the model does not say it, its values for the samples do."""
+        told = gives_logits(self.analyzer.model)
+        return has_logits(self.outputs) if told is None else told
 
     def score(self, xs: list[np.ndarray]) -> np.ndarray:
-        """The outputs of changed samples that are asked about.
+        """The values of the classes that are asked about, for changed samples.
 
         Args:
             xs: Samples of each of the parts, as many as there are, in their order.
@@ -325,12 +346,13 @@ class Explained:
         Returns:
             Array (samples,).
         """
-        return self._outputs(xs)[np.arange(len(self)), self.index]
+        return self._followed(self._outputs(xs))
 
     def by(self, analyzer: Analyzer) -> "Explained":
         """The same samples and classes, explained by an analyzer of another model that takes the same inputs."""
+        y = self.index if self.outputs.shape[1] > 1 else 1 - self.negative
         return Explained(
-            analyzer, packed(self.flat, self.graph), self.index, None, None, self.batch_size,
+            analyzer, packed(self.flat, self.graph), y, None, None, self.batch_size,
             {part.name: part.axis for part in self.parts}, self.verbose, [part.name for part in self.parts],
         )  # fmt: skip
 

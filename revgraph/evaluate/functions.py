@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from revgraph.analyzers.analyzer import Analyzer
 from revgraph.analyzers.inputs import packed
 from revgraph.graph.types import Relevance, Selection, Tensors
+from revgraph.reverse.sides import are_sides
 
 
 class FunctionAnalyzer(Analyzer):
@@ -62,9 +63,15 @@ class FunctionAnalyzer(Analyzer):
 
         Raises:
             TypeError: An option is given.
+            ValueError: A class of a model with one output is selected by a word.
         """
         if options:
             raise TypeError(f"analyze of {self.name!r} does not take {next(iter(options))!r}.")
+        if neuron_selection is not None and are_sides(neuron_selection):
+            raise ValueError(
+                f"The function {self.name!r} takes the position of an output, and the class 0 of a model with one "
+                f"output has none. Leave y out to measure the explanation of the output."
+            )
         results = []
         for inputs, samples, count in self.batches(X, batch_size, verbose):
             if neuron_selection is None:

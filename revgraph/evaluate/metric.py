@@ -55,7 +55,8 @@ class Metric:
             x: The samples, (samples, ...), in the structure in which the model takes them; texts for a model with a
                 preprocessor; or a dataset or generator of batches, which is read into memory.
             y: The class that is explained: an int, or (samples,) ints. By default the labels of a dataset, unless
-                they are floating numbers, or else the class with the largest output.
+                they are floating numbers, or else the class with the largest output. A model with one output has
+                the classes 0 and 1, and without y its output is explained.
             truth: True at the entries that decide, (samples, ...), for metrics that compare with it. With several
                 inputs a dict by their names.
             relevance: Relevance of x, if it is known already, of the shape of x or without its channels.

@@ -15,7 +15,7 @@ from revgraph.graph.types import PathLike
 from revgraph.reverse.pictures import Picture
 from revgraph.viewer.look import Look
 from revgraph.viewer.stored import Inputs, Stored, check_same_dataset, names_of
-from revgraph.visualize import plot, plot_grid, plot_references
+from revgraph.visualize import plot, plot_grid, plot_references, text
 from revgraph.visualize.heatmaps import reduced
 from revgraph.visualize.kinds import KINDS
 from revgraph.visualize.shapes import check_batch
@@ -23,6 +23,9 @@ from revgraph.visualize.volumes import most_relevant
 
 SLICES = 8
 """So many slices of a volume are drawn at most: of each of so many equal parts the one with most relevance."""
+
+TOKENS = "tokens"
+"""The kind of samples that are ids of tokens. No number of axes says it: a table has as many."""
 
 CHANNELS, REFERENCES = 4, 6
 """How many channels are shown of a layer, and how many samples of each."""
@@ -41,7 +44,8 @@ class Album:
         concepts: What `revgraph.concepts.collect` wrote of the same model and dataset, or its path.
         class_names: Names of the classes; see `revgraph.visualize.plot`. By default those that were noted with the
             results.
-        kind: `"images"` or `"series"`, where the number of axes does not say what samples are; see `plot`.
+        kind: `"images"`, `"series"` or `"tokens"`, where the number of axes does not say what samples are; see `plot`.
+            Tokens are ids, (tokens,), which stand in their order and not in that of their relevance.
 
     Attributes:
         index: Indices in the dataset of the samples that all results have, int64 (samples,).
@@ -125,8 +129,8 @@ class Album:
     def _check_kind(self):
         found = self._first.results.relevance(self._first.rows([]))
         shapes = {name: (len(self.index), *value.shape[1:]) for name, value in found.items()}
-        if self._kind not in (None, "images", "series"):
-            raise ValueError(f'kind is "images", "series" or None. Received: {self._kind!r}.')
+        if self._kind not in (None, "images", "series", TOKENS):
+            raise ValueError(f'kind is "images", "series" or None, or "tokens" for ids. Received: {self._kind!r}.')
         if self._kind is not None and self._kind not in [self._kind_of(len(shape)) for shape in shapes.values()]:
             raise ValueError(f"kind={self._kind!r} does not fit relevance of the shapes {list(shapes.values())}.")
         for name, shape in shapes.items():
@@ -135,13 +139,15 @@ class Album:
                     f"Images, series, tables and volumes can be shown. The relevance of {name or 'the input'} in "
                     f"{str(self._first.path)!r} has the shape {shape}."
                 )
-            if len(shape) < 5:
+            if len(shape) < 5 and self._kind_of(len(shape)) != TOKENS:
                 check_batch(shape, self._kind_of(len(shape)) if self._kind or len(shape) != 3 else None, True)
 
     def _kind_of(self, axes):
         """The kind of samples whose batches have so many axes."""
-        fits = self._kind is not None and axes in (KINDS[self._kind].rank, KINDS[self._kind].rank - 1)
-        return self._kind if fits else {made.rank: name for name, made in KINDS.items()}.get(axes)
+        ranks: tuple[int, ...] = ()
+        if self._kind is not None:
+            ranks = (2,) if self._kind == TOKENS else (KINDS[self._kind].rank, KINDS[self._kind].rank - 1)
+        return self._kind if axes in ranks else {made.rank: name for name, made in KINDS.items()}.get(axes)
 
     @property
     def labels(self) -> tuple[int, ...]:
@@ -278,6 +284,12 @@ class Album:
         if kind == "images":
             relevances = {n: r if r.ndim == 3 else reduced(r) for n, r in relevances.items()}
         drawn = {name: look.kept(relevance) for name, relevance in relevances.items()}
+        if kind == TOKENS:
+            words = [str(v) for v in (range(next(iter(drawn.values())).shape[1]) if x is None else x[0])]
+            return text(
+                [words] * len(drawn), np.concatenate(list(drawn.values())), titles=list(drawn),
+                scale="image" if look.own_scales else "batch", percentile=look.percentile,
+            ).picture()  # fmt: skip
         options: dict[str, Any] = {"kind": kind, "titles": titles, "percentile": look.percentile, "samples": SLICES}
         if len(drawn) == 1 and x is not None:
             return plot(x, *drawn.values(), scale="batch", **options)

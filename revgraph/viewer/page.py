@@ -137,8 +137,8 @@ def view(
         concepts: What `revgraph.concepts.collect` wrote of the same model and dataset, or its path.
         class_names: Names of the classes; see `revgraph.visualize.plot`. By default those that were noted with the
             results.
-        kind: `"images"` or `"series"`, where the number of axes does not say what samples are; see
-            `revgraph.visualize.plot`.
+        kind: `"images"`, `"series"` or `"tokens"`, where the number of axes does not say what samples are; see
+            `revgraph.visualize.plot`. Tokens are ids, which stand in their order.
         port: The port of the server; a free one by default.
         open_browser: Open the page in the browser.
         wait: Return when the page is closed, or at Ctrl-C. False returns at once, as a notebook needs it.
