@@ -75,7 +75,7 @@ class Found(Exception):
 
 
 def output_of(name, make):
-    """The output of a layer of the network that `make` makes. The layers behind it, which take longest, are not made."""
+    """The output of a layer of the network that `make` makes. The layers behind it are not made."""
     call = layers.Layer.__call__
 
     def called(layer, *args, **kwargs):
