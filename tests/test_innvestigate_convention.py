@@ -13,7 +13,7 @@ pytestmark = pytest.mark.usefixtures("float64")
 
 
 def analyze(name, model, x, selection=None, **options):
-    return revgraph.create_analyzer(name, model, convention="innvestigate", **options).record(x).analyze(selection)
+    return revgraph.create_analyzer(name, model, convention="innvestigate", **options).analyze(x, selection)
 
 
 def dense(W, b):
@@ -28,7 +28,7 @@ def test_the_bias_is_whole_in_both_denominators():
     x = np.array([[1.0, 2.0, 3.0]])
     found = analyze("lrp.alpha_2_beta_1", model, x)
     np.testing.assert_allclose(found, [[-14, 1.273, 3.818]], atol=5e-4)
-    paper = revgraph.create_analyzer("lrp.alpha_2_beta_1", model).record(x).analyze()
+    paper = revgraph.create_analyzer("lrp.alpha_2_beta_1", model).analyze(x)
     np.testing.assert_allclose(paper, [[-3.5, 1.273, 3.818]], atol=5e-4)
 
 
@@ -38,9 +38,7 @@ def test_only_exact_zeros_are_stabilised():
     model = dense([[1, -1]], [-1])
     x = np.ones((1, 2))
     np.testing.assert_allclose(analyze("lrp.alpha_1_beta_0", model, x, "all"), [[-1e7, 0]])
-    np.testing.assert_allclose(
-        revgraph.create_analyzer("lrp.alpha_1_beta_0", model).record(x).analyze("all"), [[-1, 0]]
-    )
+    np.testing.assert_allclose(revgraph.create_analyzer("lrp.alpha_1_beta_0", model).analyze(x, "all"), [[-1, 0]])
 
 
 def network(rng):
@@ -215,7 +213,7 @@ def test_where_relevance_starts(rng):
     np.testing.assert_allclose(analyze("gradient", model, x, "all"), [[4, 1]])
     for name in ("deconvnet", "guided_backprop"):
         np.testing.assert_allclose(analyze(name, model, x), [[10, 5]])
-        np.testing.assert_allclose(revgraph.create_analyzer(name, model).record(x).analyze(), [[2, 1]])
+        np.testing.assert_allclose(revgraph.create_analyzer(name, model).analyze(x), [[2, 1]])
 
 
 def test_integrated_gradients_and_smoothgrad(rng):
