@@ -50,19 +50,48 @@ def family_of(name) -> str:
     return next(family for family, names in FAMILIES.items() if name in names)
 
 
-def application(name, size=None, seed=0, **options):
-    """A network with ten classes, its logits as output, for images of the least size that it takes, or of `size`."""
+def made(name, size=None, **options):
+    """A network as Keras makes it, for images of the least size that it takes, or of `size`."""
     size = size or {"InceptionResNetV2": 75, "InceptionV3": 75, "Xception": 71}.get(name, 32)
     make = getattr(keras.applications, name)
-    options = {"classifier_activation": None, "classes": 10, **options}
-    return alive(make(weights=None, input_shape=(size, size, 3), **options), seed)
+    return make(weights=None, input_shape=(size, size, 3), classifier_activation=None, classes=10, **options)
+
+
+def application(name, size=None, seed=0, **options):
+    """A network with ten classes, and its logits as output."""
+    return alive(made(name, size, **options), seed)
 
 
 def reduced(family, seed=0):
     """The first blocks of the smallest network of a family, and a head with four classes."""
-    whole = application(FAMILIES[family][0], include_top=False)
-    x = layers.GlobalAveragePooling2D(name="pool")(whole.get_layer(ENDS[family]).output)
-    return positive(alive(keras.Model(whole.input, layers.Dense(4, name="logits")(x), name=family), seed))
+    end = output_of(ENDS[family], lambda: made(FAMILIES[family][0], include_top=False))
+    x = layers.GlobalAveragePooling2D(name="pool")(end)
+    (image,) = keras.utils.get_source_inputs(end)
+    return positive(alive(keras.Model(image, layers.Dense(4, name="logits")(x), name=family), seed))
+
+
+class Found(Exception):
+    """The output of the layer that `output_of` waits for."""
+
+
+def output_of(name, make):
+    """The output of a layer of the network that `make` makes. The layers behind it are not made."""
+    call = layers.Layer.__call__
+
+    def called(layer, *args, **kwargs):
+        output = call(layer, *args, **kwargs)
+        if layer.name == name:
+            raise Found(output)
+        return output
+
+    layers.Layer.__call__ = called
+    try:
+        make()
+    except Found as found:
+        return found.args[0]
+    finally:
+        layers.Layer.__call__ = call
+    raise KeyError(name)
 
 
 def alive(model, seed=0):

@@ -1,5 +1,6 @@
 """What all tests share: a quiet TensorFlow, seeds, and float64 where a test asks for it."""
 
+import collections
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -9,6 +10,24 @@ import numpy as np
 import pytest
 
 from tests.models import OLDER_KERAS, precision
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Of a test that is marked `sweep(n)`, one in n parameters runs by default, and the others are slow.
+
+    Every n-th runs. In the product of two lists it meets all entries of both if n has no divisor in common with the
+    length of the inner list.
+    """
+    seen = collections.Counter()
+    for item in items:
+        sweep = item.get_closest_marker("sweep")
+        if sweep and not any(map(item.get_closest_marker, ("slow", "applications", "kerashub"))):
+            (n,) = sweep.args
+            function = item.nodeid.partition("[")[0]
+            if seen[function] % n:
+                item.add_marker(pytest.mark.slow)
+            seen[function] += 1
 
 
 @pytest.hookimpl(hookwrapper=True)

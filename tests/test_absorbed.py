@@ -169,8 +169,8 @@ def test_lrp_0_is_input_times_gradient_with_step_functions(rng):
     h = layers.Add()([h, ops.stop_gradient(ops.round(h)), ops.sign(h)])
     model = randomized(keras.Model(inputs, layers.Dense(2, use_bias=False)(ops.relu(h))))
     x = rng.normal(size=(3, 4))
-    expected = revgraph.create_analyzer("input_t_gradient", model).analyze(x, 1)
-    found = revgraph.create_analyzer("lrp", model, rule=Z(epsilon=1e-300)).analyze(x, 1)
+    expected = revgraph.create_analyzer("input_t_gradient", model).record(x).analyze(1)
+    found = revgraph.create_analyzer("lrp", model, rule=Z(epsilon=1e-300)).record(x).analyze(1)
     np.testing.assert_allclose(found, expected, rtol=1e-10)
 
 

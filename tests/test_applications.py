@@ -1,6 +1,7 @@
 """Every network of `keras.applications`: what canonization makes of it, and what the methods say of it.
 
-The networks are reduced to a few blocks each. `make test-applications` runs all of them whole.
+The networks are reduced to a few blocks each, and each has a few of the methods; `make test-slow` runs all methods.
+`make test-applications` runs all networks whole.
 """
 
 import dataclasses
@@ -98,6 +99,7 @@ def test_canonized_in_float32(network):
     check_canonized(single.model, single.x, rtol=1e-4)
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("method", METHODS)
 def test_relevance(network, method):
     """Without any warning it is finite, the same again, and the same for a sample alone.
@@ -119,6 +121,7 @@ def test_relevance(network, method):
     assert distance(alone, relevance[1:]) < 1e-8
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("method", [method for method in METHODS if "gradient" not in method])
 def test_no_relevance_is_lost_unaccounted_for(network, method):
     ledger = analyzer(method, network.model, network.x).conservation(network.x)

@@ -148,8 +148,8 @@ def test_logits_are_moved_as_their_probabilities_are(move):
     same(graph(x), expected(x))
     assert not any(site.operation.traits.probability for site in graph.sites)
     with pytest.warns(UserWarning, match="is a probability"):
-        found = revgraph.create_analyzer("lrp.z", model).analyze(x, (0,) * (len(model.output_shape) - 1))
-    same(found, revgraph.create_analyzer("lrp.z", expected).analyze(x, (0,) * (len(model.output_shape) - 1)))
+        found = revgraph.create_analyzer("lrp.z", model).record(x).analyze((0,) * (len(model.output_shape) - 1))
+    same(found, revgraph.create_analyzer("lrp.z", expected).record(x).analyze((0,) * (len(model.output_shape) - 1)))
 
 
 def test_logits_of_any_number_of_steps():
@@ -162,8 +162,8 @@ def test_logits_of_any_number_of_steps():
     expected.set_weights(model.get_weights())
     x = np.random.default_rng(0).normal(size=(2, 5, 4)).astype("float32")
     with pytest.warns(UserWarning, match="is a probability"):
-        found = revgraph.create_analyzer("lrp.epsilon", model).analyze(x, (2, 1))
-    same(found, revgraph.create_analyzer("lrp.epsilon", expected).analyze(x, (2, 1)))
+        found = revgraph.create_analyzer("lrp.epsilon", model).record(x).analyze((2, 1))
+    same(found, revgraph.create_analyzer("lrp.epsilon", expected).record(x).analyze((2, 1)))
 
 
 @pytest.mark.parametrize(
@@ -560,5 +560,7 @@ def test_a_scale_along_an_axis_that_is_averaged_is_not_folded(pool, size, float6
     values = rng.normal(size=(3, size, 4, 2))
     np.testing.assert_allclose(canonize(model)(values), model(values), rtol=1e-10, atol=1e-12)
     assert any("batch_normalization" in site.path for site in canonize(model).sites)
-    z, expected = (revgraph.create_analyzer(name, model).analyze(values, 1) for name in ("lrp.z", "input_t_gradient"))
+    z, expected = (
+        revgraph.create_analyzer(name, model).record(values).analyze(1) for name in ("lrp.z", "input_t_gradient")
+    )
     np.testing.assert_allclose(z, expected, rtol=1e-4, atol=1e-6)

@@ -378,6 +378,7 @@ for line in sys.stdin:
 """
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("suffix", ["h5", "zarr"])
 def test_runs_killed_at_random_moments_lose_nothing(suffix, tmp_path):
     if suffix == "zarr":

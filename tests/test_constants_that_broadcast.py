@@ -69,9 +69,9 @@ def test_relevance_is_summed_over_what_an_entry_became(name, batch):
     shape, function = PIECEWISE_LINEAR[name]
     model, x = network(shape, function), input_of(shape, batch)
     np.testing.assert_allclose(trace(model)(x), model(x), rtol=1e-12)
-    relevance = revgraph.create_analyzer("lrp", model, rule=PRECISE).analyze(x, 1)
+    relevance = revgraph.create_analyzer("lrp", model, rule=PRECISE).record(x).analyze(1)
     assert relevance.shape == x.shape
-    expected = revgraph.create_analyzer("input_t_gradient", model).analyze(x, 1)
+    expected = revgraph.create_analyzer("input_t_gradient", model).record(x).analyze(1)
     np.testing.assert_allclose(relevance, expected, rtol=1e-9, atol=1e-12)
     ledger = revgraph.create_analyzer("lrp", model, rule=PRECISE).conservation(x, 1)
     np.testing.assert_allclose(ledger.input, relevance.reshape(batch, -1).sum(1), rtol=1e-9, atol=1e-12)
@@ -81,7 +81,7 @@ def test_relevance_is_summed_over_what_an_entry_became(name, batch):
 def test_every_rule_gives_relevance_of_the_shape_of_the_input(name):
     model = network((4,), lambda x: ops.square(ops.expand_dims(x, 1) - CENTRES))
     x = input_of((4,), 3)
-    relevance = revgraph.create_analyzer(name, model).analyze(x, 1)
+    relevance = revgraph.create_analyzer(name, model).record(x).analyze(1)
     assert relevance.shape == x.shape
     assert np.isfinite(relevance).all()
 
@@ -93,7 +93,7 @@ def test_radial_basis_functions_by_hand():
     head = L.Dense(1, use_bias=False)
     model = keras.Model(x, head(ops.exp(-ops.square(x - centres))))
     head.set_weights([np.array([[2.0], [5.0]])])
-    relevance = revgraph.create_analyzer("lrp", model, rule=PRECISE).analyze(np.array([[2.0]]))
+    relevance = revgraph.create_analyzer("lrp", model, rule=PRECISE).record(np.array([[2.0]])).analyze()
     # Activations hand on all they get. Of the difference x - c the share of x is x / (x - c).
     expected = 2 * np.exp(-1.0) * 2 / (2 - 1) + 5 * np.exp(-1.0) * 2 / (2 - 3)
     np.testing.assert_allclose(relevance, [[expected]], rtol=1e-12)

@@ -41,9 +41,9 @@ def model_a(relu):
 @pytest.mark.parametrize("relu", RELUS.values(), ids=RELUS)
 def test_worked_numbers(relu):
     model, x = model_a(relu)
-    deconvnet = revgraph.create_analyzer("deconvnet", model).analyze(x, 0)[0, ..., 0]
+    deconvnet = revgraph.create_analyzer("deconvnet", model).record(x).analyze(0)[0, ..., 0]
     np.testing.assert_allclose(deconvnet, [[2, 3, 3, 1], [3, 5, 5, 2], [3, 5, 5, 2], [1, 2, 2, 1]])
-    guided = revgraph.create_analyzer("guided_backprop", model).analyze(x, 0)[0, ..., 0]
+    guided = revgraph.create_analyzer("guided_backprop", model).record(x).analyze(0)[0, ..., 0]
     np.testing.assert_allclose(guided, [[0, 1, 1, 1], [1, 3, 3, 2], [1, 3, 3, 2], [1, 2, 2, 1]])
 
 
@@ -65,10 +65,10 @@ def test_relus_with_bounds_and_slopes(activation, slope):
     values = np.array([[-3.0, -1.0, 1.0, 5.0]])
     guided = revgraph.create_analyzer("guided_backprop", model)
     np.testing.assert_allclose(guided.analyze(values), [2 * np.array(slope)])
-    np.testing.assert_allclose(revgraph.create_analyzer("deconvnet", model).analyze(values), [[2, 2, 2, 2]])
+    np.testing.assert_allclose(revgraph.create_analyzer("deconvnet", model).record(values).analyze(), [[2, 2, 2, 2]])
     model.set_weights([-np.ones((4, 1))])
     for name in ("deconvnet", "guided_backprop"):
-        np.testing.assert_array_equal(revgraph.create_analyzer(name, model).analyze(values), 0)
+        np.testing.assert_array_equal(revgraph.create_analyzer(name, model).record(values).analyze(), 0)
 
 
 def test_other_activations_pass_the_gradient():
@@ -76,6 +76,6 @@ def test_other_activations_pass_the_gradient():
     model = keras.Model(x, layers.Dense(1, use_bias=False)(layers.Activation("tanh")(x)))
     model.set_weights([np.array([[2.0], [-3.0]])])
     values = np.array([[0.5, -1.0]])
-    expected = revgraph.create_analyzer("gradient", model).analyze(values)
+    expected = revgraph.create_analyzer("gradient", model).record(values).analyze()
     for name in ("deconvnet", "guided_backprop"):
-        np.testing.assert_allclose(revgraph.create_analyzer(name, model).analyze(values), expected)
+        np.testing.assert_allclose(revgraph.create_analyzer(name, model).record(values).analyze(), expected)

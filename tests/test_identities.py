@@ -109,8 +109,8 @@ def test_lrp_0_is_gradient_times_input(name):
     for variable in model.variables:
         if variable.path.split("/")[-1] in ("bias", "beta", "moving_mean"):
             variable.assign(1e4 * variable)
-    lrp = create_analyzer("lrp.z", model).analyze(x, neuron_selection=1, initial_relevance=lambda y: y)
-    gradient = create_analyzer("input_t_gradient", model).analyze(x, neuron_selection=1)
+    lrp = create_analyzer("lrp.z", model).record(x).analyze(neuron_selection=1, initial_relevance=lambda y: y)
+    gradient = create_analyzer("input_t_gradient", model).record(x).analyze(neuron_selection=1)
     same(lrp, gradient, rtol=1e-6)  # 1e-7 is the stabiliser.
 
 
@@ -127,7 +127,7 @@ def slope(function, x):
 def test_the_gradient_is_the_tapes(name):
     model = make(name)
     x = inputs_of(model)
-    gradient = create_analyzer("gradient", model).analyze(x, neuron_selection=2)
+    gradient = create_analyzer("gradient", model).record(x).analyze(neuron_selection=2)
     same(gradient, slope(lambda t: model(t)[:, 2], x))
 
 

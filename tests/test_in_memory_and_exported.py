@@ -94,12 +94,13 @@ def assert_same(model, path, x, methods):
     graph = revgraph.load_model(path)
     np.testing.assert_allclose(graph(x), model(x), rtol=1e-5, atol=1e-6)
     for method in methods.split():
-        expected = create_analyzer(method, model).analyze(x, 1)
-        found = create_analyzer(method, graph).analyze(x, 1)
+        expected = create_analyzer(method, model).record(x).analyze(1)
+        found = create_analyzer(method, graph).record(x).analyze(1)
         assert found.shape == expected.shape == x.shape
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max(), err_msg=method)
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("methods", METHODS)
 @pytest.mark.parametrize("name", FLAT)
 def test_between_dense_layers(name, methods, tmp_path, rng):
@@ -107,6 +108,7 @@ def test_between_dense_layers(name, methods, tmp_path, rng):
     assert_same(network((4,), FLAT[name]), tmp_path / "model", x, methods)
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("methods", METHODS)
 @pytest.mark.parametrize("name", STEPS)
 def test_between_layers_on_steps(name, methods, tmp_path, rng):

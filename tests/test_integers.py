@@ -52,6 +52,7 @@ def with_weights(model, rng):
     return model
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("name", [*LRP, "input_t_gradient", "gradient", "deep_lift"])
 @pytest.mark.parametrize("move", MOVES)
 def test_ids_that_are_moved_have_the_relevance_of_their_embeddings(move, name, rng, read):
@@ -70,13 +71,14 @@ def test_ids_that_are_moved_have_the_relevance_of_their_embeddings(move, name, r
     twin = keras.Model(rows, layers.Dense(2)(moved(rows)))
     twin.set_weights(model.get_weights()[1:])
     embedded = model.get_weights()[0][x]
-    expected = revgraph.create_analyzer(name, twin).analyze(embedded, 1)
-    found = revgraph.create_analyzer(name, read(model)).analyze(x, 1)
+    expected = revgraph.create_analyzer(name, twin).record(embedded).analyze(1)
+    found = revgraph.create_analyzer(name, read(model)).record(x).analyze(1)
     assert found.shape == x.shape
     reduced = np.linalg.norm(expected, axis=-1) if name == "gradient" else expected.sum(-1)
     np.testing.assert_allclose(found, reduced, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("name", [*LRP, "input_t_gradient", "gradient", "deep_lift"])
 @pytest.mark.parametrize("dtype", ["uint8", "int32"])
 @pytest.mark.parametrize(
@@ -97,8 +99,8 @@ def test_pixels_have_the_relevance_of_floating_pixels(scale, dtype, name, rng, r
     model, twin = network(dtype), network("float64")
     twin.set_weights(with_weights(model, rng).get_weights())
     x = rng.integers(0, 256, (3, 4, 4, 2)).astype(dtype)
-    found = revgraph.create_analyzer(name, read(model)).analyze(x, 1)
-    expected = revgraph.create_analyzer(name, twin).analyze(x.astype("float64"), 1)
+    found = revgraph.create_analyzer(name, read(model)).record(x).analyze(1)
+    expected = revgraph.create_analyzer(name, twin).record(x.astype("float64")).analyze(1)
     assert np.abs(expected).max() > 0
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
 
@@ -146,8 +148,8 @@ def test_integers_that_are_computed_are_constants(how, name, rng, read):
         each.set_weights(weights)
     steps.set_weights(weights[:1])
     x = rng.normal(size=(3, 4))
-    found = revgraph.create_analyzer(name, read(model)).analyze(x, 1)
-    expected, _ = revgraph.create_analyzer(name, twin).analyze([x, np.asarray(steps(x))], 1)
+    found = revgraph.create_analyzer(name, read(model)).record(x).analyze(1)
+    expected, _ = revgraph.create_analyzer(name, twin).record([x, np.asarray(steps(x))]).analyze(1)
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
     if name in LRP:
         report = revgraph.create_analyzer(name, read(model)).conservation(x, 1)
@@ -205,7 +207,7 @@ def test_ids_that_get_other_numbers(how, rng, tmp_path):
         ("input_t_gradient", (rows * slopes).sum(-1)),
         ("gradient", np.ones((2, 1)) * np.linalg.norm(slopes, axis=-1)),
     ]:
-        found = revgraph.create_analyzer(name, graph).analyze(x, 1)
+        found = revgraph.create_analyzer(name, graph).record(x).analyze(1)
         np.testing.assert_allclose(found, expected[:, ::-1] if "moved" in how else expected, rtol=1e-5)
 
 
@@ -215,7 +217,7 @@ def test_one_hot_is_an_embedding(name, rng, tmp_path):
     model = with_weights(keras.Model(ids, layers.Dense(2)(layers.Flatten()(ops.one_hot(ids, 5)))), rng)
     kernel = model.get_weights()[0].reshape(3, 5, 2)[..., 1]
     x = np.int32([[0, 4, 2], [3, 3, 1]])
-    found = revgraph.create_analyzer(name, exported(model, tmp_path / "model")).analyze(x, 1)
+    found = revgraph.create_analyzer(name, exported(model, tmp_path / "model")).record(x).analyze(1)
     expected = kernel[np.arange(3), x] if name == "lrp.z" else np.broadcast_to(np.linalg.norm(kernel, axis=-1), (2, 3))
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
@@ -231,8 +233,8 @@ def test_arithmetic_of_integers_that_become_numbers(name, rng, tmp_path):
     model, twin = network("int32"), network("float64")
     twin.set_weights(with_weights(model, rng).get_weights())
     x = rng.integers(0, 256, (4, 3)).astype("int32")
-    found = revgraph.create_analyzer(name, exported(model, tmp_path / "model")).analyze(x, 1)
-    expected = revgraph.create_analyzer(name, twin).analyze(x.astype("float64"), 1)
+    found = revgraph.create_analyzer(name, exported(model, tmp_path / "model")).record(x).analyze(1)
+    expected = revgraph.create_analyzer(name, twin).record(x.astype("float64")).analyze(1)
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
 
 

@@ -217,10 +217,12 @@ def test_relevance_and_its_ledger(model):
     check_relevance(model, "lrp.epsilon")
 
 
+@pytest.mark.sweep(2)
 def test_relevance_by_a_preset_for_attention(model):
     check_relevance(model, "lrp.attnlrp")
 
 
+@pytest.mark.sweep(3)
 def test_weights_that_are_assigned_later_are_seen(model):
     """An analyzer that was made before gives what a new one gives."""
     analyzer = model.kept_analyzer("lrp.epsilon")

@@ -43,6 +43,7 @@ def columns(report):
     return {name: float(getattr(report, name)[0]) for name in FIELDS}
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("name", LRP)
 @pytest.mark.parametrize("kind", ["mlp", "cnn", "residual", "operators"])
 def test_everything_is_accounted_for(kind, name):

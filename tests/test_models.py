@@ -68,8 +68,8 @@ def test_model_wo_softmax(make, rng, tmp_path):
     np.testing.assert_allclose(classes(keras.models.load_model(tmp_path / "logits.keras")(x)), moved)
     start = {"classes": 0} if make is several else 0
     for name in ("lrp.epsilon", "gradient"):
-        expected = revgraph.create_analyzer(name, model).analyze(x, start)
-        np.testing.assert_allclose(revgraph.create_analyzer(name, logits).analyze(x, start), expected)
+        expected = revgraph.create_analyzer(name, model).record(x).analyze(start)
+        np.testing.assert_allclose(revgraph.create_analyzer(name, logits).record(x).analyze(start), expected)
 
 
 @pytest.mark.parametrize("activation", ["relu", "sigmoid", "softmax", "linear", None])

@@ -91,7 +91,7 @@ def test_relevance_by_the_formula(name, method, rng):
     model = on_inputs(NORMALIZATIONS[name])
     x = inputs_of(model)
     start = rng.normal(size=x.shape)
-    actual = revgraph.create_analyzer(method, model).analyze(x, initial_relevance=start)
+    actual = revgraph.create_analyzer(method, model).record(x).analyze(initial_relevance=start)
     layer = model.layers[-1]
     gain = getattr(layer, "gamma", getattr(layer, "scale", None))
     gain = np.ones(6) if gain is None else np.asarray(gain)

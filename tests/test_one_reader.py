@@ -251,6 +251,7 @@ NO_GRADIENT = {"slice_update"}
 """What TensorFlow itself has no gradient of."""
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("name", MODELS)
 def test_in_memory_as_exported(name, tmp_path, rng):
     x = rng.normal(size=(2, 4, 3)).astype("float32")

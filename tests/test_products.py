@@ -35,7 +35,7 @@ def model_of(function, *shapes):
 def explain(model, x, name="lrp.epsilon", **options):
     x = [np.asarray(each, "float64") for each in x]
     np.testing.assert_allclose(canonize(model)(x), model(x), rtol=1e-12)
-    return revgraph.create_analyzer(name, model, **options).analyze(x, 0)
+    return revgraph.create_analyzer(name, model, **options).record(x).analyze(0)
 
 
 @pytest.mark.parametrize("product", list(bracketed(0, 1, 2)))
@@ -182,7 +182,7 @@ def test_relevance_of_factors_whose_size_is_not_known_is_summed(rng):
     model = keras.Model([a, b], y)
     x = [rng.normal(size=(2, 4, 3)), rng.normal(size=(2, 1, 3))]
     for selection in (1, np.tile([0, 1], (2, 1)), None):
-        one, two = revgraph.create_analyzer("lrp.z", model).analyze(x, selection)
+        one, two = revgraph.create_analyzer("lrp.z", model).record(x).analyze(selection)
         assert one.shape[-2:] == (4, 3) and two.shape[-2:] == (1, 3)
         np.testing.assert_allclose(one.sum((-1, -2)), two.sum((-1, -2)), rtol=1e-6)
 

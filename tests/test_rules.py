@@ -260,6 +260,7 @@ EVERY_RULE = (
 GEOMETRY = ("Z", "ZPlus", "AlphaBeta 2 1", "Gamma", "ZBox", "WSquare", "Flat", "iNNvestigate AlphaBeta 2 1")
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize(
     ("name", "rule"), [(name, rule) for name in KINDS for rule in (RULES if name in EVERY_RULE else GEOMETRY)]
 )

@@ -165,7 +165,7 @@ def test_functions_written_by_hand(name):
         tape.watch(inputs)
         output = function(inputs)
     if name not in ("dilated", "dilated line"):  # TensorFlow's own gradient of these does not run on CPUs.
-        gradient = create_analyzer("gradient", graph).analyze(x, initial_relevance=np.ones_like(y))
+        gradient = create_analyzer("gradient", graph).record(x).analyze(initial_relevance=np.ones_like(y))
         np.testing.assert_allclose(gradient, tape.gradient(output, inputs), rtol=1e-9, atol=1e-11)
     ledger = create_analyzer("lrp.epsilon", graph).conservation(x, initial_relevance=y)
     # TensorFlow resizes in float32.
@@ -232,12 +232,12 @@ def test_embeddings_and_pixels():
     graph, concrete = graph_of(lambda x: tf.reduce_mean(tf.gather(TABLE, x), 1), (7,), tf.int64)
     assert labels(graph) == ["Embedding", "mean"]
     x = data((7,), tf.int64)
-    relevance = create_analyzer("lrp.epsilon", graph).analyze(x, 1)
+    relevance = create_analyzer("lrp.epsilon", graph).record(x).analyze(1)
     assert relevance.shape == x.shape
     np.testing.assert_allclose(relevance.sum(1), concrete(tf.constant(x))[:, 1], rtol=1e-5, atol=1e-6)
     graph, concrete = graph_of(lambda x: tf.cast(x, tf.float64) / 255 @ W, (6,), tf.uint8)
     x = data((6,), tf.uint8)
-    relevance = create_analyzer("lrp.epsilon", graph).analyze(x, 1)
+    relevance = create_analyzer("lrp.epsilon", graph).record(x).analyze(1)
     np.testing.assert_allclose(relevance.sum(1), concrete(tf.constant(x))[:, 1], rtol=1e-5, atol=1e-6)
 
 
@@ -258,7 +258,7 @@ def test_indices_that_are_worked_out(name):
     np.testing.assert_array_equal(graph(x), y)
     rows = tf.gather(TABLE, INDICES[name](tf.constant(x))).numpy()
     for method in ("lrp.z", "lrp.alpha_1_beta_0", "input_t_gradient"):
-        relevance = create_analyzer(method, graph).analyze(x, 1)
+        relevance = create_analyzer(method, graph).record(x).analyze(1)
         np.testing.assert_allclose(relevance, rows[..., 1], rtol=1e-5, atol=1e-6, err_msg=method)
 
 
@@ -295,7 +295,7 @@ def test_what_has_no_rule_is_named():
     graph, _ = graph_of(lambda x: tf.math.erfinv(tf.tanh(x)) @ W, (6,))
     with pytest.raises(revgraph.NotAnalyzeableModelException, match=r"No rule for '.*Erfinv' \(Erfinv\)"):
         create_analyzer("lrp.epsilon", graph)
-    assert create_analyzer("gradient", graph).analyze(data((6,)), 0).any()
+    assert create_analyzer("gradient", graph).record(data((6,))).analyze(0).any()
 
 
 def test_loops_and_branches_work_for_gradients():
@@ -313,7 +313,7 @@ def test_loops_and_branches_work_for_gradients():
             tape.watch(inputs)
             output = concrete(inputs)
         np.testing.assert_allclose(graph(x), output)
-        gradient = create_analyzer("gradient", graph).analyze(x, initial_relevance=np.ones((3, 5)))
+        gradient = create_analyzer("gradient", graph).record(x).analyze(initial_relevance=np.ones((3, 5)))
         np.testing.assert_allclose(gradient, tape.gradient(output, inputs), rtol=1e-9)
 
 
@@ -357,26 +357,26 @@ def test_relevance_has_the_shape_of_the_input(name, batch):
     x = data(shape)[:batch]
     y = concrete(tf.constant(x)).numpy()
     np.testing.assert_allclose(graph(x), y, rtol=1e-12)
-    relevance = create_analyzer("lrp.z", graph).analyze(x, initial_relevance=y)
+    relevance = create_analyzer("lrp.z", graph).record(x).analyze(initial_relevance=y)
     assert relevance.shape == x.shape
     with tf.GradientTape() as tape:
         inputs = tf.constant(x)
         tape.watch(inputs)
         output = tf.reshape(function(inputs), y.shape)
     gradient = tape.gradient(output, inputs, np.ones_like(y))
-    found = create_analyzer("gradient", graph).analyze(x, initial_relevance=np.ones_like(y))
+    found = create_analyzer("gradient", graph).record(x).analyze(initial_relevance=np.ones_like(y))
     np.testing.assert_allclose(found, gradient, rtol=1e-9, atol=1e-11)
     if pieces:
         np.testing.assert_allclose(relevance, x * gradient, rtol=1e-4, atol=1e-6)
-    assert create_analyzer("lrp.alpha_1_beta_0", graph).analyze(x, 0).shape == x.shape
+    assert create_analyzer("lrp.alpha_1_beta_0", graph).record(x).analyze(0).shape == x.shape
 
 
 def assert_equal_relevance(model, graph, x, share=1e-7, methods=METHODS):
     for method in methods:
         names = getattr(model, "output_names", [])
         selection = {graph.output_names[-1]: 0} if len(names) > 1 else 0
-        expected = create_analyzer(method, model).analyze(x, {names[-1]: 0} if len(names) > 1 else 0)
-        found = create_analyzer(method, graph).analyze(x, selection)
+        expected = create_analyzer(method, model).record(x).analyze({names[-1]: 0} if len(names) > 1 else 0)
+        found = create_analyzer(method, graph).record(x).analyze(selection)
         for a, b in zip(keras.tree.flatten(found), keras.tree.flatten(expected), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=share * np.abs(b).max(), err_msg=method)
 
@@ -445,8 +445,8 @@ def test_several_inputs_and_outputs(tmp_path, rng):
     graph = read_savedmodel(tmp_path / "model")
     assert graph.input_names == ("a", "b") and graph.output_names == ("y", "z")
     x = {"a": rng.normal(size=(2, 3)).astype("float32"), "b": rng.normal(size=(2, 4)).astype("float32")}
-    relevance = create_analyzer("lrp.epsilon", graph).analyze(x, {"z": 1})
-    expected = create_analyzer("lrp.epsilon", model).analyze([x["b"], x["a"]], {"z": 1})
+    relevance = create_analyzer("lrp.epsilon", graph).record(x).analyze({"z": 1})
+    expected = create_analyzer("lrp.epsilon", model).record([x["b"], x["a"]]).analyze({"z": 1})
     np.testing.assert_allclose(relevance["b"], expected[0], rtol=1e-5, atol=1e-7)
     np.testing.assert_allclose(relevance["a"], expected[1], rtol=1e-5, atol=1e-7)
     outputs = graph(x)
@@ -501,7 +501,7 @@ def test_what_is_no_relu(function):
         output = function(inputs)
     expected = tape.gradient(output, inputs)
     expected = np.zeros_like(x) if expected is None else np.asarray(expected)
-    gradient = create_analyzer("gradient", graph).analyze(x, initial_relevance=np.ones_like(x))
+    gradient = create_analyzer("gradient", graph).record(x).analyze(initial_relevance=np.ones_like(x))
     np.testing.assert_allclose(gradient, expected)
 
 

@@ -84,10 +84,10 @@ def test_linear_operations_have_input_times_gradient(name):
     ]).reshape(6, 4)  # fmt: skip
     np.testing.assert_allclose(graph(X), function(x))
     start = np.broadcast_to(weights, (3, *weights.shape))
-    found = create_analyzer("gradient", graph).analyze(X, initial_relevance=start)
+    found = create_analyzer("gradient", graph).record(X).analyze(initial_relevance=start)
     np.testing.assert_allclose(found, np.broadcast_to(slopes, X.shape), rtol=1e-9, atol=1e-10)
     y = np.asarray(function(x))
-    found = create_analyzer("lrp.z", graph).analyze(X, initial_relevance=weights * y)
+    found = create_analyzer("lrp.z", graph).record(X).analyze(initial_relevance=weights * y)
     np.testing.assert_allclose(found, X * slopes, rtol=1e-5, atol=1e-5)
 
 
@@ -99,7 +99,7 @@ def test_the_modulus_of_complex_numbers_is_refused_by_lrp_and_differentiated():
     with tf.GradientTape() as tape:
         tape.watch(x)
         y = tf.reduce_sum(tf.abs(tf.signal.rfft(x)))
-    found = create_analyzer("gradient", graph).analyze(X, initial_relevance=np.ones((3, 6, 3)))
+    found = create_analyzer("gradient", graph).record(X).analyze(initial_relevance=np.ones((3, 6, 3)))
     np.testing.assert_allclose(found, tape.gradient(y, x))
 
 
@@ -116,7 +116,7 @@ def test_complex_numbers_that_depend_on_real_ones_in_between():
         tape.watch(x)
         y = function(x)
     np.testing.assert_allclose(graph(X), y)
-    found = create_analyzer("gradient", graph).analyze(X, initial_relevance=np.ones(y.shape))
+    found = create_analyzer("gradient", graph).record(X).analyze(initial_relevance=np.ones(y.shape))
     np.testing.assert_allclose(found, tape.gradient(y, x))
 
 
@@ -182,7 +182,7 @@ def test_a_masked_softmax_is_a_gate(name, dtype):
     mask = MASK.astype(dtype.as_numpy_dtype)
     y = np.asarray(function(tf.constant(X), mask))
     np.testing.assert_allclose(graph([X, mask]), y, rtol=1e-9)
-    found = create_analyzer("lrp.z", graph).analyze([X, mask], initial_relevance=y)[0]
+    found = create_analyzer("lrp.z", graph).record([X, mask]).analyze(initial_relevance=y)[0]
     values = tf.constant(X) @ W
     expected = X * (tf.matmul(weights(values, mask), tf.ones_like(y), transpose_a=True).numpy() @ W.numpy().T)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
@@ -190,8 +190,10 @@ def test_a_masked_softmax_is_a_gate(name, dtype):
 
 def test_numbers_of_strings_alone_are_not_explained():
     graph = graph_of(tf.strings.length, tf.TensorSpec((None,), tf.string))
-    with pytest.raises(ValueError, match="cannot be explained: it holds int32"):
-        create_analyzer("lrp.z", graph).analyze(["abc", "d"])
+    analyzer = create_analyzer("lrp.z", graph)
+    for ask in analyzer.analyze, analyzer.record:
+        with pytest.raises(ValueError, match="cannot be explained: it holds int32"):
+            ask(["abc", "d"])
 
 
 @pytest.mark.parametrize("kind", ["cond", "while"])
@@ -227,6 +229,6 @@ def test_masks_of_any_dtype(dtype, tmp_path):
     model.export(str(tmp_path / "model"))
     graph, given = load_model(str(tmp_path / "model")), [X.astype("float32"), MASK.astype(dtype)]
     for name in ("lrp.z", "lrp.alpha_1_beta_0", "gradient"):
-        expected = create_analyzer(name, model).analyze(given, 1)[0]
-        found = create_analyzer(name, graph).analyze(dict(zip(("x", "m"), given, strict=True)), 1)["x"]
+        expected = create_analyzer(name, model).record(given).analyze(1)[0]
+        found = create_analyzer(name, graph).record(dict(zip(("x", "m"), given, strict=True))).analyze(1)["x"]
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)

@@ -377,7 +377,9 @@ def test_an_operation_by_itself(kind):
     if dtype.is_floating:
         assert_claims(graph, x, single)
     if not opaque:
-        relevance = create_analyzer("lrp.z", graph).analyze(x, initial_relevance=np.asarray(concrete(tf.constant(x))))
+        relevance = (
+            create_analyzer("lrp.z", graph).record(x).analyze(initial_relevance=np.asarray(concrete(tf.constant(x))))
+        )
         assert relevance.shape == x.shape
 
 

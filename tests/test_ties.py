@@ -49,7 +49,7 @@ def check(name, n):
     model, x = network(name, n)
     start = trace(model)(x).numpy()[:, 0]
     analyzer = revgraph.create_analyzer("lrp.z", model)
-    relevance = analyzer.analyze(x)
+    relevance = analyzer.record(x).analyze()
     np.testing.assert_allclose(relevance.reshape(2, -1).sum(1), start, rtol=1e-4)
     np.testing.assert_allclose(analyzer.conservation(x).input, start, rtol=1e-4)
     assert np.abs(relevance).max() <= np.abs(start).max() * (1 + 1e-4)

@@ -483,7 +483,8 @@ class ReverseAnalyzer(Analyzer):
         return self._recorded(flat_inputs(X, self.graph))
 
     def _recorded(self, inputs):
-        walk = self.walk(self.question)
+        _, starts = self.starts(None, False, False)
+        walk = self.walk(Question(starts))
         return RecordedPass(self, walk, [tf.convert_to_tensor(x) for x in inputs])
 
     def conservation(

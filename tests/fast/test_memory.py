@@ -49,6 +49,7 @@ def test_sites_that_make_kernels_come_one_after_the_other(float64):
         assert a in ancestors(b) or b in ancestors(a)
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("units", [7, 8])
 @pytest.mark.parametrize("name", NAMES)
 def test_large_kernels_block_by_block(name, units, float64, rng, monkeypatch):

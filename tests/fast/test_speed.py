@@ -30,6 +30,7 @@ def test_equal_to_the_formula_as_written(name, model, rng):
     same(fast, plain)
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("name", ["lrp.epsilon", "lrp.z_plus", "lrp.gamma", "lrp.alpha_2_beta_1"])
 @pytest.mark.parametrize(
     "function",
@@ -67,6 +68,7 @@ def test_equal_to_the_formula_as_written_without_compiling(name, rule, float64):
         same(found, expected)
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("name", NAMES)
 def test_several_targets_equal_one_by_one(name, model, rng):
     analyzer = revgraph.create_analyzer(name, model, max_growth=np.inf, **ARGUMENTS.get(name, {}))

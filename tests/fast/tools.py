@@ -25,13 +25,13 @@ def same(found, expected):
     np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-10 * np.abs(expected).max())
 
 
-def literally(analyzer, x, **options):
-    """What the analyzer gives without the speed layer."""
+def literally(analyzer, x, neuron_selection=None):
+    """What the analyzer gives without the speed layer, and without compiling."""
     question = Question(analyzer.graph.output_slots)
     reverse = analyzer.walk(question).reverse
     literal = ReverseGraph(reverse.graph, reverse.bound, question.starts, fast=False)
     analyzer._walks[question] = Walk(literal, question, analyzer._own_start, analyzer._finish)
-    return analyzer.analyze(x, **options)
+    return analyzer.record(x).analyze(neuron_selection)
 
 
 def used_operations(walk):
