@@ -7,8 +7,15 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from revgraph.datasets.engines import (
-    DEATHS, Engine, Job, Results, limit_threads, packed_work, that_can_be_sent, unpacked_work,
-)  # fmt: skip
+    DEATHS,
+    Engine,
+    Job,
+    Results,
+    packed_work,
+    prepare,
+    that_can_be_sent,
+    unpacked_work,
+)
 from revgraph.datasets.streams import Batch
 from revgraph.datasets.work import Finished, Work
 from revgraph.extras import needed
@@ -83,8 +90,8 @@ class Actors(Engine):
                 f"of one. Pass a lower workers= or batch_size=."
             ) from error
         if isinstance(result, tuple):
-            error, place = result
-            raise error from RuntimeError(f"In an actor:\n{place}")
+            raised, place = result
+            raise raised from RuntimeError(f"In an actor:\n{place}")
         return result
 
 
@@ -92,13 +99,13 @@ class _Actor:
     """What runs in an actor.
 
     Args:
-        packed: The reference to what `packed_work` returned, in a list, because Ray does not keep for a replacement what
-            it looks up itself.
+        packed: The reference to what `packed_work` returned, in a list, because Ray does not keep for a replacement
+            what it looks up itself.
         threads: So many threads compute.
     """
 
     def __init__(self, packed: list[Any], threads: int):
-        limit_threads(threads)
+        prepare(threads)
         self.packed = packed
         self.work: Work | None = None
 

@@ -203,11 +203,11 @@ def _begin(lives, file, threads):
     _file = file
     # Ctrl-C reaches all processes, and the first one decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    limit_threads(threads)
+    prepare(threads)
     threading.Thread(target=_end_with, args=(lives,), daemon=True).start()
 
 
-def limit_threads(threads: int) -> None:
+def prepare(threads: int) -> None:
     """Prepares a worker process before it uses TensorFlow.
 
     Args:
@@ -217,6 +217,9 @@ def limit_threads(threads: int) -> None:
     with contextlib.suppress(RuntimeError):
         tf.config.threading.set_intra_op_parallelism_threads(threads)
         tf.config.threading.set_inter_op_parallelism_threads(threads)
+        # By default one process takes all memory of a GPU, and several may share it.
+        for gpu in tf.config.list_physical_devices("GPU"):
+            tf.config.experimental.set_memory_growth(gpu, True)
     # The line that a warning would name is in this package.
     warnings.formatwarning = lambda message, category, *_: f"{category.__name__}: {message}\n"
 
