@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,7 +75,7 @@ def explain(
             dict of these by output name.
         label_column: The column that has the class of each sample.
         batch_size: Number of samples that are computed at once.
-        num_cpus: Number of cores of each actor.
+        num_cpus: Number of cores of each actor. At least one core of the cluster must be left for reading and writing.
         num_gpus: Number of GPUs of each actor; several actors share one where it is less than 1.
         on_error: A sample fails if it cannot be used, or if its values or its relevance are not finite. `"raise"` ends
             the run with its id. `"record"` notes the reason; its relevance and its prediction are NaN and its target
@@ -95,10 +96,10 @@ def explain(
 
     Example:
 
+        from revgraph.datasets.ray import explain
+
         images = ray.data.read_parquet("images")  # columns id, image
-        found = revgraph.datasets.ray.explain(
-            images, analyzer, columns="image", id_column="id", concurrency=4, on_error="record"
-        )
+        found = explain(images, analyzer, columns="image", id_column="id", concurrency=4, on_error="record")
         found.write_parquet("relevance")
     """
     data = needed("ray.data", "revgraph.datasets.ray")
@@ -117,8 +118,16 @@ def explain(
         _taken(columns, inputs), inputs, outputs, id_column, label_column, neuron_selection, on_error == "record",
         json.dumps({**origin, "neuron_selection": plain(neuron_selection)}),
     )  # fmt: skip
-    connect(needed("ray", "revgraph.datasets.ray"))
+    ray = needed("ray", "revgraph.datasets.ray")
+    connect(ray)
     _check_columns(dataset, rows, ledger)
+    cores = ray.cluster_resources().get("CPU", 0)
+    if sizes[0] * num_cpus > cores - 1:
+        warnings.warn(
+            f"{sizes[0]} actors with {num_cpus} cores each leave none of the {cores:g} cores of the cluster for reading "
+            f"and writing, which then wait without end. Pass a lower concurrency= or num_cpus=, unless the cluster grows.",
+            stacklevel=2,
+        )
     return dataset.map_batches(
         Explainer,
         fn_constructor_args=(load, rows, max(1, int(num_cpus))),
