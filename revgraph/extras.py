@@ -8,6 +8,8 @@ INSTALL = {
     "scipy": ("SciPy", 'pip install "revgraph[evaluate]"'),
     "skimage": ("scikit-image", 'pip install "revgraph[evaluate]"'),
     "threadpoolctl": ("threadpoolctl", 'pip install "revgraph[concepts]"'),
+    "ray": ("Ray", 'pip install "revgraph[ray]"'),
+    "pyarrow": ("PyArrow", 'pip install "revgraph[ray]"'),
     "panel": ("Panel", 'pip install "revgraph[view]"'),
     "umap": ("umap-learn", "pip install umap-learn"),
     "pandas": ("pandas", "pip install pandas"),

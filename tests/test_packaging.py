@@ -100,6 +100,7 @@ def test_importing_the_core_needs_no_extra():
         "hypothesis",
         "keras_hub",
         "panel",
+        "ray",
     ]
     code = f"import sys; sys.modules.update(dict.fromkeys({extras})); import revgraph; print(revgraph.create_analyzer)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

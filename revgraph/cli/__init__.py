@@ -248,6 +248,7 @@ def _add_explain_dataset(commands):
         "revgraph explain-dataset exported/ test.npz --target label --out relevance.h5 --project",
         "revgraph explain-dataset model.keras train.tfrecord --out shards/ --batch-size 64",
         "revgraph explain-dataset model.keras houses.csv --labels price --out relevance.csv",
+        "revgraph explain-dataset model.keras images/ --size 224x224 --out relevance.h5 --engine ray --workers 4",
     )  # fmt: skip
     add_model(command)
     command.add_argument(
@@ -263,6 +264,8 @@ def _add_explain_dataset(commands):
     )  # fmt: skip
     command.add_argument("--output", metavar="NAME", help="which output, if the model has several")
     command.add_argument("--batch-size", metavar="N", type=count, help="samples computed at once (32)")
+    command.add_argument("--workers", metavar="N", type=count, default=1, help="processes that compute (%(default)s)")
+    command.add_argument("--engine", choices=("ray",), help="where they run: ray for a Ray cluster (this machine)")
     command.add_argument("--resume", action="store_true", help="go on with a run that was interrupted")
     command.add_argument("--overwrite", action="store_true", help="replace an output, or begin an interrupted run anew")
     command.add_argument("--stop-on-failure", action="store_true", help="end at the first sample that fails")

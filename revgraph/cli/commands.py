@@ -182,6 +182,8 @@ def explain_dataset(options: Namespace) -> None:
                 ledger=options.ledger,
                 model_path=options.model,
                 verbose=verbose,
+                workers=options.workers,
+                engine=options.engine,
             )
     except KeyboardInterrupt:
         raise KeyboardInterrupt("interrupted; finished batches are kept: go on with --resume") from None

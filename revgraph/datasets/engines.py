@@ -129,7 +129,7 @@ def engine_of(name: str | None, workers: int) -> Engine:
     """
     check_count("workers", workers)
     if name == "ray":
-        from revgraph.datasets.ray import Actors
+        from revgraph.datasets.actors import Actors
 
         return Actors(workers)
     if name is not None:
@@ -203,13 +203,25 @@ def _begin(lives, file, threads):
     _file = file
     # Ctrl-C reaches all processes, and the first one decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    prepare(threads)
+    threading.Thread(target=_end_with, args=(lives,), daemon=True).start()
+
+
+def prepare(threads: int) -> None:
+    """Prepares a worker process before it uses TensorFlow.
+
+    Args:
+        threads: So many threads compute.
+    """
     # Code of the user's that was imported may have used TensorFlow, and then it is too late.
     with contextlib.suppress(RuntimeError):
         tf.config.threading.set_intra_op_parallelism_threads(threads)
         tf.config.threading.set_inter_op_parallelism_threads(threads)
+        # By default one process takes all memory of a GPU, and several may share it.
+        for gpu in tf.config.list_physical_devices("GPU"):
+            tf.config.experimental.set_memory_growth(gpu, True)
     # The line that a warning would name is in this package.
     warnings.formatwarning = lambda message, category, *_: f"{category.__name__}: {message}\n"
-    threading.Thread(target=_end_with, args=(lives,), daemon=True).start()
 
 
 def _end_with(lives):
@@ -225,10 +237,10 @@ def _finished(number: int, batch: Batch) -> Finished:
     try:
         return _work.finished(number, batch)
     except Exception as error:
-        raise _that_can_be_sent(error) from error
+        raise that_can_be_sent(error) from error
 
 
-def _that_can_be_sent(error: Exception) -> Exception:
+def that_can_be_sent(error: Exception) -> Exception:
     """An error that another process can read: the same if possible."""
     try:
         pickle.loads(pickle.dumps(error))

@@ -130,6 +130,14 @@ def load(
         raise ValueError(f"Cannot load the analyzer in {str(path)!r}: {error}") from error
 
 
+def is_archive(path: PathLike) -> bool:
+    """Whether `save` wrote a file."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return _DESCRIPTION in archive.namelist()
+
+
 class Damaged(ValueError):
     """A file does not have the form in which `save` writes analyzers."""
 
