@@ -345,8 +345,8 @@ def test_ids_of_tokens_stand_in_their_order(inputs, tmp_path, rng):
     x = rng.integers(0, 50, (5, 7))
     made = [keras.layers.Embedding(50, 4), keras.layers.GlobalAveragePooling1D(), keras.layers.Dense(3)]
     model = keras.Sequential([keras.Input((7,), dtype="int32"), *made])
-    path = explain(model, x, tmp_path / "r.h5")
-    drawn = Album(path, inputs=x if inputs else None, kind="tokens").pictures(1)[None]
+    path = explain(model, x, HDF5(tmp_path / "r.h5", inputs=inputs))
+    drawn = Album(path, kind="tokens").pictures(1)[None]
     words = [piece.get_text() for piece in drawn.findobj(Text) if piece.get_text().isdigit()]
     assert words == [str(word) for word in (x[1] if inputs else range(7))]
     with pytest.raises(ValueError, match=r"kind='tokens' does not fit .*\(5, 9, 9\)"):

@@ -285,7 +285,8 @@ class Album:
             relevances = {n: r if r.ndim == 3 else reduced(r) for n, r in relevances.items()}
         drawn = {name: look.kept(relevance) for name, relevance in relevances.items()}
         if kind == TOKENS:
-            words = [str(v) for v in (range(next(iter(drawn.values())).shape[1]) if x is None else x[0])]
+            # Ids that were written as inputs are floating numbers.
+            words = [f"{v:.12g}" for v in (range(next(iter(drawn.values())).shape[1]) if x is None else x[0])]
             return text(
                 [words] * len(drawn), np.concatenate(list(drawn.values())), titles=list(drawn),
                 scale="image" if look.own_scales else "batch", percentile=look.percentile,
