@@ -299,3 +299,19 @@ def test_a_vocabulary_in_other_forms_and_ids_in_floats():
     for wrong in ({"a", "b", "c"}, "abc"):
         with pytest.raises(TypeError, match="a list of words in the order of their ids"):
             analyzer.tokens(ids, vocabulary=wrong)
+
+
+@pytest.mark.parametrize("name", ["ids", "a column of texts", "which words", "an id"])
+def test_whole_datasets_of_strings(name, tmp_path):
+    """The results are those of `analyze`, whatever the dataset is."""
+    model, texts = MODELS[name]()
+    analyzer = create_analyzer("lrp.z", model)
+    stream = tf.data.Dataset.from_tensor_slices(texts)
+    datasets = {"list": texts, "array": np.array(texts), "samples": stream, "batches": stream.batch(2)}
+    for kind, dataset in datasets.items():
+        report = revgraph.explain_dataset(analyzer, dataset, tmp_path / kind, verbose=0)
+        assert report.explained == len(texts)
+        written = np.load(tmp_path / kind / "attribution-00000.npy")
+        np.testing.assert_allclose(written, analyzer.analyze(texts), rtol=1e-5, atol=1e-7)
+        prediction = np.load(tmp_path / kind / "prediction-00000.npy")
+        np.testing.assert_allclose(prediction, model(tf.constant(texts)), rtol=1e-5, atol=1e-7)

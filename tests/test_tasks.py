@@ -544,3 +544,15 @@ def test_a_text_that_does_not_fit_is_a_warning(of_speaker, speaker):
         of_speaker.analyze(fits)
     with pytest.warns(UserWarning, match="Text 1 has more tokens than fit.*sequence_length"):
         of_speaker.analyze([fits, "the film was great " * speaker.preprocessor.sequence_length])
+
+
+def test_whole_datasets_of_texts(classifier, tmp_path):
+    """The preprocessor makes ids of each batch; what is read may be a list, an array, or a stream."""
+    analyzer, texts = create_analyzer("lrp.attnlrp", classifier), ["a good film", "bad", "film good bad"]
+    stream = tf.data.Dataset.from_tensor_slices(texts)
+    datasets = {"list": texts, "array": np.array(texts), "samples": stream, "batches": stream.batch(2)}
+    expected = analyzer.analyze(texts)
+    for kind, dataset in datasets.items():
+        assert revgraph.explain_dataset(analyzer, dataset, tmp_path / kind, verbose=0, ledger=True).explained == 3
+        written = np.load(tmp_path / kind / "attribution.token_ids-00000.npy")
+        np.testing.assert_allclose(written, expected, rtol=1e-5, atol=1e-7)

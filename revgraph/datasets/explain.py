@@ -20,6 +20,7 @@ from revgraph.datasets.tasks import Task
 from revgraph.datasets.work import Work
 from revgraph.graph import Graph
 from revgraph.graph.types import PathLike, Selection
+from revgraph.read import trace
 from revgraph.reverse.ledger import FIELDS
 from revgraph.reverse.walk import input_spec
 
@@ -153,7 +154,9 @@ class Explanations(Work):
 
 def predictor(analyzer: Analyzer) -> Callable[[Sequence[Any]], list[np.ndarray]]:
     """A function from a flat list of inputs to that of the model's outputs, in the precision of the relevance."""
-    graph, model = analyzer.graph, analyzer.model
+    graph = analyzer.graph
+    # Batches have the numbers that the model makes of strings, and only a graph takes those.
+    model = trace(analyzer.model) if graph.strings else analyzer.model
     specs = [input_spec(graph, slot) for slot in graph.input_slots]
     options = {} if isinstance(model, Graph) else {"training": False}
 

@@ -5,7 +5,7 @@ import hashlib
 import itertools
 import re
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import keras
@@ -15,6 +15,7 @@ import tensorflow as tf
 from revgraph.analyzers.inputs import flat_inputs
 from revgraph.graph import Graph
 from revgraph.graph.arguments import check_count
+from revgraph.graph.graph import holds_strings
 
 BATCH_SIZE = 32
 """Number of samples that are computed at once, if neither the user nor the dataset has batches."""
@@ -79,11 +80,14 @@ class Source:
         samples: Number of samples; None if it is not known.
         length: Number of batches; None if it is not known.
         seekable: Whether `batches` can begin anywhere.
+        prepare: Makes what the model takes of the inputs of a batch, as the preprocessor of a task does; None where
+            samples are what the model takes.
     """
 
     samples: int | None = None
     length: int | None = None
     seekable: bool = False
+    prepare: Callable[[Any], Any] | None = None
 
     def __init__(self, graph: Graph):
         self.graph = graph
@@ -98,6 +102,8 @@ class Source:
         raise NotImplementedError
 
     def _batch(self, first, inputs, labels=None):
+        if self.prepare is not None:
+            inputs = self.prepare(inputs)
         with warnings.catch_warnings():
             # Samples with values that are not finite, or ids that are in no table, are recorded as failed.
             warnings.filterwarnings("ignore", message="Input .* contains")
@@ -122,7 +128,9 @@ def source(dataset: Any, graph: Graph, batch_size: int | None = None, labels: An
     """
     if batch_size is not None:
         check_count("batch_size", batch_size)
-    if isinstance(dataset, list) and len(graph.input_slots) == 1 and not _is_array(dataset[:1]):
+    # The entries of a list are samples where there is one input. A task takes texts, and its model several inputs.
+    one_input = len(graph.input_slots) == 1 or holds_strings(dataset)
+    if isinstance(dataset, list) and one_input and not _is_array(dataset[:1]):
         dataset = np.asarray(dataset)
     if isinstance(dataset, dict | list | tuple) or _is_array(dataset):
         return Arrays(dataset, graph, batch_size or BATCH_SIZE, labels)
@@ -357,9 +365,14 @@ def _is_array(value):
 
 def _has_batches(dataset, graph):
     spec = dataset.element_spec
-    inputs = keras.tree.flatten(spec[0] if isinstance(spec, tuple) else spec)
-    ranks = [len(graph.specs[slot].shape) for slot in graph.input_slots]
-    return [getattr(s, "shape", tf.TensorShape(None)).rank for s in inputs[:1]] != [r - 1 for r in ranks[:1]]
+    given = keras.tree.flatten(spec[0] if isinstance(spec, tuple) else spec)[0]
+    slot = graph.input_slots[0]
+    of_batch = len(graph.specs[slot].shape)
+    if getattr(given, "dtype", None) == tf.string:
+        # The graph has the numbers that are made of strings. A task makes them of one string for each sample.
+        before = graph.strings.get(slot)
+        of_batch = 1 if before is None else len(before.specs[before.inputs].shape)
+    return getattr(given, "shape", tf.TensorShape(None)).rank != of_batch - 1
 
 
 def _cardinality(dataset):

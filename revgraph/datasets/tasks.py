@@ -73,6 +73,8 @@ class Task:
         if isinstance(dataset, str | os.PathLike):
             dataset = open_dataset(dataset, analyzer)
         data = source(dataset, analyzer.graph, batch_size, labels)
+        # A task of KerasHub has a preprocessor in front of the model.
+        data.prepare = getattr(analyzer, "preprocess", None)
         selection = _checked_selection(neuron_selection, data)
         directories = dataset.class_names if isinstance(dataset, Samples) else None
         if directories:
