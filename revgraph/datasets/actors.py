@@ -47,21 +47,21 @@ class Actors(Engine):
         connect(self.ray)
         # Classes of a script or a notebook cannot be imported elsewhere, so Ray's pickles hold their code.
         packed = self.ray.put(packed_work(work, self.ray.cloudpickle.dumps))
-        actors = [self._actor(packed) for _ in range(self.count)]
+        actors = [self._actor() for _ in range(self.count)]
         try:
-            yield from self._results(actors, jobs)
+            yield from self._results(actors, packed, jobs)
         finally:
             for actor in actors:
                 self.ray.kill(actor)
 
-    def _actor(self, packed):
+    def _actor(self):
         """A new actor. What it is asked while it is being replaced is asked again."""
         nodes = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
         cores, gpus = (share([node.get(kind, 0) for node in nodes], self.count) for kind in ("CPU", "GPU"))
         options = {"num_cpus": cores, "num_gpus": min(gpus, 1), "max_restarts": -1, "max_task_retries": DEATHS - 1}
-        return self.ray.remote(_Actor).options(**options).remote([packed], max(1, int(cores)))
+        return self.ray.remote(_Actor).options(**options).remote(max(1, int(cores)))
 
-    def _results(self, actors: Sequence[Any], jobs: Iterator[Job]) -> Results:
+    def _results(self, actors: Sequence[Any], packed: Any, jobs: Iterator[Job]) -> Results:
         # An actor gets its first batches when it is there, because a cluster may have no room for all of them.
         running = {actor.ready.remote(): actor for actor in actors for _ in range(AHEAD)}
         batches: set[Any] = set()
@@ -71,7 +71,7 @@ class Actors(Engine):
             finished = self._result(done)
             batches.discard(done)
             for number, batch in itertools.islice(jobs, 1):
-                asked = actor.finished.remote(number, batch)
+                asked = actor.finished.remote([packed], number, batch)
                 running[asked] = actor
                 batches.add(asked)
             if finished is not None:
@@ -99,24 +99,27 @@ class _Actor:
     """What runs in an actor.
 
     Args:
-        packed: The reference to what `packed_work` returned, in a list, because Ray does not keep for a replacement
-            what it looks up itself.
         threads: So many threads compute.
     """
 
-    def __init__(self, packed: list[Any], threads: int):
+    def __init__(self, threads: int):
         prepare(threads)
-        self.packed = packed
         self.work: Work | None = None
 
     def ready(self) -> None:
         """Returns when the actor is there."""
 
-    def finished(self, number: int, batch: Batch) -> Finished | tuple[Exception, str]:
-        """Computes a batch. An error is returned with its traceback, because Ray prints those that nobody fetches."""
+    def finished(self, packed: list[Any], number: int, batch: Batch) -> Finished | tuple[Exception, str]:
+        """Computes a batch. An error is returned with its traceback, because Ray prints those that nobody fetches.
+
+        Args:
+            packed: The reference to what `packed_work` returned, in a list, because Ray would look it up each time.
+            number: The position of the batch in the dataset.
+            batch: The batch.
+        """
         try:
             if self.work is None:
-                self.work = unpacked_work(needed("ray", "An actor").get(self.packed[0]))
+                self.work = unpacked_work(needed("ray", "An actor").get(packed[0]))
             return self.work.finished(number, batch)
         except Exception as error:
             return that_can_be_sent(error), traceback.format_exc()

@@ -124,8 +124,8 @@ def explain(
     cores = ray.cluster_resources().get("CPU", 0)
     if sizes[0] * num_cpus > cores - 1:
         warnings.warn(
-            f"{sizes[0]} actors with {num_cpus} cores each leave none of the {cores:g} cores of the cluster for reading "
-            f"and writing, which then wait without end. Pass a lower concurrency= or num_cpus=, unless the cluster grows.",
+            f"{sizes[0]} actors with {num_cpus} cores each leave none of the cluster's {cores:g} cores for reading and "
+            f"writing, which may then wait without end. Pass a lower concurrency= or num_cpus=, unless it grows.",
             stacklevel=2,
         )
     return dataset.map_batches(
