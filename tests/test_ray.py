@@ -181,7 +181,7 @@ class Failing(Work):
 
 @pytest.mark.parametrize(
     "selection, kind, message",
-    [("raise", KeyError, "^'the third'$"), ("die", RuntimeError, "a batch ended 3 times.*memory")],
+    [("raise", KeyError, "^'the third'$"), ("die", RuntimeError, "a batch ended 3 times.*Memory")],
 )
 def test_what_goes_wrong_in_an_actor_is_raised_here(selection, kind, message, analyzer, x):
     jobs = enumerate(source(x, analyzer.graph, 2).batches())

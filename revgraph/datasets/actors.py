@@ -86,8 +86,8 @@ class Actors(Engine):
         except self.ray.exceptions.RayActorError as error:
             raise RuntimeError(
                 f"The actors that computed a batch ended {DEATHS} times: {_first_line(error)} What they had to say "
-                f"stands above. The most frequent cause is memory: {self.count} workers need {self.count} times that "
-                f"of one. Pass a lower workers= or batch_size=."
+                f"stands above. Two causes are frequent. Memory: {self.count} workers need {self.count} times that of "
+                f"one, so pass a lower workers= or batch_size=. And every machine needs the same packages."
             ) from error
         if isinstance(result, tuple):
             raised, place = result

@@ -1,6 +1,7 @@
 """Rows of a table of Ray Data: they become batches, and what is computed of them becomes rows again."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -174,10 +175,11 @@ class Explainer:
         return {name: array[:0] for name, array in found.items()}
 
 
-def fits(shape: Sequence[int], wanted: Output) -> bool:
-    """Whether samples of a shape are what an input takes. A number stands for an array of one."""
+def fits(shape: Output, wanted: Output) -> bool:
+    """Whether samples of a shape may be what an input takes. A number stands for an array of one."""
     return (not shape and tuple(wanted) == (1,)) or (
-        len(shape) == len(wanted) and all(size in (None, own) for own, size in zip(shape, wanted, strict=True))
+        len(shape) == len(wanted)
+        and all(None in pair or len(set(pair)) == 1 for pair in zip(shape, wanted, strict=True))
     )
 
 
@@ -200,7 +202,7 @@ def _stacked(column, wanted, failures, what):
 
 def _targets(part, outputs, labels):
     """The positions in a flattened output, (samples, ...), that are explained; of one unit, the class."""
-    flat = outputs.reshape(len(outputs), -1)
+    flat = outputs.reshape(len(outputs), math.prod(outputs.shape[1:]))
     if part == LABEL:
         return labels
     if flat.shape[1] == 1:
