@@ -19,6 +19,7 @@ from keras import layers
 import revgraph
 from revgraph.cli import main
 from revgraph.cli.methods import methods
+from revgraph.datasets import Report
 
 ROOT = Path(__file__).parent.parent
 SIZE = (12, 10)
@@ -256,6 +257,21 @@ def test_what_cannot_be_read_is_told_and_left_out(run, made, tmp_path):
         assert file["index"][:].tolist() == [0, 1, 3, 4]
     code, _, err = run("explain-dataset {made}/model.keras images --out other.h5 --stop-on-failure")
     assert code == 1 and "Sample 2 failed" in err and not Path("other.h5").exists()
+
+
+def test_workers_and_engine_are_those_of_explain_dataset(run, made, monkeypatch):
+    given = {}
+
+    def explain_dataset(*args, workers, engine, **options):
+        given.update(workers=workers, engine=engine)
+        return Report("out", 4, {})
+
+    monkeypatch.setattr(revgraph, "explain_dataset", explain_dataset)
+    line = "explain-dataset {made}/model.keras {made}/images --scale 1/255 --out out"
+    for options, expected in (("", (1, None)), (" --workers 3", (3, None)), (" --workers 2 --engine ray", (2, "ray"))):
+        code, _, _ = run(line + options)
+        assert (code, given["workers"], given["engine"]) == (0, *expected)
+    assert run(f"{line} --workers 0")[0] == 2 and run(f"{line} --engine dask")[0] == 2
 
 
 def as_npz(x, y):
