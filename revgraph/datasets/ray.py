@@ -62,6 +62,14 @@ def explain(
     * `provenance`: where the numbers come from, as JSON. It is the same text in each row, which a Parquet file holds
       once.
 
+    A run that is killed goes on if Ray Data notes which ids are in files. Each row is then written once:
+
+        config = ray.data.checkpoint.CheckpointConfig(id_column="id", checkpoint_path="checkpoint")
+        ray.data.DataContext.get_current().checkpoint_config = config
+
+    The dataset must be read from files, and written to files. `checkpoint_path` must be on a disk that all machines
+    see. Checkpoints hold one more core.
+
     Args:
         dataset: The dataset.
         analyzer: An analyzer; or the path of a file of `analyzer.save`, of a directory of `analyzer.export`, which
