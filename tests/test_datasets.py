@@ -533,6 +533,15 @@ def test_an_end_between_the_last_steps_does_no_harm(where, analyzer, x, tmp_path
     assert [path.name for path in tmp_path.iterdir()] == [where]
 
 
+def test_a_run_that_was_killed_while_it_tidied_up_leaves_nothing(analyzer, x, tmp_path):
+    """Its notes are gone, and some of its batches are still there."""
+    run(analyzer, x, tmp_path / "out.h5")
+    (tmp_path / "out.h5.partial").mkdir()
+    (tmp_path / "out.h5.partial" / "batch-00000001.npz").write_bytes(b"half")
+    assert run(analyzer, x, tmp_path / "out.h5", resume=True).resumed == COUNT
+    assert [path.name for path in tmp_path.iterdir()] == ["out.h5"]
+
+
 @pytest.mark.parametrize("damage", ["half a batch", "half a head", "a file that was not finished"])
 def test_what_is_damaged_is_computed_again(damage, analyzer, x, tmp_path):
     rows = Interrupting(x, at=12)

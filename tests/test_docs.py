@@ -99,6 +99,7 @@ def test_the_page_runs(page, names):
     extras = {
         "keras_hub": "import keras_hub", "quantus": "import quantus", "panel": "revgraph.view(",
         "apache_beam": "import apache_beam", "tensorflow_serving": "from tensorflow_serving",
+        "ray": "import ray",
     }  # fmt: skip
     for extra, use in extras.items():
         if use in text:

@@ -64,7 +64,7 @@ def explain(
 
     A run that is killed goes on if Ray Data notes which ids are in files. Each row is then written once:
 
-        config = ray.data.checkpoint.CheckpointConfig(id_column="id", checkpoint_path="checkpoint")
+        config = ray.data.checkpoint.CheckpointConfig(id_column="id", checkpoint_path="/data/checkpoint")
         ray.data.DataContext.get_current().checkpoint_config = config
 
     The dataset must be read from files, and written to files. `checkpoint_path` must be on a disk that all machines

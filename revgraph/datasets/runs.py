@@ -183,6 +183,8 @@ def to_the_end(
         try:
             if not _taken_up(staging, output, head, resume, overwrite):
                 if report := _finished(output, head, resume, overwrite):
+                    # What is left was being removed when the run was killed.
+                    staging.remove()
                     return report
                 staging.begin(head)
             resumed = staging.samples
