@@ -729,3 +729,25 @@ def test_the_progress_bar_is_that_of_keras(analyzer, x, tmp_path, capsys):
 def test_a_shard_has_samples(size, tmp_path):
     with pytest.raises(ValueError, match=rf"shard_size must be a positive int. Received: {size!r}"):
         revgraph.datasets.NpyShards(tmp_path / "out", shard_size=size)
+
+
+@pytest.mark.parametrize("name", ["out.parquet", "out.zip", "out.tfrecord", "out.JSON"])
+def test_a_file_of_another_format_is_refused(name, analyzer, x, tmp_path):
+    with pytest.raises(ValueError, match="would be a directory of .npy shards.*ends in .h5, .zarr or .csv"):
+        run(analyzer, x, tmp_path / name)
+    assert not (tmp_path / name).exists()
+
+
+def test_labels_that_are_no_classes_are_recorded(analyzer, x, tmp_path):
+    """-1 is not the last class, and 1.5 is not the second one."""
+    y = np.arange(COUNT) % 3 + 0.0
+    y[[4, 5, 9, 11]] = -1, 1.5, 99, np.nan
+    report = run(analyzer, (x, y), tmp_path / "out", "label")
+    no_class = "the label {} is no class, which are 0 to {}"
+    last = analyzer.graph.specs[analyzer.graph.output_slots[0]].shape[1] - 1
+    assert report.failures == {
+        i: no_class.format(text, last) for i, text in ((4, "-1"), (5, "1.5"), (9, "99"), (11, "nan"))
+    }
+    kept = np.delete(np.arange(COUNT), [4, 5, 9, 11])
+    expected = analyzer.analyze(x[kept], y[kept].astype(int))
+    np.testing.assert_allclose(read(tmp_path / "out")["attribution"], expected, rtol=1e-5, atol=1e-7)

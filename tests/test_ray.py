@@ -372,6 +372,7 @@ def test_rows_without_an_id_are_refused(analyzer, x, here):
         ({"on_error": "ignore"}, ValueError, '"raise" or "record"'),
         ({"neuron_selection": 99}, ValueError, "a position in the output"),
         ({"neuron_selection": "positive"}, ValueError, "an output of one unit"),
+        ({"neuron_selection": [0, 1]}, TypeError, "one selection for all rows.*label_column="),
         ({"neuron_selection": "largest"}, ValueError, "neuron_selection is None, an int"),
         ({"neuron_selection": {"a": 0}}, ValueError, "so neuron_selection is no dict"),
         ({"neuron_selection": "label"}, ValueError, "label_column= go together"),

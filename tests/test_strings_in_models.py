@@ -308,6 +308,7 @@ def test_whole_datasets_of_strings(name, tmp_path):
     analyzer = create_analyzer("lrp.z", model)
     stream = tf.data.Dataset.from_tensor_slices(texts)
     datasets = {"list": texts, "array": np.array(texts), "samples": stream, "batches": stream.batch(2)}
+    datasets["pair"] = (texts, np.zeros(len(texts), int))
     for kind, dataset in datasets.items():
         report = revgraph.explain_dataset(analyzer, dataset, tmp_path / kind, verbose=0)
         assert report.explained == len(texts)

@@ -760,3 +760,17 @@ def test_tab_completion_finds_everything():
     assert {"plot", "compare", "heatmap", "imgify", "text"} <= set(dir(visualize))
     with pytest.raises(AttributeError, match="plott"):
         getattr(visualize, "plott")  # noqa: B009
+
+
+def test_several_inputs_are_not_compared_in_one_figure():
+    """What the error says works."""
+    image, table = keras.Input((6, 6, 1), name="image"), keras.Input((4,), name="table")
+    both = keras.layers.Concatenate()([keras.layers.Flatten()(image), table])
+    model = keras.Model({"image": image, "table": table}, keras.layers.Dense(2)(both))
+    x = {"image": np.ones((2, 6, 6, 1), "float32"), "table": np.ones((2, 4), "float32")}
+    with pytest.raises(ValueError, match="compare draws one input, and x has 2: 'image', 'table'"):
+        visualize.compare(model, x, ["gradient", "lrp.epsilon"])
+    found = {name: revgraph.create_analyzer(name, model).analyze(x) for name in ("gradient", "lrp.epsilon")}
+    with pytest.raises(ValueError, match=r"plot_grid\(x\['image'\]"):
+        visualize.plot_grid(x, found)
+    visualize.plot_grid(x["image"], {name: relevance["image"] for name, relevance in found.items()})

@@ -274,16 +274,16 @@ def test_a_worker_that_dies_loses_nothing(analyzer, x, tmp_path):
 
 
 class Killed(Work):
-    """Every batch ends the process."""
+    """Every batch kills the process."""
 
     def _compute(self, batch):
-        os._exit(3)
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 @pytest.mark.slow
 def test_batches_that_kill_every_worker_end_the_run(analyzer, x):
     jobs = enumerate(source(x, analyzer.graph, 4).batches())
-    with pytest.raises(RuntimeError, match=r"ended 3 times before.*__main__.*2 times the memory of one"):
+    with pytest.raises(RuntimeError, match=r"finished a batch, 3 times.*__main__.*2 times the memory of one"):
         list(Processes(2).computed(Killed(analyzer, None), jobs))
     assert not multiprocessing.active_children()
 
@@ -409,10 +409,38 @@ def test_the_same_bits_with_the_same_threads(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_script_may_come_from_stdin(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    script = SCRIPT.replace("Doubled(), ", "") + f"main(2, {str(tmp_path / 'out.h5')!r})"
+    done = subprocess.run([sys.executable, "-"], input=script, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and "done 120 {17:" in done.stdout, done.stderr
+
+
+class Strict(keras.Model):
+    """A model that Keras can save and not read: its constructor takes no name."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = layers.Dense(3)
+
+    def call(self, x):
+        return self.dense(x)
+
+
+def test_a_worker_says_why_it_cannot_load_a_model():
+    model = Strict()
+    model(np.zeros((1, 4), "float32"))
+    analyzer = revgraph.create_analyzer("lrp.epsilon", model)
+    work = explain.Explanations(analyzer, None, inputs=False, ledger=False, class_names=None)
+    with pytest.raises(RuntimeError, match="unexpected keyword argument.*must survive `model.save`"):
+        engines.unpacked_work(engines.packed_work(work))
+
+
+@pytest.mark.slow
 def test_a_script_without_a_guard_is_told_what_to_do(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT + f"main(2, {str(tmp_path / 'out.h5')!r})")
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
     done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True)
-    assert done.returncode == 1
+    assert done.returncode == 1 and "finished a batch, 1 times" in done.stderr
     assert 'A script has to begin its work behind `if __name__ == "__main__":`' in done.stderr

@@ -9,6 +9,7 @@ import multiprocessing.connection
 import os
 import pickle
 import signal
+import sys
 import tempfile
 import threading
 import warnings
@@ -32,7 +33,7 @@ Results: TypeAlias = Generator[Finished, None, None]
 """What was computed for batches. Closing it ends what computes."""
 
 DEATHS = 3
-"""A run ends when processes have died so many times, and no batch was finished in between."""
+"""A run ends when processes have been killed so many times, and no batch was finished in between."""
 
 
 class Engine:
@@ -66,7 +67,7 @@ class Processes(Engine):
     """Computes batches in several processes of this machine.
 
     The processes are new ones, and no copies of this one. Each gets an equal analyzer, and its share of the processor's
-    cores. If one dies, all of them are replaced, and what they had not finished is computed again.
+    cores. If one is killed, all of them are replaced, and what they had not finished is computed again.
 
     Args:
         count: Number of processes.
@@ -80,22 +81,24 @@ class Processes(Engine):
     def computed(self, work: Work, jobs: Iterator[Job]) -> Results:
         waiting: dict[int, Batch] = {}
         deaths = 0
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, _main_that_can_be_imported():
             file = Path(folder, "work")
             file.write_bytes(packed_work(work))
             while True:
+                started: set[Any] = set()
                 try:
                     with self._pool(file) as pool:
-                        submit = functools.partial(pool.submit, _finished)
+                        submit = functools.partial(_submit, pool, started)
                         for finished in in_flight(submit, jobs, waiting, self.ahead):
                             deaths = 0
                             yield finished
                     return
                 except BrokenProcessPool as error:
                     deaths += 1
-                    if deaths == DEATHS:
+                    # One that was not killed but ended by itself would do so again.
+                    if deaths == DEATHS or any((process.exitcode or 0) > 0 for process in started):
                         raise RuntimeError(
-                            f"The worker processes ended {DEATHS} times before they had finished a batch. What they "
+                            f"The worker processes ended before they had finished a batch, {deaths} times. What they "
                             f"had to say stands above. Two causes are frequent. A script has to begin its work behind "
                             f'`if __name__ == "__main__":`, because each worker imports it. And {self.count} workers '
                             f"need {self.count} times the memory of one: pass a lower workers= or batch_size=."
@@ -135,6 +138,28 @@ def engine_of(name: str | None, workers: int) -> Engine:
     if name is not None:
         raise ValueError(f'engine is None for processes of this machine, or "ray". Received: {name!r}.')
     return Here() if workers == 1 else Processes(workers)
+
+
+@contextlib.contextmanager
+def _main_that_can_be_imported():
+    """Keeps workers from importing a script that is not in a file, such as one that is read from stdin."""
+    main = sys.modules["__main__"]
+    file = getattr(main, "__file__", None)
+    if file is None or os.path.exists(file):
+        yield
+        return
+    del main.__file__
+    try:
+        yield
+    finally:
+        main.__file__ = file
+
+
+def _submit(pool, started, number, batch):
+    """Hands out a batch, and notes the processes that are there."""
+    future = pool.submit(_finished, number, batch)
+    started.update(multiprocessing.active_children())
+    return future
 
 
 def in_flight(
@@ -188,8 +213,10 @@ def unpacked_work(content: bytes) -> Work:
         return kind(portable.load(), selection, **options)
     except Exception as error:
         raise RuntimeError(
-            f"A worker cannot load the analyzer ({type(error).__name__}: {error}). Workers import your own classes and "
-            f"functions from their modules, so these must not be defined in a notebook."
+            f"A worker cannot load the analyzer: {type(error).__name__}: {error} Workers find your own classes and "
+            f"functions by their names, so these stand at the top of a module or of the script, and not in a function "
+            f"or a notebook. A model of a class of yours must survive `model.save` and `keras.models.load_model`, or "
+            f"be given as the path of a SavedModel."
         ) from error
 
 

@@ -240,6 +240,11 @@ def _check_part(part, shape, is_served):
     units = None if None in shape else functools.reduce(lambda a, b: a * b, shape, 1)
     if part is None:
         return
+    if isinstance(part, list | tuple) or hasattr(part, "shape"):
+        raise TypeError(
+            f"neuron_selection is one selection for all rows. Received: {type(part).__name__}. For a class for each "
+            f'row put the classes into a column, and pass neuron_selection="label" and label_column= the name of it.'
+        )
     if isinstance(part, bool) or not (isinstance(part, int) or part in (*SIDES, LABEL)):
         raise ValueError(
             f'neuron_selection is None, an int, "positive", "negative", "label", or for several outputs a dict of '

@@ -26,12 +26,19 @@ AXES = "axes"
 """The attribute of an HDF5 dataset that says how many axes its samples had before they were stored."""
 
 
+OTHER_FORMATS = (
+    ".arrow", ".feather", ".gz", ".json", ".mat", ".parquet", ".pickle", ".pkl", ".pt", ".tar", ".tfrecord", ".tsv",
+    ".txt", ".xlsx", ".zip",
+)  # fmt: skip
+"""Endings of files in formats that runs do not write."""
+
+
 def sink(where: PathLike | Sink) -> Sink:
     """The sink for a path: HDF5 for `.h5`, Zarr for `.zarr`, CSV for `.csv`, a directory of `.npy` shards for others.
 
     Raises:
         TypeError: It is neither a path nor a sink.
-        ValueError: It is the path of a single `.npy` or `.npz` file.
+        ValueError: It is the path of a single `.npy` or `.npz` file, or of a file of another format.
     """
     if isinstance(where, Sink):
         return where
@@ -46,6 +53,11 @@ def sink(where: PathLike | Sink) -> Sink:
         return Zarr(where)
     if suffix == ".csv":
         return CSV(where)
+    if suffix in OTHER_FORMATS:
+        raise ValueError(
+            f"The output {str(where)!r} would be a directory of .npy shards, and no {suffix} file, which revgraph does "
+            f"not write. Name a file that ends in .h5, .zarr or .csv, or for shards a directory."
+        )
     if suffix in (".npy", ".npz"):
         raise ValueError(
             f"The output {str(where)!r} would be one {suffix} file. Shards of .npy go to a directory: name one, such "

@@ -128,6 +128,8 @@ def source(dataset: Any, graph: Graph, batch_size: int | None = None, labels: An
     """
     if batch_size is not None:
         check_count("batch_size", batch_size)
+    if isinstance(dataset, tuple) and len(dataset) == 2 and isinstance(dataset[0], list) and holds_strings(dataset[0]):
+        dataset = (np.asarray(dataset[0]), dataset[1])
     # The entries of a list are samples where there is one input. A task takes texts, and its model several inputs.
     one_input = len(graph.input_slots) == 1 or holds_strings(dataset)
     if isinstance(dataset, list) and one_input and not _is_array(dataset[:1]):

@@ -157,6 +157,30 @@ def of_samples(selection: Any, batch: Batch, graph: Graph, output: str | None = 
     return selection
 
 
+def without_other_labels(selection: Any, batch: Batch, graph: Graph, output: str | None = None) -> Batch:
+    """The batch without samples whose label is no class of an output at which labels are selected.
+
+    Args:
+        selection, batch, graph, output: See `of_samples`.
+    """
+    if isinstance(selection, dict):
+        for name, part in selection.items():
+            batch = without_other_labels(part, batch, graph, name)
+        return batch
+    if batch.labels is None or batch.labels.ndim != 1 or not (isinstance(selection, str) and selection == "label"):
+        return batch
+    names = graph.output_names
+    units = units_of(graph, names.index(output) if output in names else 0)
+    # The labels of one unit are checked all at once, because other ones say that it is no classifier.
+    if units is None or units == 1:
+        return batch
+    labels = np.asarray(batch.labels, float)
+    for label in np.unique(labels[~((labels >= 0) & (labels < units) & (labels == np.floor(labels)))]):
+        bad = np.isnan(batch.labels) if np.isnan(label) else batch.labels == label
+        batch = batch.without(bad, f"the label {label:g} is no class, which are 0 to {units - 1}")
+    return batch
+
+
 def sides_of_labels(labels: np.ndarray) -> np.ndarray:
     """The classes of a binary classifier of one unit, `"negative"` for the label 0 and `"positive"` for 1.
 

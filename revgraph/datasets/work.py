@@ -11,7 +11,7 @@ import tensorflow as tf
 from revgraph.analyzers import Analyzer
 from revgraph.datasets.staging import Record
 from revgraph.datasets.streams import Batch, reason
-from revgraph.datasets.tasks import of_samples
+from revgraph.datasets.tasks import of_samples, without_other_labels
 from revgraph.graph import Graph
 from revgraph.reverse.failures import RefusedInputError
 
@@ -65,7 +65,8 @@ class Work:
             number: The position of the batch in the dataset.
             batch: The batch.
         """
-        kept, arrays = self._explained(_finite(batch, batch.inputs, "the input"))
+        usable = without_other_labels(self.selection, _finite(batch, batch.inputs, "the input"), self.graph)
+        kept, arrays = self._explained(usable)
         return Finished(Record(number, batch.first, batch.count, batch.digest(), kept.failures), arrays)
 
     def _explained(self, batch: Batch) -> tuple[Batch, dict[str, np.ndarray]]:

@@ -188,9 +188,12 @@ class Explained:
             return self.outputs.argmax(axis=1), nothing
         labels = np.asarray(y)
         if labels.dtype.kind not in "iu" or labels.shape not in ((), (len(self),)):
+            way = "Pass y.astype(int), or no y if its values are no classes."
+            if labels.ndim == 2:
+                way = "Pass y[:, 0]." if labels.shape[1] == 1 else "Of one-hot labels pass y.argmax(axis=1)."
             raise ValueError(
                 f"y is an int, or one int per sample, ({len(self)},). Received: {labels.dtype}, shape {labels.shape}. "
-                f"One-hot labels become such numbers by y.argmax(axis=1). Values that are no classes are left out."
+                f"{way}"
             )
         if classes > 1:
             return from_start(np.broadcast_to(labels, len(self)), classes, y), nothing

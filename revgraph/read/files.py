@@ -206,7 +206,9 @@ def _reason(error: Exception, config: Any = None) -> str:
     """
     missing = _MISSING.search(str(error))
     if missing is None:
-        return (str(error).strip().splitlines() or [type(error).__name__])[0]
+        # Keras tells first what could not be made, and behind these words why.
+        text = str(error).rpartition("Exception encountered: ")[2]
+        return (text.strip().splitlines() or [type(error).__name__])[0]
     name = _function_name(config) or missing[1] if missing[1] == "function" else missing[1]
     key = _registered_name(config, name) or name
     return f"it has the class or function {name!r}, which Keras does not know. Pass custom_objects={{{key!r}: ...}}."

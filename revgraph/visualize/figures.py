@@ -181,6 +181,7 @@ def plot_grid(
     if are_tokens(x):
         return paragraphs(x, relevances, titles, samples, scale, **options)
     _refuse_texts(x, "plot_grid")
+    _refuse_several(x, "plot_grid")
     shape = sole(next(iter(relevances.values())) if x is None else x)
     return _side_by_side(x, relevances, titles, samples, scale, kind, options, _is_batch(shape, None, titles))
 
@@ -233,6 +234,7 @@ def compare(
 
         revgraph.visualize.compare(model, x, ["gradient", "lrp.epsilon", "lrp.epsilon_plus_flat"], scale="column")
     """
+    _refuse_several(x, "compare")
     x = np.asarray(sole(x))
     labels = None if labels is None else checked_labels(labels, len(x), class_names, None)[:samples]
     x = x[:samples]
@@ -256,6 +258,15 @@ def _analyzer(entry, model):
         return entry
     name, arguments = (entry, {}) if isinstance(entry, str) else entry
     return create_analyzer(name, model, **arguments)
+
+
+def _refuse_several(x, function):
+    if isinstance(x, Mapping) and len(x) > 1:
+        raise ValueError(
+            f"{function} draws one input, and x has {len(x)}: {', '.join(map(repr, x))}. `plot` draws several inputs "
+            f"with the relevance of one analyzer. To compare analyzers, draw one input: "
+            f"plot_grid(x[{next(iter(x))!r}], {{name: analyzer.analyze(x)[{next(iter(x))!r}]}})."
+        )
 
 
 def _refuse_texts(x, function):

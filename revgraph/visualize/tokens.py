@@ -11,6 +11,7 @@ import numpy as np
 from rich.style import Style
 from rich.text import Text as RichText
 
+from revgraph.graph.types import PathLike
 from revgraph.visualize.colormaps import DEFAULT
 from revgraph.visualize.heatmaps import heatmap
 
@@ -105,6 +106,19 @@ class Text:
             self.picture(width, fontsize).savefig(fname, **options)
         else:
             Path(fname).write_text(written(), encoding="utf-8")
+
+    def save(self, path: PathLike, **options: Any) -> Path:
+        """Writes the texts to a file, as `savefig` does.
+
+        Args:
+            path: The file.
+            **options: See `savefig`.
+
+        Returns:
+            The path.
+        """
+        self.savefig(path, **options)
+        return Path(path)
 
     def first(self, count: int) -> "Text":
         """The first texts alone."""
