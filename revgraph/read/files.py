@@ -207,7 +207,7 @@ def _reason(error: Exception, config: Any = None) -> str:
     missing = _MISSING.search(str(error))
     if missing is None:
         # Keras tells first what could not be made, and behind these words why.
-        text = str(error).rpartition("Exception encountered: ")[2]
+        text = re.split(r"(?:Exception|Error) encountered[^:]*:", str(error))[-1]
         return (text.strip().splitlines() or [type(error).__name__])[0]
     name = _function_name(config) or missing[1] if missing[1] == "function" else missing[1]
     key = _registered_name(config, name) or name
