@@ -11,12 +11,10 @@ import tensorflow as tf
 from revgraph.datasets.streams import Batch
 from revgraph.datasets.work import Work
 from revgraph.graph.types import PathLike, Selection
+from revgraph.reverse.targets import MAX, NONE
 
 SELECTION, RELEVANCE, OUTPUT = "neuron_selection", "relevance", "output"
 """The names of a signature, alone or with `_` and the name of an input or an output behind them."""
-
-MAX, NONE = -1, -3
-"""What a signature takes for the largest value, and for no relevance."""
 
 
 class Served(Work):
@@ -45,6 +43,10 @@ class Served(Work):
         self._selections = _named(taken, SELECTION)
         self._results = {what: _named(self.serve.structured_outputs, what) for what in (RELEVANCE, OUTPUT)}
         self.outputs = {part: self.serve.structured_outputs[name] for part, name in self._results[OUTPUT].items()}
+
+    def _selectable(self, batch: Batch) -> Batch:
+        """The same batch: a SavedModel has no graph, and the labels of `Rows` are classes."""
+        return batch
 
     def _codes(self, batch: Batch) -> dict[str, tf.Tensor]:
         """What the signature takes for the selection."""

@@ -48,6 +48,10 @@ class Work:
         """The selection for the samples of a batch."""
         return of_samples(self.selection, batch, self.graph)
 
+    def _selectable(self, batch: Batch) -> Batch:
+        """The batch without samples of which nothing can be selected."""
+        return without_other_labels(self.selection, batch, self.graph)
+
     def _compute(self, batch: Batch) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """What must be finite: relevance, and the model's outputs, arrays (batch, ...)."""
         raise NotImplementedError
@@ -65,8 +69,8 @@ class Work:
             number: The position of the batch in the dataset.
             batch: The batch.
         """
-        usable = without_other_labels(self.selection, _finite(batch, batch.inputs, "the input"), self.graph)
-        kept, arrays = self._explained(usable)
+        usable = _finite(batch, batch.inputs, "the input")
+        kept, arrays = self._explained(self._selectable(usable))
         return Finished(Record(number, batch.first, batch.count, batch.digest(), kept.failures), arrays)
 
     def _explained(self, batch: Batch) -> tuple[Batch, dict[str, np.ndarray]]:
