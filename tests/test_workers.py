@@ -273,6 +273,16 @@ def test_a_worker_that_dies_loses_nothing(analyzer, x, tmp_path):
     assert not multiprocessing.active_children()
 
 
+def test_a_worker_that_is_told_to_end_has_no_error(monkeypatch):
+    """Where one is killed, the others are told to end. They must not be taken for such as end by themselves."""
+    lives, holds = multiprocessing.Pipe(duplex=False)
+    codes = []
+    monkeypatch.setattr(os, "_exit", codes.append)
+    holds.close()
+    engines._end_with(lives)
+    assert codes == [0]
+
+
 class Killed(Work):
     """Every batch kills the process."""
 
@@ -283,7 +293,7 @@ class Killed(Work):
 @pytest.mark.slow
 def test_batches_that_kill_every_worker_end_the_run(analyzer, x):
     jobs = enumerate(source(x, analyzer.graph, 4).batches())
-    with pytest.raises(RuntimeError, match=r"finished a batch, 3 times.*__main__.*2 times the memory of one"):
+    with pytest.raises(RuntimeError, match="were killed 3 times before.*2 workers need 2 times that of one"):
         list(Processes(2).computed(Killed(analyzer, None), jobs))
     assert not multiprocessing.active_children()
 
@@ -442,5 +452,7 @@ def test_a_script_without_a_guard_is_told_what_to_do(tmp_path):
     script.write_text(SCRIPT + f"main(2, {str(tmp_path / 'out.h5')!r})")
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
     done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True)
-    assert done.returncode == 1 and "finished a batch, 1 times" in done.stderr
+    assert done.returncode == 1 and "A worker process ended by itself" in done.stderr
+    # The workers of one pool have begun, and no others.
+    assert done.stderr.count("An attempt has been made to start a new process") <= 2
     assert 'A script has to begin its work behind `if __name__ == "__main__":`' in done.stderr

@@ -27,7 +27,7 @@ SETTINGS = ("floatx", "epsilon", "image_data_format")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Portable:
-    """An analyzer as plain values, of which another process makes an equal one.
+    """The plain values of an analyzer. Another process makes an equal analyzer of them.
 
     Args:
         description, arrays: What the analyzer is but for its model.

@@ -95,13 +95,17 @@ class Processes(Engine):
                     return
                 except BrokenProcessPool as error:
                     deaths += 1
-                    # One that was not killed but ended by itself would do so again.
-                    if deaths == DEATHS or any((process.exitcode or 0) > 0 for process in started):
+                    # Signals kill with negative codes. A process that ends by itself would do so again.
+                    if any((process.exitcode or 0) > 0 for process in started):
                         raise RuntimeError(
-                            f"The worker processes ended before they had finished a batch, {deaths} times. What they "
-                            f"had to say stands above. Two causes are frequent. A script has to begin its work behind "
-                            f'`if __name__ == "__main__":`, because each worker imports it. And {self.count} workers '
-                            f"need {self.count} times the memory of one: pass a lower workers= or batch_size=."
+                            "A worker process ended by itself. What it had to say stands above. A script has to begin "
+                            'its work behind `if __name__ == "__main__":`, because each worker imports it.'
+                        ) from error
+                    if deaths == DEATHS:
+                        raise RuntimeError(
+                            f"Worker processes were killed {DEATHS} times before they had finished a batch. The most "
+                            f"frequent cause is memory: {self.count} workers need {self.count} times that of one. Pass "
+                            f"a lower workers= or batch_size=."
                         ) from error
 
     @contextlib.contextmanager
@@ -211,6 +215,7 @@ def unpacked_work(content: bytes) -> Work:
     try:
         kind, portable, selection, options = pickle.loads(content)
         return kind(portable.load(), selection, **options)
+    # Constructors of the user's own classes may fail in any way.
     except Exception as error:
         raise RuntimeError(
             f"A worker cannot load the analyzer: {type(error).__name__}: {error} Workers find your own classes and "
@@ -254,7 +259,8 @@ def prepare(threads: int) -> None:
 def _end_with(lives):
     """Ends this process as soon as the first one closes its end of a pipe, or dies."""
     multiprocessing.connection.wait([lives])
-    os._exit(1)
+    # No error: it was told to end.
+    os._exit(0)
 
 
 def _finished(number: int, batch: Batch) -> Finished:
@@ -271,6 +277,7 @@ def that_can_be_sent(error: Exception) -> Exception:
     """An error that another process can read: the same if possible."""
     try:
         pickle.loads(pickle.dumps(error))
+    # The constructor of an error may need what its pickle does not have, and fail in any way.
     except Exception:
         return RuntimeError(f"{type(error).__name__}: {error}")
     return error
