@@ -67,8 +67,9 @@ def explain_dataset(
         resume: True continues an interrupted run, and accepts a finished one. False refuses both. By default an
             interrupted run is continued, and an output that exists is refused.
         overwrite: Replace an output that exists, and an interrupted run.
-        on_failure: A sample fails if it cannot be read, or if its values or its relevance are not finite. `"record"`
-            leaves such samples out and notes their index and the reason. `"raise"` ends the run.
+        on_failure: A sample fails if it cannot be read, if its values or its relevance are not finite, or if its label
+            is to be explained and is no class. `"record"` leaves such samples out and notes their index and the reason.
+            `"raise"` ends the run.
         ledger: Also write where the relevance of each sample went, in total: the columns of `Analyzer.conservation`,
             (samples, columns). It takes another walk in float64, several times as long as the explanation itself.
         model_path: The file or directory of the model, whose hash is noted with the results. By default the path that
