@@ -286,7 +286,7 @@ def test_several_inputs_have_a_column_each(exported, tmp_path, here):
 @pytest.mark.parametrize("exported", [False, True])
 def test_several_outputs_are_explained_by_name(exported, tmp_path, here):
     analyzer = revgraph.create_analyzer("lrp.epsilon", randomized(two_outputs()))
-    x, selection = inputs_of(analyzer.model, batch=7), {"size": 1}
+    x, selection = inputs_of(analyzer.model, batch=7), {"size": np.int64(1)}
     expected = analyzer.analyze(x, selection)
     found = explained(
         table(x=x), analyzer.export(tmp_path / "exported") if exported else analyzer, neuron_selection=selection

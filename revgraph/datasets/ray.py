@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from revgraph.analyzers import Analyzer, create_analyzer, load_analyzer
 from revgraph.datasets.actors import connect
 from revgraph.datasets.engines import packed_work, unpacked_work
@@ -240,17 +242,18 @@ def _check_part(part, shape, is_served):
     units = None if None in shape else functools.reduce(lambda a, b: a * b, shape, 1)
     if part is None:
         return
-    if isinstance(part, list | tuple) or hasattr(part, "shape"):
+    if np.ndim(part):
         raise TypeError(
             f"neuron_selection is one selection for all rows. Received: {type(part).__name__}. For a class for each "
             f'row put the classes into a column, and pass neuron_selection="label" and label_column= the name of it.'
         )
-    if isinstance(part, bool) or not (isinstance(part, int) or part in (*SIDES, LABEL)):
+    is_position = isinstance(part, int | np.integer) and not isinstance(part, bool)
+    if not (is_position or part in (*SIDES, LABEL)):
         raise ValueError(
             f'neuron_selection is None, an int, "positive", "negative", "label", or for several outputs a dict of '
             f"these. Received: {part!r}."
         )
-    if isinstance(part, int) and (part < 0 or (units is not None and part >= units)):
+    if is_position and (part < 0 or (units is not None and part >= units)):
         raise ValueError(f"neuron_selection is a position in the output, whose shape is {shape}. Received: {part}.")
     if part in SIDES and units != 1:
         raise ValueError(f"{part!r} is a class of an output of one unit, and the shape is {shape}. Pass an int.")
